@@ -1,0 +1,274 @@
+//! JSON → [`Event`]: field map, validation, and the id of events that carry none.
+
+use super::{ActionTable, Domain, Event, MAX_FUTURE_MS, MAX_ID_BYTES, MIN_TS_MS};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use thiserror::Error;
+
+/// Why one event or item was refused: the field and the reason, as the API reports them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Error)]
+#[error("{field}: {reason}")]
+pub struct FieldError {
+    /// The event's field, as named in DESIGN 5.1.
+    pub field: String,
+    /// Lower-case, says what would be right.
+    pub reason: String,
+}
+
+impl FieldError {
+    /// A refusal of `field` for `reason`.
+    pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        FieldError { field: field.into(), reason: reason.into() }
+    }
+}
+
+/// Ids are 1–128 bytes without control characters.
+pub fn check_id(field: &str, id: &str) -> Result<(), FieldError> {
+    if id.is_empty() {
+        return Err(FieldError::new(field, "must not be empty"));
+    }
+    if id.len() > MAX_ID_BYTES {
+        return Err(FieldError::new(field, format!("longer than {MAX_ID_BYTES} bytes")));
+    }
+    if id.chars().any(char::is_control) {
+        return Err(FieldError::new(field, "contains a control character"));
+    }
+    Ok(())
+}
+
+/// The fields of an event that a foreign schema can be mapped to.
+const FIELDS: [&str; 9] =
+    ["event_id", "user_id", "item_id", "action", "ts_ms", "value", "domain", "request_id", "context"];
+
+/// Turns one JSON value into a validated event. Cheap to clone; one per process.
+#[derive(Debug, Clone)]
+pub struct EventDecoder {
+    actions: ActionTable,
+    /// event field → JSON pointer into the foreign record; empty = the fields' own names.
+    field_map: BTreeMap<String, String>,
+}
+
+impl EventDecoder {
+    /// A decoder for the configured actions and field map (event field → JSON pointer).
+    pub fn new(actions: ActionTable, field_map: BTreeMap<String, String>) -> Self {
+        EventDecoder { actions, field_map }
+    }
+
+    /// The actions it accepts.
+    pub fn actions(&self) -> &ActionTable {
+        &self.actions
+    }
+
+    /// Decodes and validates one event against the wall clock `now_ms`.
+    pub fn decode(&self, value: &Value, now_ms: i64) -> Result<Event, FieldError> {
+        let mapped;
+        let object = if self.field_map.is_empty() {
+            value.as_object().ok_or_else(|| FieldError::new("event", "must be a json object"))?
+        } else {
+            mapped = self.apply_map(value);
+            &mapped
+        };
+        if let Some(unknown) = object.keys().find(|key| !FIELDS.contains(&key.as_str())) {
+            return Err(FieldError::new(unknown.as_str(), "unknown field"));
+        }
+        let mut event = Event {
+            event_id: optional_id(object, "event_id")?.unwrap_or_default(),
+            user_id: optional_id(object, "user_id")?.ok_or_else(|| FieldError::new("user_id", "is missing"))?,
+            item_id: optional_id(object, "item_id")?,
+            action: optional_id(object, "action")?.ok_or_else(|| FieldError::new("action", "is missing"))?,
+            ts_ms: timestamp(object)?,
+            value: number(object, "value")?,
+            domain: domain(object)?,
+            request_id: optional_id(object, "request_id")?,
+            context: context(object)?,
+        };
+        self.validate(&event, now_ms)?;
+        if event.event_id.is_empty() {
+            event.event_id = canonical_id(&event);
+        }
+        Ok(event)
+    }
+
+    /// Checks what the fields mean together: action, timestamp range, item, query.
+    fn validate(&self, event: &Event, now_ms: i64) -> Result<(), FieldError> {
+        if self.actions.get(&event.action).is_none() {
+            return Err(FieldError::new("action", format!("unknown; configured are {}", self.actions.names())));
+        }
+        if event.ts_ms < MIN_TS_MS {
+            return Err(FieldError::new("ts_ms", "before the year 2000; is it in seconds?"));
+        }
+        if event.ts_ms > now_ms + MAX_FUTURE_MS {
+            return Err(FieldError::new("ts_ms", "more than one day in the future"));
+        }
+        match event.action.as_str() {
+            "search" => match event.context.get("query").and_then(Value::as_str) {
+                Some(query) if !query.trim().is_empty() => Ok(()),
+                _ => Err(FieldError::new("context.query", "a search needs a non-empty query string")),
+            },
+            "profile" if event.context.is_empty() => {
+                Err(FieldError::new("context", "a profile event needs at least one attribute"))
+            }
+            "profile" => Ok(()),
+            _ if event.item_id.is_none() => Err(FieldError::new("item_id", "is missing")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Builds the event's own fields out of a foreign record.
+    fn apply_map(&self, value: &Value) -> Map<String, Value> {
+        let mut object = Map::new();
+        for field in FIELDS {
+            let found = match self.field_map.get(field) {
+                Some(pointer) => value.pointer(pointer),
+                None => value.get(field),
+            };
+            if let Some(found) = found {
+                object.insert(field.to_string(), found.clone());
+            }
+        }
+        object
+    }
+}
+
+/// A string id; numbers are taken as their decimal text, since many logs carry numeric ids.
+fn optional_id(object: &Map<String, Value>, field: &str) -> Result<Option<String>, FieldError> {
+    let text = match object.get(field) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) if number.is_i64() || number.is_u64() => number.to_string(),
+        Some(_) => return Err(FieldError::new(field, "must be a string")),
+    };
+    check_id(field, &text)?;
+    Ok(Some(text))
+}
+
+fn timestamp(object: &Map<String, Value>) -> Result<i64, FieldError> {
+    match object.get("ts_ms") {
+        None | Some(Value::Null) => Err(FieldError::new("ts_ms", "is missing")),
+        Some(value) => value.as_i64().ok_or_else(|| FieldError::new("ts_ms", "must be an integer, unix milliseconds")),
+    }
+}
+
+fn number(object: &Map<String, Value>, field: &str) -> Result<Option<f64>, FieldError> {
+    match object.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value.as_f64().map(Some).ok_or_else(|| FieldError::new(field, "must be a number")),
+    }
+}
+
+fn domain(object: &Map<String, Value>) -> Result<Option<Domain>, FieldError> {
+    match object.get("domain") {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value
+            .as_str()
+            .and_then(Domain::parse)
+            .map(Some)
+            .ok_or_else(|| FieldError::new("domain", "must be one of app, search, video, live, shop, ad")),
+    }
+}
+
+fn context(object: &Map<String, Value>) -> Result<BTreeMap<String, Value>, FieldError> {
+    match object.get("context") {
+        None | Some(Value::Null) => Ok(BTreeMap::new()),
+        Some(Value::Object(map)) => Ok(map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()),
+        Some(_) => Err(FieldError::new("context", "must be an object")),
+    }
+}
+
+/// Id of an event that brought none: a hash of its canonical fields, so a redelivery is the same event.
+fn canonical_id(event: &Event) -> String {
+    let mut hasher = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hasher.update((bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    part(event.user_id.as_bytes());
+    part(event.item_id.as_deref().unwrap_or("").as_bytes());
+    part(event.action.as_bytes());
+    part(&event.ts_ms.to_le_bytes());
+    part(event.value.map(f64::to_bits).unwrap_or(0).to_le_bytes().as_slice());
+    part(event.domain.map(Domain::as_str).unwrap_or("").as_bytes());
+    part(event.request_id.as_deref().unwrap_or("").as_bytes());
+    for (key, value) in &event.context {
+        part(key.as_bytes());
+        part(value.to_string().as_bytes());
+    }
+    hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const NOW: i64 = 1_700_000_000_000;
+
+    fn decoder() -> EventDecoder {
+        EventDecoder::new(ActionTable::default(), BTreeMap::new())
+    }
+
+    fn refused(value: Value) -> FieldError {
+        decoder().decode(&value, NOW).expect_err("should be refused")
+    }
+
+    #[test]
+    fn a_full_event_passes_and_keeps_its_id() {
+        let event = decoder()
+            .decode(
+                &json!({"event_id":"e1","user_id":"u","item_id":"i","action":"click","ts_ms":NOW,"domain":"video"}),
+                NOW,
+            )
+            .expect("valid");
+        assert_eq!(event.event_id, "e1");
+        assert_eq!(event.domain, Some(Domain::Video));
+    }
+
+    #[test]
+    fn each_wrong_field_is_named() {
+        let base = json!({"user_id":"u","item_id":"i","action":"click","ts_ms":NOW});
+        for (field, bad) in [
+            ("user_id", json!("")),
+            ("user_id", json!("x".repeat(129))),
+            ("item_id", json!("a\u{7}b")),
+            ("action", json!("clack")),
+            ("ts_ms", json!(NOW + MAX_FUTURE_MS + 1)),
+            ("ts_ms", json!(1_700_000_000)),
+            ("ts_ms", json!("now")),
+            ("value", json!("5")),
+            ("domain", json!("moon")),
+            ("context", json!(3)),
+        ] {
+            let mut value = base.clone();
+            value[field] = bad;
+            assert_eq!(refused(value).field, field);
+        }
+        assert_eq!(refused(json!({"user_id":"u","action":"search","ts_ms":NOW})).field, "context.query");
+        assert_eq!(refused(json!({"user_id":"u","action":"click","ts_ms":NOW})).field, "item_id");
+        assert_eq!(refused(json!({"user_id":"u","item_id":"i","action":"click","ts_ms":NOW,"x":1})).field, "x");
+    }
+
+    #[test]
+    fn a_missing_event_id_is_the_same_for_the_same_event_only() {
+        let decode = |value: Value| decoder().decode(&value, NOW).expect("valid").event_id;
+        let one = json!({"user_id":"u","item_id":"i","action":"click","ts_ms":NOW});
+        let mut other = one.clone();
+        other["item_id"] = json!("j");
+        assert_eq!(decode(one.clone()), decode(one.clone()));
+        assert_ne!(decode(one), decode(other));
+    }
+
+    #[test]
+    fn a_field_map_takes_a_foreign_schema() {
+        let map = [("user_id", "/who/id"), ("item_id", "/what"), ("action", "/verb"), ("ts_ms", "/at")]
+            .into_iter()
+            .map(|(field, pointer)| (field.to_string(), pointer.to_string()))
+            .collect();
+        let decoder = EventDecoder::new(ActionTable::default(), map);
+        let event = decoder
+            .decode(&json!({"who":{"id":7},"what":"i","verb":"like","at":NOW,"noise":true}), NOW)
+            .expect("valid");
+        assert_eq!((event.user_id.as_str(), event.action.as_str()), ("7", "like"));
+    }
+}

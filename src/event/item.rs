@@ -1,0 +1,70 @@
+//! Catalogue items as they arrive over HTTP or from a file.
+
+use super::decode::{FieldError, check_id};
+use serde::{Deserialize, Serialize};
+
+/// Longest title, in bytes; prompts cut shorter.
+pub const MAX_TITLE_BYTES: usize = 1024;
+/// Most category levels an item may have.
+pub const MAX_CATEGORIES: usize = 3;
+
+/// Whether an item may be recommended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ItemState {
+    /// May be recommended and grounded to.
+    #[default]
+    Active,
+    /// Known, shown in histories, never recommended.
+    Paused,
+}
+
+/// One catalogue item (DESIGN 5.1): `POST /v1/items` and `items.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Item {
+    /// 1–128 bytes, no control characters.
+    pub id: String,
+    /// What it is called, at most [`MAX_TITLE_BYTES`].
+    pub title: String,
+    /// Up to three levels, broadest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub categories: Vec<String>,
+    /// Maker, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brand: Option<String>,
+    /// In the shop's own currency; not negative.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<f64>,
+    /// Active unless said otherwise.
+    #[serde(default)]
+    pub state: ItemState,
+}
+
+impl Item {
+    /// Checks limits and ranges; names the first field that is wrong.
+    pub fn validate(&self) -> Result<(), FieldError> {
+        check_id("id", &self.id)?;
+        if self.title.trim().is_empty() {
+            return Err(FieldError::new("title", "must not be empty"));
+        }
+        if self.title.len() > MAX_TITLE_BYTES {
+            return Err(FieldError::new("title", format!("longer than {MAX_TITLE_BYTES} bytes")));
+        }
+        if self.categories.len() > MAX_CATEGORIES {
+            return Err(FieldError::new("categories", format!("more than {MAX_CATEGORIES} levels")));
+        }
+        for category in &self.categories {
+            check_id("categories", category)?;
+        }
+        if let Some(brand) = &self.brand {
+            check_id("brand", brand)?;
+        }
+        match self.price {
+            Some(price) if !(price.is_finite() && price >= 0.0) => {
+                Err(FieldError::new("price", "must be a number that is not negative"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

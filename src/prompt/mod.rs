@@ -1,0 +1,87 @@
+//! One serializer for training and serving: a user's behaviour → prompt text, and the LLM's text → reasoning and answer.
+//!
+//! In: [`PromptInput`] (titles already looked up in the catalogue). Out: [`RenderedPrompt`], [`ParsedAnswer`].
+//! Callers: `refresh` (serving), `train` (the same text for training; never a copy of this code).
+
+use serde::{Deserialize, Serialize};
+
+/// Opens the reasoning.
+pub const THINK_OPEN: &str = "<think>";
+/// Closes the reasoning.
+pub const THINK_CLOSE: &str = "</think>";
+/// Opens the answer.
+pub const ANSWER_OPEN: &str = "<answer>";
+/// Closes the answer; generation stops here.
+pub const ANSWER_CLOSE: &str = "</answer>";
+
+/// One behaviour as the prompt shows it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PromptItem {
+    /// Title from the catalogue, unsanitised.
+    pub title: String,
+    /// Broadest first, unsanitised.
+    pub categories: Vec<String>,
+    /// Shop currency.
+    pub price: Option<f64>,
+    /// Configured action name.
+    pub action: String,
+    /// Where it happened.
+    pub domain: Option<String>,
+}
+
+/// What a prompt is made of.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PromptInput {
+    /// Profile attributes, sorted by name; sensitive ones are dropped by the serializer.
+    pub profile: Vec<(String, String)>,
+    /// Newest first.
+    pub engagements: Vec<PromptItem>,
+    /// Newest first.
+    pub queries: Vec<String>,
+}
+
+/// `prompt.toml` of a bundle: everything that decides the prompt's text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptSchema {
+    /// Name and version, part of provenance.
+    pub id: String,
+    /// Most engagements shown (50 by default, fewer for small models).
+    pub max_engagements: usize,
+    /// Most queries shown.
+    pub max_queries: usize,
+    /// Titles are cut to this many characters.
+    pub max_title_chars: usize,
+    /// Most prompt tokens; oldest history is left out first, never the instruction.
+    pub max_prompt_tokens: usize,
+    /// Most generated tokens.
+    pub max_new_tokens: usize,
+    /// Profile attributes that never enter a prompt.
+    #[serde(default)]
+    pub sensitive_attributes: Vec<String>,
+    /// Instruction at the head of every prompt; may be empty for models trained on this one task.
+    #[serde(default)]
+    pub instruction: String,
+}
+
+/// A prompt ready for the LLM; ends with [`THINK_OPEN`], so that the model writes the reasoning next.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RenderedPrompt {
+    /// Full text.
+    pub text: String,
+    /// Some of the allowed history was left out to fit `max_prompt_tokens`.
+    pub truncated: bool,
+    /// Engagements shown.
+    pub engagements_used: usize,
+}
+
+/// The LLM's text, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParsedAnswer {
+    /// Between the think tags; what could be found if the format is broken.
+    pub reasoning: String,
+    /// Between the answer tags; what could be found if the format is broken.
+    pub answer: String,
+    /// Both parts present, closed, in order, not empty, nothing around them.
+    pub format_ok: bool,
+}

@@ -1,0 +1,117 @@
+//! What taiji remembers: histories, features, the due queue, fresh vectors, the catalogue overlay.
+//!
+//! In: validated events, finished feature records. Out: histories for the refresh worker, blobs for readers.
+//! Callers: `api` (append, read), `refresh` (claim, history, put), `retrieve` and `catalogue` (tail the feeds).
+//! The meaning of every call is DESIGN 5.2; the embedded store does in one transaction what Redis will do in one slot.
+
+pub mod embedded;
+pub mod types;
+
+pub use types::*;
+
+use crate::event::Item;
+use async_trait::async_trait;
+use std::time::Duration;
+use thiserror::Error;
+
+/// What can go wrong in a store.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The engine underneath failed; nothing of the call is visible.
+    #[error("store {operation} failed: {message}")]
+    Engine {
+        /// What was being done.
+        operation: &'static str,
+        /// The engine's own words.
+        message: String,
+    },
+    /// The folder or server cannot be used at all.
+    #[error("store {place} cannot be opened: {message}")]
+    Open {
+        /// Folder or address.
+        place: String,
+        /// Why, and what to do.
+        message: String,
+    },
+    /// A record is not what this version writes.
+    #[error("store record {key} cannot be read: {message}")]
+    Corrupt {
+        /// The key, printable.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// Result of every store call.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// The store behind every role. One instance per process, shared by `Arc`.
+#[async_trait]
+pub trait FeatureStore: Send + Sync {
+    /// The store's own clock, unix ms. Leases and due times are measured with it.
+    async fn now_ms(&self) -> StoreResult<i64>;
+
+    /// Appends records of many users; one outcome a user, in order. Each user's records are applied atomically and
+    /// idempotently (DESIGN 5.2, Append). `space` says whose `refreshed_seq` the outcome reports.
+    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>>;
+
+    /// Histories of many users in the order asked; `None` for a user never seen.
+    async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>>;
+
+    /// Feature blobs of many users in one space; `None` for a user without any.
+    async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>>;
+
+    /// Writes one refresh's result, by the version rules of DESIGN 5.2 (Put, Skip).
+    async fn put(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome>;
+
+    /// Adds users to the due queue; of two due times the earlier wins, of two classes the lower (more urgent).
+    async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()>;
+
+    /// Takes up to `limit` users whose time has come, most urgent class first, oldest first within a class, and leases
+    /// them. Users under an unexpired lease are not given out; users whose lease ran out are.
+    async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>>;
+
+    /// Prolongs a lease; false when the token no longer holds it.
+    async fn renew(&self, space: &str, claim: &Claim, lease: Duration) -> StoreResult<bool>;
+
+    /// Ends a lease; false when the token no longer holds it. A user marked due meanwhile stays due.
+    async fn release(&self, space: &str, claim: &Claim) -> StoreResult<bool>;
+
+    /// Queue length and oldest due time by class, and the number of leases.
+    async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth>;
+
+    /// Marks due every user with `seq > refreshed_seq` (or without features) who stands in neither queue nor lease.
+    /// Returns how many. Slow: walks all users.
+    async fn sweep(&self, space: &str) -> StoreResult<usize>;
+
+    /// Notes that `user`'s `cross` shows `neighbour`. Returns how many users show that neighbour now.
+    async fn add_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<usize>;
+
+    /// Takes that note back.
+    async fn remove_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<()>;
+
+    /// How many users' `cross` shows each of these.
+    async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>>;
+
+    /// Appends to the space's feed of fresh vectors; returns the entry's stream id (rising).
+    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64>;
+
+    /// Entries of the vector feed after `cursor`, oldest first.
+    async fn vectors_after(&self, space: &str, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, FreshVector)>>;
+
+    /// Writes items to the catalogue overlay and its change feed.
+    async fn put_items(&self, items: &[Item]) -> StoreResult<()>;
+
+    /// Changes of the catalogue after `cursor`, oldest first.
+    async fn items_after(&self, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, Item)>>;
+
+    /// Distinct users who engaged with each item, counted up to [`ITEM_USERS_CAP`].
+    async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>>;
+
+    /// Numbers for /metrics: users, bytes on disk.
+    async fn stats(&self) -> StoreResult<StoreStats>;
+
+    /// Makes everything acknowledged so far survive a power loss, too.
+    async fn flush(&self) -> StoreResult<()>;
+}

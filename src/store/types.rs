@@ -1,0 +1,273 @@
+//! What goes into and comes out of a [`super::FeatureStore`].
+
+use crate::event::ActionClass;
+use crate::feature::proto;
+use std::collections::BTreeMap;
+
+/// Engagements and impressions kept, each (DESIGN 2).
+pub const HISTORY_CAP: usize = 100;
+/// Search queries kept.
+pub const QUERY_CAP: usize = 20;
+/// Distinct users counted per item; "≥ 5 users" is all the privacy rule asks (DESIGN 5.3).
+pub const ITEM_USERS_CAP: u32 = 5;
+
+/// One validated event on its way into a history.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// Order within a user is (ts_ms, event_id).
+    pub ts_ms: i64,
+    /// Key of idempotence.
+    pub event_id: String,
+    /// Added to the user's refresh weight when new.
+    pub weight: f64,
+    /// Where it goes.
+    pub body: RecordBody,
+}
+
+/// The three kinds of records.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RecordBody {
+    /// Enters the engagements or the impressions ([`ActionClass::None`] is refused by the caller's types: it never gets here).
+    Behaviour {
+        /// Engagement or Impression.
+        class: ActionClass,
+        /// As kept.
+        behaviour: proto::Behaviour,
+    },
+    /// A search query; the latest [`QUERY_CAP`] are kept.
+    Query(String),
+    /// Profile attributes; each is kept with the ts of its newest event.
+    Profile(BTreeMap<String, serde_json::Value>),
+}
+
+/// One user's records of one call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UserBatch {
+    /// Whose.
+    pub user: String,
+    /// In any order.
+    pub records: Vec<Record>,
+}
+
+/// The counters of a user (`:st`).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct UserState {
+    /// Counts stored events; never falls.
+    pub seq: u64,
+    /// Refresh weight gathered since the last refresh.
+    pub weight: f64,
+    /// Store clock of the last refresh, 0 = never.
+    pub last_refresh_ms: i64,
+    /// Rises with every erasure.
+    pub era: u64,
+    /// Events up to this ts are refused as duplicates.
+    pub erased_before_ms: i64,
+}
+
+/// What an append did to one user.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppendOutcome {
+    /// New events.
+    pub accepted: u32,
+    /// Already there, too old to be kept, or before an erasure.
+    pub duplicates: u32,
+    /// After the append.
+    pub state: UserState,
+    /// `seq` the last tier-1 refresh in the space read; `None` without features.
+    pub refreshed_seq: Option<u64>,
+}
+
+/// Everything a prompt needs of a user.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct UserHistory {
+    /// Counters.
+    pub state: UserState,
+    /// Newest first, at most [`HISTORY_CAP`].
+    pub engagements: Vec<proto::Behaviour>,
+    /// Newest first, at most [`HISTORY_CAP`].
+    pub impressions: Vec<proto::Behaviour>,
+    /// (ts_ms, query), newest first, at most [`QUERY_CAP`].
+    pub queries: Vec<(i64, String)>,
+    /// Attribute → (ts_ms, value).
+    pub profile: BTreeMap<String, (i64, serde_json::Value)>,
+}
+
+/// The groups of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum Group {
+    Intra,
+    Cross,
+    Scid,
+    Text,
+}
+
+impl Group {
+    /// All groups in wire order.
+    pub const ALL: [Group; 4] = [Group::Intra, Group::Cross, Group::Scid, Group::Text];
+
+    /// Name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Group::Intra => "intra",
+            Group::Cross => "cross",
+            Group::Scid => "scid",
+            Group::Text => "text",
+        }
+    }
+
+    /// The group of that name.
+    pub fn parse(name: &str) -> Option<Group> {
+        Group::ALL.into_iter().find(|group| group.as_str() == name)
+    }
+}
+
+/// `(seq, turn)`, compared in that order (DESIGN 2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub struct Version {
+    pub seq: u64,
+    pub turn: u64,
+}
+
+/// One stored group: the protobuf message as bytes, with what the store itself must compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupBlob {
+    /// Which group.
+    pub group: Group,
+    /// Encoded message.
+    pub bytes: Vec<u8>,
+    /// 0 fast path, 1 LLM.
+    pub tier: u8,
+    /// Version of the refresh that wrote it.
+    pub version: Version,
+    /// 0 = never expires.
+    pub expires_at_ms: i64,
+}
+
+/// A user's features in one space.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StoredFeatures {
+    /// At most one blob a group.
+    pub groups: Vec<GroupBlob>,
+    /// `seq` read by the last tier-1 refresh, or by a skip; `None` if only tier 0 wrote.
+    pub refreshed_seq: Option<u64>,
+    /// Hash of the prompt behind the features, covers the epoch; 0 = cleared.
+    pub prompt_hash: u64,
+    /// The user's vector, fp16 little-endian; empty if none.
+    pub embedding: Vec<u8>,
+}
+
+/// One write of a refresh.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeaturePut {
+    /// Whose.
+    pub user: String,
+    /// Era the refresh read; another era in the store refuses the put.
+    pub era: u64,
+    /// Version of the refresh: seq read, turn.
+    pub version: Version,
+    /// 0 or 1.
+    pub tier: u8,
+    /// What is written.
+    pub body: PutBody,
+}
+
+/// A put writes groups, or only moves the marks of an unchanged prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PutBody {
+    /// New groups (all of this put's tier and version).
+    Write {
+        /// Replaces the groups of the same names.
+        groups: Vec<GroupBlob>,
+        /// Covers the epoch.
+        prompt_hash: u64,
+        /// fp16 little-endian.
+        embedding: Vec<u8>,
+    },
+    /// Unchanged prompt: every group's meta gets `seq`, `turn` and `source_ts_ms`; `generated_at_ms` stays (DESIGN 5.2, Skip).
+    Skip {
+        /// Newest event seen.
+        source_ts_ms: i64,
+    },
+}
+
+/// What became of a put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// Written (for tier 0 possibly over a part of the groups only); the stored seq now.
+    Written {
+        /// If it is above the put's, the user is due again.
+        current_seq: u64,
+    },
+    /// Refused; nothing changed.
+    Refused(PutRefusal),
+}
+
+/// Why a put was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutRefusal {
+    /// The user was erased since the refresh read.
+    Era,
+    /// It claims a seq the store has not reached.
+    FutureSeq,
+    /// What is stored is newer, or of a higher tier.
+    Stale,
+    /// A skip found nothing to keep.
+    NothingToSkip,
+}
+
+/// A user in the due queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueEntry {
+    /// Who.
+    pub user: String,
+    /// 0 = most urgent.
+    pub class: u8,
+    /// Not before this store time.
+    pub due_ms: i64,
+}
+
+/// A leased user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Who.
+    pub user: String,
+    /// Class it waited in.
+    pub class: u8,
+    /// Since when it was due.
+    pub due_ms: i64,
+    /// Proves the lease.
+    pub token: u64,
+}
+
+/// The queue at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueDepth {
+    /// (class, users waiting, oldest due time), by class.
+    pub classes: Vec<(u8, usize, i64)>,
+    /// Users under lease.
+    pub leased: usize,
+}
+
+/// An entry of the vector feed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FreshVector {
+    /// Whose.
+    pub user: String,
+    /// Highest (era, version) wins.
+    pub era: u64,
+    /// Version of the refresh that made it.
+    pub version: Version,
+    /// fp16 little-endian; `None` is a tombstone.
+    pub vector: Option<Vec<u8>>,
+}
+
+/// Numbers for /metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Users with a state.
+    pub users: u64,
+    /// Size of the store's folder.
+    pub disk_bytes: u64,
+}

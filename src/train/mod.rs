@@ -1,0 +1,14 @@
+//! The trainer: makes everything the service loads. Called by `taiji-trainer` only.
+//!
+//! `synth`/`data` (events, items) → `sft` (tokenizer, decoder) → `export` (ONNX) → `codebook` (PQ) → `index` (users) →
+//! `evaluate` → published as a bundle by `pipeline`.
+
+pub mod codebook;
+pub mod data;
+pub mod evaluate;
+pub mod export;
+pub mod index;
+pub mod model;
+pub mod pipeline;
+pub mod sft;
+pub mod synth;
