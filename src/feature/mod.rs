@@ -1,9 +1,67 @@
-//! The feature record: messages on the wire, defaults, and assembling one refresh's groups.
+//! The feature record: messages on the wire, and turning one refresh's findings into group blobs.
 //!
-//! In: what the LLM, the quantiser and the index found. Out: protobuf group blobs. Callers: `refresh`, `api`.
+//! In: what the LLM, the quantiser and the index found. Out: protobuf group blobs for the store, and their decoded
+//! form for the API. Callers: `refresh` (assemble), `api` (decode, defaults), `retrieve` (sequence codec).
+
+mod assemble;
+mod sequence;
+
+pub use assemble::{CrossFinding, Finding, assemble};
+pub use sequence::{cross_behaviours, cross_sequence};
+
+use crate::store::{Group, GroupBlob};
+use prost::Message;
 
 /// The messages of `proto/taiji.proto`.
 #[allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/taiji.v1.rs"));
+}
+
+/// `GroupMeta.flags`.
+pub mod flags {
+    /// The answer had the right form.
+    pub const FORMAT_OK: u32 = 1;
+    /// The answer names a known item or category.
+    pub const GROUNDED: u32 = 2;
+    /// History was left out of the prompt to fit.
+    pub const TRUNCATED: u32 = 4;
+    /// Nothing unsafe was found in the answer.
+    pub const SAFETY_OK: u32 = 8;
+    /// Not what the LLM wrote: canned, or made without it.
+    pub const FALLBACK: u32 = 16;
+}
+
+/// A group taken out of the store.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum DecodedGroup {
+    Intra(proto::IntraGroup),
+    Cross(proto::CrossGroup),
+    Scid(proto::ScidGroup),
+    Text(proto::TextGroup),
+}
+
+impl DecodedGroup {
+    /// Decodes a stored blob.
+    pub fn decode(blob: &GroupBlob) -> Result<DecodedGroup, prost::DecodeError> {
+        let bytes = blob.bytes.as_slice();
+        Ok(match blob.group {
+            Group::Intra => DecodedGroup::Intra(proto::IntraGroup::decode(bytes)?),
+            Group::Cross => DecodedGroup::Cross(proto::CrossGroup::decode(bytes)?),
+            Group::Scid => DecodedGroup::Scid(proto::ScidGroup::decode(bytes)?),
+            Group::Text => DecodedGroup::Text(proto::TextGroup::decode(bytes)?),
+        })
+    }
+
+    /// The group's provenance; default when the writer left it out.
+    pub fn meta(&self) -> proto::GroupMeta {
+        let meta = match self {
+            DecodedGroup::Intra(group) => &group.meta,
+            DecodedGroup::Cross(group) => &group.meta,
+            DecodedGroup::Scid(group) => &group.meta,
+            DecodedGroup::Text(group) => &group.meta,
+        };
+        meta.clone().unwrap_or_default()
+    }
 }

@@ -1,0 +1,58 @@
+//! A bundle: everything one epoch needs, made, checked and loaded together (DESIGN 5.6).
+//!
+//! In: a folder with `manifest.json`. Out: [`Bundle`], ready to refresh users, or an error that names the file.
+//! Callers: `main` (load, check), `train::pipeline` (write the manifest).
+
+pub mod columns;
+mod load;
+mod manifest;
+mod parity;
+
+pub use load::{Bundle, LoadOptions, generation_dir, load};
+pub use manifest::{
+    External, FileEntry, Licence, Lineage, MANIFEST, Manifest, Models, file_entry, sha256_file, space_id,
+};
+pub use parity::{PROBE, ParityProbe, ProbeText, TokenProbe};
+
+use thiserror::Error;
+
+/// Why a bundle is refused; the service that holds another one keeps serving it.
+#[derive(Debug, Error)]
+pub enum BundleError {
+    /// A file is absent.
+    #[error("bundle {bundle}: {file} is missing; {remedy}")]
+    Missing {
+        /// The bundle's folder.
+        bundle: String,
+        /// The file, relative to it.
+        file: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A file is not what the manifest says.
+    #[error("bundle {bundle}: {file} does not match the manifest: {message}; copy the bundle again, or run `make build`")]
+    Checksum {
+        /// The bundle's folder.
+        bundle: String,
+        /// The file, relative to it.
+        file: String,
+        /// Size or sha256, wanted and found.
+        message: String,
+    },
+    /// A file is intact but cannot be used.
+    #[error("bundle {bundle}: {message}")]
+    Invalid {
+        /// The bundle's folder.
+        bundle: String,
+        /// Which part, and what is wrong.
+        message: String,
+    },
+    /// The model does not answer as it did when the bundle was made.
+    #[error("bundle {bundle}: parity gate failed: {message}")]
+    Parity {
+        /// The bundle's folder.
+        bundle: String,
+        /// Which probe, stored and measured value.
+        message: String,
+    },
+}

@@ -1,0 +1,139 @@
+//! Typed settings: compiled-in defaults ← file ← environment ← flags, checked whole before anything is opened.
+//!
+//! In: an optional file, `TAIJI__SECTION__KEY` variables, flag overrides. Out: [`Settings`], or every error at once.
+//! Callers: `main` (all commands). The commented `default.toml` is the reference for users.
+
+mod layers;
+mod validate;
+
+pub use layers::{DEFAULT_TOML, load};
+
+use crate::event::ActionTable;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use thiserror::Error;
+
+/// All configuration errors found, one a line.
+#[derive(Debug, Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigErrors(pub Vec<String>);
+
+/// Everything that can be set. Field meanings are the comments of `default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Settings {
+    pub server: ServerSettings,
+    pub store: StoreSettings,
+    pub bundle: BundleSettings,
+    pub engine: EngineSettings,
+    pub events: EventSettings,
+    pub refresh: RefreshSettings,
+    pub retrieve: RetrieveSettings,
+    pub log: LogSettings,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ServerSettings {
+    pub listen: SocketAddr,
+    pub admin_listen: SocketAddr,
+    pub max_body_bytes: usize,
+    pub max_events: usize,
+    pub max_users: usize,
+    pub max_in_flight: usize,
+    pub drain_timeout_ms: u64,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct StoreSettings {
+    pub url: String,
+    pub namespace: String,
+    pub flush_interval_ms: u64,
+}
+
+/// `[bundle]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct BundleSettings {
+    pub dir: std::path::PathBuf,
+}
+
+/// Which engine answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// The bundle's models through ONNX Runtime.
+    Onnx,
+    /// Canned answers and vectors (DESIGN 5.7).
+    Null,
+}
+
+/// `[engine]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct EngineSettings {
+    pub kind: EngineKind,
+    pub onnxruntime: String,
+    pub llm_threads: usize,
+    pub encoder_threads: usize,
+    pub max_rows: usize,
+    pub queue_limit: usize,
+}
+
+/// `[events]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct EventSettings {
+    pub field_map: BTreeMap<String, String>,
+    pub actions: ActionTable,
+}
+
+/// `[refresh]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct RefreshSettings {
+    pub enabled: bool,
+    pub concurrency: usize,
+    pub weight_threshold: f64,
+    pub min_interval_ms: i64,
+    pub max_interval_ms: i64,
+    pub immediate_actions: Vec<String>,
+    pub lease_ms: u64,
+    pub poll_ms: u64,
+    pub sweep_interval_ms: u64,
+    pub ttl_ms: i64,
+    pub retry_ms: i64,
+}
+
+/// `[retrieve]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct RetrieveSettings {
+    pub candidates: usize,
+    pub nprobe: usize,
+    pub min_engagements: usize,
+    pub max_referrers: usize,
+    pub min_item_users: u32,
+    pub tail_interval_ms: u64,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct LogSettings {
+    pub level: String,
+    pub format: String,
+}

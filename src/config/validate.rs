@@ -1,0 +1,70 @@
+//! Ranges and relations that types cannot express; every violation is reported.
+
+use super::{ConfigErrors, Settings};
+
+pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
+    let mut errors = Vec::new();
+    let mut check = |ok: bool, message: String| {
+        if !ok {
+            errors.push(message);
+        }
+    };
+    let server = &settings.server;
+    for (key, value) in [
+        ("server.max_body_bytes", server.max_body_bytes),
+        ("server.max_events", server.max_events),
+        ("server.max_users", server.max_users),
+        ("server.max_in_flight", server.max_in_flight),
+        ("engine.llm_threads", settings.engine.llm_threads),
+        ("engine.encoder_threads", settings.engine.encoder_threads),
+        ("engine.max_rows", settings.engine.max_rows),
+        ("engine.queue_limit", settings.engine.queue_limit),
+        ("refresh.concurrency", settings.refresh.concurrency),
+        ("retrieve.candidates", settings.retrieve.candidates),
+        ("retrieve.nprobe", settings.retrieve.nprobe),
+    ] {
+        check(value > 0, format!("{key} must be at least 1"));
+    }
+    let same_port = server.listen.port() != 0 && server.listen == server.admin_listen;
+    check(!same_port, "server.listen and server.admin_listen must differ".to_string());
+    check(
+        settings.store.url.strip_prefix("embedded:").is_some_and(|folder| !folder.is_empty()),
+        format!("store.url {:?} must be embedded:DIR (redis is not built yet)", settings.store.url),
+    );
+    check(!settings.store.namespace.is_empty(), "store.namespace must not be empty".to_string());
+    check(settings.store.flush_interval_ms > 0, "store.flush_interval_ms must be at least 1".to_string());
+    let refresh = &settings.refresh;
+    check(refresh.lease_ms >= 1000, "refresh.lease_ms must be at least 1000".to_string());
+    check(refresh.poll_ms > 0, "refresh.poll_ms must be at least 1".to_string());
+    check(refresh.sweep_interval_ms > 0, "refresh.sweep_interval_ms must be at least 1".to_string());
+    check(
+        0 <= refresh.min_interval_ms && refresh.min_interval_ms <= refresh.max_interval_ms,
+        "refresh.min_interval_ms must lie between 0 and refresh.max_interval_ms".to_string(),
+    );
+    check(refresh.ttl_ms >= 0, "refresh.ttl_ms must not be negative".to_string());
+    check(refresh.retry_ms >= 0, "refresh.retry_ms must not be negative".to_string());
+    for action in &refresh.immediate_actions {
+        let known = settings.events.actions.get(action).is_some();
+        check(known, format!("refresh.immediate_actions: {action:?} is not in events.actions"));
+    }
+    for (action, rule) in &settings.events.actions.0 {
+        let ok = rule.weight.is_finite() && rule.weight >= 0.0;
+        check(ok, format!("events.actions.{action}.weight must be a number that is not negative"));
+    }
+    for (field, pointer) in &settings.events.field_map {
+        check(
+            pointer.starts_with('/'),
+            format!("events.field_map.{field} must be a json pointer that starts with /"),
+        );
+    }
+    check(
+        (1..=5).contains(&settings.retrieve.min_item_users),
+        "retrieve.min_item_users must be 1 to 5".to_string(),
+    );
+    check(settings.retrieve.tail_interval_ms > 0, "retrieve.tail_interval_ms must be at least 1".to_string());
+    check(
+        matches!(settings.log.format.as_str(), "text" | "json"),
+        format!("log.format {:?} must be text or json", settings.log.format),
+    );
+    if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+}

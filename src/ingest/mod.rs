@@ -1,0 +1,104 @@
+//! Validated events → history and due queue, in the order that makes a redelivery harmless.
+//!
+//! In: [`Event`]s (from HTTP now, from Kafka later). Out: counts, after the store has them. Callers: `api`.
+//! DESIGN 5.2, Append: append, then mark due whenever the user's features are behind, **even for duplicates**, and
+//! only then acknowledge: a crash between the two is healed by the client's retry.
+
+use crate::event::{ActionClass, ActionTable, Event};
+use crate::feature::proto::Behaviour;
+use crate::refresh::DuePolicy;
+use crate::store::{DueEntry, FeatureStore, Record, RecordBody, StoreError, UserBatch};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What became of one call's events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct AppendCounts {
+    pub accepted: u64,
+    pub duplicates: u64,
+}
+
+/// The way of an event into the store; one per process.
+pub struct Ingest {
+    store: Arc<dyn FeatureStore>,
+    space: String,
+    actions: ActionTable,
+    policy: DuePolicy,
+}
+
+impl Ingest {
+    /// An ingest that marks users due in `space` by `policy`.
+    pub fn new(store: Arc<dyn FeatureStore>, space: String, actions: ActionTable, policy: DuePolicy) -> Ingest {
+        Ingest { store, space, actions, policy }
+    }
+
+    /// Appends events and marks their users due. When it returns, the events survive a kill of this process.
+    pub async fn append(&self, events: Vec<Event>) -> Result<AppendCounts, StoreError> {
+        let mut batches: BTreeMap<String, Batch> = BTreeMap::new();
+        for event in events {
+            let immediate = self.policy.is_immediate(&event.action);
+            let user = event.user_id.clone();
+            let batch = batches.entry(user).or_default();
+            batch.immediate |= immediate;
+            batch.records.push(self.record(event));
+        }
+        let immediate: Vec<bool> = batches.values().map(|batch| batch.immediate).collect();
+        let user_batches: Vec<UserBatch> =
+            batches.into_iter().map(|(user, batch)| UserBatch { user, records: batch.records }).collect();
+        let outcomes = self.store.append(&self.space, &user_batches).await?;
+        let now_ms = self.store.now_ms().await?;
+
+        let mut counts = AppendCounts::default();
+        let mut due = Vec::new();
+        for ((batch, outcome), immediate) in user_batches.into_iter().zip(&outcomes).zip(immediate) {
+            counts.accepted += u64::from(outcome.accepted);
+            counts.duplicates += u64::from(outcome.duplicates);
+            if let Some((class, due_ms)) = self.policy.due(outcome, immediate, now_ms) {
+                due.push(DueEntry { user: batch.user, class, due_ms });
+            }
+        }
+        self.store.mark_due(&self.space, &due).await?;
+        Ok(counts)
+    }
+
+    fn record(&self, event: Event) -> Record {
+        let rule = self.actions.get(&event.action);
+        let weight = rule.map(|rule| rule.weight).unwrap_or(0.0);
+        let class = rule.map(|rule| rule.class).unwrap_or(ActionClass::None);
+        let (ts_ms, event_id) = (event.ts_ms, event.event_id.clone());
+        let body = match class {
+            ActionClass::None => side_record(event),
+            ActionClass::Engagement | ActionClass::Impression => {
+                RecordBody::Behaviour { class, behaviour: behaviour(event) }
+            }
+        };
+        Record { ts_ms, event_id, weight, body }
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    records: Vec<Record>,
+    immediate: bool,
+}
+
+/// A search is kept as its query; everything else that enters no history carries profile attributes.
+fn side_record(event: Event) -> RecordBody {
+    match event.context.get("query").and_then(|query| query.as_str()) {
+        Some(query) if event.action == "search" => RecordBody::Query(query.to_string()),
+        _ => RecordBody::Profile(event.context),
+    }
+}
+
+fn behaviour(event: Event) -> Behaviour {
+    Behaviour {
+        ts_ms: event.ts_ms,
+        event_id: event.event_id,
+        item_id: event.item_id.unwrap_or_default(),
+        action: event.action,
+        value: event.value,
+        domain: event.domain.map(|domain| domain.as_str().to_string()).unwrap_or_default(),
+        request_id: event.request_id.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,41 @@
+//! Recomputing users' features: who is due when, and the refresh itself.
+//!
+//! In: the due queue, a user's history. Out: feature groups in the store, a vector in the feed.
+//! Callers: `main` (runs the [`Worker`]), `ingest` (asks the [`DuePolicy`]).
+
+mod neighbour;
+mod policy;
+mod prompting;
+mod user;
+mod worker;
+
+pub use neighbour::is_opted_out;
+pub use policy::{CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, DuePolicy};
+pub use prompting::prompt_input;
+pub use user::{Refreshed, Refresher};
+pub use worker::Worker;
+
+use crate::encode::EncodeError;
+use crate::llm::LlmError;
+use crate::quantize::QuantizeError;
+use crate::retrieve::RetrieveError;
+use crate::store::StoreError;
+use thiserror::Error;
+
+/// Why a refresh failed; the user stays due.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum RefreshError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Llm(#[from] LlmError),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Quantize(#[from] QuantizeError),
+    #[error(transparent)]
+    Retrieve(#[from] RetrieveError),
+    #[error("a refresh task was cancelled or panicked: {0}")]
+    Task(String),
+}

@@ -1,0 +1,85 @@
+//! Choosing the user whose sequence is shown: privacy rules first, similarity second (DESIGN 5.3).
+
+use crate::catalogue::Catalogue;
+use crate::config::RetrieveSettings;
+use crate::feature::CrossFinding;
+use crate::feature::proto::Behaviour;
+use crate::retrieve::{Neighbour, UserSnapshot};
+use crate::store::{FeatureStore, HISTORY_CAP, StoreError, UserHistory};
+
+/// A user with this profile attribute set to true is neither shown nor indexed.
+const OPT_OUT: &str = "cross_opt_out";
+
+/// Whether a user asked not to be shown to others.
+pub fn is_opted_out(history: &UserHistory) -> bool {
+    let value = history.profile.get(OPT_OUT).map(|(_, value)| value);
+    match value {
+        Some(serde_json::Value::Bool(flag)) => *flag,
+        Some(serde_json::Value::String(text)) => text == "true" || text == "1",
+        Some(serde_json::Value::Number(number)) => number.as_i64() == Some(1),
+        _ => false,
+    }
+}
+
+/// What the choice reads.
+pub(super) struct Chooser<'a> {
+    pub store: &'a dyn FeatureStore,
+    pub catalogue: &'a Catalogue,
+    pub snapshot: &'a UserSnapshot,
+    pub settings: &'a RetrieveSettings,
+    pub space: &'a str,
+}
+
+impl Chooser<'_> {
+    /// The first candidate that every rule admits, or `None`.
+    pub async fn choose(&self, candidates: &[Neighbour], previous: Option<&str>) -> Result<Option<CrossFinding>, StoreError> {
+        let names: Vec<String> = candidates.iter().map(|candidate| candidate.user.clone()).collect();
+        let histories = self.store.histories(&names).await?;
+        let referrers = self.store.referrer_counts(self.space, &names).await?;
+        for (place, candidate) in candidates.iter().enumerate() {
+            let history = histories.get(place).and_then(Option::as_ref);
+            let crowded = referrers.get(place).is_some_and(|count| *count >= self.settings.max_referrers);
+            // Who shows the neighbour already does not make it more crowded.
+            if history.is_some_and(is_opted_out) || (crowded && previous != Some(candidate.user.as_str())) {
+                continue;
+            }
+            let engagements = self.engagements(candidate, history);
+            if engagements.len() < self.settings.min_engagements {
+                continue;
+            }
+            let shown = self.shown(engagements).await?;
+            if shown.is_empty() {
+                continue;
+            }
+            let next = candidates.get(place + 1).map(|other| other.similarity);
+            return Ok(Some(CrossFinding {
+                user: candidate.user.clone(),
+                similarity: candidate.similarity,
+                gap_to_second: next.map(|similarity| candidate.similarity - similarity).unwrap_or(0.0),
+                engagements: shown,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// The store's history; a user only the bundle knows has the generation's snapshot.
+    fn engagements(&self, candidate: &Neighbour, history: Option<&UserHistory>) -> Vec<Behaviour> {
+        match history {
+            Some(history) => history.engagements.clone(),
+            None => self.snapshot.engagements(&candidate.user).unwrap_or_default(),
+        }
+    }
+
+    /// Items used by enough distinct users, counted when the bundle was made or since.
+    async fn shown(&self, mut engagements: Vec<Behaviour>) -> Result<Vec<Behaviour>, StoreError> {
+        engagements.truncate(HISTORY_CAP);
+        let items: Vec<String> = engagements.iter().map(|behaviour| behaviour.item_id.clone()).collect();
+        let counts = self.store.item_user_counts(&items).await?;
+        let mut live = counts.into_iter();
+        engagements.retain(|behaviour| {
+            let since = live.next().unwrap_or(0);
+            since.max(self.catalogue.distinct_users(&behaviour.item_id)) >= self.settings.min_item_users
+        });
+        Ok(engagements)
+    }
+}

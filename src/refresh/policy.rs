@@ -1,0 +1,108 @@
+//! When a user becomes due, and how urgently (DESIGN 7).
+
+use crate::config::RefreshSettings;
+use crate::store::AppendOutcome;
+
+/// A caller waits for this user.
+pub const CLASS_SYNC: u8 = 0;
+/// No features yet, or a high-value action.
+pub const CLASS_URGENT: u8 = 1;
+/// The weight of new events reached the threshold.
+pub const CLASS_THRESHOLD: u8 = 2;
+/// Some new events; refreshed at the latest after `max_interval`.
+pub const CLASS_ROUTINE: u8 = 3;
+
+/// The policy of one process; pure.
+#[derive(Debug, Clone)]
+pub struct DuePolicy {
+    weight_threshold: f64,
+    min_interval_ms: i64,
+    max_interval_ms: i64,
+    immediate_actions: Vec<String>,
+}
+
+impl DuePolicy {
+    /// The policy of these settings.
+    pub fn new(settings: &RefreshSettings) -> DuePolicy {
+        DuePolicy {
+            weight_threshold: settings.weight_threshold,
+            min_interval_ms: settings.min_interval_ms,
+            max_interval_ms: settings.max_interval_ms,
+            immediate_actions: settings.immediate_actions.clone(),
+        }
+    }
+
+    /// Whether this action makes its user due at once.
+    pub fn is_immediate(&self, action: &str) -> bool {
+        self.immediate_actions.iter().any(|name| name == action)
+    }
+
+    /// Class and due time after an append; `None` when the features have seen every event.
+    ///
+    /// `immediate`: the call carried a high-value action (a redelivered one counts, too: it may have crashed before).
+    pub fn due(&self, outcome: &AppendOutcome, immediate: bool, now_ms: i64) -> Option<(u8, i64)> {
+        let state = &outcome.state;
+        let Some(refreshed_seq) = outcome.refreshed_seq else {
+            return Some((CLASS_URGENT, now_ms));
+        };
+        if state.seq <= refreshed_seq {
+            return None;
+        }
+        if immediate {
+            return Some((CLASS_URGENT, now_ms));
+        }
+        if state.weight >= self.weight_threshold {
+            return Some((CLASS_THRESHOLD, now_ms.max(state.last_refresh_ms + self.min_interval_ms)));
+        }
+        Some((CLASS_ROUTINE, now_ms.max(state.last_refresh_ms + self.max_interval_ms)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::UserState;
+    use proptest::prelude::*;
+
+    fn policy() -> DuePolicy {
+        DuePolicy {
+            weight_threshold: 4.0,
+            min_interval_ms: 100,
+            max_interval_ms: 1000,
+            immediate_actions: vec!["purchase".into()],
+        }
+    }
+
+    fn outcome(seq: u64, weight: f64, last_refresh_ms: i64, refreshed_seq: Option<u64>) -> AppendOutcome {
+        let state = UserState { seq, weight, last_refresh_ms, ..UserState::default() };
+        AppendOutcome { accepted: 1, duplicates: 0, state, refreshed_seq }
+    }
+
+    #[test]
+    fn the_rules_of_the_policy() {
+        let due = |outcome, immediate| policy().due(&outcome, immediate, 5000);
+        assert_eq!(due(outcome(1, 1.0, 0, None), false), Some((CLASS_URGENT, 5000)));
+        assert_eq!(due(outcome(3, 9.0, 4990, Some(3)), false), None);
+        assert_eq!(due(outcome(4, 1.0, 4990, Some(3)), true), Some((CLASS_URGENT, 5000)));
+        assert_eq!(due(outcome(4, 4.0, 4990, Some(3)), false), Some((CLASS_THRESHOLD, 5090)));
+        assert_eq!(due(outcome(4, 1.0, 4990, Some(3)), false), Some((CLASS_ROUTINE, 5990)));
+        assert_eq!(due(outcome(4, 1.0, 10, Some(3)), false), Some((CLASS_ROUTINE, 5000)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_user_behind_is_always_due_within_max_interval(
+            seq in 0u64..10, refreshed in proptest::option::of(0u64..10), weight in 0.0f64..10.0,
+            last in 0i64..10_000, immediate: bool,
+        ) {
+            let due = policy().due(&outcome(seq, weight, last, refreshed), immediate, 10_000);
+            match refreshed {
+                Some(refreshed) if seq <= refreshed => prop_assert_eq!(due, None),
+                _ => {
+                    let (_, due_ms) = due.expect("behind");
+                    prop_assert!((10_000..=last.max(10_000) + 1000).contains(&due_ms));
+                }
+            }
+        }
+    }
+}

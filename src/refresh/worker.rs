@@ -1,0 +1,139 @@
+//! The loop that empties the due queue: claim, refresh many at once, renew, release.
+
+use super::{CLASS_THRESHOLD, CLASS_URGENT, RefreshError, Refreshed, Refresher};
+use crate::llm::LlmError;
+use crate::store::{Claim, DueEntry, FeatureStore, StoreError};
+use crate::telemetry::events::{RefreshEnded, StoreCallFailed};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+/// Refreshes due users until told to stop.
+pub struct Worker {
+    refresher: Arc<Refresher>,
+    /// Rung by the ingest when users became due, so that an idle worker need not wait for its poll.
+    wake: Arc<Notify>,
+}
+
+impl Worker {
+    /// A worker over a refresher.
+    pub fn new(refresher: Arc<Refresher>, wake: Arc<Notify>) -> Worker {
+        Worker { refresher, wake }
+    }
+
+    /// Runs until `stop` turns true, then finishes the refreshes under way.
+    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+        let mut running: JoinSet<()> = JoinSet::new();
+        let poll = Duration::from_millis(self.refresher.refresh.poll_ms);
+        while !*stop.borrow() {
+            let free = self.refresher.refresh.concurrency - running.len();
+            let claimed = if free > 0 { self.claim(free).await } else { Vec::new() };
+            let idle = claimed.is_empty();
+            for claim in claimed {
+                running.spawn(one(self.refresher.clone(), claim));
+            }
+            if idle || running.len() >= self.refresher.refresh.concurrency {
+                tokio::select! {
+                    _ = stop.changed() => {}
+                    Some(finished) = running.join_next() => log_panic(finished),
+                    _ = self.wake.notified() => {}
+                    _ = tokio::time::sleep(poll) => {}
+                }
+            }
+            while let Some(finished) = running.try_join_next() {
+                log_panic(finished);
+            }
+        }
+        while let Some(finished) = running.join_next().await {
+            log_panic(finished);
+        }
+    }
+
+    async fn claim(&self, limit: usize) -> Vec<Claim> {
+        let lease = Duration::from_millis(self.refresher.refresh.lease_ms);
+        match self.refresher.store.claim(self.refresher.space(), limit, lease).await {
+            Ok(claims) => claims,
+            Err(error) => {
+                StoreCallFailed { operation: "claim", error: &error }.emit(&self.refresher.metrics);
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// A panicked task leaves its lease to run out; the user is then claimed again.
+fn log_panic(finished: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = finished {
+        tracing::error!(%error, "a refresh task died; its user is taken up again when the lease runs out");
+    }
+}
+
+/// One claimed user: refresh, mark due again where needed, release.
+async fn one(refresher: Arc<Refresher>, claim: Claim) {
+    let started = Instant::now();
+    let result = with_renewal(&refresher, &claim).await;
+    if let Err(error) = finish(&refresher, &claim, result, started).await {
+        // The lease runs out and the user is claimed again.
+        StoreCallFailed { operation: "release", error: &error }.emit(&refresher.metrics);
+    }
+}
+
+/// Runs the refresh, renewing the lease at half time.
+async fn with_renewal(refresher: &Refresher, claim: &Claim) -> Result<Refreshed, RefreshError> {
+    let lease = Duration::from_millis(refresher.refresh.lease_ms);
+    let work = refresher.refresh(&claim.user);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => return result,
+            _ = tokio::time::sleep(lease / 2) => {
+                if !refresher.store.renew(refresher.space(), claim, lease).await? {
+                    // Another worker has the user now; what we would write is compared by version anyway.
+                    return Err(RefreshError::Task("the lease was lost".to_string()));
+                }
+            }
+        }
+    }
+}
+
+async fn finish(
+    refresher: &Refresher,
+    claim: &Claim,
+    result: Result<Refreshed, RefreshError>,
+    started: Instant,
+) -> Result<(), StoreError> {
+    let (user, metrics) = (claim.user.as_str(), &refresher.metrics);
+    let seconds = started.elapsed().as_secs_f64();
+    let now_ms = refresher.store.now_ms().await?;
+    let mut again = None;
+    match &result {
+        Ok(Refreshed::Written { seq, current_seq }) => {
+            RefreshEnded::Written { user, seq: *seq, seconds }.emit(metrics);
+            metrics.freshness.observe(((now_ms - claim.due_ms).max(0)) as f64 / 1000.0);
+            // More events came while the LLM wrote.
+            again = (current_seq > seq).then(|| (CLASS_THRESHOLD, now_ms + refresher.refresh.min_interval_ms));
+        }
+        Ok(Refreshed::Skipped { seq, current_seq }) => {
+            RefreshEnded::Skipped { user, seq: *seq }.emit(metrics);
+            again = (current_seq > seq).then(|| (CLASS_THRESHOLD, now_ms));
+        }
+        Ok(Refreshed::Refused(refusal)) => RefreshEnded::Refused { user, refusal: *refusal }.emit(metrics),
+        Ok(Refreshed::Unknown) => {}
+        Err(RefreshError::Llm(LlmError::Overloaded { .. })) => {
+            RefreshEnded::Deferred { user }.emit(metrics);
+            again = Some((claim.class, now_ms + refresher.refresh.retry_ms));
+        }
+        Err(error) => {
+            RefreshEnded::Failed { user, error }.emit(metrics);
+            again = Some((claim.class.max(CLASS_URGENT), now_ms + refresher.refresh.retry_ms));
+        }
+    }
+    // Due first, released second: a crash between the two leaves a user due, never forgotten.
+    if let Some((class, due_ms)) = again {
+        let entry = DueEntry { user: user.to_string(), class, due_ms };
+        refresher.store.mark_due(refresher.space(), &[entry]).await?;
+    }
+    refresher.store.release(refresher.space(), claim).await?;
+    Ok(())
+}

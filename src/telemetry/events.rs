@@ -1,0 +1,98 @@
+//! Happenings worth a log line and a counter: one struct each, so that the two cannot disagree.
+
+use super::Metrics;
+use crate::store::PutRefusal;
+
+/// Events of one call were stored.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct EventsStored {
+    pub accepted: u64,
+    pub duplicates: u64,
+    pub rejected: u64,
+}
+
+impl EventsStored {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.events.with_label_values(&["accepted"]).inc_by(self.accepted);
+        metrics.events.with_label_values(&["duplicate"]).inc_by(self.duplicates);
+        metrics.events.with_label_values(&["rejected"]).inc_by(self.rejected);
+        tracing::debug!(accepted = self.accepted, duplicates = self.duplicates, rejected = self.rejected, "events stored");
+    }
+}
+
+/// Items of one call were stored.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct ItemsStored {
+    pub accepted: u64,
+    pub rejected: u64,
+}
+
+impl ItemsStored {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.items.with_label_values(&["accepted"]).inc_by(self.accepted);
+        metrics.items.with_label_values(&["rejected"]).inc_by(self.rejected);
+        tracing::debug!(accepted = self.accepted, rejected = self.rejected, "items stored");
+    }
+}
+
+/// How one refresh ended.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum RefreshEnded<'a> {
+    Written { user: &'a str, seq: u64, seconds: f64 },
+    Skipped { user: &'a str, seq: u64 },
+    Refused { user: &'a str, refusal: PutRefusal },
+    Failed { user: &'a str, error: &'a dyn std::fmt::Display },
+    /// The LLM's queue was full; the user waits.
+    Deferred { user: &'a str },
+}
+
+impl RefreshEnded<'_> {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        let count = |result: &str| metrics.refreshes.with_label_values(&[result]).inc();
+        match self {
+            RefreshEnded::Written { user, seq, seconds } => {
+                count("written");
+                metrics.refresh_duration.observe(*seconds);
+                tracing::debug!(user, seq, seconds, "refresh written");
+            }
+            RefreshEnded::Skipped { user, seq } => {
+                count("skipped");
+                tracing::debug!(user, seq, "refresh skipped: prompt unchanged");
+            }
+            RefreshEnded::Refused { user, refusal } => {
+                count("refused");
+                tracing::info!(user, ?refusal, "refresh refused by the store");
+            }
+            RefreshEnded::Failed { user, error } => {
+                count("failed");
+                tracing::warn!(user, %error, "refresh failed; the user stays due");
+            }
+            RefreshEnded::Deferred { user } => {
+                count("deferred");
+                tracing::debug!(user, "refresh deferred: llm queue full");
+            }
+        }
+    }
+}
+
+/// A store call failed.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct StoreCallFailed<'a> {
+    pub operation: &'a str,
+    pub error: &'a dyn std::fmt::Display,
+}
+
+impl StoreCallFailed<'_> {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.store_errors.with_label_values(&[self.operation]).inc();
+        tracing::error!(operation = self.operation, error = %self.error, "store call failed");
+    }
+}

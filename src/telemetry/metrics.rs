@@ -1,0 +1,145 @@
+//! Every metric of the process, in one table. Names: prefix `taiji_`, base units, `_total` on counters.
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+
+/// Seconds, from a cache hit to a stuck call.
+const LATENCY_BUCKETS: [f64; 16] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Seconds from an event's acceptance to features that show it.
+const FRESHNESS_BUCKETS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0];
+
+macro_rules! metrics_table {
+    ($($field:ident : $kind:ident [$($label:literal),*] $name:literal $help:literal $(in $buckets:ident)?;)*) => {
+        /// The process's metrics; one instance, shared by `Arc`.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $(#[doc = $help] pub $field: $kind,)*
+        }
+
+        impl Metrics {
+            /// Registers every metric.
+            pub fn new() -> Result<Metrics, prometheus::Error> {
+                let registry = Registry::new();
+                $(
+                    let $field = metrics_table!(@make $kind $name, $help, [$($label),*] $(, $buckets)?);
+                    registry.register(Box::new($field.clone()))?;
+                )*
+                #[cfg(target_os = "linux")]
+                registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+                Ok(Metrics { registry, $($field,)* })
+            }
+
+            /// (name, help) of every metric of the table, for the documentation and its drift test.
+            pub fn inventory() -> Vec<(&'static str, &'static str)> {
+                vec![$(($name, $help),)*]
+            }
+        }
+    };
+    (@make IntCounter $name:literal, $help:literal, []) => { IntCounter::new($name, $help)? };
+    (@make IntGauge $name:literal, $help:literal, []) => { IntGauge::new($name, $help)? };
+    (@make Gauge $name:literal, $help:literal, []) => { Gauge::new($name, $help)? };
+    (@make IntCounterVec $name:literal, $help:literal, [$($label:literal),*]) => {
+        IntCounterVec::new(Opts::new($name, $help), &[$($label),*])?
+    };
+    (@make IntGaugeVec $name:literal, $help:literal, [$($label:literal),*]) => {
+        IntGaugeVec::new(Opts::new($name, $help), &[$($label),*])?
+    };
+    (@make GaugeVec $name:literal, $help:literal, [$($label:literal),*]) => {
+        GaugeVec::new(Opts::new($name, $help), &[$($label),*])?
+    };
+    (@make Histogram $name:literal, $help:literal, [], $buckets:ident) => {
+        Histogram::with_opts(HistogramOpts::new($name, $help).buckets($buckets.to_vec()))?
+    };
+    (@make HistogramVec $name:literal, $help:literal, [$($label:literal),*], $buckets:ident) => {
+        HistogramVec::new(HistogramOpts::new($name, $help).buckets($buckets.to_vec()), &[$($label),*])?
+    };
+}
+
+metrics_table! {
+    http_requests: IntCounterVec ["route", "status"] "taiji_http_requests_total" "HTTP requests by route and status.";
+    http_duration: HistogramVec ["route"] "taiji_http_request_duration_seconds" "Time to answer an HTTP request." in LATENCY_BUCKETS;
+    http_in_flight: IntGauge [] "taiji_http_requests_in_flight" "Requests being worked on.";
+    http_shed: IntCounter [] "taiji_http_shed_total" "Requests refused with 429 because too many were in flight.";
+    events: IntCounterVec ["result"] "taiji_events_total" "Events by result: accepted, duplicate, rejected.";
+    items: IntCounterVec ["result"] "taiji_items_total" "Catalogue items by result: accepted, rejected.";
+    served: IntCounterVec ["group", "status"] "taiji_served_values_total" "Feature groups served, by status: present or the reason of absence.";
+    refreshes: IntCounterVec ["result"] "taiji_refreshes_total" "Refreshes by result: written, skipped, refused, failed, deferred.";
+    refresh_duration: Histogram [] "taiji_refresh_duration_seconds" "Time of one refresh, claim to release." in LATENCY_BUCKETS;
+    stage_duration: HistogramVec ["stage"] "taiji_stage_duration_seconds" "Time of one stage of a refresh: read, prompt, llm, encode, retrieve, write." in LATENCY_BUCKETS;
+    freshness: Histogram [] "taiji_freshness_seconds" "Time from due to features written." in FRESHNESS_BUCKETS;
+    queue_users: IntGaugeVec ["class"] "taiji_queue_users" "Users waiting for a refresh, by class (0 = most urgent).";
+    queue_age: GaugeVec ["class"] "taiji_queue_oldest_age_seconds" "How long the longest-waiting user of a class has been due.";
+    queue_leased: IntGauge [] "taiji_queue_leased" "Users being refreshed now.";
+    queue_swept: IntCounter [] "taiji_queue_swept_total" "Users the sweep found stale and in no queue.";
+    answers: IntCounterVec ["format", "grounded"] "taiji_answers_total" "LLM answers by format (ok, broken) and grounding (item, category, none).";
+    llm_tokens: IntCounterVec ["kind"] "taiji_llm_tokens_total" "LLM tokens: prompt, generated.";
+    llm_queue: IntGauge [] "taiji_llm_queue_requests" "Prompts waiting for the LLM.";
+    prompts_truncated: IntCounter [] "taiji_prompts_truncated_total" "Prompts that lost their oldest history to the token limit.";
+    neighbours: IntCounterVec ["result"] "taiji_neighbours_total" "Neighbour searches by result: found, none.";
+    index_vectors: IntGaugeVec ["part"] "taiji_index_vectors" "Users in the index: main (bundle), fresh (since).";
+    store_duration: HistogramVec ["operation"] "taiji_store_operation_duration_seconds" "Time of a store call." in LATENCY_BUCKETS;
+    store_errors: IntCounterVec ["operation"] "taiji_store_errors_total" "Store calls that failed.";
+    store_users: IntGauge [] "taiji_store_users" "Users with a history.";
+    store_bytes: IntGauge [] "taiji_store_disk_bytes" "Bytes of the embedded store on disk.";
+    catalogue_items: IntGaugeVec ["part"] "taiji_catalogue_items" "Items known: bundle, overlay.";
+    bundle_info: IntGaugeVec ["epoch", "space", "model", "engine"] "taiji_bundle_info" "1 for the bundle being served.";
+    ready: IntGauge [] "taiji_ready" "1 when every readiness latch is released.";
+}
+
+impl Metrics {
+    /// The Prometheus text exposition of everything registered.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut buffer = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer).into_owned())
+    }
+
+    /// Makes label values appear at zero from the start, so that a rate is defined before the first happening.
+    pub fn preset_labels(&self) {
+        for result in ["accepted", "duplicate", "rejected"] {
+            self.events.with_label_values(&[result]);
+        }
+        for result in ["accepted", "rejected"] {
+            self.items.with_label_values(&[result]);
+        }
+        for result in ["written", "skipped", "refused", "failed", "deferred"] {
+            self.refreshes.with_label_values(&[result]);
+        }
+        for kind in ["prompt", "generated"] {
+            self.llm_tokens.with_label_values(&[kind]);
+        }
+        for result in ["found", "none"] {
+            self.neighbours.with_label_values(&[result]);
+        }
+        for part in ["main", "fresh"] {
+            self.index_vectors.with_label_values(&[part]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_registers_once_and_renders() {
+        let metrics = Metrics::new().expect("register");
+        metrics.preset_labels();
+        metrics.events.with_label_values(&["accepted"]).inc();
+        let text = metrics.render().expect("render");
+        assert!(text.contains("taiji_events_total{result=\"accepted\"} 1"), "{text}");
+        assert!(text.contains("process_resident_memory_bytes"), "{text}");
+    }
+
+    #[test]
+    fn names_follow_the_rules() {
+        for (name, help) in Metrics::inventory() {
+            assert!(name.starts_with("taiji_") && help.ends_with('.'), "{name}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! One table of metric names, and the structs whose `emit` writes log line and counter together.
+//!
+//! In: happenings of every room. Out: Prometheus text on the admin port, log lines. Callers: all rooms.
+
+pub mod events;
+pub mod metrics;
+pub mod readiness;
+
+pub use metrics::Metrics;
+pub use readiness::Readiness;
