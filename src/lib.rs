@@ -8,10 +8,23 @@
 //!
 //! `bundle` loads what `refresh` runs; `train` makes what `bundle` loads; `config`, `admin` and `telemetry` serve all.
 
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod api;
+pub mod bundle;
+pub mod catalogue;
+pub mod cli;
+pub mod config;
 pub mod encode;
 pub mod event;
 pub mod feature;
+pub mod ingest;
 pub mod llm;
 pub mod prompt;
+pub mod quantize;
+pub mod refresh;
+pub mod retrieve;
 pub mod store;
+pub mod telemetry;
 pub mod train;

@@ -25,6 +25,7 @@ pub struct ConfigErrors(pub Vec<String>);
 #[allow(missing_docs)]
 pub struct Settings {
     pub server: ServerSettings,
+    pub auth: AuthSettings,
     pub store: StoreSettings,
     pub bundle: BundleSettings,
     pub engine: EngineSettings,
@@ -46,6 +47,24 @@ pub struct ServerSettings {
     pub max_users: usize,
     pub max_in_flight: usize,
     pub drain_timeout_ms: u64,
+}
+
+/// `[auth]`
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct AuthSettings {
+    pub read_keys: Vec<String>,
+    pub write_keys: Vec<String>,
+    pub admin_keys: Vec<String>,
+}
+
+/// Keys never reach a log.
+impl std::fmt::Debug for AuthSettings {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (read, write, admin) = (self.read_keys.len(), self.write_keys.len(), self.admin_keys.len());
+        write!(formatter, "AuthSettings({read} read, {write} write, {admin} admin keys)")
+    }
 }
 
 /// `[store]`

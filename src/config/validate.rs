@@ -27,6 +27,11 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     }
     let same_port = server.listen.port() != 0 && server.listen == server.admin_listen;
     check(!same_port, "server.listen and server.admin_listen must differ".to_string());
+    let auth = &settings.auth;
+    for (scope, keys) in [("read", &auth.read_keys), ("write", &auth.write_keys), ("admin", &auth.admin_keys)] {
+        check(keys.len() <= 2, format!("auth.{scope}_keys: at most two keys"));
+        check(keys.iter().all(|key| key.len() >= 16), format!("auth.{scope}_keys: a key has at least 16 characters"));
+    }
     check(
         settings.store.url.strip_prefix("embedded:").is_some_and(|folder| !folder.is_empty()),
         format!("store.url {:?} must be embedded:DIR (redis is not built yet)", settings.store.url),

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 /// Refreshes due users until told to stop.
+#[derive(Clone)]
 pub struct Worker {
     refresher: Arc<Refresher>,
     /// Rung by the ingest when users became due, so that an idle worker need not wait for its poll.

@@ -18,7 +18,8 @@ pub fn decode_f16(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<2>().0.iter().map(|pair| f16::from_le_bytes(*pair).to_f32()).collect()
 }
 
-/// A cursor into one space's vector feed.
+/// A cursor into one space's vector feed; a clone goes on from where the original stood.
+#[derive(Clone)]
 pub struct VectorTail {
     store: Arc<dyn FeatureStore>,
     index: Arc<dyn UserIndex>,

@@ -1,0 +1,35 @@
+//! Gauges that mirror what others hold: read when scraped, so that they cannot go stale.
+
+use super::AdminState;
+use crate::store::StoreError;
+
+/// Sets the queue, store, index and catalogue gauges from their sources.
+pub async fn refresh_gauges(state: &AdminState) -> Result<(), StoreError> {
+    let metrics = &state.metrics;
+    metrics.ready.set(i64::from(state.readiness.is_ready()));
+    let Some(served) = state.served.get() else { return Ok(()) };
+    metrics.llm_queue.set(served.bundle.llm.queue_depth() as i64);
+    let (main, fresh) = served.bundle.index.sizes();
+    metrics.index_vectors.with_label_values(&["main"]).set(main as i64);
+    metrics.index_vectors.with_label_values(&["fresh"]).set(fresh as i64);
+    let (base, overlay) = served.bundle.catalogue.sizes();
+    metrics.catalogue_items.with_label_values(&["bundle"]).set(base as i64);
+    metrics.catalogue_items.with_label_values(&["overlay"]).set(overlay as i64);
+
+    let depth = served.store.queue_depth(&served.bundle.manifest.space).await?;
+    let now_ms = served.store.now_ms().await?;
+    metrics.queue_leased.set(depth.leased as i64);
+    for class in 0u8..=3 {
+        let label = class.to_string();
+        let found = depth.classes.iter().find(|(found, ..)| *found == class);
+        let (users, oldest_ms) = found.map(|(_, users, oldest_ms)| (*users, *oldest_ms)).unwrap_or((0, now_ms));
+        metrics.queue_users.with_label_values(&[&label]).set(users as i64);
+        // A user whose time has not come yet is not late.
+        let age = (now_ms - oldest_ms).max(0) as f64 / 1000.0;
+        metrics.queue_age.with_label_values(&[&label]).set(age);
+    }
+    let stats = served.store.stats().await?;
+    metrics.store_users.set(stats.users as i64);
+    metrics.store_bytes.set(stats.disk_bytes as i64);
+    Ok(())
+}

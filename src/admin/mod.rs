@@ -1,0 +1,104 @@
+//! The operators' port: `/livez`, `/readyz`, `/metrics`.
+//!
+//! In: readiness latches, metrics, the queue's depth. Out: text and JSON. Callers: `main` serves [`router`].
+
+mod gauges;
+
+pub use gauges::refresh_gauges;
+
+use crate::api::json_error;
+use crate::bundle::Bundle;
+use crate::store::FeatureStore;
+use crate::telemetry::{Metrics, Readiness};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use std::sync::{Arc, OnceLock};
+
+/// What the admin handlers share.
+pub struct AdminState {
+    /// Latches behind `/readyz`.
+    pub readiness: Readiness,
+    /// What `/metrics` prints.
+    pub metrics: Arc<Metrics>,
+    /// Store and bundle, once they are there: the port answers before they are.
+    served: OnceLock<Served>,
+}
+
+/// What is asked at each scrape.
+struct Served {
+    store: Arc<dyn FeatureStore>,
+    bundle: Arc<Bundle>,
+}
+
+impl AdminState {
+    /// The state of a process that has not loaded anything yet.
+    pub fn new(readiness: Readiness, metrics: Arc<Metrics>) -> AdminState {
+        AdminState { readiness, metrics, served: OnceLock::new() }
+    }
+
+    /// Store and bundle are there now. A second call changes nothing.
+    pub fn attach(&self, store: Arc<dyn FeatureStore>, bundle: Arc<Bundle>) {
+        self.served.get_or_init(|| Served { store, bundle });
+    }
+}
+
+/// The admin routes.
+pub fn router(state: Arc<AdminState>) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/healthz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(not_found)
+        .with_state(state)
+}
+
+/// The process answers; nothing else is asked.
+async fn livez() -> Json<Value> {
+    Json(json!({ "live": true }))
+}
+
+/// 200 when every latch is released, else 503; either way every latch with the reason it is held.
+async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
+    let ready = state.readiness.is_ready();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let latches: Vec<Value> = state
+        .readiness
+        .latches()
+        .into_iter()
+        .map(|(name, held)| json!({ "latch": name, "ready": held.is_none(), "reason": held }))
+        .collect();
+    let bundle = state.served.get().map(|served| &served.bundle);
+    let engine = |bundle: &Arc<Bundle>| match bundle.canned {
+        true => "null (canned answers; features carry the fallback flag)",
+        false => "onnx",
+    };
+    let body = json!({
+        "ready": ready,
+        "latches": latches,
+        "epoch": bundle.map(|bundle| bundle.manifest.epoch),
+        "space": bundle.map(|bundle| &bundle.manifest.space),
+        "engine": bundle.map(engine),
+    });
+    (status, Json(body)).into_response()
+}
+
+/// Prometheus text; gauges that mirror the store are read at the scrape.
+async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
+    if let Err(error) = refresh_gauges(&state).await {
+        tracing::warn!(%error, "gauges of the store could not be read");
+    }
+    match state.metrics.render() {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => json_error(StatusCode::INTERNAL_SERVER_ERROR, "metrics", &error.to_string(), Value::Null),
+    }
+}
+
+async fn not_found() -> Response {
+    let message = "known are /livez, /readyz, /metrics";
+    json_error(StatusCode::NOT_FOUND, "not_found", message, Value::Null)
+}

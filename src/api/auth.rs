@@ -1,0 +1,87 @@
+//! Bearer keys with scopes. Without any key configured the port is open (and `main` warns about it).
+
+use super::ApiError;
+use axum::http::{HeaderMap, header};
+use constant_time_eq::constant_time_eq_32;
+use sha2::{Digest, Sha256};
+
+/// What a key may do; admin may do everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Scope {
+    Read,
+    Write,
+    Admin,
+}
+
+impl Scope {
+    fn as_str(self) -> &'static str {
+        match self {
+            Scope::Read => "read",
+            Scope::Write => "write",
+            Scope::Admin => "admin",
+        }
+    }
+}
+
+/// The configured keys, as digests, so that they cannot be printed and comparing takes constant time.
+#[derive(Clone, Default)]
+pub struct ApiKeys {
+    keys: Vec<(Scope, [u8; 32])>,
+}
+
+impl ApiKeys {
+    /// Keys by scope; two live keys each allow rotation.
+    pub fn new(read: &[String], write: &[String], admin: &[String]) -> ApiKeys {
+        let scoped = [(Scope::Read, read), (Scope::Write, write), (Scope::Admin, admin)];
+        let keys = scoped.into_iter().flat_map(|(scope, keys)| keys.iter().map(move |key| (scope, digest(key))));
+        ApiKeys { keys: keys.collect() }
+    }
+
+    /// True when no key is configured.
+    pub fn is_open(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Checks the request's bearer key for a scope.
+    pub fn require(&self, headers: &HeaderMap, scope: Scope) -> Result<(), ApiError> {
+        if self.is_open() {
+            return Ok(());
+        }
+        let refused = || ApiError::Unauthorized { scope: scope.as_str() };
+        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or_else(refused)?;
+        let given = digest(value.strip_prefix("Bearer ").ok_or_else(refused)?);
+        // Every key is compared, so that the time tells nothing about which one matched.
+        let mut granted = false;
+        for (key_scope, key) in &self.keys {
+            let matches = constant_time_eq_32(key, &given);
+            granted |= matches && (*key_scope == scope || *key_scope == Scope::Admin);
+        }
+        if granted { Ok(()) } else { Err(refused()) }
+    }
+}
+
+fn digest(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn headers(value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn scopes_are_kept_apart_and_admin_may_all() {
+        let keys = ApiKeys::new(&["r1".into(), "r2".into()], &["w".into()], &["a".into()]);
+        assert!(keys.require(&headers("Bearer r2"), Scope::Read).is_ok());
+        assert!(keys.require(&headers("Bearer r2"), Scope::Write).is_err());
+        assert!(keys.require(&headers("Bearer a"), Scope::Write).is_ok());
+        assert!(keys.require(&headers("r1"), Scope::Read).is_err());
+        assert!(keys.require(&HeaderMap::new(), Scope::Read).is_err());
+        assert!(ApiKeys::default().require(&HeaderMap::new(), Scope::Admin).is_ok());
+    }
+}

@@ -1,0 +1,90 @@
+//! One error type, one mapping to status codes, one body: `{"error": {"code", "message", "details"}}`.
+
+use crate::store::StoreError;
+use axum::Json;
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+/// What a request can be answered with instead of a result.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum ApiError {
+    #[error("{message}")]
+    BadRequest { message: String, details: Value },
+    #[error("no key with the scope {scope} in the authorization header")]
+    Unauthorized { scope: &'static str },
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{method} is not allowed here")]
+    MethodNotAllowed { method: Method },
+    #[error("only application/json is served, not {accept}")]
+    NotAcceptable { accept: String },
+    #[error("body larger than {limit} bytes; send fewer events per call")]
+    TooLarge { limit: usize },
+    #[error("{limit} requests are under way already; retry later")]
+    Overloaded { limit: usize },
+    #[error("the store failed; nothing of this call was acknowledged: {0}")]
+    Store(#[from] StoreError),
+    #[error("a stored record cannot be decoded: {0}")]
+    Record(#[from] prost::DecodeError),
+}
+
+impl ApiError {
+    /// A 400 without details.
+    pub fn bad_request(message: impl Into<String>) -> ApiError {
+        ApiError::BadRequest { message: message.into(), details: Value::Null }
+    }
+
+    /// A 400 that names the request's field.
+    pub fn field(field: &str, message: impl Into<String>) -> ApiError {
+        ApiError::BadRequest { message: format!("{field}: {}", message.into()), details: json!({ "field": field }) }
+    }
+
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
+        match self {
+            ApiError::BadRequest { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
+            ApiError::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            ApiError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            ApiError::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            ApiError::NotAcceptable { .. } => (StatusCode::NOT_ACCEPTABLE, "not_acceptable"),
+            ApiError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
+            ApiError::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+            ApiError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+            ApiError::Record(_) => (StatusCode::INTERNAL_SERVER_ERROR, "corrupt_record"),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.status_and_code();
+        let message = self.to_string();
+        let details = match self {
+            ApiError::BadRequest { details, .. } => details,
+            _ => Value::Null,
+        };
+        let mut response = json_error(status, code, &message, details);
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// The error body, for both ports.
+pub fn json_error(status: StatusCode, code: &str, message: &str, details: Value) -> Response {
+    let body = json!({ "error": { "code": code, "message": message, "details": details } });
+    (status, Json(body)).into_response()
+}
+
+/// Unknown path.
+pub async fn not_found(uri: Uri) -> ApiError {
+    ApiError::NotFound(format!("no resource at {}", uri.path()))
+}
+
+/// Known path, other method.
+pub async fn method_not_allowed(method: Method) -> ApiError {
+    ApiError::MethodNotAllowed { method }
+}

@@ -1,0 +1,225 @@
+//! `POST /v1/features` (columnar, many users) and `GET /v1/users/{id}/features` (one row).
+
+use super::body::{parse_json, read_body, require_json};
+use super::columnar::columnar;
+use super::view::{GroupView, view};
+use super::{ApiError, ApiState, Scope};
+use crate::event::decode::check_id;
+use crate::feature::proto::GroupMeta;
+use crate::feature::{DecodedGroup, cross_behaviours};
+use crate::store::{Group, StoredFeatures};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Groups read when a request names none.
+const DEFAULT_GROUPS: [Group; 3] = [Group::Intra, Group::Cross, Group::Scid];
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FeaturesRequest {
+    users: Vec<String>,
+    #[serde(default)]
+    groups: Option<Vec<String>>,
+    /// Part of the contract, not built yet: refused by name rather than ignored.
+    #[serde(default)]
+    spaces: Option<Value>,
+    #[serde(default)]
+    max_staleness_ms: Option<Value>,
+    #[serde(default)]
+    deadline_ms: Option<Value>,
+}
+
+/// The views of some groups of some users, user by user.
+pub(super) struct ReadViews {
+    pub users: Vec<String>,
+    pub groups: Vec<Group>,
+    /// `rows[user][group]`.
+    pub rows: Vec<Vec<GroupView>>,
+}
+
+/// Reads many users' features in columns.
+pub async fn post_features(
+    State(state): State<Arc<ApiState>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, ApiError> {
+    require_json(&headers)?;
+    let bytes = read_body(body, state.limits.max_body_bytes).await?;
+    let request: FeaturesRequest = parse_json(&bytes)?;
+    for (field, given) in [
+        ("spaces", &request.spaces),
+        ("max_staleness_ms", &request.max_staleness_ms),
+        ("deadline_ms", &request.deadline_ms),
+    ] {
+        if given.is_some() {
+            return Err(ApiError::field(field, "is not built yet; leave it out"));
+        }
+    }
+    let groups = parse_groups(request.groups.iter().flatten().map(String::as_str))?;
+    require_scope(&state, &headers, &groups)?;
+    let views = read_views(&state, request.users, groups).await?;
+    Ok(Json(columnar(&state.bundle, &views)))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RowQuery {
+    /// Comma-separated; default intra,cross,scid.
+    groups: Option<String>,
+}
+
+/// Reads one user's features as a row.
+pub async fn get_user_features(
+    State(state): State<Arc<ApiState>>,
+    Path(user): Path<String>,
+    query: Result<Query<RowQuery>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
+    require_json(&headers)?;
+    let Query(query) = query.map_err(|error| ApiError::bad_request(format!("query: {}", error.body_text())))?;
+    let groups = parse_groups(query.groups.iter().flat_map(|names| names.split(',')))?;
+    require_scope(&state, &headers, &groups)?;
+    let mut views = read_views(&state, vec![user], groups).await?;
+    let (Some(user), Some(row)) = (views.users.pop(), views.rows.pop()) else {
+        return Err(ApiError::bad_request("user: is missing"));
+    };
+    let present = row.iter().any(|view| view.reason.is_none());
+    let groups: Map<String, Value> =
+        views.groups.iter().zip(&row).map(|(group, view)| (group.as_str().to_string(), row_json(view))).collect();
+    Ok(Json(json!({
+        "user_id": user,
+        "space": state.bundle.manifest.space,
+        "status": if present { "PRESENT" } else { "MISSING" },
+        "groups": groups,
+    })))
+}
+
+/// What the LLM wrote is for admins; everything else for readers.
+fn require_scope(state: &ApiState, headers: &HeaderMap, groups: &[Group]) -> Result<(), ApiError> {
+    let scope = if groups.contains(&Group::Text) { Scope::Admin } else { Scope::Read };
+    state.keys.require(headers, scope)
+}
+
+fn parse_groups<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<Group>, ApiError> {
+    let mut groups = Vec::new();
+    for name in names {
+        let unknown = || ApiError::field("groups", format!("unknown group {name:?}; known are intra, cross, scid, text"));
+        let group = Group::parse(name).ok_or_else(unknown)?;
+        if !groups.contains(&group) {
+            groups.push(group);
+        }
+    }
+    Ok(if groups.is_empty() { DEFAULT_GROUPS.to_vec() } else { groups })
+}
+
+/// One store read for all users; counts what is served.
+pub(super) async fn read_views(
+    state: &ApiState,
+    users: Vec<String>,
+    groups: Vec<Group>,
+) -> Result<ReadViews, ApiError> {
+    if users.is_empty() {
+        return Err(ApiError::field("users", "is empty"));
+    }
+    if users.len() > state.limits.max_users {
+        let limit = state.limits.max_users;
+        return Err(ApiError::field("users", format!("{} users, at most {limit} per call", users.len())));
+    }
+    for (index, user) in users.iter().enumerate() {
+        check_id("user_id", user).map_err(|error| ApiError::field(&format!("users[{index}]"), error.reason))?;
+    }
+    let started = std::time::Instant::now();
+    let stored = state.store.features(&state.bundle.manifest.space, &users).await?;
+    state.metrics.store_duration.with_label_values(&["features"]).observe(started.elapsed().as_secs_f64());
+    let now_ms = state.store.now_ms().await?;
+    let slots = state.bundle.codebook.slots();
+    let row = |features: &Option<StoredFeatures>| {
+        groups.iter().map(|group| view(features.as_ref(), *group, now_ms, slots)).collect::<Result<Vec<_>, _>>()
+    };
+    let rows = stored.iter().map(row).collect::<Result<Vec<_>, _>>()?;
+    for (place, group) in groups.iter().enumerate() {
+        for views in &rows {
+            let status = views.get(place).and_then(|view| view.reason).unwrap_or("present");
+            state.metrics.served.with_label_values(&[group.as_str(), status]).inc();
+        }
+    }
+    Ok(ReadViews { users, groups, rows })
+}
+
+/// Provenance of the epochs that made what is served; one bundle is loaded, so one entry at most.
+pub(super) fn provenance(state: &crate::bundle::Bundle, epochs: &BTreeSet<u64>) -> Map<String, Value> {
+    let manifest = &state.manifest;
+    let known = epochs.iter().filter(|epoch| **epoch == manifest.epoch);
+    known.map(|epoch| (epoch.to_string(), json!(manifest.models))).collect()
+}
+
+fn row_json(view: &GroupView) -> Value {
+    let mut object = match &view.group {
+        DecodedGroup::Intra(group) => json!({
+            "sparse_ids": group.sparse_ids,
+            "category_ids": group.category_ids,
+            "has_llm_feature": u8::from(group.has_llm_feature),
+        }),
+        DecodedGroup::Cross(group) => {
+            let behaviours = cross_behaviours(group);
+            json!({
+                "item_ids": group.item_ids,
+                "actions": group.actions,
+                "ts_ms": behaviours.iter().map(|behaviour| behaviour.ts_ms).collect::<Vec<_>>(),
+                "similarity": group.similarity,
+                "gap_to_second": group.gap_to_second,
+            })
+        }
+        DecodedGroup::Scid(group) => json!({
+            "user": group.user,
+            "next_item_ids": group.next_item_ids,
+            "next_scids": group.next_scids,
+            "scores": group.scores,
+        }),
+        DecodedGroup::Text(group) => json!({
+            "reasoning": group.reasoning,
+            "answer": group.answer,
+            "grounded_item_id": group.grounded_item_id,
+            "neighbour_user_id": group.neighbour_user_id,
+        }),
+    };
+    object["status"] = json!(view.status());
+    object["reason"] = json!(view.reason);
+    object["meta"] = meta_json(&view.meta);
+    object
+}
+
+fn meta_json(meta: &GroupMeta) -> Value {
+    json!({
+        "epoch": meta.epoch,
+        "space": meta.space,
+        "catalogue_generation": meta.catalogue_generation,
+        "index_generation": meta.index_generation,
+        "generated_at_ms": meta.generated_at_ms,
+        "source_ts_ms": meta.source_ts_ms,
+        "expires_at_ms": meta.expires_at_ms,
+        "seq": meta.seq,
+        "turn": meta.turn,
+        "tier": meta.tier,
+        "flags": flag_names(meta.flags),
+        "fallback_reason": meta.fallback_reason,
+    })
+}
+
+fn flag_names(bits: u32) -> Vec<&'static str> {
+    use crate::feature::flags::{FALLBACK, FORMAT_OK, GROUNDED, SAFETY_OK, TRUNCATED};
+    let names = [
+        (FORMAT_OK, "format_ok"),
+        (GROUNDED, "grounded"),
+        (TRUNCATED, "truncated"),
+        (SAFETY_OK, "safety_ok"),
+        (FALLBACK, "fallback"),
+    ];
+    names.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| name).collect()
+}

@@ -1,0 +1,98 @@
+//! A user's stored groups as a reader sees them: present, or absent with a reason and defaults.
+
+use crate::feature::DecodedGroup;
+use crate::feature::proto::{CrossGroup, GroupMeta, IntraGroup, ScidGroup, TextGroup};
+use crate::store::{Group, StoredFeatures};
+use prost::DecodeError;
+
+/// Why a group is absent (DESIGN 5.4).
+pub const NO_FEATURES: &str = "no_features";
+/// Its time is over.
+pub const EXPIRED: &str = "expired";
+/// This version of taiji does not make it.
+pub const NOT_BUILT: &str = "not_built";
+
+/// One group of one user.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupView {
+    /// The message; defaults when absent.
+    pub group: DecodedGroup,
+    /// Provenance; zeros when absent.
+    pub meta: GroupMeta,
+    /// `None` = present.
+    pub reason: Option<&'static str>,
+}
+
+impl GroupView {
+    /// PRESENT or MISSING.
+    pub fn status(&self) -> &'static str {
+        if self.reason.is_none() { "PRESENT" } else { "MISSING" }
+    }
+}
+
+/// The view of one group at store time `now_ms`; `slots` is the length of the default sparse IDs.
+pub fn view(
+    stored: Option<&StoredFeatures>,
+    group: Group,
+    now_ms: i64,
+    slots: usize,
+) -> Result<GroupView, DecodeError> {
+    if group == Group::Scid {
+        return Ok(absent(group, NOT_BUILT, slots));
+    }
+    let blob = stored.and_then(|features| features.groups.iter().find(|blob| blob.group == group));
+    let Some(blob) = blob else { return Ok(absent(group, NO_FEATURES, slots)) };
+    if blob.expires_at_ms != 0 && blob.expires_at_ms <= now_ms {
+        return Ok(absent(group, EXPIRED, slots));
+    }
+    let decoded = DecodedGroup::decode(blob)?;
+    let meta = decoded.meta();
+    Ok(GroupView { group: decoded, meta, reason: None })
+}
+
+fn absent(group: Group, reason: &'static str, slots: usize) -> GroupView {
+    let group = match group {
+        Group::Intra => DecodedGroup::Intra(IntraGroup { sparse_ids: vec![0; slots], ..IntraGroup::default() }),
+        Group::Cross => DecodedGroup::Cross(CrossGroup::default()),
+        Group::Scid => DecodedGroup::Scid(ScidGroup::default()),
+        Group::Text => DecodedGroup::Text(TextGroup::default()),
+    };
+    GroupView { group, meta: GroupMeta::default(), reason: Some(reason) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{GroupBlob, Version};
+    use prost::Message;
+
+    fn stored(expires_at_ms: i64) -> StoredFeatures {
+        let intra = IntraGroup { sparse_ids: vec![5], has_llm_feature: true, ..IntraGroup::default() };
+        let blob = GroupBlob {
+            group: Group::Intra,
+            bytes: intra.encode_to_vec(),
+            tier: 1,
+            version: Version::default(),
+            expires_at_ms,
+        };
+        StoredFeatures { groups: vec![blob], ..StoredFeatures::default() }
+    }
+
+    #[test]
+    fn every_reason_of_absence() {
+        let reason = |features: Option<&StoredFeatures>, group| view(features, group, 100, 2).expect("view").reason;
+        assert_eq!(reason(Some(&stored(0)), Group::Intra), None);
+        assert_eq!(reason(Some(&stored(101)), Group::Intra), None);
+        assert_eq!(reason(Some(&stored(100)), Group::Intra), Some(EXPIRED));
+        assert_eq!(reason(Some(&stored(0)), Group::Cross), Some(NO_FEATURES));
+        assert_eq!(reason(None, Group::Intra), Some(NO_FEATURES));
+        assert_eq!(reason(Some(&stored(0)), Group::Scid), Some(NOT_BUILT));
+    }
+
+    #[test]
+    fn defaults_have_the_shape_of_the_real_thing() {
+        let missing = view(None, Group::Intra, 0, 3).expect("view");
+        assert_eq!(missing.group, DecodedGroup::Intra(IntraGroup { sparse_ids: vec![0; 3], ..IntraGroup::default() }));
+        assert_eq!(missing.status(), "MISSING");
+    }
+}

@@ -1,0 +1,113 @@
+//! The commands of `taiji` and how they end.
+//!
+//! In: the command line. Out: an exit code (DESIGN 5.7). Callers: `main`.
+
+mod bundle;
+mod check_config;
+pub mod feed;
+mod serve;
+mod wiring;
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use thiserror::Error;
+
+/// How a command failed; the exit code follows from it.
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// Bad configuration or usage: exit code 64.
+    #[error("{0}")]
+    Usage(String),
+    /// Something needed is not there (bundle, runtime, port, folder): exit code 69.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Our fault: exit code 70.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl CommandError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            CommandError::Usage(_) => 64,
+            CommandError::Unavailable(_) => 69,
+            CommandError::Internal(_) => 70,
+        }
+    }
+}
+
+/// taiji: users' behaviour in, LLM-made ranking features out.
+#[derive(Debug, Parser)]
+#[command(name = "taiji", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve: take events, refresh users, answer reads.
+    #[command(after_help = "Example:\n  taiji serve --bundle models/demo/1 --store embedded:data --listen 0.0.0.0:8080")]
+    Serve(ServeArgs),
+    /// Replay a file of events (and items) over HTTP.
+    #[command(after_help = "Example:\n  taiji feed --file events.jsonl --items items.jsonl --rate 500 --http http://127.0.0.1:8080")]
+    Feed(feed::FeedArgs),
+    /// Look at a bundle.
+    #[command(subcommand)]
+    Bundle(bundle::BundleCommand),
+    /// Check a configuration, and print the commented defaults.
+    #[command(after_help = "Examples:\n  taiji check-config --config taiji.toml\n  taiji check-config --print-defaults > taiji.toml")]
+    CheckConfig(check_config::CheckConfigArgs),
+}
+
+/// Flags of `serve`; each wins over environment and file.
+#[derive(Debug, Args, Default)]
+pub(crate) struct ServeArgs {
+    /// Settings file (TOML); see `taiji check-config --print-defaults`.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Public address, e.g. 127.0.0.1:8080.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Operators' address, e.g. 127.0.0.1:9090.
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<String>,
+    /// embedded:DIR.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// Folder that holds manifest.json.
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<String>,
+    /// onnx, or null for canned answers (measuring the data plane).
+    #[arg(long, value_name = "KIND")]
+    engine: Option<String>,
+}
+
+/// Parses the command line, runs the command, and turns its end into an exit code.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout and are a success; everything else is a usage error.
+            let code = if error.use_stderr() { 64 } else { 0 };
+            if error.print().is_err() {
+                return ExitCode::from(70);
+            }
+            return ExitCode::from(code);
+        }
+    };
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Feed(args) => feed::run(args),
+        Command::Bundle(command) => bundle::run(command),
+        Command::CheckConfig(args) => check_config::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("taiji: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

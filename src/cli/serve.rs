@@ -1,0 +1,162 @@
+//! `taiji serve`: read configuration, check everything, serve, drain.
+
+use super::wiring::{self, Parts};
+use super::{CommandError, ServeArgs};
+use crate::config::{self, LogSettings, Settings};
+use crate::telemetry::{Metrics, Readiness};
+use crate::{admin, api};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+pub(super) fn run(args: ServeArgs) -> Result<(), CommandError> {
+    let settings = load_settings(&args)?;
+    init_log(&settings.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::Internal(format!("runtime: {error}")))?;
+    let result = runtime.block_on(serve(settings));
+    // Blocking calls left behind (a model run) must not hold the exit up.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn load_settings(args: &ServeArgs) -> Result<Settings, CommandError> {
+    let flags: Vec<(&str, String)> = [
+        ("server.listen", &args.listen),
+        ("server.admin_listen", &args.admin_listen),
+        ("store.url", &args.store),
+        ("bundle.dir", &args.bundle),
+        ("engine.kind", &args.engine),
+    ]
+    .into_iter()
+    .filter_map(|(key, value)| value.clone().map(|value| (key, value)))
+    .collect();
+    config::load(args.config.as_deref(), std::env::vars(), &flags)
+        .map_err(|errors| CommandError::Usage(errors.to_string()))
+}
+
+fn init_log(log: &LogSettings) -> Result<(), CommandError> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
+        .map_err(|error| CommandError::Usage(format!("log.level {:?}: {error}", log.level)))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let initialised = if log.format == "json" { builder.json().try_init() } else { builder.try_init() };
+    initialised.map_err(|error| CommandError::Internal(format!("log: {error}")))
+}
+
+async fn serve(settings: Settings) -> Result<(), CommandError> {
+    // Signals first: a Ctrl-C during the load must end the process, too.
+    let mut stop_signals = StopSignals::new()?;
+    // Ports before models: a port in use is found at once, and /livez answers while the bundle loads.
+    let public = bind("server.listen", settings.server.listen).await?;
+    let operators = bind("server.admin_listen", settings.server.admin_listen).await?;
+    let metrics = Arc::new(Metrics::new().map_err(|error| CommandError::Internal(format!("metrics: {error}")))?);
+    metrics.preset_labels();
+    let readiness = Readiness::default();
+    for latch in ["store", "bundle", "index"] {
+        readiness.hold(latch, "starting");
+    }
+    let admin_state = Arc::new(admin::AdminState::new(readiness.clone(), metrics.clone()));
+    let (stop_admin, admin_stopped) = watch::channel(false);
+    let admin_task = tokio::spawn(serve_until(operators, admin::router(admin_state.clone()), admin_stopped));
+
+    let parts = tokio::select! {
+        parts = wiring::build(&settings, &metrics, &readiness) => parts?,
+        _ = stop_signals.wait() => return Ok(()),
+    };
+    admin_state.attach(parts.store.clone(), parts.bundle.clone());
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = parts.spawn_tasks(&settings, stopped.clone());
+    let app = api::router(parts.api.clone());
+    let mut server = tokio::spawn(serve_until(public, app, stopped));
+    announce(&settings, &parts);
+
+    let failed = tokio::select! {
+        signal = stop_signals.wait() => {
+            tracing::info!(signal, "draining: finishing requests and refreshes under way");
+            None
+        }
+        ended = &mut server => Some(format!("public server ended: {ended:?}")),
+    };
+    readiness.hold("drain", "draining");
+    stop.send_replace(true);
+    let limit = Duration::from_millis(settings.server.drain_timeout_ms);
+    let drained = tokio::time::timeout(limit, async {
+        if failed.is_none() && let Err(error) = (&mut server).await {
+            tracing::error!(%error, "public server");
+        }
+        while tasks.join_next().await.is_some() {}
+    });
+    if drained.await.is_err() {
+        tracing::warn!(?limit, "drain limit reached; what was left is taken up again at the next start");
+        tasks.abort_all();
+    }
+    let flushed = parts.store.flush().await;
+    stop_admin.send_replace(true);
+    if let Err(error) = admin_task.await {
+        tracing::error!(%error, "admin server");
+    }
+    flushed.map_err(|error| CommandError::Internal(error.to_string()))?;
+    match failed {
+        Some(message) => Err(CommandError::Internal(message)),
+        None => {
+            tracing::info!("drained");
+            Ok(())
+        }
+    }
+}
+
+async fn bind(setting: &str, address: std::net::SocketAddr) -> Result<TcpListener, CommandError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| CommandError::Unavailable(format!("{setting} {address}: {error}; choose another address")))
+}
+
+/// Serves until the flag turns true, then lets open requests finish.
+async fn serve_until(listener: TcpListener, app: axum::Router, mut stopped: watch::Receiver<bool>) {
+    let stop = async move {
+        // An error means the sender is gone, which is a stop, too.
+        while !*stopped.borrow_and_update() && stopped.changed().await.is_ok() {}
+    };
+    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
+        tracing::error!(%error, "server failed");
+    }
+}
+
+fn announce(settings: &Settings, parts: &Parts) {
+    if parts.api.keys.is_open() {
+        tracing::warn!("no key is configured: the public port is open to everyone who reaches it");
+    }
+    tracing::info!(
+        listen = %settings.server.listen,
+        admin = %settings.server.admin_listen,
+        bundle = %settings.bundle.dir.display(),
+        epoch = parts.bundle.manifest.epoch,
+        space = %parts.bundle.manifest.space,
+        "serving"
+    );
+}
+
+/// SIGTERM and Ctrl-C.
+struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    fn new() -> Result<StopSignals, CommandError> {
+        let listen =
+            |kind| signal(kind).map_err(|error| CommandError::Internal(format!("signal handler: {error}")));
+        Ok(StopSignals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Building the parts of `serve` and the tasks between them.
+
+use super::CommandError;
+use crate::api::{ApiKeys, ApiState};
+use crate::bundle::{self, Bundle, LoadOptions};
+use crate::config::{EngineKind, Settings};
+use crate::event::EventDecoder;
+use crate::ingest::Ingest;
+use crate::refresh::{DuePolicy, Refresher, Worker};
+use crate::retrieve::VectorTail;
+use crate::store::FeatureStore;
+use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
+use crate::telemetry::events::StoreCallFailed;
+use crate::telemetry::{Metrics, Readiness};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// Everything `serve` runs.
+pub(super) struct Parts {
+    pub store: Arc<dyn FeatureStore>,
+    pub bundle: Arc<Bundle>,
+    pub api: Arc<ApiState>,
+    worker: Worker,
+    tail: VectorTail,
+    metrics: Arc<Metrics>,
+}
+
+/// Opens the store and loads the bundle, releasing their latches; replays the vector and item feeds.
+pub(super) async fn build(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    readiness: &Readiness,
+) -> Result<Parts, CommandError> {
+    let store = open_store(settings)?;
+    readiness.release("store");
+    let bundle = load_bundle(settings).await?;
+    let space = bundle.manifest.space.clone();
+    let engine = if bundle.canned { "null" } else { "onnx" };
+    metrics
+        .bundle_info
+        .with_label_values(&[&bundle.manifest.epoch.to_string(), &space, &bundle.manifest.models.llm, engine])
+        .set(1);
+    readiness.release("bundle");
+
+    let failed = |error: crate::store::StoreError| CommandError::Unavailable(error.to_string());
+    let mut tail = VectorTail::new(store.clone(), bundle.index.clone(), space.clone());
+    let vectors = tail.catch_up().await.map_err(failed)?;
+    let items = bundle.catalogue.catch_up(store.as_ref()).await.map_err(failed)?;
+    tracing::info!(vectors, items, "replayed fresh vectors and catalogue changes");
+    readiness.release("index");
+
+    let wake = Arc::new(Notify::new());
+    let policy = DuePolicy::new(&settings.refresh);
+    let actions = settings.events.actions.clone();
+    let auth = &settings.auth;
+    let api = ApiState {
+        store: store.clone(),
+        bundle: bundle.clone(),
+        ingest: Ingest::new(store.clone(), space, actions.clone(), policy),
+        decoder: EventDecoder::new(actions, settings.events.field_map.clone()),
+        metrics: metrics.clone(),
+        limits: settings.server.clone(),
+        keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
+        wake: wake.clone(),
+        places: Arc::new(Semaphore::new(settings.server.max_in_flight)),
+    };
+    let refresher = Refresher::new(
+        store.clone(),
+        bundle.clone(),
+        metrics.clone(),
+        settings.refresh.clone(),
+        settings.retrieve.clone(),
+    );
+    let worker = Worker::new(Arc::new(refresher), wake);
+    Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, metrics: metrics.clone() })
+}
+
+fn open_store(settings: &Settings) -> Result<Arc<dyn FeatureStore>, CommandError> {
+    // The scheme was checked with the settings.
+    let folder = settings.store.url.trim_start_matches("embedded:");
+    let options = EmbeddedOptions {
+        namespace: settings.store.namespace.clone(),
+        flush_interval: Duration::from_millis(settings.store.flush_interval_ms),
+        ..EmbeddedOptions::default()
+    };
+    let store = EmbeddedStore::open(Path::new(folder), options)
+        .map_err(|error| CommandError::Unavailable(format!("store.url: {error}")))?;
+    Ok(store)
+}
+
+async fn load_bundle(settings: &Settings) -> Result<Arc<Bundle>, CommandError> {
+    let folder = settings.bundle.dir.clone();
+    let engine = &settings.engine;
+    let options = LoadOptions {
+        canned: engine.kind == EngineKind::Null,
+        onnxruntime: (!engine.onnxruntime.is_empty()).then(|| engine.onnxruntime.clone().into()),
+        llm_threads: engine.llm_threads,
+        encoder_threads: engine.encoder_threads,
+        max_rows: engine.max_rows,
+        queue_limit: engine.queue_limit,
+        nprobe: settings.retrieve.nprobe,
+    };
+    let loaded = tokio::task::spawn_blocking(move || bundle::load(&folder, &options))
+        .await
+        .map_err(|error| CommandError::Internal(format!("bundle load: {error}")))?;
+    loaded.map(Arc::new).map_err(|error| CommandError::Unavailable(error.to_string()))
+}
+
+impl Parts {
+    /// Starts the refresh worker, the feeds' tails and the sweep; each ends when `stopped` turns true.
+    pub(super) fn spawn_tasks(self: &Parts, settings: &Settings, stopped: watch::Receiver<bool>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        if settings.refresh.enabled {
+            let worker = self.worker.clone();
+            let stop = stopped.clone();
+            tasks.spawn(async move { worker.run(stop).await });
+            tasks.spawn(self.sweep(settings.refresh.sweep_interval_ms, stopped.clone()));
+        }
+        tasks.spawn(self.follow_feeds(settings.retrieve.tail_interval_ms, stopped));
+        tasks
+    }
+
+    /// Applies fresh vectors and catalogue changes as they come.
+    fn follow_feeds(&self, interval_ms: u64, mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> + use<> {
+        let (mut tail, bundle) = (self.tail.clone(), self.bundle.clone());
+        let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        async move {
+            while wait(interval_ms, &mut stopped).await {
+                if let Err(error) = tail.catch_up().await {
+                    StoreCallFailed { operation: "vectors_after", error: &error }.emit(&metrics);
+                }
+                if let Err(error) = bundle.catalogue.catch_up(store.as_ref()).await {
+                    StoreCallFailed { operation: "items_after", error: &error }.emit(&metrics);
+                }
+            }
+        }
+    }
+
+    /// Finds users whose features are behind and who stand in no queue, at start and then at intervals.
+    fn sweep(&self, interval_ms: u64, mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> + use<> {
+        let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        let space = self.bundle.manifest.space.clone();
+        async move {
+            loop {
+                match store.sweep(&space).await {
+                    Ok(0) => {}
+                    Ok(found) => {
+                        metrics.queue_swept.inc_by(found as u64);
+                        tracing::info!(found, "sweep marked forgotten users due");
+                    }
+                    Err(error) => StoreCallFailed { operation: "sweep", error: &error }.emit(&metrics),
+                }
+                if !wait(interval_ms, &mut stopped).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Waits an interval; false when it was told to stop.
+async fn wait(interval_ms: u64, stopped: &mut watch::Receiver<bool>) -> bool {
+    if *stopped.borrow() {
+        return false;
+    }
+    tokio::select! {
+        _ = tokio::time::sleep(Duration::from_millis(interval_ms)) => true,
+        changed = stopped.changed() => changed.is_ok() && !*stopped.borrow(),
+    }
+}
