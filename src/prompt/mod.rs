@@ -3,6 +3,16 @@
 //! In: [`PromptInput`] (titles already looked up in the catalogue). Out: [`RenderedPrompt`], [`ParsedAnswer`].
 //! Callers: `refresh` (serving), `train` (the same text for training; never a copy of this code).
 
+mod answer;
+mod render;
+mod sanitise;
+mod schema;
+
+pub use answer::{answer_text, completion, parse, split_answer};
+pub use render::{prompt_hash, render};
+pub use sanitise::sanitise;
+pub use schema::PromptError;
+
 use serde::{Deserialize, Serialize};
 
 /// Opens the reasoning.
