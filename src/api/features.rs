@@ -138,7 +138,7 @@ pub(super) async fn read_views(
     let stored = state.store.features(&state.bundle.manifest.space, &users).await?;
     state.metrics.store_duration.with_label_values(&["features"]).observe(started.elapsed().as_secs_f64());
     let now_ms = state.store.now_ms().await?;
-    let slots = state.bundle.codebook.slots();
+    let slots = state.bundle.codebook.m();
     let row = |features: &Option<StoredFeatures>| {
         groups.iter().map(|group| view(features.as_ref(), *group, now_ms, slots)).collect::<Result<Vec<_>, _>>()
     };

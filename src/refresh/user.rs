@@ -167,7 +167,7 @@ impl Refresher {
         self.observe("encode", started);
         let vector = encoded.into_iter().next().unwrap_or_default();
         let codes = self.bundle.codebook.encode(&vector)?;
-        let sparse_ids = self.bundle.codebook.sparse_ids(&codes);
+        let sparse_ids = self.bundle.codebook.sparse_ids(&codes)?;
         Ok(Made { parsed, grounding, vector, sparse_ids })
     }
 

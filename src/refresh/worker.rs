@@ -2,7 +2,7 @@
 
 use super::{CLASS_THRESHOLD, CLASS_URGENT, RefreshError, Refreshed, Refresher};
 use crate::llm::LlmError;
-use crate::store::{Claim, DueEntry, FeatureStore, StoreError};
+use crate::store::{Claim, DueEntry, StoreError};
 use crate::telemetry::events::{RefreshEnded, StoreCallFailed};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

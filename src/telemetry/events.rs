@@ -40,7 +40,6 @@ impl ItemsStored {
 }
 
 /// How one refresh ended.
-#[derive(Debug)]
 #[allow(missing_docs)]
 pub enum RefreshEnded<'a> {
     Written { user: &'a str, seq: u64, seconds: f64 },
@@ -82,7 +81,6 @@ impl RefreshEnded<'_> {
 }
 
 /// A store call failed.
-#[derive(Debug)]
 #[allow(missing_docs)]
 pub struct StoreCallFailed<'a> {
     pub operation: &'a str,

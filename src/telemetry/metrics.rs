@@ -1,7 +1,7 @@
 //! Every metric of the process, in one table. Names: prefix `taiji_`, base units, `_total` on counters.
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
 
@@ -42,7 +42,6 @@ macro_rules! metrics_table {
     };
     (@make IntCounter $name:literal, $help:literal, []) => { IntCounter::new($name, $help)? };
     (@make IntGauge $name:literal, $help:literal, []) => { IntGauge::new($name, $help)? };
-    (@make Gauge $name:literal, $help:literal, []) => { Gauge::new($name, $help)? };
     (@make IntCounterVec $name:literal, $help:literal, [$($label:literal),*]) => {
         IntCounterVec::new(Opts::new($name, $help), &[$($label),*])?
     };

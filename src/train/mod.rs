@@ -9,6 +9,7 @@ pub mod evaluate;
 pub mod export;
 pub mod index;
 pub mod model;
+pub mod models;
 pub mod pipeline;
 pub mod sft;
 pub mod synth;

@@ -1,1 +1,81 @@
-//! Not built yet.
+//! One generation of a bundle: catalogue, user index, and the histories of the users in it.
+//!
+//! In: the dataset, the trained models. Out: `catalogue.parquet`, `users.faiss`, `users.parquet`.
+//! Callers: `pipeline`. The service reads the files in `catalogue` and `retrieve`.
+
+use crate::catalogue::{CatalogueRow, write_catalogue};
+use crate::encode::Encoder;
+use crate::feature::proto;
+use crate::retrieve::{IndexShape, SnapshotUser, UserSnapshot, build_main};
+use crate::store::HISTORY_CAP;
+use crate::train::data::{Dataset, UserRow};
+use crate::train::models::ServedModels;
+use crate::train::pipeline::{IndexRecipe, PipelineError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Builds and writes a generation. The last `holdout` engagements of every user are not looked at.
+pub fn build_index(
+    recipe: &IndexRecipe,
+    dataset: &Dataset,
+    holdout: usize,
+    models: &ServedModels,
+    folder: &Path,
+) -> Result<(), PipelineError> {
+    write_catalogue(&folder.join("catalogue.parquet"), &catalogue_rows(dataset, holdout))?;
+    let users = choose_users(recipe, dataset, holdout);
+    let inputs: Vec<_> = users
+        .iter()
+        .map(|user| dataset.prompt_input(user, visible(user, holdout), i64::MAX, models.schema.max_engagements))
+        .collect();
+    let answers = models.answer(&inputs)?;
+    let vectors: Vec<f32> = answers.iter().flat_map(|answer| answer.vector.iter().copied()).collect();
+    let shape = IndexShape { factory: recipe.factory.clone(), dim: models.encoder.dim() };
+    build_main(&shape, &vectors, &folder.join("users.faiss"))?;
+    let snapshot: Vec<SnapshotUser> = users.iter().map(|user| snapshot_user(user, holdout)).collect();
+    UserSnapshot::write(&folder.join("users.parquet"), &snapshot)?;
+    Ok(())
+}
+
+/// Engagements that may be looked at.
+fn visible(user: &UserRow, holdout: usize) -> usize {
+    user.engagements.len().saturating_sub(holdout)
+}
+
+/// Every n-th user with enough history, so that the choice does not follow the order of the file.
+fn choose_users<'a>(recipe: &IndexRecipe, dataset: &'a Dataset, holdout: usize) -> Vec<&'a UserRow> {
+    let enough = |user: &&UserRow| visible(user, holdout) >= recipe.min_engagements;
+    let all: Vec<&UserRow> = dataset.users.iter().filter(enough).collect();
+    let step = all.len().div_ceil(recipe.users.max(1)).max(1);
+    all.into_iter().step_by(step).collect()
+}
+
+/// Every item with the number of distinct users who engaged with it.
+fn catalogue_rows(dataset: &Dataset, holdout: usize) -> Vec<CatalogueRow> {
+    let mut users_of: BTreeMap<&str, u32> = BTreeMap::new();
+    for user in &dataset.users {
+        let items: BTreeSet<&str> =
+            user.engagements[..visible(user, holdout)].iter().map(|behaviour| behaviour.item_id.as_str()).collect();
+        for item in items {
+            *users_of.entry(item).or_default() += 1;
+        }
+    }
+    let row = |item: &crate::event::Item| CatalogueRow {
+        item: Arc::new(item.clone()),
+        distinct_users: users_of.get(item.id.as_str()).copied().unwrap_or(0),
+    };
+    dataset.items.iter().map(row).collect()
+}
+
+/// The latest engagements, newest first, as a neighbour shows them.
+fn snapshot_user(user: &UserRow, holdout: usize) -> SnapshotUser {
+    let latest = user.engagements[..visible(user, holdout)].iter().rev().take(HISTORY_CAP);
+    let engagements = latest.map(|behaviour| proto::Behaviour {
+        ts_ms: behaviour.ts_ms,
+        item_id: behaviour.item_id.clone(),
+        action: behaviour.action.clone(),
+        ..proto::Behaviour::default()
+    });
+    SnapshotUser { user: user.user_id.clone(), engagements: engagements.collect() }
+}

@@ -1,0 +1,45 @@
+# taiji: `make run` serves the demo, `make test` tests everything. `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := $(or $(CARGO_TARGET_DIR),target)/release
+
+.PHONY: help setup build run test lint fmt bench real demo demo-check clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## install what the build needs (Debian packages as root, ONNX Runtime into the cache folder)
+	@bash scripts/setup.sh
+
+build: setup ## both binaries into target/release; completes the demo bundle
+	cargo build --release --locked
+	@python3 scripts/fetch.py bundle models/demo/1 $(BIN)/taiji-trainer
+
+run: build ## serve the demo on 127.0.0.1:8080 (admin 9090) and feed it sample events
+	@bash scripts/run.sh
+
+test: build ## unit, property and end-to-end tests against the built binaries
+	cargo test --release --locked
+
+lint: ## formatting and clippy, as CI checks them
+	cargo fmt --all -- --check
+	cargo clippy --release --all-targets --locked -- -D warnings
+
+fmt: ## format the code
+	cargo fmt --all
+
+demo: build ## train the demo bundle anew (15 minutes on 2 cores) into models/demo/1
+	$(BIN)/taiji-trainer run --recipe models/demo.toml --out models
+
+demo-check: build ## the demo bundle's figures on held-out users (another seed)
+	$(BIN)/taiji-trainer evaluate --bundle models/demo/1 --synth-seed 4242 --users 500 --out .cache/demo-report.json
+
+real: build ## train on instruments-mm, serve, feed 1,000 real histories, print the figures (needs TAIJI_DATA_DIR)
+	@bash scripts/real.sh
+
+bench: build ## measure the whole way; rewrites the table in docs/benchmarks.md
+	@python3 scripts/bench.py
+
+clean: ## remove build output and work folders
+	cargo clean
+	rm -rf .cache

