@@ -91,8 +91,8 @@ fn sentence(reason: &Reason, random: &mut impl Rng) -> String {
         Reason::LifeStage { stage } => {
             let stage = piece(stage);
             match random.random_range(0..3) {
-                0 => format!("as a {stage} this is needed"),
-                1 => format!("life as {stage} calls for it"),
+                0 => format!("at the {stage} stage this is needed"),
+                1 => format!("the life stage {stage} calls for it"),
                 _ => format!("the profile says {stage}"),
             }
         }
