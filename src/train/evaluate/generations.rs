@@ -2,7 +2,8 @@
 //!
 //! Titles and categories are compared without regard to case, white space and what the prompt's sanitiser removes.
 
-use crate::prompt::{ParsedAnswer, sanitise, split_answer};
+use crate::event::Item;
+use crate::prompt::{ParsedAnswer, answer_text, parse, sanitise, split_answer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -13,8 +14,20 @@ pub struct GenerationCase {
     pub written: ParsedAnswer,
     /// Categories of the item that was bought, broadest first.
     pub categories: Vec<String>,
-    /// Its title, cut as the training answers were.
+    /// Its title, cut as the training answers were (see [`GenerationCase::new`]).
     pub title: String,
+}
+
+impl GenerationCase {
+    /// Parses what was generated after the prompt; the truth is cut as training cuts it, so that a hit can be one.
+    pub fn new(generated: &str, bought: &Item, max_title_chars: usize) -> Self {
+        let truth = answer_text(&bought.categories, &bought.title, max_title_chars);
+        let (categories, title) = match bought.categories.is_empty() {
+            true => (Vec::new(), truth),
+            false => split_answer(&truth),
+        };
+        GenerationCase { written: parse(generated), categories, title }
+    }
 }
 
 /// Shares are of the cases for which they are defined; 0 when there is none.
@@ -104,7 +117,6 @@ fn share(hits: impl Iterator<Item = bool>) -> f64 {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
-    use crate::prompt::parse;
 
     fn case(written: &str, truth: &[&str], title: &str) -> GenerationCase {
         let categories = truth.iter().map(|name| name.to_string()).collect();
@@ -127,6 +139,20 @@ mod tests {
         assert_eq!(metrics.title_hit, 0.25);
         assert_eq!(metrics.distinct_answers, 1.0);
         assert_eq!(score_generations(&[]), GenerationMetrics::default());
+    }
+
+    #[test]
+    fn a_perfect_model_scores_one_whatever_the_item_is_called() {
+        let items =
+            [("x".repeat(90), vec!["A: b > c".to_string(), "L".repeat(60)]), ("Plain: title".to_string(), vec![])];
+        let cases = items.map(|(title, categories)| {
+            let item = Item { id: "1".into(), title, categories, brand: None, price: None, state: Default::default() };
+            let answer = answer_text(&item.categories, &item.title, 48);
+            GenerationCase::new(&crate::prompt::completion("because", &answer), &item, 48)
+        });
+        let metrics = score_generations(&cases);
+        assert_eq!((metrics.format_rate, metrics.title_hit), (1.0, 1.0));
+        assert_eq!(metrics.category_hits, [1.0, 1.0, 0.0]);
     }
 
     #[test]
