@@ -22,13 +22,21 @@ pub fn sanitise(text: &str, max_chars: usize) -> String {
         }
         for character in visible.chars() {
             if length >= max_chars {
-                return line.trim_end().to_string();
+                return cut_at_word(&line).to_string();
             }
             line.push(character);
             length += 1;
         }
     }
     line.trim_end().to_string()
+}
+
+/// Drops the piece of a word that the cap left at the end, unless that would lose more than half of the line.
+fn cut_at_word(line: &str) -> &str {
+    match line.rfind(' ') {
+        Some(space) if 2 * space >= line.len() => line[..space].trim_end(),
+        _ => line,
+    }
 }
 
 /// As [`sanitise`], with the characters in `reserved` turned into spaces: those that structure a prompt line.
@@ -97,6 +105,8 @@ mod tests {
         assert_eq!(sanitise("two\nlines\u{2028}here\u{200B}!", 80), "two lines here!");
         assert_eq!(sanitise("5 < 6 cable", 80), "5 6 cable");
         assert_eq!(sanitise("abcdef", 3), "abc");
+        assert_eq!(sanitise("nickel wound strings", 16), "nickel wound");
+        assert_eq!(sanitise("a verylongwordthatgoeson", 10), "a verylong");
     }
 
     proptest! {

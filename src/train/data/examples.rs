@@ -166,11 +166,9 @@ fn derived_reasons(target: &Item, prompt: &PromptInput, words: &WordTable) -> Ve
     }
     let titles: Vec<&str> = recent.iter().map(|item| item.title.as_str()).collect();
     reasons.extend(words.shared(&target.title, &titles));
-    if let Some(brand) = target.brand.as_deref().filter(|brand| brand.chars().count() >= 3 && *brand != "Unknown") {
-        if titles.iter().any(|title| title.contains(brand)) {
-            reasons.push(Reason::Brand { brand: brand.to_string() });
-        }
-    }
+    let brand = target.brand.as_deref().filter(|brand| brand.chars().count() >= 3 && *brand != "Unknown");
+    let known = brand.filter(|brand| titles.iter().any(|title| title.contains(brand)));
+    reasons.extend(known.map(|brand| Reason::Brand { brand: brand.to_string() }));
     if reasons.is_empty() {
         reasons.push(Reason::New);
     }

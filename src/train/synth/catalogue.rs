@@ -181,7 +181,7 @@ fn parse_taxonomy(random: &mut ChaCha8Rng) -> Catalogue {
                 brands: brands.clone(),
                 items: Vec::new(),
                 complement: 0,
-                price: (random.random_range(2.0f64..5.5)).exp(),
+                price: random.random_range(2.0f64..4.5).exp(),
             });
         }
         let leaves = (first..catalogue.leaves.len()).collect();

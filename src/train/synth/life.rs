@@ -25,8 +25,8 @@ const SESSION_GAP_DAYS: f64 = 5.0;
 const PURCHASE: f64 = 0.7;
 /// Chance that a session begins with a search.
 const SEARCH: f64 = 0.35;
-/// Chance that the purchase is for something else than the session was about.
-const SIDESTEP: f64 = 0.12;
+/// Where the purchase goes: what the session was about, its L2, the dominant interest, anywhere.
+const PURCHASE_WEIGHTS: [f64; 4] = [0.66, 0.12, 0.15, 0.07];
 /// Latest engagements that a reason looks at.
 const WINDOW: usize = 10;
 
@@ -126,13 +126,13 @@ impl Life<'_> {
     fn intent(&mut self, session: usize) -> Intent {
         let catalogue = self.catalogue;
         if let Some((leaf, when)) = self.bought.filter(|(_, when)| session <= when + 2) {
-            if self.random.random_bool(0.12) {
+            if self.random.random_bool(0.1) {
                 self.bought = None;
                 return Intent { leaf: catalogue.leaves[leaf].complement, cause: Cause::Complement(leaf) };
             }
             self.bought = Some((leaf, when));
         }
-        match draw::weighted(&[0.84, 0.06, 0.05, 0.05], &mut self.random) {
+        match draw::weighted(&[0.88, 0.05, 0.04, 0.03], &mut self.random) {
             1 => {
                 let season = *draw::choice(seasons(self.now_ms), &mut self.random).unwrap_or(&"winter");
                 let leaf = self.leaf_of_groups(|group| group.season.as_deref() == Some(season));
@@ -149,7 +149,7 @@ impl Life<'_> {
             _ => {
                 let weights: Vec<f64> = self.person.leanings.iter().map(|leaning| leaning.weight).collect();
                 let leaning = &self.person.leanings[draw::weighted(&weights, &mut self.random)];
-                let favourite = self.random.random_bool(0.65);
+                let favourite = self.random.random_bool(0.55);
                 let leaves = &catalogue.groups[leaning.group].leaves;
                 let other = draw::choice(leaves, &mut self.random).copied().unwrap_or(leaning.leaf);
                 Intent { leaf: if favourite { leaning.leaf } else { other }, cause: Cause::Interest }
@@ -226,10 +226,13 @@ impl Life<'_> {
     /// What is bought: often something clicked, else what suits best on the shelf.
     fn choose(&mut self, intent: &Intent, clicked: &[usize]) -> usize {
         let catalogue = self.catalogue;
-        let mut leaf = intent.leaf;
-        if self.random.random_bool(SIDESTEP) {
-            leaf = self.leaf_of_groups(|_| true);
-        }
+        let siblings = &catalogue.groups[catalogue.leaves[intent.leaf].parent].leaves;
+        let leaf = match draw::weighted(&PURCHASE_WEIGHTS, &mut self.random) {
+            1 => draw::choice(siblings, &mut self.random).copied().unwrap_or(intent.leaf),
+            2 => self.person.dominant().map_or(intent.leaf, |leaning| leaning.leaf),
+            3 => self.leaf_of_groups(|_| true),
+            _ => intent.leaf,
+        };
         let seen: Vec<usize> = clicked.iter().copied().filter(|item| catalogue.leaf_of[*item] == leaf).collect();
         if !seen.is_empty() && self.random.random_bool(0.5) {
             return draw::choice(&seen, &mut self.random).copied().unwrap_or(0);

@@ -19,11 +19,11 @@ const STAGES: [(&str, &[&str], f64); 6] = [
 ];
 const REGIONS: [&str; 6] = ["north", "south", "east", "west", "coast", "capital"];
 /// Weight of the strongest to the weakest interest at the start.
-const START_WEIGHTS: [f64; 4] = [1.0, 0.34, 0.16, 0.08];
+const START_WEIGHTS: [f64; 4] = [1.0, 0.16, 0.08, 0.05];
 /// Chance per session that the strongest interest gives way to a new one.
-const TURNOVER: f64 = 0.03;
+const TURNOVER: f64 = 0.025;
 /// Spread of the random walk of the weights (in log), per session.
-const DRIFT: f64 = 0.18;
+const DRIFT: f64 = 0.12;
 
 /// One latent interest.
 #[derive(Debug, Clone)]
@@ -93,16 +93,21 @@ impl Person {
         self.leanings.push(Leaning { group, leaf, weight });
     }
 
+    /// The heaviest interest.
+    pub fn dominant(&self) -> Option<&Leaning> {
+        self.leanings.iter().max_by(|left, right| left.weight.total_cmp(&right.weight))
+    }
+
     /// What a session does to the interests: a small random walk, rarely a new passion.
     pub fn drift(&mut self, catalogue: &Catalogue, random: &mut ChaCha8Rng) {
         for leaning in &mut self.leanings {
-            leaning.weight = (leaning.weight * random.random_range(-DRIFT..DRIFT).exp()).clamp(0.03, 1.5);
+            leaning.weight = (leaning.weight * random.random_range(-DRIFT..DRIFT).exp()).clamp(0.03, 1.2);
         }
         if !random.random_bool(TURNOVER) {
             return;
         }
         for leaning in &mut self.leanings {
-            leaning.weight *= 0.3;
+            leaning.weight *= 0.2;
         }
         if self.leanings.len() >= START_WEIGHTS.len() {
             self.leanings.remove(0);

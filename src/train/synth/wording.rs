@@ -18,7 +18,10 @@ const MAX_PIECE_CHARS: usize = 40;
 
 /// One of the many ways to say it. The first reason is always told; the others as long as there is room.
 pub fn reasoning(reasons: &[Reason], categories: &[String], random: &mut impl Rng) -> String {
-    let close = conclusion(categories, random);
+    let close = match (categories, reasons) {
+        ([], [] | [Reason::New]) => "So something different is next.".to_string(),
+        _ => conclusion(categories, random),
+    };
     let mut room = MAX_WORDS.saturating_sub(words(&close));
     let mut evidence = Vec::new();
     for reason in reasons.iter().take(MAX_EVIDENCE) {
@@ -91,8 +94,8 @@ fn sentence(reason: &Reason, random: &mut impl Rng) -> String {
         Reason::LifeStage { stage } => {
             let stage = piece(stage);
             match random.random_range(0..3) {
-                0 => format!("as a {stage} this is needed"),
-                1 => format!("life as {stage} calls for it"),
+                0 => format!("at the {stage} stage this is needed"),
+                1 => format!("the life stage {stage} calls for it"),
                 _ => format!("the profile says {stage}"),
             }
         }
@@ -165,7 +168,7 @@ fn shared_words(shared: &[String], count: usize, random: &mut impl Rng) -> Strin
         1 => format!("{times} speak of {named}"),
         2 => format!("it goes with the {named} in the history"),
         3 => format!("they keep buying around {named}"),
-        _ => format!("{named} links this to {times}"),
+        _ => format!("{times} share {named} with what comes next"),
     }
 }
 
