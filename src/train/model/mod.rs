@@ -20,7 +20,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod decoder;
 mod embedding;
-//pub mod generate;
+pub mod generate;
 mod linear;
 mod loss;
 mod maths;

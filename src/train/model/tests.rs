@@ -229,3 +229,24 @@ fn schedule_rises_then_falls() {
     assert!((schedule.rate(60) - 0.55).abs() < 1e-9);
     assert!((schedule.rate(110) - 0.1).abs() < 1e-9);
 }
+
+#[test]
+fn greedy_generation_agrees_with_the_batched_forward() {
+    let decoder = Decoder::random(&DecoderConfig { initializer_range: 0.3, ..tiny(true) }, 8).unwrap();
+    let prompts = vec![vec![3, 4, 5], vec![7, 1, 2, 9, 30, 11]];
+    let generated = generate::greedy(&decoder, &prompts, 6, 10_000).unwrap();
+    for (prompt, tail) in prompts.iter().zip(&generated) {
+        assert_eq!(tail.len(), 6);
+        let mut text = prompt.clone();
+        for token in tail {
+            let input = TokenBatch::from_sequences([text.as_slice()]);
+            let nll = |candidate: u32| {
+                let targets = vec![candidate; text.len()];
+                decoder.negative_log_likelihoods(&input, &targets).unwrap()[text.len() - 1]
+            };
+            let chosen = nll(*token);
+            assert!((0..40).all(|candidate| nll(candidate) >= chosen - 1e-4));
+            text.push(*token);
+        }
+    }
+}
