@@ -13,5 +13,6 @@ pub mod event;
 pub mod feature;
 pub mod llm;
 pub mod prompt;
+pub mod quantize;
 pub mod store;
 pub mod train;
