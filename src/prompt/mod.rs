@@ -95,3 +95,10 @@ pub struct ParsedAnswer {
     /// Both parts present, closed, in order, not empty, nothing around them.
     pub format_ok: bool,
 }
+
+impl ParsedAnswer {
+    /// What is embedded for serving: the answer, then the reasoning; the encoder's limit cuts the tail (DESIGN 5.3).
+    pub fn embedding_text(&self) -> String {
+        format!("{} {}", self.answer, self.reasoning).trim().to_string()
+    }
+}

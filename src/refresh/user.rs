@@ -157,11 +157,10 @@ impl Refresher {
         self.metrics.llm_tokens.with_label_values(&["generated"]).inc_by(generation.new_tokens as u64);
         let parsed = parse(&generation.text);
         let grounding = self.bundle.catalogue.ground(&parsed.answer);
-        // What is embedded: the answer, then the reasoning; the encoder's limit cuts the tail (DESIGN 5.3).
-        let text = format!("{} {}", parsed.answer, parsed.reasoning);
+        let text = parsed.embedding_text();
         let encoder = self.bundle.encoder.clone();
         let started = Instant::now();
-        let encoded = tokio::task::spawn_blocking(move || encoder.encode(&[text.trim()]))
+        let encoded = tokio::task::spawn_blocking(move || encoder.encode(&[&text]))
             .await
             .map_err(|error| RefreshError::Task(error.to_string()))??;
         self.observe("encode", started);

@@ -109,7 +109,7 @@ fn judge_sources(
     let answers = models.answer(&inputs)?;
     let again = models.answer(&inputs[..inputs.len().min(64)])?;
     let repeatable = again.iter().zip(&answers).all(|(second, first)| second.codes == first.codes);
-    let cases: Vec<GenerationCase> = sources.iter().zip(&answers).map(|(source, answer)| case(source, answer)).collect();
+    let cases: Vec<GenerationCase> = sources.iter().zip(&answers).map(|(source, answer)| case(source, answer, &models.schema)).collect();
     let codes: Vec<Vec<u16>> = answers.iter().map(|answer| answer.codes.clone()).collect();
     let people = People::new(sources, dataset, models, generation)?;
     let neighbours = people.neighbours(sources, &answers, models, generation)?;
@@ -131,12 +131,8 @@ fn judge_sources(
     })
 }
 
-fn case(source: &SftSource, answer: &Answered) -> GenerationCase {
-    GenerationCase {
-        generated: answer.text.clone(),
-        categories: source.target.categories.clone(),
-        title: source.target.title.clone(),
-    }
+fn case(source: &SftSource, answer: &Answered, schema: &PromptSchema) -> GenerationCase {
+    GenerationCase::new(&answer.text, &source.target, schema.max_title_chars)
 }
 
 /// The judged users followed by the users of the index: one numbering for both.

@@ -8,7 +8,7 @@ use super::stage::stage;
 use super::{DataRecipe, PipelineError};
 use crate::encode::{BertEncoder, Encoder, EncoderOptions};
 use crate::event::ActionTable;
-use crate::train::codebook::{measure_health, train_codebook};
+use crate::train::codebook::train_codebook;
 use crate::train::data::Dataset;
 use crate::train::export::{ExportOptions, export};
 use crate::train::index::build_index;
@@ -130,8 +130,7 @@ fn make_codebook(recipe: &Recipe, texts: &Texts, encoder: &Path, folder: &Path) 
         bar.inc(chunk.len() as u64);
     }
     bar.finish_and_clear();
-    let codebook = train_codebook(&vectors, &recipe.codebook)?;
-    let health = measure_health(&codebook, &vectors).map_err(|fault| fault.into_error())?;
+    let (codebook, health) = train_codebook(&vectors, &recipe.codebook)?;
     eprintln!("codebook: {} texts, least entropy {:.2} bits", vectors.len(), health.least_entropy_bits());
     let path = folder.join("health.json");
     std::fs::write(&path, serde_json::to_string_pretty(&health)?).map_err(PipelineError::io(&path))?;

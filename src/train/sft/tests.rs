@@ -1,0 +1,163 @@
+//! Tokenizer, packing, resume, and what the default settings learn on a crude world.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Instant;
+
+use super::demo_world::{Case, cases};
+use super::packing::{assemble, plan_epoch, tokenise};
+use super::*;
+use crate::train::model::generate::greedy;
+use crate::train::model::load_checkpoint;
+
+fn examples(cases: &[Case]) -> Vec<SftExample> {
+    cases.iter().map(|case| case.example.clone()).collect()
+}
+
+fn texts(examples: &[SftExample]) -> impl Iterator<Item = &str> {
+    examples.iter().flat_map(|example| [example.prompt.as_str(), example.completion.as_str()])
+}
+
+fn quick_settings() -> SftSettings {
+    SftSettings {
+        d_model: 32,
+        layers: 1,
+        heads: 2,
+        kv_heads: 1,
+        ffn: 48,
+        vocab: 400,
+        max_len: 1024,
+        batch_tokens: 2048,
+        epochs: 1,
+        max_steps: 9,
+        log_every: 2,
+        validate_every: 4,
+        checkpoint_every: 2,
+        warmup: 3,
+        ..SftSettings::default()
+    }
+}
+
+#[test]
+fn tokenizer_is_reproducible_and_keeps_tags_whole() {
+    let examples = examples(&cases(60, 1));
+    let extra = vec!["<user>".to_owned()];
+    let train = || TextTokenizer::train(texts(&examples), 700, &extra).unwrap();
+    let tokenizer = train();
+    assert_eq!(tokenizer.to_json().unwrap(), train().to_json().unwrap());
+    assert_eq!(tokenizer.token_id("<|endoftext|>"), Some(0));
+    assert_eq!(tokenizer.encode("</think><answer></answer><user>").unwrap().len(), 4);
+    let text = "<think>Ünïcode, Guitar  100\n→ ok</think><answer>Music > Classic</answer>";
+    assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()).unwrap(), text);
+    assert!(TextTokenizer::train(["a"], 200, &extra).unwrap_err().to_string().contains("vocab"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    std::fs::write(&path, tokenizer.to_json().unwrap()).unwrap();
+    let loaded = TextTokenizer::load(&path).unwrap();
+    assert_eq!(loaded.encode(text).unwrap(), tokenizer.encode(text).unwrap());
+    assert_eq!(loaded.vocab_size(), tokenizer.vocab_size());
+}
+
+#[test]
+fn batches_hold_every_example_once_within_the_budget() {
+    let examples = examples(&cases(50, 2));
+    let tokenizer = TextTokenizer::train(texts(&examples), 600, &[]).unwrap();
+    let (tokens, left_out) = tokenise(&tokenizer, &examples, 1024).unwrap();
+    assert_eq!(left_out, 0);
+    let plan = plan_epoch(&tokens, 2000, 5, 0);
+    let mut seen: Vec<usize> = plan.concat();
+    assert!(plan.iter().all(|batch| batch.iter().map(|&i| tokens[i].input_len()).sum::<usize>() <= 2000));
+    assert_ne!(plan, plan_epoch(&tokens, 2000, 5, 1));
+    seen.sort_unstable();
+    assert_eq!(seen, (0..50).collect::<Vec<_>>());
+
+    let batch = assemble(&tokens, &[3], 0.25);
+    let prompt_targets = batch.weights.iter().filter(|weight| **weight == 0.25).count();
+    assert_eq!(prompt_targets, tokens[3].prompt_len - 1);
+    assert_eq!(batch.targets[prompt_targets], tokens[3].tokens[tokens[3].prompt_len]);
+    assert_eq!(tokenise(&tokenizer, &examples, 10).unwrap().1, 50);
+}
+
+#[test]
+fn a_killed_run_continues_to_the_same_bytes() {
+    let examples = examples(&cases(80, 3));
+    let tokenizer = TextTokenizer::train(texts(&examples), 400, &[]).unwrap();
+    let (learn, validate) = examples.split_at(70);
+    let settings = quick_settings();
+    let whole = tempfile::tempdir().unwrap();
+    let report = train(&settings, &tokenizer, learn, validate, whole.path(), &mut |_| {}).unwrap();
+    assert_eq!((report.steps, report.curve.last().unwrap().step), (9, 9));
+    assert!(report.validation_loss.unwrap() < 6.0);
+    assert!(!whole.path().join("resume").exists());
+
+    let killed = tempfile::tempdir().unwrap();
+    let attempt = std::panic::catch_unwind(|| {
+        let mut die_at_five = |event: &TrainEvent| assert!(event.step < 5, "killed");
+        train(&settings, &tokenizer, learn, validate, killed.path(), &mut die_at_five)
+    });
+    assert!(attempt.is_err());
+    assert!(killed.path().join("resume/step-4").exists());
+    let other = SftSettings { lr: 1e-3, ..settings.clone() };
+    let refused = train(&other, &tokenizer, learn, validate, killed.path(), &mut |_| {});
+    assert!(matches!(refused, Err(SftError::OtherRun { .. })));
+    let resumed = train(&settings, &tokenizer, learn, validate, killed.path(), &mut |_| {}).unwrap();
+    assert_eq!(resumed.curve, report.curve);
+    let bytes = |folder: &std::path::Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(bytes(whole.path()) == bytes(killed.path()), "weights differ");
+}
+
+#[test]
+fn settings_come_from_toml_and_name_what_is_wrong() {
+    let settings: SftSettings = toml::from_str("d_model = 192\nheads = 6").unwrap();
+    assert_eq!((settings.d_model, settings.layers), (192, 4));
+    assert!(toml::from_str::<SftSettings>("d_modle = 1").is_err());
+    let bad = SftSettings { batch_tokens: 10, ..settings };
+    assert!(bad.check().unwrap_err().to_string().contains("batch_tokens"));
+}
+
+/// Part of answers whose category is the wanted one.
+fn category_hits(folder: &std::path::Path, tokenizer: &TextTokenizer, cases: &[Case]) -> f64 {
+    let decoder = load_checkpoint(folder).unwrap();
+    let prompts: Vec<Vec<u32>> = cases.iter().map(|case| tokenizer.encode(&case.example.prompt).unwrap()).collect();
+    let stop = tokenizer.token_id("</answer>").unwrap();
+    let answers = greedy(&decoder, &prompts, 80, stop).unwrap();
+    let hit = |(answer, case): (&Vec<u32>, &Case)| {
+        let text = tokenizer.decode(answer).unwrap();
+        text.split("<answer>").nth(1).is_some_and(|answer| answer.starts_with(&case.category))
+    };
+    answers.iter().zip(cases).filter(|pair| hit(*pair)).count() as f64 / cases.len() as f64
+}
+
+/// Measures speed and learning; settings by environment: `cargo test --release --lib sft::tests::measure -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement of minutes, not a check"]
+fn measure() {
+    let overrides = std::env::var("SFT").unwrap_or_default().replace(',', "\n");
+    let settings: SftSettings = toml::from_str(&overrides).unwrap();
+    let count: usize = std::env::var("EXAMPLES").map(|text| text.parse().unwrap()).unwrap_or(6000);
+    let all = cases(count, 11);
+    let held_out = cases(200, 12);
+    let (learn, validate) = (examples(&all), examples(&held_out));
+    let started = Instant::now();
+    let tokenizer = TextTokenizer::train(texts(&learn[..count.min(3000)]), settings.vocab, &[]).unwrap();
+    println!("tokenizer {:.1} s", started.elapsed().as_secs_f64());
+    let (tokens, left_out) = tokenise(&tokenizer, &learn, settings.max_len).unwrap();
+    let mean = |f: &dyn Fn(&packing::TokenExample) -> usize| tokens.iter().map(f).sum::<usize>() / tokens.len();
+    println!(
+        "prompt {} completion {} left out {left_out}",
+        mean(&|t| t.prompt_len),
+        mean(&|t| t.tokens.len() - t.prompt_len)
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let mut show = |event: &TrainEvent| {
+        if event.validation_loss.is_some() || event.step % 100 == 0 {
+            println!("{}", serde_json::to_string(event).unwrap());
+        }
+    };
+    let report = train(&settings, &tokenizer, &learn, &validate, folder.path(), &mut show).unwrap();
+    println!(
+        "{} parameters, {} tokens, {:.0} s, {:.0} tokens/s",
+        report.parameters, report.tokens, report.seconds, report.tokens_per_s
+    );
+    println!("category hits {:.3}", category_hits(folder.path(), &tokenizer, &held_out[..100]));
+}
