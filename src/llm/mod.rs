@@ -3,6 +3,12 @@
 //! Callers: `refresh` (one [`LlmEngine::generate`] per user, many at once: the engine batches them), `train` (evaluation,
 //! index building, scoring). The graph contract is notes/onnx.md 1.2, flavour GQA: see `graph`.
 
+pub mod batch;
+pub mod graph;
+pub(crate) mod pool;
+pub mod runtime;
+mod sample;
+
 use async_trait::async_trait;
 use thiserror::Error;
 
