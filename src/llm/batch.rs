@@ -132,6 +132,18 @@ impl Batch {
 }
 
 impl Step {
+    /// One row read at once, with logits in front of every token from `from` (at least 1) on.
+    pub fn scoring(tokens: &[u32], from: usize) -> Self {
+        // The last token is only predicted, never read.
+        let width = tokens.len() - 1;
+        let mut step = Self::empty(1, width);
+        step.input_ids.iter_mut().zip(tokens).for_each(|(cell, &token)| *cell = i64::from(token));
+        step.seqlens[0] = width as i32 - 1;
+        step.total = width as i32;
+        (from - 1..width).for_each(|position| step.want(0, position));
+        step
+    }
+
     fn empty(rows: usize, width: usize) -> Self {
         Self {
             input_ids: vec![0; rows * width],

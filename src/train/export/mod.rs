@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use writer::{DATA_FILE, GRAPH_FILE};
+pub use crate::llm::GRAPH_FILE;
+pub use writer::DATA_FILE;
 
 use checkpoint::Checkpoint;
 use writer::GraphWriter;

@@ -12,11 +12,10 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::ExportError;
+use crate::llm::GRAPH_FILE;
 use super::checkpoint::Weight;
 use super::onnx::{self, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto};
 
-/// File name of the graph.
-pub const GRAPH_FILE: &str = "graph.onnx";
 /// File name of the weights, as the graph names it.
 pub const DATA_FILE: &str = "graph.onnx.data";
 /// Raise it when the bytes of an export change for the same checkpoint.
