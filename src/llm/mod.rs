@@ -3,6 +3,25 @@
 //! Callers: `refresh` (one [`LlmEngine::generate`] per user, many at once: the engine batches them), `train` (evaluation,
 //! index building, scoring). The graph contract is notes/onnx.md 1.2, flavour GQA: see `graph`.
 
+pub(crate) mod batch;
+pub(crate) mod folder;
+pub(crate) mod graph;
+mod null;
+mod onnx;
+pub(crate) mod pool;
+mod queue;
+pub mod runtime;
+mod sample;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use folder::{GENERATION_FILE, GRAPH_FILE};
+pub use null::NullLlm;
+pub use onnx::{LlmOptions, OnnxLlm};
+pub use worker::LlmStats;
+
 use async_trait::async_trait;
 use thiserror::Error;
 

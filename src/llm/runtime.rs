@@ -1,0 +1,174 @@
+//! Finds and initialises ONNX Runtime, once per process, and opens sessions on it.
+//!
+//! In: an optional path of the shared library. Out: the process's environment, or an error that names every place that
+//! was looked at. Callers: `llm::onnx` and `encode::bert`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use ort::environment::Environment;
+use ort::session::Session;
+use parking_lot::Mutex;
+use thiserror::Error;
+
+/// Version of ONNX Runtime this build is made for; older ones are refused.
+pub const ORT_VERSION: &str = "1.31.1";
+
+/// ONNX Runtime allows one environment per process; the first caller decides which library it is.
+static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+
+/// Why ONNX Runtime is not available.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// No library at any of these places.
+    #[error("ONNX Runtime {ORT_VERSION} not found: looked at {}; run 'make build'", list(looked))]
+    NotFound {
+        /// Every place looked at.
+        looked: Vec<PathBuf>,
+    },
+    /// An older library.
+    #[error("ONNX Runtime at {} is version {found}, {ORT_VERSION} is wanted: run 'make build'", path.display())]
+    Version {
+        /// The library.
+        path: PathBuf,
+        /// Its version.
+        found: String,
+    },
+    /// A file that is no usable library, or an environment that does not start.
+    #[error("ONNX Runtime at {} does not load: {message}; run 'make build'", path.display())]
+    Broken {
+        /// The library.
+        path: PathBuf,
+        /// What the loader said.
+        message: String,
+    },
+}
+
+/// The process's ONNX Runtime. `explicit` (configuration) wins over `ORT_DYLIB_PATH`, that over the folder of the
+/// executable, that over the cache that `make build` fills. After the first success the path is ignored.
+pub fn environment(explicit: Option<&Path>) -> Result<Environment, RuntimeError> {
+    let mut slot = ENVIRONMENT.lock();
+    if let Some(environment) = slot.as_ref() {
+        return Ok(environment.clone());
+    }
+    let looked = Places::of_this_process(explicit).candidates();
+    let Some(path) = looked.iter().find(|path| path.is_file()) else {
+        return Err(RuntimeError::NotFound { looked });
+    };
+    let builder = ort::init_from(path).map_err(|error| refused(path, error))?;
+    let environment = builder
+        .with_name("taiji")
+        .with_telemetry(false)
+        .build()
+        .map_err(|error| RuntimeError::Broken { path: path.clone(), message: error.to_string() })?;
+    tracing::info!(path = %path.display(), "ONNX Runtime loaded");
+    *slot = Some(environment.clone());
+    Ok(environment)
+}
+
+/// Opens a graph on `threads` threads that sleep when idle: spinning would take the cores of the async threads.
+pub fn open_session(environment: &Environment, graph: &Path, threads: usize) -> Result<Session, ort::Error> {
+    let builder = Session::builder(environment)?;
+    let builder = builder.with_intra_threads(threads.max(1)).map_err(ort::Error::<()>::from)?;
+    let builder = builder.with_inter_threads(1).map_err(ort::Error::<()>::from)?;
+    let mut builder = builder.with_intra_op_spinning(false).map_err(ort::Error::<()>::from)?;
+    builder.commit_from_file(graph)
+}
+
+/// Where the library may be.
+#[derive(Debug, Default)]
+struct Places {
+    explicit: Option<PathBuf>,
+    variable: Option<OsString>,
+    executable_folder: Option<PathBuf>,
+    cache_folder: Option<PathBuf>,
+}
+
+impl Places {
+    fn of_this_process(explicit: Option<&Path>) -> Self {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let home_cache = || set("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        Self {
+            explicit: explicit.map(Path::to_owned),
+            variable: set("ORT_DYLIB_PATH"),
+            executable_folder: std::env::current_exe().ok().and_then(|path| path.parent().map(Path::to_owned)),
+            cache_folder: set("XDG_CACHE_HOME").map(PathBuf::from).or_else(home_cache),
+        }
+    }
+
+    /// Paths to try, in order. What the operator named is the only candidate: another library must not slip in.
+    fn candidates(self) -> Vec<PathBuf> {
+        if let Some(path) = self.explicit {
+            return vec![path];
+        }
+        if let Some(path) = self.variable {
+            return vec![PathBuf::from(path)];
+        }
+        let versioned = format!("libonnxruntime.so.{ORT_VERSION}");
+        let mut paths = Vec::new();
+        if let Some(folder) = self.executable_folder {
+            paths.push(folder.join(&versioned));
+            paths.push(folder.join("libonnxruntime.so"));
+        }
+        if let Some(folder) = self.cache_folder {
+            paths.push(folder.join("taiji").join(format!("onnxruntime-{ORT_VERSION}")).join(&versioned));
+        }
+        paths
+    }
+}
+
+fn refused(path: &Path, error: ort::LoadDynamicError) -> RuntimeError {
+    match error {
+        ort::LoadDynamicError::BadVersion { version_str, path } => RuntimeError::Version { path, found: version_str },
+        other => RuntimeError::Broken { path: path.to_owned(), message: other.to_string() },
+    }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_named_library_is_the_only_candidate() {
+        let places = || Places {
+            explicit: None,
+            variable: Some("/named/by/variable.so".into()),
+            executable_folder: Some("/exe".into()),
+            cache_folder: Some("/cache".into()),
+        };
+        let explicit = Places { explicit: Some("/named.so".into()), ..places() };
+        assert_eq!(explicit.candidates(), [PathBuf::from("/named.so")]);
+        assert_eq!(places().candidates(), [PathBuf::from("/named/by/variable.so")]);
+        let rest = Places { variable: None, ..places() }.candidates();
+        assert_eq!(rest[0], PathBuf::from("/exe/libonnxruntime.so.1.31.1"));
+        assert_eq!(rest[2], PathBuf::from("/cache/taiji/onnxruntime-1.31.1/libonnxruntime.so.1.31.1"));
+    }
+
+    #[test]
+    fn errors_name_places_and_versions() {
+        let missing = RuntimeError::NotFound { looked: vec!["/a".into(), "/b".into()] }.to_string();
+        assert!(missing.contains("/a, /b") && missing.contains("make build"), "{missing}");
+        let old = ort::LoadDynamicError::BadVersion { version_str: "1.20.0".to_owned(), path: "/old.so".into() };
+        let message = refused(Path::new("/old.so"), old).to_string();
+        assert!(message.contains("1.20.0") && message.contains(ORT_VERSION), "{message}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("libonnxruntime.so");
+        std::fs::write(&path, "not a library").unwrap();
+        // Straight to the loader: the process's environment may be taken by another test already.
+        match ort::init_from(&path) {
+            Err(error) => assert!(matches!(refused(&path, error), RuntimeError::Broken { .. })),
+            Ok(_) => assert!(ENVIRONMENT.lock().is_some(), "only a library that is loaded already may answer"),
+        }
+    }
+}
