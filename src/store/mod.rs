@@ -4,8 +4,14 @@
 //! Callers: `api` (append, read), `refresh` (claim, history, put), `retrieve` and `catalogue` (tail the feeds).
 //! The meaning of every call is DESIGN 5.2; the embedded store does in one transaction what Redis will do in one slot.
 
+mod codec;
+#[cfg(test)]
+mod conformance;
 pub mod embedded;
+mod kept;
 pub mod types;
+
+pub use embedded::{EmbeddedOptions, EmbeddedStore};
 
 pub use types::*;
 

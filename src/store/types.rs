@@ -10,6 +10,8 @@ pub const HISTORY_CAP: usize = 100;
 pub const QUERY_CAP: usize = 20;
 /// Distinct users counted per item; "≥ 5 users" is all the privacy rule asks (DESIGN 5.3).
 pub const ITEM_USERS_CAP: u32 = 5;
+/// Due class of users found by the sweep: behind everyone a fresh event or a reader asked for.
+pub const SWEEP_CLASS: u8 = 3;
 
 /// One validated event on its way into a history.
 #[derive(Debug, Clone, PartialEq)]

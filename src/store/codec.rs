@@ -1,0 +1,326 @@
+//! How records look as bytes inside a store. In: the types of [`super::types`]. Out: bytes, and back.
+//!
+//! Fixed little-endian fields in a fixed order, lengths as varints, the protobuf of `proto/taiji.proto` where a record
+//! holds a message. Each kind starts with a format byte: a reader that meets another one says so instead of guessing.
+//! Callers: the stores. The kept lists of a history have their own file, [`super::kept`].
+
+use super::types::{FreshVector, Group, GroupBlob, StoredFeatures, UserState, Version};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Format byte of every record written by this version.
+const FORMAT: u8 = 1;
+
+/// What is wrong with a record; the store adds the key.
+pub type CodecResult<T> = Result<T, String>;
+
+/// A user's counters together with what was refreshed in each space, so that an append reads one small record.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct UserRecord {
+    /// The counters.
+    pub state: UserState,
+    /// Version of the last tier-1 write or skip, by space.
+    pub refreshed: BTreeMap<String, Version>,
+}
+
+/// One profile attribute: its value and the event that set it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProfileAttribute {
+    /// Time of the newest event that named it.
+    pub ts_ms: i64,
+    /// That event; breaks the tie of equal times, whatever order the events arrive in.
+    pub event_id: String,
+    /// As sent.
+    pub value: serde_json::Value,
+}
+
+/// Profile as stored.
+pub type Profile = BTreeMap<String, ProfileAttribute>;
+
+/// Bytes of a [`UserRecord`].
+pub fn encode_user(record: &UserRecord) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    let state = &record.state;
+    put_u64(&mut bytes, state.seq);
+    put_u64(&mut bytes, state.weight.to_bits());
+    put_i64(&mut bytes, state.last_refresh_ms);
+    put_u64(&mut bytes, state.era);
+    put_i64(&mut bytes, state.erased_before_ms);
+    put_length(&mut bytes, record.refreshed.len());
+    for (space, version) in &record.refreshed {
+        put_bytes(&mut bytes, space.as_bytes());
+        put_version(&mut bytes, *version);
+    }
+    bytes
+}
+
+/// The [`UserRecord`] of these bytes.
+pub fn decode_user(bytes: &[u8]) -> CodecResult<UserRecord> {
+    let mut reader = Reader::of_record(bytes)?;
+    let state = UserState {
+        seq: reader.u64()?,
+        weight: f64::from_bits(reader.u64()?),
+        last_refresh_ms: reader.i64()?,
+        era: reader.u64()?,
+        erased_before_ms: reader.i64()?,
+    };
+    let mut refreshed = BTreeMap::new();
+    for _ in 0..reader.length()? {
+        let space = reader.text()?.to_string();
+        refreshed.insert(space, reader.version()?);
+    }
+    reader.end()?;
+    Ok(UserRecord { state, refreshed })
+}
+
+/// Features as stored: what readers get, and the full version behind `refreshed_seq`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FeatureRecord {
+    /// What readers get.
+    pub features: StoredFeatures,
+    /// `refreshed_seq` with its turn.
+    pub refreshed: Option<Version>,
+}
+
+/// Bytes of a [`FeatureRecord`].
+pub fn encode_features(record: &FeatureRecord) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    put_optional_version(&mut bytes, record.refreshed);
+    put_u64(&mut bytes, record.features.prompt_hash);
+    put_bytes(&mut bytes, &record.features.embedding);
+    put_length(&mut bytes, record.features.groups.len());
+    for blob in &record.features.groups {
+        bytes.push(group_number(blob.group));
+        bytes.push(blob.tier);
+        put_version(&mut bytes, blob.version);
+        put_i64(&mut bytes, blob.expires_at_ms);
+        put_bytes(&mut bytes, &blob.bytes);
+    }
+    bytes
+}
+
+/// The [`FeatureRecord`] of these bytes.
+pub fn decode_features(bytes: &[u8]) -> CodecResult<FeatureRecord> {
+    let mut reader = Reader::of_record(bytes)?;
+    let refreshed = reader.optional_version()?;
+    let prompt_hash = reader.u64()?;
+    let embedding = reader.bytes()?.to_vec();
+    let mut groups = Vec::new();
+    for _ in 0..reader.length()? {
+        groups.push(GroupBlob {
+            group: group_of(reader.u8()?)?,
+            tier: reader.u8()?,
+            version: reader.version()?,
+            expires_at_ms: reader.i64()?,
+            bytes: reader.bytes()?.to_vec(),
+        });
+    }
+    reader.end()?;
+    let refreshed_seq = refreshed.map(|version| version.seq);
+    Ok(FeatureRecord { features: StoredFeatures { groups, refreshed_seq, prompt_hash, embedding }, refreshed })
+}
+
+/// Bytes of an entry of the vector feed.
+pub fn encode_vector(vector: &FreshVector) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    put_bytes(&mut bytes, vector.user.as_bytes());
+    put_u64(&mut bytes, vector.era);
+    put_version(&mut bytes, vector.version);
+    bytes.push(u8::from(vector.vector.is_some()));
+    put_bytes(&mut bytes, vector.vector.as_deref().unwrap_or_default());
+    bytes
+}
+
+/// The entry of these bytes.
+pub fn decode_vector(bytes: &[u8]) -> CodecResult<FreshVector> {
+    let mut reader = Reader::of_record(bytes)?;
+    let user = reader.text()?.to_string();
+    let era = reader.u64()?;
+    let version = reader.version()?;
+    let present = reader.u8()? == 1;
+    let vector = reader.bytes()?.to_vec();
+    reader.end()?;
+    Ok(FreshVector { user, era, version, vector: present.then_some(vector) })
+}
+
+/// Bytes of a place in the due queue.
+pub fn encode_due(class: u8, due_ms: i64) -> Vec<u8> {
+    let mut bytes = vec![FORMAT, class];
+    put_i64(&mut bytes, due_ms);
+    bytes
+}
+
+/// (class, due_ms) of these bytes.
+pub fn decode_due(bytes: &[u8]) -> CodecResult<(u8, i64)> {
+    let mut reader = Reader::of_record(bytes)?;
+    let due = (reader.u8()?, reader.i64()?);
+    reader.end()?;
+    Ok(due)
+}
+
+fn group_number(group: Group) -> u8 {
+    match group {
+        Group::Intra => 1,
+        Group::Cross => 2,
+        Group::Scid => 3,
+        Group::Text => 4,
+    }
+}
+
+fn group_of(number: u8) -> CodecResult<Group> {
+    Group::ALL.into_iter().find(|group| group_number(*group) == number).ok_or(format!("unknown feature group {number}"))
+}
+
+fn put_u64(bytes: &mut Vec<u8>, value: u64) {
+    bytes.extend_from_slice(&value.to_le_bytes());
+}
+
+pub(super) fn put_i64(bytes: &mut Vec<u8>, value: i64) {
+    bytes.extend_from_slice(&value.to_le_bytes());
+}
+
+pub(super) fn put_length(bytes: &mut Vec<u8>, length: usize) {
+    prost::encoding::encode_varint(length as u64, bytes);
+}
+
+pub(super) fn put_bytes(bytes: &mut Vec<u8>, part: &[u8]) {
+    put_length(bytes, part.len());
+    bytes.extend_from_slice(part);
+}
+
+fn put_version(bytes: &mut Vec<u8>, version: Version) {
+    put_u64(bytes, version.seq);
+    put_u64(bytes, version.turn);
+}
+
+fn put_optional_version(bytes: &mut Vec<u8>, version: Option<Version>) {
+    bytes.push(u8::from(version.is_some()));
+    put_version(bytes, version.unwrap_or_default());
+}
+
+/// Takes a record apart from front to back; every step says what is missing.
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// Over bytes without a format byte.
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Reader { rest: bytes }
+    }
+
+    fn of_record(bytes: &'a [u8]) -> CodecResult<Self> {
+        let mut reader = Reader::new(bytes);
+        match reader.u8()? {
+            FORMAT => Ok(reader),
+            other => Err(format!("record format {other}, this version reads {FORMAT}")),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    pub(super) fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    pub(super) fn take(&mut self, count: usize) -> CodecResult<&'a [u8]> {
+        if count > self.rest.len() {
+            return Err(format!("{count} bytes expected, {} left", self.rest.len()));
+        }
+        let (part, rest) = self.rest.split_at(count);
+        self.rest = rest;
+        Ok(part)
+    }
+
+    fn array<const N: usize>(&mut self) -> CodecResult<[u8; N]> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    fn u8(&mut self) -> CodecResult<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn u64(&mut self) -> CodecResult<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(super) fn i64(&mut self) -> CodecResult<i64> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    pub(super) fn length(&mut self) -> CodecResult<usize> {
+        let length = prost::encoding::decode_varint(&mut self.rest).map_err(|error| error.to_string())?;
+        usize::try_from(length).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn bytes(&mut self) -> CodecResult<&'a [u8]> {
+        let length = self.length()?;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> CodecResult<&'a str> {
+        std::str::from_utf8(self.bytes()?).map_err(|error| error.to_string())
+    }
+
+    fn version(&mut self) -> CodecResult<Version> {
+        Ok(Version { seq: self.u64()?, turn: self.u64()? })
+    }
+
+    fn optional_version(&mut self) -> CodecResult<Option<Version>> {
+        let present = self.u8()? == 1;
+        let version = self.version()?;
+        Ok(present.then_some(version))
+    }
+
+    fn end(&self) -> CodecResult<()> {
+        if self.rest.is_empty() { Ok(()) } else { Err(format!("{} bytes too many", self.rest.len())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn records_come_back_as_they_went_in() {
+        let version = Version { seq: 7, turn: 2 };
+        let user = UserRecord {
+            state: UserState { seq: 9, weight: 1.5, last_refresh_ms: -1, era: 3, erased_before_ms: 4 },
+            refreshed: BTreeMap::from([("s1".to_string(), version), (String::new(), Version::default())]),
+        };
+        assert_eq!(decode_user(&encode_user(&user)).unwrap(), user);
+        let blob = GroupBlob { group: Group::Scid, bytes: vec![1; 300], tier: 1, version, expires_at_ms: 77 };
+        let features = FeatureRecord {
+            features: StoredFeatures {
+                groups: vec![blob],
+                refreshed_seq: Some(7),
+                prompt_hash: 8,
+                embedding: vec![0; 2048],
+            },
+            refreshed: Some(version),
+        };
+        assert_eq!(decode_features(&encode_features(&features)).unwrap(), features);
+        for vector in [None, Some(vec![]), Some(vec![1, 2])] {
+            let entry = FreshVector { user: "ü".into(), era: 1, version, vector };
+            assert_eq!(decode_vector(&encode_vector(&entry)).unwrap(), entry);
+        }
+        assert_eq!(decode_due(&encode_due(3, -5)).unwrap(), (3, -5));
+    }
+
+    #[test]
+    fn damaged_records_are_errors_not_panics() {
+        let whole = encode_user(&UserRecord::default());
+        for length in 0..whole.len() {
+            assert!(decode_user(&whole[..length]).is_err(), "cut at {length}");
+        }
+        assert!(decode_user(&[whole.clone(), vec![0]].concat()).unwrap_err().contains("too many"));
+        assert!(decode_user(&[2]).unwrap_err().contains("record format 2"));
+        let huge = [vec![FORMAT], vec![0; 25], vec![0xff; 9], vec![1]].concat();
+        assert!(decode_features(&huge).is_err());
+    }
+}

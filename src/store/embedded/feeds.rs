@@ -1,0 +1,133 @@
+//! The feeds that replicas tail: fresh vectors by space, and changes of the catalogue.
+//!
+//! In: vectors and items. Out: entries after a cursor. Ids rise by one within a feed, also over restarts, and become
+//! visible in order: one lock is held from taking an id to the commit, or a reader could pass over a later commit.
+//!
+//! The vector feed is trimmed to a length; a reader sees that it missed some when the first id is not its cursor + 1.
+//! The item feed holds each item's latest version only, because replicas rebuild the whole overlay from cursor 0.
+
+use super::Inner;
+use super::engine::{corrupt, failed};
+use super::keys;
+use crate::event::Item;
+use crate::store::codec::{self, CodecResult};
+use crate::store::{FreshVector, StoreResult};
+use fjall::Slice;
+use std::collections::HashMap;
+
+const ITEM_FEED: &str = "items";
+
+/// The ends of the feeds used since the store was opened.
+#[derive(Debug, Default)]
+pub struct Feeds(HashMap<String, Ends>);
+
+/// First and last id in a feed; an empty feed has `last` below `first`.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    first: u64,
+    last: u64,
+}
+
+impl Inner {
+    /// See [`crate::store::FeatureStore::append_vector`].
+    pub(super) fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64> {
+        let feed = vector_feed(space);
+        let mut feeds = self.feeds.lock();
+        let mut ends = self.ends(&mut feeds, &feed)?;
+        ends.last += 1;
+        let mut batch = self.engine.batch();
+        batch.insert(&self.engine.feeds, keys::of_feed(&feed, ends.last), codec::encode_vector(vector));
+        while ends.last - ends.first >= self.vector_feed_max_len {
+            batch.remove(&self.engine.feeds, keys::of_feed(&feed, ends.first));
+            ends.first += 1;
+        }
+        self.engine.commit("append vector", batch)?;
+        feeds.0.insert(feed, ends);
+        Ok(ends.last)
+    }
+
+    /// See [`crate::store::FeatureStore::vectors_after`].
+    pub(super) fn vectors_after(&self, space: &str, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, FreshVector)>> {
+        let feed = vector_feed(space);
+        let ends = self.ends(&mut self.feeds.lock(), &feed)?;
+        // Starting at the first entry and not at 0 steps over what was trimmed.
+        self.entries(&feed, cursor.saturating_add(1).max(ends.first), limit, codec::decode_vector)
+    }
+
+    /// See [`crate::store::FeatureStore::put_items`].
+    pub(super) fn put_items(&self, items: &[Item]) -> StoreResult<()> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let mut feeds = self.feeds.lock();
+        let mut ends = self.ends(&mut feeds, ITEM_FEED)?;
+        let mut batch = self.engine.batch();
+        // Of several versions in one call the last counts.
+        let latest: HashMap<&str, usize> =
+            items.iter().enumerate().map(|(index, item)| (item.id.as_str(), index)).collect();
+        for (index, item) in items.iter().enumerate() {
+            if latest.get(item.id.as_str()) != Some(&index) {
+                continue;
+            }
+            ends.last += 1;
+            let place_key = keys::of_item_place(&item.id);
+            if let Some(old) = self.engine.items.get(&place_key).map_err(|error| failed("put items", &error))? {
+                let old = keys::parse_feed_id(&old).ok_or_else(|| corrupt(&place_key, "not an id".into()))?;
+                batch.remove(&self.engine.feeds, keys::of_feed(ITEM_FEED, old));
+            }
+            let feed_key = keys::of_feed(ITEM_FEED, ends.last);
+            let value = serde_json::to_vec(item).map_err(|error| corrupt(&feed_key, error.to_string()))?;
+            batch.insert(&self.engine.feeds, feed_key, value);
+            batch.insert(&self.engine.items, place_key, ends.last.to_be_bytes());
+        }
+        self.engine.commit("put items", batch)?;
+        feeds.0.insert(ITEM_FEED.to_string(), ends);
+        Ok(())
+    }
+
+    /// See [`crate::store::FeatureStore::items_after`].
+    pub(super) fn items_after(&self, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, Item)>> {
+        let decode = |bytes: &[u8]| serde_json::from_slice(bytes).map_err(|error| error.to_string());
+        self.entries(ITEM_FEED, cursor.saturating_add(1), limit, decode)
+    }
+
+    fn entries<T>(
+        &self,
+        feed: &str,
+        from: u64,
+        limit: usize,
+        decode: impl Fn(&[u8]) -> CodecResult<T>,
+    ) -> StoreResult<Vec<(u64, T)>> {
+        use fjall::Readable;
+        let range = keys::of_feed(feed, from)..=keys::of_feed(feed, u64::MAX);
+        let snapshot = self.engine.database.snapshot();
+        let decode_entry = |(key, value): (Slice, Slice)| {
+            let id = keys::parse_feed_id(&key).ok_or_else(|| corrupt(&key, "not a feed key".into()))?;
+            Ok((id, decode(&value).map_err(|message| corrupt(&key, message))?))
+        };
+        let entries = snapshot.range(&self.engine.feeds, range).take(limit);
+        entries.map(|entry| decode_entry(entry.into_inner().map_err(|error| failed("read feed", &error))?)).collect()
+    }
+
+    /// The ends of a feed, looked up in the store at first use.
+    fn ends(&self, feeds: &mut Feeds, feed: &str) -> StoreResult<Ends> {
+        if let Some(ends) = feeds.0.get(feed) {
+            return Ok(*ends);
+        }
+        let mut range = self.engine.feeds.range(keys::of_feed(feed, 0)..=keys::of_feed(feed, u64::MAX));
+        let id = |entry: Option<fjall::Guard>| -> StoreResult<Option<u64>> {
+            let Some(entry) = entry else { return Ok(None) };
+            let key = entry.key().map_err(|error| failed("read feed", &error))?;
+            keys::parse_feed_id(&key).map(Some).ok_or_else(|| corrupt(&key, "not a feed key".into()))
+        };
+        let first = id(range.next())?;
+        let last = id(range.next_back())?.or(first);
+        let ends = Ends { first: first.unwrap_or(1), last: last.unwrap_or(0) };
+        feeds.0.insert(feed.to_string(), ends);
+        Ok(ends)
+    }
+}
+
+fn vector_feed(space: &str) -> String {
+    format!("vectors.{space}")
+}

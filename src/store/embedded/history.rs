@@ -1,0 +1,231 @@
+//! Appending events to histories and reading them back (DESIGN 5.2, Append).
+//!
+//! In: batches of records. Out: outcomes; whole histories. One call is one fjall batch, made under the locks of its users.
+//!
+//! Each kept list is one packed value, read, changed and written back. Measured against one key per behaviour: an append
+//! to full lists of a small user set reaches 0.8 of its rate and writes more journal, but a history is read 10 to 30 times
+//! faster, takes 0.6 of the disk after compaction, and leaves no tombstones for later reads to step over.
+
+use super::Inner;
+use super::engine::Engine;
+use super::keys::{self, Kind};
+use crate::event::ActionClass;
+use crate::feature::proto::Behaviour;
+use crate::store::codec::{self, CodecResult, Profile, ProfileAttribute, UserRecord};
+use crate::store::kept::KeptList;
+use crate::store::{
+    AppendOutcome, HISTORY_CAP, QUERY_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserState,
+};
+use fjall::{OwnedWriteBatch, Snapshot};
+use prost::Message;
+use std::collections::{BTreeMap, HashMap};
+
+/// A user's records while a call changes them.
+struct Draft {
+    user: UserRecord,
+    /// Not seen before this call.
+    is_new: bool,
+    engagements: KeptList,
+    impressions: KeptList,
+    queries: KeptList,
+    profile: Profile,
+    /// Which values differ from what is stored.
+    changed: Vec<Kind>,
+    /// Items newly engaged with.
+    engaged: Vec<String>,
+}
+
+impl Inner {
+    /// See [`crate::store::FeatureStore::append`].
+    pub(super) fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+        let _users = self.user_locks.lock_all(batches.iter().map(|batch| batch.user.as_str()));
+        let snapshot = self.engine.database.snapshot();
+        let mut drafts: HashMap<&str, Draft> = HashMap::new();
+        let mut outcomes = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let draft = match drafts.entry(&batch.user) {
+                std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::hash_map::Entry::Vacant(entry) => {
+                    entry.insert(Draft::load(&self.engine, &snapshot, &batch.user)?)
+                }
+            };
+            outcomes.push(draft.apply(space, &batch.records));
+        }
+        drafts.retain(|_, draft| !draft.changed.is_empty());
+        if drafts.is_empty() {
+            return Ok(outcomes);
+        }
+        let mut batch = self.engine.batch();
+        for (user, draft) in &drafts {
+            draft.write(&self.engine, &mut batch, user)?;
+        }
+        let engaged = drafts.iter().flat_map(|(user, draft)| draft.engaged.iter().map(|item| (item.as_str(), *user)));
+        let _items = self.count_item_users(&mut batch, engaged)?;
+        self.engine.commit("append", batch)?;
+        self.count_new_users(drafts.values().filter(|draft| draft.is_new).count());
+        Ok(outcomes)
+    }
+
+    /// See [`crate::store::FeatureStore::histories`].
+    pub(super) fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
+        let snapshot = self.engine.database.snapshot();
+        users.iter().map(|user| self.history(&snapshot, user)).collect()
+    }
+
+    fn history(&self, snapshot: &Snapshot, user: &str) -> StoreResult<Option<UserHistory>> {
+        let Some(record) = self.engine.user_record(snapshot, user)? else {
+            return Ok(None);
+        };
+        let behaviours = |kind| {
+            let key = keys::of_user(user, kind);
+            let list = self.engine.read(snapshot, &self.engine.users, &key, decode_behaviours)?;
+            Ok(list.unwrap_or_default())
+        };
+        let queries =
+            self.engine.read(snapshot, &self.engine.users, &keys::of_user(user, Kind::Queries), decode_queries)?;
+        let profile =
+            self.engine.read(snapshot, &self.engine.users, &keys::of_user(user, Kind::Profile), decode_profile)?;
+        let attributes = profile.unwrap_or_default().into_iter();
+        Ok(Some(UserHistory {
+            state: record.state,
+            engagements: behaviours(Kind::Engagements)?,
+            impressions: behaviours(Kind::Impressions)?,
+            queries: queries.unwrap_or_default(),
+            profile: attributes.map(|(name, attribute)| (name, (attribute.ts_ms, attribute.value))).collect(),
+        }))
+    }
+}
+
+impl Draft {
+    fn load(engine: &Engine, snapshot: &Snapshot, user: &str) -> StoreResult<Draft> {
+        let list = |kind| {
+            let list = engine.read(snapshot, &engine.users, &keys::of_user(user, kind), KeptList::decode)?;
+            Ok(list.unwrap_or_default())
+        };
+        let profile = engine.read(snapshot, &engine.users, &keys::of_user(user, Kind::Profile), decode_profile)?;
+        let known = engine.user_record(snapshot, user)?;
+        Ok(Draft {
+            is_new: known.is_none(),
+            user: known.unwrap_or_default(),
+            engagements: list(Kind::Engagements)?,
+            impressions: list(Kind::Impressions)?,
+            queries: list(Kind::Queries)?,
+            profile: profile.unwrap_or_default(),
+            changed: Vec::new(),
+            engaged: Vec::new(),
+        })
+    }
+
+    fn apply(&mut self, space: &str, records: &[Record]) -> AppendOutcome {
+        let mut accepted = 0;
+        for record in records {
+            if let Some(kind) = self.add(record) {
+                accepted += 1;
+                self.user.state.seq += 1;
+                self.user.state.weight += record.weight;
+                if !self.changed.contains(&kind) {
+                    self.changed.push(kind);
+                }
+            }
+        }
+        AppendOutcome {
+            accepted,
+            duplicates: records.len() as u32 - accepted,
+            state: self.user.state,
+            refreshed_seq: self.user.refreshed.get(space).map(|version| version.seq),
+        }
+    }
+
+    /// Adds one record; what it changed, or `None` for a duplicate.
+    fn add(&mut self, record: &Record) -> Option<Kind> {
+        if is_erased(&self.user.state, record.ts_ms) || self.keeps(&record.event_id) {
+            return None;
+        }
+        let (ts_ms, id) = (record.ts_ms, record.event_id.as_str());
+        match &record.body {
+            RecordBody::Behaviour { class: ActionClass::Engagement, behaviour } => {
+                let body = strip(behaviour);
+                let added = self.engagements.insert(ts_ms, id, &body, HISTORY_CAP);
+                if added && !behaviour.item_id.is_empty() {
+                    self.engaged.push(behaviour.item_id.clone());
+                }
+                added.then_some(Kind::Engagements)
+            }
+            RecordBody::Behaviour { class: ActionClass::Impression, behaviour } => {
+                self.impressions.insert(ts_ms, id, &strip(behaviour), HISTORY_CAP).then_some(Kind::Impressions)
+            }
+            // Searches and profiles have bodies of their own; a behaviour of no class has no list to enter.
+            RecordBody::Behaviour { class: ActionClass::None, .. } => None,
+            RecordBody::Query(query) => {
+                self.queries.insert(ts_ms, id, query.as_bytes(), QUERY_CAP).then_some(Kind::Queries)
+            }
+            RecordBody::Profile(attributes) => self.merge(ts_ms, id, attributes).then_some(Kind::Profile),
+        }
+    }
+
+    fn keeps(&self, event_id: &str) -> bool {
+        [&self.engagements, &self.impressions, &self.queries].iter().any(|list| list.contains(event_id))
+    }
+
+    /// Takes over the attributes that are newer by (ts_ms, event_id) than the stored ones; false if none is.
+    fn merge(&mut self, ts_ms: i64, event_id: &str, attributes: &BTreeMap<String, serde_json::Value>) -> bool {
+        let mut newer = false;
+        for (name, value) in attributes {
+            let stored = self.profile.get(name).map(|stored| (stored.ts_ms, stored.event_id.as_str()));
+            if stored >= Some((ts_ms, event_id)) {
+                continue;
+            }
+            let attribute = ProfileAttribute { ts_ms, event_id: event_id.to_string(), value: value.clone() };
+            self.profile.insert(name.clone(), attribute);
+            newer = true;
+        }
+        newer
+    }
+
+    fn write(&self, engine: &Engine, batch: &mut OwnedWriteBatch, user: &str) -> StoreResult<()> {
+        engine.write_user_record(batch, user, &self.user);
+        for kind in &self.changed {
+            let key = keys::of_user(user, *kind);
+            let value = match kind {
+                Kind::Engagements => self.engagements.encode(),
+                Kind::Impressions => self.impressions.encode(),
+                Kind::Queries => self.queries.encode(),
+                _ => serde_json::to_vec(&self.profile)
+                    .map_err(|error| super::engine::corrupt(&key, format!("profile cannot be written: {error}")))?,
+            };
+            batch.insert(&engine.users, key, value);
+        }
+        Ok(())
+    }
+}
+
+/// An erasure covers every event up to its time, the newest one kept then included.
+fn is_erased(state: &UserState, ts_ms: i64) -> bool {
+    state.erased_before_ms != 0 && ts_ms <= state.erased_before_ms
+}
+
+/// A behaviour without what its place in the list says already.
+fn strip(behaviour: &Behaviour) -> Vec<u8> {
+    Behaviour { ts_ms: 0, event_id: String::new(), ..behaviour.clone() }.encode_to_vec()
+}
+
+fn decode_behaviours(bytes: &[u8]) -> CodecResult<Vec<Behaviour>> {
+    let list = KeptList::decode(bytes)?;
+    let restore = |(ts_ms, id, body): (i64, &[u8], &[u8])| {
+        let behaviour = Behaviour::decode(body).map_err(|error| error.to_string())?;
+        Ok(Behaviour { ts_ms, event_id: text(id)?, ..behaviour })
+    };
+    list.iter().map(restore).collect()
+}
+
+fn decode_queries(bytes: &[u8]) -> CodecResult<Vec<(i64, String)>> {
+    KeptList::decode(bytes)?.iter().map(|(ts_ms, _, query)| Ok((ts_ms, text(query)?))).collect()
+}
+
+fn decode_profile(bytes: &[u8]) -> CodecResult<codec::Profile> {
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+}
+
+fn text(bytes: &[u8]) -> CodecResult<String> {
+    String::from_utf8(bytes.to_vec()).map_err(|error| error.to_string())
+}

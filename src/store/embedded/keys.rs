@@ -1,0 +1,112 @@
+//! Keys of the embedded store. In: ids. Out: bytes whose order makes one user's data one range.
+//!
+//! Ids are preceded by their length, so that no id can run into another's keys whatever characters it holds.
+
+/// What a key of the `users` keyspace holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Kept engagements.
+    Engagements = b'e',
+    /// Kept impressions.
+    Impressions = b'i',
+    /// Kept queries.
+    Queries = b'q',
+    /// Profile.
+    Profile = b'p',
+    /// Features in a space.
+    Features = b'f',
+    /// Number of referrers in a space.
+    ReferrerCount = b'n',
+    /// One referrer in a space.
+    Referrer = b'r',
+}
+
+/// `user`, of the `states` keyspace.
+pub fn of_state(user: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(user.len() + 2);
+    push(&mut key, user);
+    key
+}
+
+/// The user in a key made by [`of_state`].
+pub fn parse_user(key: &[u8]) -> Option<&str> {
+    let (user, rest) = pop(key)?;
+    rest.is_empty().then_some(user)
+}
+
+/// `user | kind`.
+pub fn of_user(user: &str, kind: Kind) -> Vec<u8> {
+    let mut key = Vec::with_capacity(user.len() + 48);
+    push(&mut key, user);
+    key.push(kind as u8);
+    key
+}
+
+/// `user | kind | space`.
+pub fn of_user_in_space(user: &str, kind: Kind, space: &str) -> Vec<u8> {
+    let mut key = of_user(user, kind);
+    push(&mut key, space);
+    key
+}
+
+/// `neighbour | referrer | space | user`.
+pub fn of_referrer(neighbour: &str, space: &str, user: &str) -> Vec<u8> {
+    let mut key = of_user_in_space(neighbour, Kind::Referrer, space);
+    push(&mut key, user);
+    key
+}
+
+/// `space | user`, of the `due` keyspace.
+pub fn of_due(space: &str, user: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(space.len() + user.len() + 4);
+    push(&mut key, space);
+    push(&mut key, user);
+    key
+}
+
+/// The space and the user in a key made by [`of_due`].
+pub fn parse_due(key: &[u8]) -> Option<(&str, &str)> {
+    let (space, rest) = pop(key)?;
+    let (user, rest) = pop(rest)?;
+    rest.is_empty().then_some((space, user))
+}
+
+/// `feed | id`, of the `feeds` keyspace; ids sort as numbers.
+pub fn of_feed(feed: &str, id: u64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(feed.len() + 10);
+    push(&mut key, feed);
+    key.extend_from_slice(&id.to_be_bytes());
+    key
+}
+
+/// The id in a key made by [`of_feed`].
+pub fn parse_feed_id(key: &[u8]) -> Option<u64> {
+    key.last_chunk().map(|id| u64::from_be_bytes(*id))
+}
+
+/// `item | users`, of the `items` keyspace.
+pub fn of_item_users(item: &str) -> Vec<u8> {
+    let mut key = of_state(item);
+    key.push(b'u');
+    key
+}
+
+/// `item | place in the feed`, of the `items` keyspace.
+pub fn of_item_place(item: &str) -> Vec<u8> {
+    let mut key = of_state(item);
+    key.push(b'p');
+    key
+}
+
+fn push(key: &mut Vec<u8>, part: &str) {
+    // Ids hold at most 128 bytes (DESIGN 5.1); a longer one would only share its length bytes with another, never a key.
+    key.extend_from_slice(&(part.len() as u16).to_be_bytes());
+    key.extend_from_slice(part.as_bytes());
+}
+
+fn pop(key: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = key.split_first_chunk::<2>()?;
+    let (part, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+    Some((std::str::from_utf8(part).ok()?, rest))
+}

@@ -1,0 +1,244 @@
+//! The store inside the process: an LSM tree (fjall) in one folder. See [`super::FeatureStore`] for what it promises.
+//!
+//! In: a folder and [`EmbeddedOptions`]. Out: an [`EmbeddedStore`]. Callers: `main` and `config` open it; everyone else
+//! sees the trait. One process holds a folder at a time.
+//!
+//! | file | job |
+//! |---|---|
+//! | `engine` | opening, schema check, errors |
+//! | `keys`, `locks`, `flusher` | key bytes; who may change what; syncing to disk |
+//! | `history` | append and histories |
+//! | `put` | features |
+//! | `due`, `queue` | due queue and leases: durable part, part in memory |
+//! | `feeds` | fresh vectors, catalogue overlay |
+//! | `counters` | referrers, users per item, totals |
+
+mod counters;
+mod due;
+mod engine;
+mod feeds;
+mod flusher;
+mod history;
+mod keys;
+mod locks;
+mod put;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use super::{
+    AppendOutcome, Claim, DueEntry, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth, StoreError,
+    StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory,
+};
+use crate::event::Item;
+use async_trait::async_trait;
+use engine::Engine;
+use feeds::Feeds;
+use fjall::PersistMode;
+use flusher::Flusher;
+use locks::Stripes;
+use parking_lot::Mutex;
+use queue::DueQueues;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+/// Unix time in ms; tests put in their own.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// How to open an [`EmbeddedStore`].
+#[derive(Clone)]
+pub struct EmbeddedOptions {
+    /// Several services may share a folder's database under different names: letters, digits, `_`, `-`.
+    pub namespace: String,
+    /// The most a power loss may cost. A killed process loses nothing.
+    pub flush_interval: Duration,
+    /// Entries kept in each space's vector feed; older ones are trimmed.
+    pub vector_feed_max_len: u64,
+    /// Memory for cached blocks.
+    pub cache_bytes: u64,
+    /// The store's clock.
+    pub clock: Clock,
+}
+
+impl Default for EmbeddedOptions {
+    fn default() -> Self {
+        EmbeddedOptions {
+            namespace: "taiji".into(),
+            flush_interval: Duration::from_millis(200),
+            vector_feed_max_len: 1_000_000,
+            cache_bytes: 256 << 20,
+            clock: Arc::new(system_clock),
+        }
+    }
+}
+
+/// [`FeatureStore`] in a folder.
+pub struct EmbeddedStore {
+    // Dropped first: its last sync needs the database open.
+    _flusher: Flusher,
+    inner: Arc<Inner>,
+}
+
+/// What the files of this folder share.
+struct Inner {
+    engine: Engine,
+    clock: Clock,
+    vector_feed_max_len: u64,
+    /// Held by whoever changes a user's records. Taken before item locks.
+    user_locks: Stripes,
+    /// Held by whoever changes an item's user count.
+    item_locks: Stripes,
+    /// Held while a change of the queue is committed, so that memory and disk agree. Never taken with a user lock.
+    queues: Mutex<DueQueues>,
+    feeds: Mutex<Feeds>,
+    users: AtomicU64,
+}
+
+impl EmbeddedStore {
+    /// Opens or creates the store in `directory`. Leases of the process before are void: one process holds the folder
+    /// at a time, so theirs is gone, and the users it had taken stand in the queue again.
+    ///
+    /// Reads the due queue and the users' keys once: about a second per million users.
+    pub fn open(directory: &Path, options: EmbeddedOptions) -> StoreResult<Arc<Self>> {
+        let engine = Engine::open(directory, &options.namespace, options.cache_bytes)?;
+        let queues = due::load(&engine)?;
+        let users = AtomicU64::new(counters::count_users(&engine)?);
+        let flusher = Flusher::start(engine.database.clone(), options.flush_interval).map_err(|error| {
+            let message = format!("its flush thread cannot be started: {error}; raise the limit of threads");
+            StoreError::Open { place: directory.display().to_string(), message }
+        })?;
+        let inner = Arc::new(Inner {
+            engine,
+            clock: options.clock,
+            vector_feed_max_len: options.vector_feed_max_len.max(1),
+            user_locks: Stripes::default(),
+            item_locks: Stripes::default(),
+            queues: Mutex::new(queues),
+            feeds: Mutex::new(Feeds::default()),
+            users,
+        });
+        Ok(Arc::new(EmbeddedStore { _flusher: flusher, inner }))
+    }
+
+    /// For calls that walk the whole store or wait for the disk: seconds, so they get a thread of their own.
+    async fn on_own_thread<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Inner) -> StoreResult<T> + Send + 'static,
+    ) -> StoreResult<T> {
+        let inner = self.inner.clone();
+        let joined = tokio::task::spawn_blocking(move || work(&inner)).await;
+        joined.unwrap_or_else(|error| Err(StoreError::Engine { operation, message: error.to_string() }))
+    }
+}
+
+impl Inner {
+    fn now_ms(&self) -> i64 {
+        (self.clock)()
+    }
+}
+
+/// Writes take microseconds, but wait for the journal while it is synced (milliseconds). On a runtime of many threads the
+/// worker's other tasks move away meanwhile; elsewhere there is no such way, and the wait is short enough.
+/// Reads never wait for the journal and run where they are.
+fn writing<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+fn system_clock() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
+}
+
+#[async_trait]
+impl FeatureStore for EmbeddedStore {
+    async fn now_ms(&self) -> StoreResult<i64> {
+        Ok(self.inner.now_ms())
+    }
+
+    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+        writing(|| self.inner.append(space, batches))
+    }
+
+    async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
+        self.inner.histories(users)
+    }
+
+    async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        self.inner.features(space, users)
+    }
+
+    async fn put(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome> {
+        writing(|| self.inner.put(space, put))
+    }
+
+    async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
+        writing(|| self.inner.mark_due(space, entries))
+    }
+
+    async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
+        writing(|| Ok(self.inner.claim(space, limit, lease)))
+    }
+
+    async fn renew(&self, space: &str, claim: &Claim, lease: Duration) -> StoreResult<bool> {
+        writing(|| Ok(self.inner.renew(space, claim, lease)))
+    }
+
+    async fn release(&self, space: &str, claim: &Claim) -> StoreResult<bool> {
+        writing(|| self.inner.release(space, claim))
+    }
+
+    async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth> {
+        writing(|| Ok(self.inner.queue_depth(space)))
+    }
+
+    async fn sweep(&self, space: &str) -> StoreResult<usize> {
+        let space = space.to_string();
+        self.on_own_thread("sweep", move |inner| inner.sweep(&space)).await
+    }
+
+    async fn add_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<usize> {
+        writing(|| self.inner.add_referrer(space, neighbour, user))
+    }
+
+    async fn remove_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<()> {
+        writing(|| self.inner.remove_referrer(space, neighbour, user))
+    }
+
+    async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>> {
+        self.inner.referrer_counts(space, neighbours)
+    }
+
+    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64> {
+        writing(|| self.inner.append_vector(space, vector))
+    }
+
+    async fn vectors_after(&self, space: &str, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, FreshVector)>> {
+        writing(|| self.inner.vectors_after(space, cursor, limit))
+    }
+
+    async fn put_items(&self, items: &[Item]) -> StoreResult<()> {
+        writing(|| self.inner.put_items(items))
+    }
+
+    async fn items_after(&self, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, Item)>> {
+        self.inner.items_after(cursor, limit)
+    }
+
+    async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>> {
+        self.inner.item_user_counts(items)
+    }
+
+    async fn stats(&self) -> StoreResult<StoreStats> {
+        self.on_own_thread("stats", Inner::stats).await
+    }
+
+    async fn flush(&self) -> StoreResult<()> {
+        self.on_own_thread("flush", |inner| inner.engine.sync(PersistMode::SyncAll)).await
+    }
+}

@@ -1,0 +1,187 @@
+//! The due queue as it stands in memory: who waits, in which order, and who is leased. No I/O.
+//!
+//! In: marks, claims, releases, and the time. Out: the same answers the trait gives. Caller: [`super::due`], which keeps
+//! the durable copy. In memory because a queue kept in an LSM tree leaves a tombstone for every user taken off its head,
+//! and every later claim would step over them; it costs about 200 bytes a waiting user.
+
+use crate::store::{Claim, QueueDepth};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// A place in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// 0 = most urgent.
+    pub class: u8,
+    /// Not before.
+    pub due_ms: i64,
+}
+
+impl Mark {
+    /// Of two due times the earlier, of two classes the lower.
+    pub fn merge(self, other: Mark) -> Mark {
+        Mark { class: self.class.min(other.class), due_ms: self.due_ms.min(other.due_ms) }
+    }
+}
+
+/// The queues of all spaces.
+#[derive(Debug, Default)]
+pub struct DueQueues(HashMap<String, SpaceQueue>);
+
+impl DueQueues {
+    /// The queue of a space, made at first use.
+    pub fn space(&mut self, space: &str) -> &mut SpaceQueue {
+        self.0.entry(space.to_string()).or_default()
+    }
+}
+
+/// One space's queue. A user is in it at most once: waiting or leased.
+#[derive(Debug, Default)]
+pub struct SpaceQueue {
+    users: HashMap<Arc<str>, Place>,
+    waiting: BTreeMap<u8, BTreeSet<(i64, Arc<str>)>>,
+    lease_ends: BTreeSet<(i64, Arc<str>)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Waiting(Mark),
+    Leased {
+        mark: Mark,
+        /// Marked due since it was taken.
+        again: Option<Mark>,
+        token: u64,
+        ends_ms: i64,
+    },
+}
+
+impl SpaceQueue {
+    /// The mark that must survive a crash: a leased user who was not refreshed is due again.
+    pub fn durable(&self, user: &str) -> Option<Mark> {
+        match *self.users.get(user)? {
+            Place::Waiting(mark) | Place::Leased { mark, again: None, .. } => Some(mark),
+            Place::Leased { mark, again: Some(again), .. } => Some(mark.merge(again)),
+        }
+    }
+
+    /// Whether the user waits or is leased.
+    pub fn contains(&self, user: &str) -> bool {
+        self.users.contains_key(user)
+    }
+
+    /// Adds a user, or brings one forward; a leased user is noted for after the release.
+    pub fn mark(&mut self, user: &str, mark: Mark) {
+        match self.users.get_mut(user) {
+            Some(Place::Leased { again, .. }) => *again = Some(again.map_or(mark, |earlier| earlier.merge(mark))),
+            Some(Place::Waiting(old)) => {
+                let (old, merged) = (*old, old.merge(mark));
+                if merged != old {
+                    self.stop_waiting(user, old);
+                    self.wait(user.into(), merged);
+                }
+            }
+            None => self.wait(user.into(), mark),
+        }
+    }
+
+    /// Takes up to `limit` due users; `token` makes one for each lease.
+    pub fn claim(&mut self, now_ms: i64, limit: usize, lease_ms: i64, mut token: impl FnMut() -> u64) -> Vec<Claim> {
+        self.end_leases(now_ms);
+        let due = self.waiting.iter().flat_map(|(class, users)| {
+            users
+                .iter()
+                .take_while(|(due_ms, _)| *due_ms <= now_ms)
+                .map(|(due_ms, user)| (*class, *due_ms, user.clone()))
+        });
+        let taken: Vec<_> = due.take(limit).collect();
+        let ends_ms = now_ms.saturating_add(lease_ms);
+        taken
+            .into_iter()
+            .map(|(class, due_ms, user)| self.lease(user, Mark { class, due_ms }, ends_ms, token()))
+            .collect()
+    }
+
+    /// Whether this claim's lease is running; one that ran out holds nothing, even if nobody has taken the user since.
+    pub fn holds(&mut self, now_ms: i64, claim: &Claim) -> bool {
+        self.end_leases(now_ms);
+        matches!(self.users.get(claim.user.as_str()), Some(Place::Leased { token, .. }) if *token == claim.token)
+    }
+
+    /// Gives a running lease a new end.
+    pub fn renew(&mut self, now_ms: i64, claim: &Claim, lease_ms: i64) -> bool {
+        if !self.holds(now_ms, claim) {
+            return false;
+        }
+        if let Some((user, Place::Leased { mark, again, token, ends_ms })) = self.remove(&claim.user) {
+            self.lease_ends.remove(&(ends_ms, user.clone()));
+            let ends_ms = now_ms.saturating_add(lease_ms);
+            self.lease_ends.insert((ends_ms, user.clone()));
+            self.users.insert(user, Place::Leased { mark, again, token, ends_ms });
+        }
+        true
+    }
+
+    /// The mark a leased user keeps when the lease is released.
+    pub fn marked_again(&self, user: &str) -> Option<Mark> {
+        match self.users.get(user) {
+            Some(Place::Leased { again, .. }) => *again,
+            _ => None,
+        }
+    }
+
+    /// Ends a lease that [`holds`](Self::holds).
+    pub fn release(&mut self, user: &str) {
+        if let Some((user, Place::Leased { again, ends_ms, .. })) = self.remove(user) {
+            self.lease_ends.remove(&(ends_ms, user.clone()));
+            if let Some(mark) = again {
+                self.wait(user, mark);
+            }
+        }
+    }
+
+    /// Lengths by class.
+    pub fn depth(&mut self, now_ms: i64) -> QueueDepth {
+        self.end_leases(now_ms);
+        let classes = self.waiting.iter().filter_map(|(class, users)| {
+            let (oldest_ms, _) = users.first()?;
+            Some((*class, users.len(), *oldest_ms))
+        });
+        QueueDepth { classes: classes.collect(), leased: self.lease_ends.len() }
+    }
+
+    fn end_leases(&mut self, now_ms: i64) {
+        while let Some((ends_ms, _)) = self.lease_ends.first()
+            && *ends_ms <= now_ms
+            && let Some((_, user)) = self.lease_ends.pop_first()
+        {
+            if let Some((user, Place::Leased { mark, again, .. })) = self.remove(&user) {
+                self.wait(user, again.map_or(mark, |again| mark.merge(again)));
+            }
+        }
+    }
+
+    fn lease(&mut self, user: Arc<str>, mark: Mark, ends_ms: i64, token: u64) -> Claim {
+        self.stop_waiting(&user, mark);
+        self.lease_ends.insert((ends_ms, user.clone()));
+        self.users.insert(user.clone(), Place::Leased { mark, again: None, token, ends_ms });
+        Claim { user: user.to_string(), class: mark.class, due_ms: mark.due_ms, token }
+    }
+
+    fn wait(&mut self, user: Arc<str>, mark: Mark) {
+        self.waiting.entry(mark.class).or_default().insert((mark.due_ms, user.clone()));
+        self.users.insert(user, Place::Waiting(mark));
+    }
+
+    fn stop_waiting(&mut self, user: &str, mark: Mark) {
+        if let Some(users) = self.waiting.get_mut(&mark.class) {
+            users.remove(&(mark.due_ms, user.into()));
+            if users.is_empty() {
+                self.waiting.remove(&mark.class);
+            }
+        }
+    }
+
+    fn remove(&mut self, user: &str) -> Option<(Arc<str>, Place)> {
+        self.users.remove_entry(user)
+    }
+}
