@@ -85,7 +85,8 @@ impl DecoderConfig {
             tie_word_embeddings: true,
             vocab_size: vocab,
             torch_dtype: torch_dtype(),
-            initializer_range: initializer_range(),
+            // 1/√d keeps the scale of activations from the first step; 0.02 is meant for d near 2,000.
+            initializer_range: 1.0 / (width.max(1) as f64).sqrt(),
             eos_token_id: None,
             bos_token_id: None,
         }

@@ -17,6 +17,9 @@ use super::linear::{linear, swiglu_mlp};
 use super::loss::{cross_entropy, negative_log_likelihoods};
 use super::norm::rms_norm;
 
+/// Gives the tensor of a name and shape.
+pub(super) type TensorSource<'a> = dyn FnMut(&str, &[usize]) -> Result<Tensor, ModelError> + 'a;
+
 /// One trainable tensor.
 #[derive(Debug, Clone)]
 pub struct Parameter {
@@ -77,10 +80,7 @@ impl Decoder {
     }
 
     /// A decoder whose tensors come from `source(name, shape)`, asked in a fixed order.
-    pub(super) fn build(
-        config: &DecoderConfig,
-        source: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor, ModelError>,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn build(config: &DecoderConfig, source: &mut TensorSource<'_>) -> Result<Self, ModelError> {
         config.check()?;
         let (d, ffn, qkv) = (config.hidden_size, config.intermediate_size, config.qkv_width());
         let mut var =

@@ -250,3 +250,36 @@ fn greedy_generation_agrees_with_the_batched_forward() {
         }
     }
 }
+
+/// Tokens per second of whole steps at demo size: `cargo test --release --lib measure_speed -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn measure_speed() {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    for (width, heads, ffn, length, rows) in
+        [(128, 4, 384, 256, 8), (128, 4, 384, 256, 16), (128, 4, 512, 256, 32), (192, 6, 512, 256, 16)]
+    {
+        let decoder = Decoder::random(&DecoderConfig::small(2048, width, 4, heads, 2, ffn), 1).unwrap();
+        let mut optimizer = AdamW::new(decoder.parameters(), AdamWSettings::default());
+        let sequences: Vec<Vec<u32>> =
+            (0..rows).map(|_| (0..length).map(|_| random.random_range(0..2048)).collect()).collect();
+        let input = TokenBatch::from_sequences(sequences.iter().map(Vec::as_slice));
+        let targets = input.tokens.clone();
+        let batch = TrainBatch { weights: vec![1.0; targets.len()], targets, input };
+        let seconds = |job: &mut dyn FnMut()| {
+            let started = std::time::Instant::now();
+            (0..4).for_each(|_| job());
+            started.elapsed().as_secs_f64() / 4.0
+        };
+        let forward = seconds(&mut || drop(decoder.loss(&batch).unwrap()));
+        let whole = seconds(&mut || {
+            let loss = decoder.loss(&batch).unwrap();
+            optimizer.update(&loss.backward().unwrap(), 1e-3).unwrap();
+        });
+        let (tokens, parameters) = (batch.targets.len(), decoder.parameter_count());
+        println!(
+            "d {width} ffn {ffn} batch {tokens}: {parameters} parameters, forward {forward:.3} s, step {whole:.3} s, {:.0} tokens/s",
+            tokens as f64 / whole
+        );
+    }
+}

@@ -150,7 +150,7 @@ fn measure() {
     );
     let folder = tempfile::tempdir().unwrap();
     let mut show = |event: &TrainEvent| {
-        if event.validation_loss.is_some() || event.step % 100 == 0 {
+        if event.validation_loss.is_some() || event.step.is_multiple_of(100) {
             println!("{}", serde_json::to_string(event).unwrap());
         }
     };
