@@ -2,6 +2,12 @@
 //!
 //! In: any text. Out: L2-normalised f32 vector of [`Encoder::dim`]. Callers: `refresh`, `train` (codebook, index).
 
+mod bert;
+mod null;
+
+pub use bert::{BertEncoder, EncoderOptions};
+pub use null::NullEncoder;
+
 use thiserror::Error;
 
 /// What can go wrong.
