@@ -6,8 +6,7 @@
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType};
 
-/// Key under which the exporter notes how many positions a graph takes.
-const MAX_POSITIONS: &str = "taiji.max_positions";
+use super::runtime::max_positions;
 
 /// Sizes of a decoder graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +53,7 @@ impl GraphDims {
                 }
             }
         }
-        Ok(Self { layers, kv_heads, head, vocabulary, positions: positions(session)? })
+        Ok(Self { layers, kv_heads, head, vocabulary, positions: max_positions(session)? })
     }
 }
 
@@ -66,13 +65,6 @@ pub fn past(layer: usize, part: &str) -> String {
 /// Name of a layer's cache output.
 pub fn present(layer: usize, part: &str) -> String {
     format!("present.{layer}.{part}")
-}
-
-fn positions(session: &Session) -> Result<usize, String> {
-    let noted = session.metadata().ok().and_then(|metadata| metadata.custom(MAX_POSITIONS));
-    noted
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| format!("the graph does not say {MAX_POSITIONS}: export it again with 'taiji-trainer export'"))
 }
 
 fn shape_of(outlets: &[Outlet], side: &str, name: &str, kind: TensorElementType) -> Result<Vec<i64>, String> {

@@ -14,6 +14,9 @@ use thiserror::Error;
 /// Version of ONNX Runtime this build is made for; older ones are refused.
 pub const ORT_VERSION: &str = "1.31.1";
 
+/// Key under which a graph says how many positions it takes.
+pub const MAX_POSITIONS: &str = "taiji.max_positions";
+
 /// ONNX Runtime allows one environment per process; the first caller decides which library it is.
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 
@@ -73,6 +76,14 @@ pub fn open_session(environment: &Environment, graph: &Path, threads: usize) -> 
     let builder = builder.with_inter_threads(1).map_err(ort::Error::<()>::from)?;
     let mut builder = builder.with_intra_op_spinning(false).map_err(ort::Error::<()>::from)?;
     builder.commit_from_file(graph)
+}
+
+/// Most positions of a row, as the exporter noted it in the graph.
+pub fn max_positions(session: &Session) -> Result<usize, String> {
+    let noted = session.metadata().ok().and_then(|metadata| metadata.custom(MAX_POSITIONS));
+    noted
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| format!("the graph does not say {MAX_POSITIONS}: export it again with 'taiji-trainer export'"))
 }
 
 /// Where the library may be.

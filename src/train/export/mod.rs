@@ -20,6 +20,7 @@ use thiserror::Error;
 pub use crate::llm::GRAPH_FILE;
 pub use writer::DATA_FILE;
 
+use crate::llm::runtime::MAX_POSITIONS;
 use checkpoint::Checkpoint;
 use writer::GraphWriter;
 
@@ -160,7 +161,7 @@ pub fn export(checkpoint: &Path, out: &Path, options: &ExportOptions) -> Result<
     let max_positions = positions(options, &source)?;
 
     let mut graph = GraphWriter::create(out, &architecture)?;
-    graph.note("taiji.max_positions", &max_positions.to_string());
+    graph.note(MAX_POSITIONS, &max_positions.to_string());
     match architecture.as_str() {
         "Qwen2ForCausalLM" | "Qwen3ForCausalLM" => decoder::write(&mut source, &mut graph, max_positions)?,
         "BertModel" => bert::write(&mut source, &mut graph, max_positions)?,
