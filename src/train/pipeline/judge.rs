@@ -4,6 +4,7 @@ use super::{PipelineError, Recipe};
 use crate::bundle::{Manifest, generation_dir};
 use crate::catalogue::read_catalogue;
 use crate::encode::Encoder;
+use crate::event::ActionTable;
 use crate::prompt::{PromptInput, PromptSchema};
 use crate::retrieve::{FaissUserIndex, UserIndex, UserSnapshot};
 use crate::train::data::{Dataset, ExampleSettings, SftSource, Split, build_examples};
@@ -68,8 +69,8 @@ fn judge_synth(
     judge_sources(&sources, &held_out, models, generation, seed, source)
 }
 
-/// Judges a finished bundle on generated users: `taiji-trainer evaluate`.
-pub fn evaluate_bundle(bundle: &Path, seed: u64, users: usize) -> Result<Judged, PipelineError> {
+/// Judges a finished bundle, on the held-out tails of a data folder or on generated users: `taiji-trainer evaluate`.
+pub fn evaluate_bundle(bundle: &Path, data: Option<&Path>, seed: u64, users: usize) -> Result<Judged, PipelineError> {
     let manifest = Manifest::read(bundle)?;
     manifest.verify(bundle)?;
     let schema = PromptSchema::load(&bundle.join("prompt.toml"))?;
@@ -82,7 +83,12 @@ pub fn evaluate_bundle(bundle: &Path, seed: u64, users: usize) -> Result<Judged,
         codebook: bundle.join("space/pq.safetensors"),
     };
     let models = ServedModels::open(&folders, &schema, &items)?;
-    judge_synth(SynthSettings::default(), users, seed, &models, &generation)
+    let Some(folder) = data else {
+        return judge_synth(SynthSettings::default(), users, seed, &models, &generation);
+    };
+    let dataset = Dataset::load(folder, &ActionTable::default())?;
+    let sources = test_sources(&dataset, &models, users);
+    judge_sources(&sources, &dataset, &models, &generation, seed, format!("last items of {}", folder.display()))
 }
 
 /// One test source a user, at most `users`, evenly over the file.

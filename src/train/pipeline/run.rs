@@ -1,6 +1,6 @@
 //! The chain of stages.
 
-use super::examples::{Texts, make_examples};
+use super::examples::{Texts, cut_sources, make_texts, train_tokenizer};
 use super::judge::judge;
 use super::publish::{PublishInput, publish};
 use super::recipe::{Recipe, hash_of};
@@ -41,11 +41,24 @@ pub fn run(recipe_path: &Path, options: &RunOptions) -> Result<PathBuf, Pipeline
     let (dataset, data_hash) = load_data(&recipe, options)?;
     let prompt_json = serde_json::to_string(&recipe.prompt)?;
 
-    let texts = make_examples(&recipe, &dataset);
+    let sources = cut_sources(&recipe, &dataset);
+    let tokenizer = train_tokenizer(&recipe, &sources)?;
+    let texts = make_texts(&recipe, &dataset, &sources, &tokenizer);
+    eprintln!("data: {} examples, {} for validation", texts.train.len(), texts.validation.len());
     let sft_hash = hash_of(&[&data_hash, &prompt_json, &serde_json::to_string(&recipe.sft)?, &texts.hash()?])?;
     let trained = stage(&root, "sft", &sft_hash, |folder| {
-        let report = sft::train(&recipe.sft, &texts.train, &texts.validation, folder, &mut sft::default_progress())?;
-        eprintln!("sft: {}", serde_json::to_string(&report)?.chars().take(400).collect::<String>());
+        let report = sft::train(
+            &recipe.sft,
+            &tokenizer,
+            &texts.train,
+            &texts.validation,
+            folder,
+            &mut *sft::default_progress(),
+        )?;
+        eprintln!(
+            "sft: {} parameters, {} steps, {} tokens, {:.0} tokens/s, validation loss {:?}",
+            report.parameters, report.steps, report.tokens, report.tokens_per_s, report.validation_loss
+        );
         Ok(())
     })?;
     let llm = stage(&root, "llm", &sft_hash, |folder| {

@@ -69,7 +69,7 @@ pub fn live(catalogue: &Catalogue, index: usize, mean_events: f64, seed: u64) ->
     let mut life = Life {
         catalogue,
         person,
-        user_id: format!("u{index}"),
+        user_id: format!("u{seed}-{index}"),
         random,
         now_ms,
         events: Vec::new(),
