@@ -66,7 +66,10 @@ impl Batch {
     pub fn new(prompts: Vec<Prompt>) -> Self {
         let written = || Written { tokens: Vec::new(), finish: Finish::Length, logprob: 0.0 };
         let bucket = bucket(prompts.len());
-        Self { rows: prompts.into_iter().map(|prompt| Row { prompt, written: written(), done: false }).collect(), bucket }
+        Self {
+            rows: prompts.into_iter().map(|prompt| Row { prompt, written: written(), done: false }).collect(),
+            bucket,
+        }
     }
 
     /// Rows of every graph call of this batch.
@@ -186,12 +189,12 @@ mod tests {
         let mut first = true;
         loop {
             assert_eq!((step.input_ids.len(), step.seqlens.len()), (rows * step.width, rows));
-            for row in 0..rows {
+            for (row, slots) in buffer.iter_mut().enumerate() {
                 let length = step.seqlens[row] as usize + 1;
                 assert!(length as i32 <= step.total);
                 let start = if first { 0 } else { length - 1 };
                 for (offset, slot) in (start..length).enumerate() {
-                    buffer[row][slot] = step.input_ids[row * step.width + offset] as u32;
+                    slots[slot] = step.input_ids[row * step.width + offset] as u32;
                 }
             }
             let mut logits = vec![0.0; step.wanted_rows.len() * VOCABULARY];

@@ -37,8 +37,9 @@ pub fn tokenizer_vocabulary(tokenizer: &Tokenizer) -> usize {
 /// Ids of the stop tokens.
 pub fn load_stop_tokens(folder: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>, String> {
     let path = folder.join(GENERATION_FILE);
-    let text = std::fs::read(&path)
-        .map_err(|error| format!("{}: {error}; it names the stop tokens, e.g. {{\"stop\": [\"</answer>\"]}}", path.display()))?;
+    let text = std::fs::read(&path).map_err(|error| {
+        format!("{}: {error}; it names the stop tokens, e.g. {{\"stop\": [\"</answer>\"]}}", path.display())
+    })?;
     let settings: GenerationSettings =
         serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     let id = |token: &String| {

@@ -1,7 +1,7 @@
 //! The decoder LLM through ONNX Runtime: prompt text in, reasoning and answer text out.
 //!
 //! Callers: `refresh` (one [`LlmEngine::generate`] per user, many at once: the engine batches them), `train` (evaluation,
-//! index building, scoring). The graph contract is notes/onnx.md 1.2, flavour GQA: see `graph`.
+//! index building, scoring). The graph's contract is checked by `graph`; `train::export` writes such graphs.
 
 pub(crate) mod batch;
 pub(crate) mod folder;

@@ -18,7 +18,7 @@ use super::graph::GraphDims;
 use super::pool::Pool;
 use super::queue::{Job, Queue};
 use super::worker::{LlmStats, Runner, work};
-use super::{Finish, GenerateRequest, Generation, LlmEngine, LlmError, GRAPH_FILE, folder, runtime, sample};
+use super::{Finish, GRAPH_FILE, GenerateRequest, Generation, LlmEngine, LlmError, folder, runtime, sample};
 
 /// How to run a decoder.
 #[derive(Debug, Clone)]
@@ -70,7 +70,8 @@ impl OnnxLlm {
         let dims = GraphDims::of(&session).map_err(failed)?;
         let known = folder::tokenizer_vocabulary(&tokenizer);
         if known > dims.vocabulary {
-            let message = format!("tokenizer.json has {known} ids, the graph only {}: use those of one export", dims.vocabulary);
+            let message =
+                format!("tokenizer.json has {known} ids, the graph only {}: use those of one export", dims.vocabulary);
             return Err(failed(message));
         }
         let max_len = options.max_len.min(dims.positions);
@@ -110,9 +111,7 @@ impl OnnxLlm {
         let mut prepared: Vec<Option<Result<Prompt, LlmError>>> = prepared.into_iter().map(Some).collect();
         let mut waiting: Vec<Option<Waiting>> = requests.iter().map(|_| None).collect();
         for index in order {
-            waiting[index] = prepared[index].take().map(|result| {
-                submit(result?, |job| self.queue.push_waiting(job))
-            });
+            waiting[index] = prepared[index].take().map(|result| submit(result?, |job| self.queue.push_waiting(job)));
         }
         let finished = waiting.into_iter().map(|entry| {
             let (prompt_tokens, answer) = entry.unwrap_or(Err(LlmError::Closed))?;
@@ -246,7 +245,8 @@ impl Runner for OnnxRunner {
         let logits = self.pool.run(1, &step).map_err(|error| error.to_string())?;
         let vocabulary = logits.len() / scored.len();
         let rows = logits.chunks(vocabulary).zip(scored);
-        rows.map(|(row, &token)| sample::log_probability(row, token).ok_or("the logits are not finite".to_owned())).collect()
+        rows.map(|(row, &token)| sample::log_probability(row, token).ok_or("the logits are not finite".to_owned()))
+            .collect()
     }
 
     fn reset(&mut self) {

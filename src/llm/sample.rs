@@ -26,7 +26,11 @@ fn maximum(logits: &[f32]) -> Option<f32> {
             *lane = if logit > *lane { logit } else { *lane };
         }
     }
-    let best = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, |best, logit| if logit > best { logit } else { best });
+    let best = lanes
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, |best, logit| if logit > best { logit } else { best });
     let has_nan = logits.iter().fold(false, |seen, logit| seen | logit.is_nan());
     (best.is_finite() && !has_nan).then_some(best)
 }

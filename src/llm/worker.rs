@@ -86,10 +86,7 @@ fn run_batch(jobs: Vec<(Prompt, Reply<Written>)>, runner: &mut dyn Runner, stats
 }
 
 /// Runs a piece of work; a panic becomes an error, and after either the runner is reset.
-fn guarded<T>(
-    runner: &mut dyn Runner,
-    piece: impl FnOnce(&mut dyn Runner) -> Result<T, String>,
-) -> Result<T, String> {
+fn guarded<T>(runner: &mut dyn Runner, piece: impl FnOnce(&mut dyn Runner) -> Result<T, String>) -> Result<T, String> {
     let result = catch_unwind(AssertUnwindSafe(|| piece(runner)));
     let message = match result {
         Ok(Ok(value)) => return Ok(value),

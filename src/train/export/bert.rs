@@ -54,7 +54,8 @@ fn shape(source: &Checkpoint) -> Result<Shape, ExportError> {
         return Err(ExportError::NotBuilt(format!("position embedding of type '{kind}'")));
     }
     if config.num_attention_heads == 0 || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
-        let message = format!("width {} does not divide among {} heads", config.hidden_size, config.num_attention_heads);
+        let message =
+            format!("width {} does not divide among {} heads", config.hidden_size, config.num_attention_heads);
         return Err(ExportError::Config { message });
     }
     let prefix = if source.has("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
@@ -119,7 +120,12 @@ fn write_embedding(
 }
 
 /// `layers.{l}.input` → `layers.{l}.middle`: self-attention, projection, residual and norm.
-fn write_attention(source: &mut Checkpoint, graph: &mut GraphWriter, shape: &Shape, layer: usize) -> Result<(), ExportError> {
+fn write_attention(
+    source: &mut Checkpoint,
+    graph: &mut GraphWriter,
+    shape: &Shape,
+    layer: usize,
+) -> Result<(), ExportError> {
     let name = |part: &str| format!("{}encoder.layer.{layer}.attention.{part}", shape.prefix);
     let local = |part: &str| format!("layers.{layer}.{part}");
     let square = [shape.hidden, shape.hidden];
@@ -141,7 +147,12 @@ fn write_attention(source: &mut Checkpoint, graph: &mut GraphWriter, shape: &Sha
 }
 
 /// `layers.{l}.middle` → `layers.{l+1}.input`: two linear layers with an activation, residual and norm.
-fn write_feed_forward(source: &mut Checkpoint, graph: &mut GraphWriter, shape: &Shape, layer: usize) -> Result<(), ExportError> {
+fn write_feed_forward(
+    source: &mut Checkpoint,
+    graph: &mut GraphWriter,
+    shape: &Shape,
+    layer: usize,
+) -> Result<(), ExportError> {
     let name = |part: &str| format!("{}encoder.layer.{layer}.{part}", shape.prefix);
     let local = |part: &str| format!("layers.{layer}.{part}");
     let next = format!("layers.{}.input", layer + 1);

@@ -105,7 +105,8 @@ impl Config {
                 return Err(ExportError::NotBuilt(format!("rope scaling of type '{kind}'")));
             }
         }
-        let newer = self.rope_parameters.as_ref().and_then(|settings| settings.get("rope_theta")).and_then(Value::as_f64);
+        let newer =
+            self.rope_parameters.as_ref().and_then(|settings| settings.get("rope_theta")).and_then(Value::as_f64);
         newer.or(self.rope_theta).ok_or_else(|| ExportError::Config {
             message: "neither rope_parameters.rope_theta nor rope_theta is given".to_owned(),
         })
@@ -206,7 +207,8 @@ fn read_header(weights: &mut File, path: &Path) -> Result<(BTreeMap<String, Tens
     }
     let mut header = vec![0_u8; length as usize];
     weights.read_exact(&mut header).map_err(|source| ExportError::io(path, source))?;
-    let entries: BTreeMap<String, Value> = serde_json::from_slice(&header).map_err(|error| damaged(error.to_string()))?;
+    let entries: BTreeMap<String, Value> =
+        serde_json::from_slice(&header).map_err(|error| damaged(error.to_string()))?;
 
     let mut tensors = BTreeMap::new();
     for (name, entry) in entries {

@@ -133,7 +133,12 @@ fn write_rope(graph: &mut GraphWriter, shape: &Shape, theta: f64) -> Result<(), 
 }
 
 /// `layers.{l}.normed` → `layers.{l}.attended` [B, S, d], and the layer's keys and values.
-fn write_attention(source: &mut Checkpoint, graph: &mut GraphWriter, shape: &Shape, layer: usize) -> Result<(), ExportError> {
+fn write_attention(
+    source: &mut Checkpoint,
+    graph: &mut GraphWriter,
+    shape: &Shape,
+    layer: usize,
+) -> Result<(), ExportError> {
     let prefix = format!("model.layers.{layer}.self_attn");
     let local = |name: &str| format!("layers.{layer}.{name}");
     let (query, kv, hidden) = (shape.query_width(), shape.kv_width(), shape.hidden);
@@ -245,7 +250,12 @@ fn write_feed_forward(
     let skip = |input: &str, skipped: &str, gamma: &str, outputs: [&str; 2]| {
         let epsilon = vec![float("epsilon", shape.epsilon)];
         // Output 3 is input + skip: the new residual without a node of its own.
-        microsoft("SkipSimplifiedLayerNormalization", &[input, skipped, gamma], &[outputs[0], "", "", outputs[1]], epsilon)
+        microsoft(
+            "SkipSimplifiedLayerNormalization",
+            &[input, skipped, gamma],
+            &[outputs[0], "", "", outputs[1]],
+            epsilon,
+        )
     };
     graph.node(skip(&local("attended"), residual, &norm, [&local("inner_normed"), &local("inner_residual")]));
 

@@ -189,7 +189,9 @@ fn positions(options: &ExportOptions, source: &Checkpoint) -> Result<usize, Expo
     match options.max_positions {
         None => Ok(most.min(DEFAULT_MAX_POSITIONS)),
         Some(wanted) if wanted >= 1 && wanted <= most => Ok(wanted),
-        Some(wanted) => Err(ExportError::Config { message: format!("{wanted} positions asked for: choose 1 to {most}") }),
+        Some(wanted) => {
+            Err(ExportError::Config { message: format!("{wanted} positions asked for: choose 1 to {most}") })
+        }
     }
 }
 

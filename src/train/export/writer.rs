@@ -12,9 +12,11 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::ExportError;
-use crate::llm::GRAPH_FILE;
 use super::checkpoint::Weight;
-use super::onnx::{self, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto};
+use super::onnx::{
+    self, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto,
+};
+use crate::llm::GRAPH_FILE;
 
 /// File name of the weights, as the graph names it.
 pub const DATA_FILE: &str = "graph.onnx.data";
@@ -133,7 +135,10 @@ impl GraphWriter {
     /// Closes both files and puts them in place, the graph last.
     pub fn finish(mut self) -> Result<Written, ExportError> {
         let data_path = self.folder.join(temporary(DATA_FILE));
-        self.data.flush().and_then(|()| self.data.get_ref().sync_all()).map_err(|source| ExportError::io(&data_path, source))?;
+        self.data
+            .flush()
+            .and_then(|()| self.data.get_ref().sync_all())
+            .map_err(|source| ExportError::io(&data_path, source))?;
         let data_sha256: String = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         // The graph names the weights' hash, so that the hash of the small file identifies the whole model.
         self.metadata.push(StringStringEntryProto { key: "taiji.data_sha256".to_owned(), value: data_sha256.clone() });
