@@ -65,7 +65,7 @@ impl Default for SftSettings {
             max_len: 512,
             epochs: 3,
             max_steps: 0,
-            batch_tokens: 4096,
+            batch_tokens: 2048,
             lr: 3e-3,
             warmup: 100,
             weight_decay: 0.05,
@@ -73,10 +73,10 @@ impl Default for SftSettings {
             prompt_loss_weight: 0.2,
             seed: 7,
             threads: 0,
-            log_every: 20,
-            validate_every: 200,
+            log_every: 50,
+            validate_every: 400,
             validation_examples: 256,
-            checkpoint_every: 200,
+            checkpoint_every: 400,
         }
     }
 }
