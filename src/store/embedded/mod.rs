@@ -14,6 +14,8 @@
 //! | `counters` | referrers, users per item, totals |
 
 mod counters;
+#[cfg(test)]
+mod crash_tests;
 mod due;
 mod engine;
 mod feeds;

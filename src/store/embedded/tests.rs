@@ -1,1 +1,146 @@
+//! The embedded store against the conformance checks, and what only it can show: restarts, erasures, trimmed feeds.
+//! Kills and failing disks have a file of their own, [`super::crash_tests`].
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use super::*;
+use crate::event::ActionClass;
+use crate::feature::proto::Behaviour;
+use crate::store::conformance::{self, Subject};
+use crate::store::{PutBody, PutRefusal, Record, RecordBody, Version};
+use std::sync::atomic::{AtomicI64, Ordering};
+use tempfile::TempDir;
+
+/// A store in a folder of its own with a clock that stands still until moved.
+fn subject() -> (TempDir, Subject) {
+    let folder = tempfile::tempdir().unwrap();
+    let time = Arc::new(AtomicI64::new(1_700_000_000_000));
+    let store = EmbeddedStore::open(folder.path(), options(&time)).unwrap();
+    let advance = move |ms| {
+        time.fetch_add(ms, Ordering::Relaxed);
+    };
+    (folder, Subject { store, advance: Box::new(advance) })
+}
+
+fn options(time: &Arc<AtomicI64>) -> EmbeddedOptions {
+    let time = time.clone();
+    EmbeddedOptions {
+        clock: Arc::new(move || time.load(Ordering::Relaxed)),
+        flush_interval: Duration::from_millis(50),
+        vector_feed_max_len: 3,
+        cache_bytes: 8 << 20,
+        ..EmbeddedOptions::default()
+    }
+}
+
+pub(super) fn click(ts_ms: i64, event_id: &str, item: &str) -> Record {
+    let behaviour = Behaviour {
+        ts_ms,
+        event_id: event_id.into(),
+        item_id: item.into(),
+        action: "click".into(),
+        ..Behaviour::default()
+    };
+    let body = RecordBody::Behaviour { class: ActionClass::Engagement, behaviour };
+    Record { ts_ms, event_id: event_id.into(), weight: 1.0, body }
+}
+
+pub(super) fn batch(user: &str, records: Vec<Record>) -> UserBatch {
+    UserBatch { user: user.into(), records }
+}
+
+#[tokio::test]
+async fn conforms_on_one_thread() {
+    let (_folder, subject) = subject();
+    conformance::check_all(&subject).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conforms_on_many_threads() {
+    let (_folder, subject) = subject();
+    conformance::check_all(&subject).await;
+}
+
+#[test]
+fn agrees_with_the_model() {
+    let (_folder, subject) = subject();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    conformance::model::check(&subject, &runtime, 150);
+}
+
+#[tokio::test]
+async fn a_restart_keeps_everything_and_voids_leases() {
+    let folder = tempfile::tempdir().unwrap();
+    let time = Arc::new(AtomicI64::new(1_700_000_000_000));
+    let store = EmbeddedStore::open(folder.path(), options(&time)).unwrap();
+    store.append("s", &[batch("u", vec![click(1, "e", "i")])]).await.unwrap();
+    let due = |user: &str, class, due_ms| DueEntry { user: user.into(), class, due_ms };
+    store.mark_due("s", &[due("done", 0, 1), due("taken", 1, 2), due("waits", 2, 3)]).await.unwrap();
+    let claims = store.claim("s", 2, Duration::from_secs(60)).await.unwrap();
+    store.mark_due("s", &[due("taken", 0, 9)]).await.unwrap();
+    assert!(store.release("s", &claims[0]).await.unwrap());
+    let vector = FreshVector { user: "u".into(), era: 0, version: Version::default(), vector: None };
+    for _ in 0..5 {
+        store.append_vector("s", &vector).await.unwrap();
+    }
+    let before = (store.histories(&["u".into()]).await.unwrap(), store.stats().await.unwrap().users);
+    drop(store);
+
+    let store = EmbeddedStore::open(folder.path(), options(&time)).unwrap();
+    assert_eq!((store.histories(&["u".into()]).await.unwrap(), store.stats().await.unwrap().users), before);
+    assert!(!store.release("s", &claims[1]).await.unwrap(), "leases of the dead process are void");
+    let again = store.claim("s", 9, Duration::from_secs(60)).await.unwrap();
+    let shape: Vec<_> = again.iter().map(|claim| (claim.user.as_str(), claim.class, claim.due_ms)).collect();
+    assert_eq!(shape, [("taken", 0, 2), ("waits", 2, 3)]);
+    let ids: Vec<u64> = store.vectors_after("s", 0, 9).await.unwrap().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, [3, 4, 5], "trimmed to its longest length");
+    assert_eq!(store.append_vector("s", &vector).await.unwrap(), 6, "ids go on");
+}
+
+#[tokio::test]
+async fn after_an_erasure_old_events_and_old_refreshes_are_refused() {
+    let (folder, subject) = subject();
+    subject.store.append("s", &[batch("u", vec![click(10, "e", "i")])]).await.unwrap();
+    drop(subject);
+    // The erase job is not written yet: this is what it will leave in the counters.
+    let engine = Engine::open(folder.path(), "taiji", 1 << 20).unwrap();
+    let mut record = engine.user_record(&engine.database.snapshot(), "u").unwrap().unwrap();
+    (record.state.era, record.state.erased_before_ms) = (1, 50);
+    let mut changes = engine.batch();
+    engine.write_user_record(&mut changes, "u", &record);
+    engine.commit("test", changes).unwrap();
+    drop(engine);
+
+    let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
+    let records = vec![click(10, "again", "i"), click(50, "edge", "i"), click(51, "new", "i")];
+    let outcome = store.append("s", &[batch("u", records)]).await.unwrap().remove(0);
+    assert_eq!((outcome.accepted, outcome.duplicates, outcome.state.seq), (1, 2, 2));
+    let body = PutBody::Write { groups: vec![], prompt_hash: 1, embedding: vec![] };
+    let put = FeaturePut { user: "u".into(), era: 0, version: Version::default(), tier: 1, body };
+    assert_eq!(store.put("s", put).await.unwrap(), PutOutcome::Refused(PutRefusal::Era));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_appends_of_the_same_events_count_each_once() {
+    let (_folder, subject) = subject();
+    let store = subject.store.clone();
+    let tasks = (0..8).map(|task| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for n in 0..50 {
+                let event = |user: &str| batch(user, vec![click(n, &format!("e{n}"), "shared item")]);
+                let mut users = [event("a"), event("b"), event(&format!("own {task}"))];
+                users.rotate_left(task % 3);
+                store.append("s", &users).await.unwrap();
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let kept = store.histories(&["a".into(), "b".into()]).await.unwrap();
+    for history in kept.into_iter().flatten() {
+        assert_eq!((history.state.seq, history.engagements.len(), history.state.weight), (50, 50, 50.0));
+    }
+    assert_eq!(store.item_user_counts(&["shared item".into()]).await.unwrap(), [crate::store::ITEM_USERS_CAP]);
+    assert_eq!(store.stats().await.unwrap().users, 10);
+}

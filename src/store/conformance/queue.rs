@@ -1,0 +1,125 @@
+//! Due queue, leases and the sweep.
+
+use super::*;
+use crate::store::{Claim, DueEntry, QueueDepth, SWEEP_CLASS};
+use std::time::Duration;
+
+const LEASE: Duration = Duration::from_millis(100);
+
+pub(super) async fn check(subject: &Subject) {
+    order(subject).await;
+    marking_again(subject).await;
+    leases(subject).await;
+    marked_while_leased(subject).await;
+    sweep(subject).await;
+}
+
+async fn now(subject: &Subject) -> i64 {
+    subject.store.now_ms().await.unwrap()
+}
+
+async fn mark(subject: &Subject, space: &str, user: &str, class: u8, due_ms: i64) {
+    subject.store.mark_due(space, &[DueEntry { user: user.into(), class, due_ms }]).await.unwrap();
+}
+
+async fn claim(subject: &Subject, space: &str, limit: usize) -> Vec<Claim> {
+    subject.store.claim(space, limit, LEASE).await.unwrap()
+}
+
+fn names(claims: &[Claim]) -> Vec<&str> {
+    claims.iter().map(|claim| claim.user.as_str()).collect()
+}
+
+async fn order(subject: &Subject) {
+    let (space, now_ms) = ("queue order", now(subject).await);
+    for (user, class, due_ms) in
+        [("c", 2, now_ms - 9), ("b", 1, now_ms), ("a", 1, now_ms - 1), ("later", 0, now_ms + 50)]
+    {
+        mark(subject, space, user, class, due_ms).await;
+    }
+    let depth = subject.store.queue_depth(space).await.unwrap();
+    assert_eq!(depth.classes, [(0, 1, now_ms + 50), (1, 2, now_ms - 1), (2, 1, now_ms - 9)]);
+    assert_eq!(names(&claim(subject, space, 2).await), ["a", "b"], "class, then age; not before its time");
+    assert_eq!(names(&claim(subject, space, 9).await), ["c"]);
+    assert!(claim(subject, space, 9).await.is_empty() && claim(subject, "queue other", 9).await.is_empty());
+    let depth = subject.store.queue_depth(space).await.unwrap();
+    assert_eq!(depth, QueueDepth { classes: vec![(0, 1, now_ms + 50)], leased: 3 });
+    (subject.advance)(50);
+    assert_eq!(names(&claim(subject, space, 9).await), ["later"]);
+}
+
+async fn marking_again(subject: &Subject) {
+    let (space, now_ms) = ("queue again", now(subject).await);
+    mark(subject, space, "u", 2, now_ms - 5).await;
+    mark(subject, space, "u", 1, now_ms).await;
+    mark(subject, space, "u", 3, now_ms + 500).await;
+    let depth = subject.store.queue_depth(space).await.unwrap();
+    assert_eq!(depth.classes, [(1, 1, now_ms - 5)], "the lower class and the earlier time, once");
+    let claims = claim(subject, space, 9).await;
+    assert_eq!((claims[0].class, claims[0].due_ms, claims.len()), (1, now_ms - 5, 1));
+}
+
+async fn leases(subject: &Subject) {
+    let (space, now_ms) = ("queue leases", now(subject).await);
+    mark(subject, space, "u", 1, now_ms).await;
+    let first = claim(subject, space, 1).await.remove(0);
+    (subject.advance)(99);
+    assert!(claim(subject, space, 1).await.is_empty(), "an unexpired lease holds");
+    assert!(subject.store.renew(space, &first, LEASE).await.unwrap());
+    (subject.advance)(99);
+    assert!(claim(subject, space, 1).await.is_empty(), "a renewed lease holds");
+    (subject.advance)(1);
+    let second = claim(subject, space, 1).await.remove(0);
+    assert_eq!((second.due_ms, second.class), (now_ms, 1), "it keeps its place");
+    assert!(!subject.store.renew(space, &first, LEASE).await.unwrap(), "the old token holds nothing");
+    assert!(!subject.store.release(space, &first).await.unwrap());
+    assert!(subject.store.release(space, &second).await.unwrap());
+    assert!(!subject.store.release(space, &second).await.unwrap(), "released once");
+    (subject.advance)(1000);
+    assert!(claim(subject, space, 1).await.is_empty(), "released users are gone");
+    mark(subject, space, "u", 1, now_ms).await;
+    let third = claim(subject, space, 1).await.remove(0);
+    (subject.advance)(100);
+    assert!(!subject.store.renew(space, &third, LEASE).await.unwrap(), "too late, even if nobody took the user");
+    assert_eq!(claim(subject, space, 1).await.len(), 1);
+}
+
+async fn marked_while_leased(subject: &Subject) {
+    let (space, now_ms) = ("queue marked", now(subject).await);
+    mark(subject, space, "u", 1, now_ms - 10).await;
+    let first = claim(subject, space, 1).await.remove(0);
+    mark(subject, space, "u", 3, now_ms + 20).await;
+    mark(subject, space, "u", 2, now_ms + 30).await;
+    assert!(claim(subject, space, 1).await.is_empty(), "not given out twice");
+    assert!(subject.store.release(space, &first).await.unwrap());
+    let depth = subject.store.queue_depth(space).await.unwrap();
+    assert_eq!(depth.classes, [(2, 1, now_ms + 20)], "the new marks stay, merged");
+    (subject.advance)(20);
+    let second = claim(subject, space, 1).await.remove(0);
+    mark(subject, space, "u", 0, now_ms + 500).await;
+    (subject.advance)(100);
+    let third = claim(subject, space, 1).await.remove(0);
+    assert_eq!((third.class, third.due_ms), (0, now_ms + 20), "a lease that ran out merges both");
+    assert!(!subject.store.release(space, &second).await.unwrap());
+}
+
+async fn sweep(subject: &Subject) {
+    let (space, version) = ("queue sweep", Version { seq: 1, turn: 0 });
+    for user in ["sweep new", "sweep fresh", "sweep stale", "sweep quick", "sweep waits", "sweep leased"] {
+        append(subject, user, &[engagement(1, "e", "i")]).await;
+    }
+    for (user, tier) in [("sweep fresh", 1), ("sweep stale", 1), ("sweep quick", 0)] {
+        put(subject, space, write_put(user, version, tier, 1, vec![blob(Group::Intra, 1, version, tier, 0)])).await;
+    }
+    append(subject, "sweep stale", &[engagement(2, "f", "i")]).await;
+    mark(subject, space, "sweep leased", 0, 0).await;
+    assert_eq!(claim(subject, space, 1).await.len(), 1);
+    mark(subject, space, "sweep waits", 0, now(subject).await + 1_000_000).await;
+    let marked = subject.store.sweep(space).await.unwrap();
+    let claims = subject.store.claim(space, 10_000, LEASE).await.unwrap();
+    assert_eq!(marked, claims.len());
+    assert!(claims.iter().all(|claim| claim.class == SWEEP_CLASS));
+    let swept: Vec<&str> = names(&claims).into_iter().filter(|user| user.starts_with("sweep")).collect();
+    assert_eq!(swept, ["sweep new", "sweep quick", "sweep stale"]);
+    assert_eq!(subject.store.sweep(space).await.unwrap(), 0, "all of them stand in the queue or are leased");
+}
