@@ -57,8 +57,12 @@ pub fn parse_batch(bytes: &[u8], name: &str, limit: usize) -> Result<Vec<Entry>,
             }
         }
         Ok(value @ Value::Object(_)) => vec![Ok(value)],
-        Ok(_) => return Err(ApiError::bad_request(format!("body: must be {{\"{name}\": […]}}, one object, or ndjson"))),
-        Err(error) => parse_lines(bytes).ok_or_else(|| ApiError::bad_request(format!("body: malformed json: {error}")))?,
+        Ok(_) => {
+            return Err(ApiError::bad_request(format!("body: must be {{\"{name}\": […]}}, one object, or ndjson")));
+        }
+        Err(error) => {
+            parse_lines(bytes).ok_or_else(|| ApiError::bad_request(format!("body: malformed json: {error}")))?
+        }
     };
     if entries.is_empty() {
         return Err(ApiError::field(name, "is empty"));
@@ -73,7 +77,8 @@ pub fn parse_batch(bytes: &[u8], name: &str, limit: usize) -> Result<Vec<Entry>,
 fn parse_lines(bytes: &[u8]) -> Option<Vec<Entry>> {
     let lines: Vec<&[u8]> =
         bytes.split(|byte| *byte == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace)).collect();
-    let parse = |line: &&[u8]| serde_json::from_slice::<Value>(line).map_err(|error| format!("malformed json: {error}"));
+    let parse =
+        |line: &&[u8]| serde_json::from_slice::<Value>(line).map_err(|error| format!("malformed json: {error}"));
     let entries: Vec<Entry> = lines.iter().map(parse).collect();
     (entries.len() > 1 && matches!(entries.first(), Some(Ok(Value::Object(_))))).then_some(entries)
 }
@@ -106,9 +111,17 @@ mod tests {
 
     #[test]
     fn what_is_no_batch_is_refused() {
-        for text in ["", "{", "[1]", "3", r#"{"events":3}"#, r#"{"events":[]}"#, r#"{"events":[1,2,3,4]}"#,
-            r#"{"events":[{}],"x":1}"#, "{bad\n{\"a\":1}"]
-        {
+        for text in [
+            "",
+            "{",
+            "[1]",
+            "3",
+            r#"{"events":3}"#,
+            r#"{"events":[]}"#,
+            r#"{"events":[1,2,3,4]}"#,
+            r#"{"events":[{}],"x":1}"#,
+            "{bad\n{\"a\":1}",
+        ] {
             assert!(count(text).is_err(), "{text}");
         }
     }

@@ -53,12 +53,8 @@ pub async fn post_events(
     let started = std::time::Instant::now();
     let counts = if none_good { Default::default() } else { state.ingest.append(events).await? };
     state.metrics.store_duration.with_label_values(&["append"]).observe(started.elapsed().as_secs_f64());
-    EventsStored {
-        accepted: counts.accepted,
-        duplicates: counts.duplicates,
-        rejected: rejected.len() as u64,
-    }
-    .emit(&state.metrics);
+    EventsStored { accepted: counts.accepted, duplicates: counts.duplicates, rejected: rejected.len() as u64 }
+        .emit(&state.metrics);
     state.wake.notify_one();
     let status = if none_good { StatusCode::BAD_REQUEST } else { StatusCode::ACCEPTED };
     let answer = EventsAnswer { accepted: counts.accepted, duplicates: counts.duplicates, rejected };

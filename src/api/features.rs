@@ -109,7 +109,8 @@ fn require_scope(state: &ApiState, headers: &HeaderMap, groups: &[Group]) -> Res
 fn parse_groups<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<Group>, ApiError> {
     let mut groups = Vec::new();
     for name in names {
-        let unknown = || ApiError::field("groups", format!("unknown group {name:?}; known are intra, cross, scid, text"));
+        let unknown =
+            || ApiError::field("groups", format!("unknown group {name:?}; known are intra, cross, scid, text"));
         let group = Group::parse(name).ok_or_else(unknown)?;
         if !groups.contains(&group) {
             groups.push(group);

@@ -102,7 +102,9 @@ enum Command {
         seed: Option<u64>,
     },
     /// Judge a bundle: on generated users of a seed, or on the held-out tails of a data folder.
-    #[command(after_help = "Example:\n  taiji-trainer evaluate --bundle models/demo/1 --synth-seed 4242 --out report.json")]
+    #[command(
+        after_help = "Example:\n  taiji-trainer evaluate --bundle models/demo/1 --synth-seed 4242 --out report.json"
+    )]
     Evaluate {
         /// Folder that holds manifest.json.
         #[arg(long, value_name = "DIR")]
@@ -195,7 +197,8 @@ fn execute(command: Command) -> Result<(), Failure> {
             let judged = evaluate_bundle(&bundle, data.as_deref(), synth_seed, users).map_err(unavailable)?;
             let text = serde_json::to_string_pretty(&judged).map_err(|error| Failure(error.to_string(), 70))?;
             if let Some(parent) = out.parent() {
-                std::fs::create_dir_all(parent).map_err(|error| unavailable(format!("{}: {error}", parent.display())))?;
+                std::fs::create_dir_all(parent)
+                    .map_err(|error| unavailable(format!("{}: {error}", parent.display())))?;
             }
             std::fs::write(&out, &text).map_err(|error| unavailable(format!("{}: {error}", out.display())))?;
             println!("{text}");

@@ -66,10 +66,8 @@ pub fn write_columns(path: &Path, columns: &[Column]) -> Result<(), String> {
 fn write_inner(path: &Path, columns: &[Column]) -> Result<(), parquet::errors::ParquetError> {
     let fields = columns.iter().map(Column::schema).collect::<Result<Vec<_>, _>>()?;
     let schema = Arc::new(Type::group_type_builder("taiji").with_fields(fields).build()?);
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .set_created_by("taiji".to_string())
-        .build();
+    let properties =
+        WriterProperties::builder().set_compression(Compression::SNAPPY).set_created_by("taiji".to_string()).build();
     let mut writer = SerializedFileWriter::new(File::create(path)?, schema, Arc::new(properties))?;
     let mut group = writer.next_row_group()?;
     let mut remaining = columns.iter();

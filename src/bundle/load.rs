@@ -128,10 +128,8 @@ fn canned_models(dim: usize) -> Models {
 
 /// Opens the sessions, passes the parity gate, and runs one real step so that the first user pays for no set-up.
 fn real_models(folder: &Path, schema: &PromptSchema, options: &LoadOptions) -> Result<Models, BundleError> {
-    let invalid = |error: &dyn Display| BundleError::Invalid {
-        bundle: folder.display().to_string(),
-        message: error.to_string(),
-    };
+    let invalid =
+        |error: &dyn Display| BundleError::Invalid { bundle: folder.display().to_string(), message: error.to_string() };
     let llm_options = LlmOptions {
         threads: options.llm_threads,
         max_rows: options.max_rows,

@@ -30,7 +30,9 @@ pub enum BundleError {
         remedy: &'static str,
     },
     /// A file is not what the manifest says.
-    #[error("bundle {bundle}: {file} does not match the manifest: {message}; copy the bundle again, or run `make build`")]
+    #[error(
+        "bundle {bundle}: {file} does not match the manifest: {message}; copy the bundle again, or run `make build`"
+    )]
     Checksum {
         /// The bundle's folder.
         bundle: String,

@@ -32,7 +32,10 @@ pub fn write_catalogue(path: &Path, rows: &[CatalogueRow]) -> Result<(), Catalog
         Column::utf8("brand", text(&|item| item.brand.clone())),
         Column::binary("price", ColumnData::Double(rows.iter().map(|row| row.item.price).collect())),
         Column::utf8("state", text(&|item| Some(state_name(item.state).to_string()))),
-        Column::binary("distinct_users", ColumnData::Int(rows.iter().map(|row| Some(row.distinct_users as i32)).collect())),
+        Column::binary(
+            "distinct_users",
+            ColumnData::Int(rows.iter().map(|row| Some(row.distinct_users as i32)).collect()),
+        ),
         Column::binary("scid", ColumnData::Bytes(vec![None; rows.len()])),
         Column::binary("embedding_row", ColumnData::Int(vec![None; rows.len()])),
     ];
@@ -46,8 +49,11 @@ pub fn read_catalogue(path: &Path) -> Result<Vec<CatalogueRow>, CatalogueError> 
         Some(ColumnData::Bytes(rows)) => Ok(rows.into_iter()),
         _ => Err(refuse(path, "a text column has another type".into())),
     };
-    let (mut ids, mut titles, mut l1, mut l2, mut l3, mut brands) = (text()?, text()?, text()?, text()?, text()?, text()?);
-    let Some(ColumnData::Double(prices)) = columns.next() else { return Err(refuse(path, "price is not a number".into())) };
+    let (mut ids, mut titles, mut l1, mut l2, mut l3, mut brands) =
+        (text()?, text()?, text()?, text()?, text()?, text()?);
+    let Some(ColumnData::Double(prices)) = columns.next() else {
+        return Err(refuse(path, "price is not a number".into()));
+    };
     let Some(ColumnData::Bytes(states)) = columns.next() else { return Err(refuse(path, "state is not text".into())) };
     let Some(ColumnData::Int(users)) = columns.next() else {
         return Err(refuse(path, "distinct_users is not a number".into()));
@@ -97,7 +103,7 @@ mod tests {
     fn a_catalogue_comes_back_as_written() {
         let folder = tempfile::tempdir().expect("tempdir");
         let path = folder.path().join("catalogue.parquet");
-        let item = |id: &str, categories: &[&str], price| Item {
+        let item = |id: &str, categories: &[&str], price: Option<f64>| Item {
             id: id.into(),
             title: format!("title of {id}"),
             categories: categories.iter().map(|name| name.to_string()).collect(),

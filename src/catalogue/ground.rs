@@ -168,7 +168,10 @@ mod tests {
     fn unknown_titles_fall_back_to_the_known_part_of_the_path() {
         let grounder = grounder();
         let path = |answer: &str| grounder.ground(answer, &|_| true);
-        assert_eq!(path("home > kitchen > pans: copper pan"), Grounding::Category(vec!["Home".into(), "Kitchen".into()]));
+        assert_eq!(
+            path("home > kitchen > pans: copper pan"),
+            Grounding::Category(vec!["Home".into(), "Kitchen".into()])
+        );
         assert_eq!(path("Moon > Dust: x"), Grounding::None);
         assert_eq!(path(""), Grounding::None);
     }

@@ -105,7 +105,8 @@ async fn replay(args: &FeedArgs, path: &Path, route: &str, rate: u64) -> Result<
         }
         if rate > 0 {
             // A schedule, not a pause after each call: a slow answer does not lower the rate.
-            tokio::time::sleep_until((started + Duration::from_secs_f64(totals.sent as f64 / rate as f64)).into()).await;
+            tokio::time::sleep_until((started + Duration::from_secs_f64(totals.sent as f64 / rate as f64)).into())
+                .await;
         }
         totals.sent += batch.len() as u64;
         while running.len() >= args.concurrency {
@@ -162,9 +163,7 @@ type Joined = Option<Result<Result<Sent, String>, tokio::task::JoinError>>;
 
 fn take(joined: Joined, totals: &mut Totals, bar: &ProgressBar) -> Result<(), CommandError> {
     let Some(joined) = joined else { return Ok(()) };
-    let sent = joined
-        .map_err(|error| CommandError::Internal(error.to_string()))?
-        .map_err(CommandError::Unavailable)?;
+    let sent = joined.map_err(|error| CommandError::Internal(error.to_string()))?.map_err(CommandError::Unavailable)?;
     bar.inc(sent.lines);
     totals.accepted += sent.answer.accepted;
     totals.duplicates += sent.answer.duplicates;

@@ -48,16 +48,22 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve: take events, refresh users, answer reads.
-    #[command(after_help = "Example:\n  taiji serve --bundle models/demo/1 --store embedded:data --listen 0.0.0.0:8080")]
+    #[command(
+        after_help = "Example:\n  taiji serve --bundle models/demo/1 --store embedded:data --listen 0.0.0.0:8080"
+    )]
     Serve(ServeArgs),
     /// Replay a file of events (and items) over HTTP.
-    #[command(after_help = "Example:\n  taiji feed --file events.jsonl --items items.jsonl --rate 500 --http http://127.0.0.1:8080")]
+    #[command(
+        after_help = "Example:\n  taiji feed --file events.jsonl --items items.jsonl --rate 500 --http http://127.0.0.1:8080"
+    )]
     Feed(feed::FeedArgs),
     /// Look at a bundle.
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
     /// Check a configuration, and print the commented defaults.
-    #[command(after_help = "Examples:\n  taiji check-config --config taiji.toml\n  taiji check-config --print-defaults > taiji.toml")]
+    #[command(
+        after_help = "Examples:\n  taiji check-config --config taiji.toml\n  taiji check-config --print-defaults > taiji.toml"
+    )]
     CheckConfig(check_config::CheckConfigArgs),
 }
 

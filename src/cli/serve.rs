@@ -85,7 +85,9 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     stop.send_replace(true);
     let limit = Duration::from_millis(settings.server.drain_timeout_ms);
     let drained = tokio::time::timeout(limit, async {
-        if failed.is_none() && let Err(error) = (&mut server).await {
+        if failed.is_none()
+            && let Err(error) = (&mut server).await
+        {
             tracing::error!(%error, "public server");
         }
         while tasks.join_next().await.is_some() {}
@@ -148,8 +150,7 @@ struct StopSignals {
 
 impl StopSignals {
     fn new() -> Result<StopSignals, CommandError> {
-        let listen =
-            |kind| signal(kind).map_err(|error| CommandError::Internal(format!("signal handler: {error}")));
+        let listen = |kind| signal(kind).map_err(|error| CommandError::Internal(format!("signal handler: {error}")));
         Ok(StopSignals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 

@@ -131,7 +131,11 @@ mod tests {
     use super::*;
     use crate::event::ActionTable;
 
-    fn load_with(file: Option<&str>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Settings, ConfigErrors> {
+    fn load_with(
+        file: Option<&str>,
+        environment: &[(&str, &str)],
+        flags: &[(&str, &str)],
+    ) -> Result<Settings, ConfigErrors> {
         let folder = tempfile::tempdir().expect("tempdir");
         let path = folder.path().join("taiji.toml");
         if let Some(text) = file {
@@ -153,10 +157,7 @@ mod tests {
         let file = Some("[server]\nmax_users = 1\nmax_events = 1\nmax_in_flight = 1\n[refresh]\nweight_threshold = 2");
         let environment = [("TAIJI__SERVER__MAX_USERS", "2"), ("TAIJI__SERVER__MAX_EVENTS", "2")];
         let settings = load_with(file, &environment, &[("server.max_users", "3")]).expect("valid");
-        assert_eq!(
-            (settings.server.max_users, settings.server.max_events, settings.server.max_in_flight),
-            (3, 2, 1)
-        );
+        assert_eq!((settings.server.max_users, settings.server.max_events, settings.server.max_in_flight), (3, 2, 1));
         assert_eq!(settings.refresh.weight_threshold, 2.0);
     }
 
@@ -179,7 +180,9 @@ mod tests {
 
     #[test]
     fn own_actions_and_field_maps_are_open() {
-        let file = Some("[events.field_map]\nuser_id = \"/who\"\n[events.actions]\nstar = { class = \"engagement\", weight = 2.0 }");
+        let file = Some(
+            "[events.field_map]\nuser_id = \"/who\"\n[events.actions]\nstar = { class = \"engagement\", weight = 2.0 }",
+        );
         let settings = load_with(file, &[], &[]).expect("valid");
         assert_eq!(settings.events.field_map["user_id"], "/who");
         assert!(settings.events.actions.get("star").is_some() && settings.events.actions.get("click").is_some());

@@ -57,15 +57,9 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         check(ok, format!("events.actions.{action}.weight must be a number that is not negative"));
     }
     for (field, pointer) in &settings.events.field_map {
-        check(
-            pointer.starts_with('/'),
-            format!("events.field_map.{field} must be a json pointer that starts with /"),
-        );
+        check(pointer.starts_with('/'), format!("events.field_map.{field} must be a json pointer that starts with /"));
     }
-    check(
-        (1..=5).contains(&settings.retrieve.min_item_users),
-        "retrieve.min_item_users must be 1 to 5".to_string(),
-    );
+    check((1..=5).contains(&settings.retrieve.min_item_users), "retrieve.min_item_users must be 1 to 5".to_string());
     check(settings.retrieve.tail_interval_ms > 0, "retrieve.tail_interval_ms must be at least 1".to_string());
     check(
         matches!(settings.log.format.as_str(), "text" | "json"),

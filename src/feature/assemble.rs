@@ -1,7 +1,7 @@
 //! One refresh's findings → the group blobs of a record.
 
-use super::proto::{CrossGroup, GroupMeta, IntraGroup, TextGroup};
 use super::cross_sequence;
+use super::proto::{CrossGroup, GroupMeta, IntraGroup, TextGroup};
 use crate::store::{Group, GroupBlob, Version};
 use prost::Message;
 

@@ -32,7 +32,11 @@ pub(super) struct Chooser<'a> {
 
 impl Chooser<'_> {
     /// The first candidate that every rule admits, or `None`.
-    pub async fn choose(&self, candidates: &[Neighbour], previous: Option<&str>) -> Result<Option<CrossFinding>, StoreError> {
+    pub async fn choose(
+        &self,
+        candidates: &[Neighbour],
+        previous: Option<&str>,
+    ) -> Result<Option<CrossFinding>, StoreError> {
         let names: Vec<String> = candidates.iter().map(|candidate| candidate.user.clone()).collect();
         let histories = self.store.histories(&names).await?;
         let referrers = self.store.referrer_counts(self.space, &names).await?;

@@ -10,7 +10,7 @@ use crate::catalogue::Grounding;
 use crate::config::{RefreshSettings, RetrieveSettings};
 use crate::feature::proto::GroupMeta;
 use crate::feature::{CrossFinding, DecodedGroup, Finding, assemble, flags};
-use crate::llm::{Generation, GenerateRequest};
+use crate::llm::{GenerateRequest, Generation};
 use crate::prompt::{ParsedAnswer, RenderedPrompt, parse, prompt_hash, render};
 use crate::retrieve::encode_f16;
 use crate::store::{
@@ -170,7 +170,12 @@ impl Refresher {
         Ok(Made { parsed, grounding, vector, sparse_ids })
     }
 
-    async fn neighbour(&self, user: &str, made: &Made, previous: Option<&str>) -> Result<Option<CrossFinding>, RefreshError> {
+    async fn neighbour(
+        &self,
+        user: &str,
+        made: &Made,
+        previous: Option<&str>,
+    ) -> Result<Option<CrossFinding>, RefreshError> {
         let candidates = self.bundle.index.search(&made.vector, self.retrieve.candidates, user)?;
         let chooser = Chooser {
             store: self.store.as_ref(),

@@ -53,7 +53,8 @@ fn failed(operation: &'static str) -> impl Fn(::faiss::error::Error) -> Retrieve
 
 /// Trains and fills a main index from unit vectors (row-major `rows × dim`) and writes it to `path`.
 pub fn build_main(shape: &IndexShape, vectors: &[f32], path: &Path) -> Result<(), RetrieveError> {
-    let mut index = index_factory(shape.dim as u32, &shape.factory, MetricType::InnerProduct).map_err(failed("factory"))?;
+    let mut index =
+        index_factory(shape.dim as u32, &shape.factory, MetricType::InnerProduct).map_err(failed("factory"))?;
     index.train(vectors).map_err(failed("train"))?;
     index.add(vectors).map_err(failed("add"))?;
     io::write_index(&index, path.to_string_lossy()).map_err(failed("write"))

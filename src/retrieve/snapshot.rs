@@ -30,8 +30,10 @@ impl UserSnapshot {
     pub fn write(path: &Path, users: &[SnapshotUser]) -> Result<(), RetrieveError> {
         let names = users.iter().map(|user| Some(user.user.clone().into_bytes())).collect();
         let blobs = users.iter().map(|user| Some(pack(&user.engagements))).collect();
-        let columns =
-            [Column::utf8("user_id", ColumnData::Bytes(names)), Column::binary("engagements", ColumnData::Bytes(blobs))];
+        let columns = [
+            Column::utf8("user_id", ColumnData::Bytes(names)),
+            Column::binary("engagements", ColumnData::Bytes(blobs)),
+        ];
         write_columns(path, &columns).map_err(|message| load_error(path, message))
     }
 

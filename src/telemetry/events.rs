@@ -18,7 +18,12 @@ impl EventsStored {
         metrics.events.with_label_values(&["accepted"]).inc_by(self.accepted);
         metrics.events.with_label_values(&["duplicate"]).inc_by(self.duplicates);
         metrics.events.with_label_values(&["rejected"]).inc_by(self.rejected);
-        tracing::debug!(accepted = self.accepted, duplicates = self.duplicates, rejected = self.rejected, "events stored");
+        tracing::debug!(
+            accepted = self.accepted,
+            duplicates = self.duplicates,
+            rejected = self.rejected,
+            "events stored"
+        );
     }
 }
 
@@ -42,12 +47,27 @@ impl ItemsStored {
 /// How one refresh ended.
 #[allow(missing_docs)]
 pub enum RefreshEnded<'a> {
-    Written { user: &'a str, seq: u64, seconds: f64 },
-    Skipped { user: &'a str, seq: u64 },
-    Refused { user: &'a str, refusal: PutRefusal },
-    Failed { user: &'a str, error: &'a dyn std::fmt::Display },
+    Written {
+        user: &'a str,
+        seq: u64,
+        seconds: f64,
+    },
+    Skipped {
+        user: &'a str,
+        seq: u64,
+    },
+    Refused {
+        user: &'a str,
+        refusal: PutRefusal,
+    },
+    Failed {
+        user: &'a str,
+        error: &'a dyn std::fmt::Display,
+    },
     /// The LLM's queue was full; the user waits.
-    Deferred { user: &'a str },
+    Deferred {
+        user: &'a str,
+    },
 }
 
 impl RefreshEnded<'_> {

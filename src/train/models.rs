@@ -73,7 +73,10 @@ impl ServedModels {
         Ok(ServedModels {
             schema: schema.clone(),
             llm: OnnxLlm::load(&folders.llm, options)?,
-            encoder: BertEncoder::load(&folders.encoder, EncoderOptions { threads: THREADS, ..EncoderOptions::default() })?,
+            encoder: BertEncoder::load(
+                &folders.encoder,
+                EncoderOptions { threads: THREADS, ..EncoderOptions::default() },
+            )?,
             codebook: PqCodebook::load(&folders.codebook)?,
             catalogue: Catalogue::from_rows(rows.collect()),
         })

@@ -115,13 +115,13 @@ fn judge_sources(
     let answers = models.answer(&inputs)?;
     let again = models.answer(&inputs[..inputs.len().min(64)])?;
     let repeatable = again.iter().zip(&answers).all(|(second, first)| second.codes == first.codes);
-    let cases: Vec<GenerationCase> = sources.iter().zip(&answers).map(|(source, answer)| case(source, answer, &models.schema)).collect();
+    let cases: Vec<GenerationCase> =
+        sources.iter().zip(&answers).map(|(source, answer)| case(source, answer, &models.schema)).collect();
     let codes: Vec<Vec<u16>> = answers.iter().map(|answer| answer.codes.clone()).collect();
     let people = People::new(sources, dataset, models, generation)?;
     let neighbours = people.neighbours(sources, &answers, models, generation)?;
-    let mean = |pick: fn(&Answered) -> usize| {
-        answers.iter().map(pick).sum::<usize>() as f64 / answers.len().max(1) as f64
-    };
+    let mean =
+        |pick: fn(&Answered) -> usize| answers.iter().map(pick).sum::<usize>() as f64 / answers.len().max(1) as f64;
     Ok(Judged {
         users: sources.len(),
         source,
@@ -159,8 +159,7 @@ impl People {
         let (users, snapshot) = UserSnapshot::read(&generation.join("users.parquet"))?;
         let by_id: HashMap<&str, usize> =
             dataset.users.iter().enumerate().map(|(place, user)| (user.user_id.as_str(), place)).collect();
-        let mut people =
-            People { top_categories: Vec::new(), histories: Vec::new(), numbers: HashMap::new() };
+        let mut people = People { top_categories: Vec::new(), histories: Vec::new(), numbers: HashMap::new() };
         for source in sources {
             let row = by_id.get(source.user_id.as_str()).map(|place| &dataset.users[*place]);
             // The target itself is not history.

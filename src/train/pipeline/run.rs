@@ -8,11 +8,14 @@ use super::stage::stage;
 use super::{DataRecipe, PipelineError};
 use crate::encode::{BertEncoder, Encoder, EncoderOptions};
 use crate::event::ActionTable;
+use crate::llm::GENERATION_FILE;
+use crate::prompt::ANSWER_CLOSE;
 use crate::train::codebook::train_codebook;
 use crate::train::data::Dataset;
 use crate::train::export::{ExportOptions, export};
 use crate::train::index::build_index;
 use crate::train::models::{ModelFolders, ServedModels};
+use crate::train::sft::tokenizer::END_OF_TEXT;
 use crate::train::{sft, synth};
 use std::path::{Path, PathBuf};
 
@@ -62,16 +65,19 @@ pub fn run(recipe_path: &Path, options: &RunOptions) -> Result<PathBuf, Pipeline
         Ok(())
     })?;
     let llm = stage(&root, "llm", &sft_hash, |folder| {
-        export(&trained, folder, &ExportOptions { max_positions: Some(recipe.sft.max_len), ..ExportOptions::default() })?;
-        Ok(())
+        let options = ExportOptions { max_positions: Some(recipe.sft.max_len), ..ExportOptions::default() };
+        export(&trained, folder, &options)?;
+        // Where generation stops is part of the model: prompt and answer tags are ours.
+        let path = folder.join(GENERATION_FILE);
+        let generation = serde_json::json!({ "stop": [ANSWER_CLOSE, END_OF_TEXT] });
+        std::fs::write(&path, serde_json::to_string_pretty(&generation)?).map_err(PipelineError::io(&path))
     })?;
     let encoder = stage(&root, "encoder", &hash_of(&[&recipe.encoder.sha256])?, |folder| {
         export(&checkpoint, folder, &ExportOptions::default())?;
         Ok(())
     })?;
 
-    let codebook_hash =
-        hash_of(&[&texts.hash()?, &recipe.encoder.sha256, &serde_json::to_string(&recipe.codebook)?])?;
+    let codebook_hash = hash_of(&[&texts.hash()?, &recipe.encoder.sha256, &serde_json::to_string(&recipe.codebook)?])?;
     let codebook = stage(&root, "codebook", &codebook_hash, |folder| make_codebook(&recipe, &texts, &encoder, folder))?;
     let folders = ModelFolders { llm, encoder, codebook: codebook.join("pq.safetensors") };
     let models = ServedModels::open(&folders, &recipe.prompt, &dataset.items)?;
