@@ -6,12 +6,18 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Kept engagements.
+    /// Kept engagements, main part.
     Engagements = b'e',
-    /// Kept impressions.
+    /// Their tail.
+    EngagementsTail = b'E',
+    /// Kept impressions, main part.
     Impressions = b'i',
-    /// Kept queries.
+    /// Their tail.
+    ImpressionsTail = b'I',
+    /// Kept queries, main part.
     Queries = b'q',
+    /// Their tail.
+    QueriesTail = b'Q',
     /// Profile.
     Profile = b'p',
     /// Features in a space.

@@ -103,7 +103,7 @@ impl EmbeddedStore {
     /// Opens or creates the store in `directory`. Leases of the process before are void: one process holds the folder
     /// at a time, so theirs is gone, and the users it had taken stand in the queue again.
     ///
-    /// Reads the due queue and the users' keys once: about a second per million users.
+    /// Reads the due queue and the users' keys once, so it takes longer the more users there are.
     pub fn open(directory: &Path, options: EmbeddedOptions) -> StoreResult<Arc<Self>> {
         let engine = Engine::open(directory, &options.namespace, options.cache_bytes)?;
         let queues = due::load(&engine)?;
