@@ -105,6 +105,15 @@ pub fn of_item_place(item: &str) -> Vec<u8> {
     key
 }
 
+/// Where a user's latest vector stands in a space's feed. No item's place key looks like it: those hold one part.
+pub fn of_vector_place(space: &str, user: &str) -> Vec<u8> {
+    let mut key = Vec::new();
+    push(&mut key, space);
+    push(&mut key, user);
+    key.push(b'v');
+    key
+}
+
 fn push(key: &mut Vec<u8>, part: &str) {
     // Ids hold at most 128 bytes (DESIGN 5.1); a longer one would only share its length bytes with another, never a key.
     key.extend_from_slice(&(part.len() as u16).to_be_bytes());
