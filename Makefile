@@ -29,6 +29,7 @@ fmt: ## format the code
 	cargo fmt --all
 
 demo: build ## train the demo bundle anew (15 minutes on 2 cores) into models/demo/1
+	@python3 scripts/fetch.py recipe models/demo.toml
 	$(BIN)/taiji-trainer run --recipe models/demo.toml --out models
 
 demo-check: build ## the demo bundle's figures on held-out users (another seed)

@@ -11,7 +11,7 @@ command -v debootstrap >/dev/null || { echo "bare: debootstrap is missing" >&2; 
 
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
 if [ ! -f "$root/etc/debian_version" ]; then
-  mirror=$(grep -rhoE 'https?://[^ ]+/debian/?$' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | head -1)
+  mirror=$(grep -rhoE 'https?://[^ ]+/debian/?$' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | head -1 || true)
   debootstrap --variant=minbase --include=ca-certificates,git,make,python3,g++ "$suite" "$root" "$mirror"
   cp -r /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
   cp -rL /etc/ssl/certs/. "$root/etc/ssl/certs/"
