@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build run test lint fmt bench real demo demo-check clean
+.PHONY: help setup build run test lint fmt bench real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,16 +29,20 @@ fmt: ## format the code
 	cargo fmt --all
 
 demo: build ## train the demo bundle anew (15 minutes on 2 cores) into models/demo/1
+	@python3 scripts/fetch.py recipe models/demo.toml
 	$(BIN)/taiji-trainer run --recipe models/demo.toml --out models
 
 demo-check: build ## the demo bundle's figures on held-out users (another seed)
 	$(BIN)/taiji-trainer evaluate --bundle models/demo/1 --synth-seed 4242 --users 500 --out .cache/demo-report.json
 
 real: build ## train on instruments-mm, serve, feed 1,000 real histories, print the figures (needs TAIJI_DATA_DIR)
-	@bash scripts/real.sh
+	@python3 scripts/real.py
 
 bench: build ## measure the whole way; rewrites the table in docs/benchmarks.md
 	@python3 scripts/bench.py
+
+bare: ## the README's commands in a fresh clone on a bare Debian root (root, debootstrap; TAIJI_BARE=DIR)
+	@bash scripts/bare.sh $(or $(TAIJI_BARE),.cache/bare)
 
 clean: ## remove build output and work folders
 	cargo clean

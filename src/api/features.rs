@@ -49,6 +49,7 @@ pub async fn post_features(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
+    state.keys.require(&headers, Scope::Read)?;
     require_json(&headers)?;
     let bytes = read_body(body, state.limits.max_body_bytes).await?;
     let request: FeaturesRequest = parse_json(&bytes)?;

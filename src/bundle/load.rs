@@ -1,6 +1,6 @@
 //! Loading: checksums → sessions → parity gate → warm-up.
 
-use super::{BundleError, Manifest, ParityProbe, space_id};
+use super::{BundleError, CODEBOOK_FILE, ENCODER_FOLDER, LLM_FOLDER, Manifest, ParityProbe, space_id};
 use crate::catalogue::Catalogue;
 use crate::encode::{BertEncoder, Encoder, EncoderOptions, NullEncoder};
 use crate::llm::{GenerateRequest, LlmEngine, LlmOptions, NullLlm, OnnxLlm};
@@ -10,9 +10,6 @@ use crate::retrieve::{FaissUserIndex, UserIndex, UserSnapshot};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Token positions beyond prompt and answer that the KV buffers keep free.
-const SPARE_POSITIONS: usize = 8;
 
 /// How the models are run.
 #[derive(Debug, Clone)]
@@ -82,8 +79,7 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<Bundle, BundleError>
         move |error: &dyn Display| BundleError::Invalid { bundle: bundle.clone(), message: format!("{part}: {error}") }
     };
     let schema = PromptSchema::load(&folder.join("prompt.toml")).map_err(|error| invalid("prompt.toml")(&error))?;
-    let codebook =
-        PqCodebook::load(&folder.join("space/pq.safetensors")).map_err(|error| invalid("codebook")(&error))?;
+    let codebook = PqCodebook::load(&folder.join(CODEBOOK_FILE)).map_err(|error| invalid("codebook")(&error))?;
     let expected = space_id(&manifest.models.encoder, &codebook.content_hash());
     if expected != manifest.space {
         let message = format!("is {}, but encoder and codebook make {expected}", manifest.space);
@@ -133,17 +129,17 @@ fn real_models(folder: &Path, schema: &PromptSchema, options: &LoadOptions) -> R
     let llm_options = LlmOptions {
         threads: options.llm_threads,
         max_rows: options.max_rows,
-        max_len: schema.max_prompt_tokens + schema.max_new_tokens + SPARE_POSITIONS,
+        max_len: schema.max_prompt_tokens + schema.max_new_tokens,
         queue_limit: options.queue_limit,
         runtime_path: options.onnxruntime.clone(),
     };
-    let llm = OnnxLlm::load(&folder.join("llm/reason"), llm_options).map_err(|error| invalid(&error))?;
+    let llm = OnnxLlm::load(&folder.join(LLM_FOLDER), llm_options).map_err(|error| invalid(&error))?;
     let encoder_options = EncoderOptions {
         threads: options.encoder_threads,
         runtime_path: options.onnxruntime.clone(),
         ..EncoderOptions::default()
     };
-    let encoder = BertEncoder::load(&folder.join("encoder"), encoder_options).map_err(|error| invalid(&error))?;
+    let encoder = BertEncoder::load(&folder.join(ENCODER_FOLDER), encoder_options).map_err(|error| invalid(&error))?;
     ParityProbe::read(folder)?.check(folder, &llm, &encoder)?;
 
     let prompt = render(schema, &PromptInput::default(), &|text| llm.count_tokens(text)).text;

@@ -16,6 +16,13 @@ pub use parity::{PROBE, ParityProbe, ProbeText, TokenProbe};
 
 use thiserror::Error;
 
+/// The encoder's folder in a bundle.
+pub const ENCODER_FOLDER: &str = "encoder";
+/// The folder of the LLM that writes reasoning and answer.
+pub const LLM_FOLDER: &str = "llm/reason";
+/// The quantiser's file.
+pub const CODEBOOK_FILE: &str = "space/pq.safetensors";
+
 /// Why a bundle is refused; the service that holds another one keeps serving it.
 #[derive(Debug, Error)]
 pub enum BundleError {

@@ -5,6 +5,7 @@ use super::{CommandError, ServeArgs};
 use crate::config::{self, LogSettings, Settings};
 use crate::telemetry::{Metrics, Readiness};
 use crate::{admin, api};
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -42,7 +43,10 @@ fn load_settings(args: &ServeArgs) -> Result<Settings, CommandError> {
 fn init_log(log: &LogSettings) -> Result<(), CommandError> {
     let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
         .map_err(|error| CommandError::Usage(format!("log.level {:?}: {error}", log.level)))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let initialised = if log.format == "json" { builder.json().try_init() } else { builder.try_init() };
     initialised.map_err(|error| CommandError::Internal(format!("log: {error}")))
 }

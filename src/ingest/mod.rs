@@ -6,6 +6,7 @@
 
 use crate::event::{ActionClass, ActionTable, Event};
 use crate::feature::proto::Behaviour;
+use crate::prompt::OPT_OUT_ATTRIBUTE;
 use crate::refresh::DuePolicy;
 use crate::store::{DueEntry, FeatureStore, Record, RecordBody, StoreError, UserBatch};
 use std::collections::BTreeMap;
@@ -37,7 +38,8 @@ impl Ingest {
     pub async fn append(&self, events: Vec<Event>) -> Result<AppendCounts, StoreError> {
         let mut batches: BTreeMap<String, Batch> = BTreeMap::new();
         for event in events {
-            let immediate = self.policy.is_immediate(&event.action);
+            // Who opts out of being shown to others waits for nothing.
+            let immediate = self.policy.is_immediate(&event.action) || event.context.contains_key(OPT_OUT_ATTRIBUTE);
             let user = event.user_id.clone();
             let batch = batches.entry(user).or_default();
             batch.immediate |= immediate;

@@ -15,6 +15,9 @@ pub use schema::PromptError;
 
 use serde::{Deserialize, Serialize};
 
+/// A user with this profile attribute set is neither shown to others nor indexed (DESIGN 5.3). It steers the service and
+/// tells nothing about wishes, so it never enters a prompt.
+pub const OPT_OUT_ATTRIBUTE: &str = "cross_opt_out";
 /// Opens the reasoning.
 pub const THINK_OPEN: &str = "<think>";
 /// Closes the reasoning.

@@ -13,7 +13,7 @@
 //! Categories are spelled as in the answer (`L1 > L2 > L3: title`), so that a small model can copy them token by token.
 
 use super::sanitise::sanitise_field;
-use super::{PromptInput, PromptItem, PromptSchema, RenderedPrompt, THINK_OPEN};
+use super::{OPT_OUT_ATTRIBUTE, PromptInput, PromptItem, PromptSchema, RenderedPrompt, THINK_OPEN};
 use std::fmt::Write as _;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -97,6 +97,7 @@ fn head(schema: &PromptSchema, input: &PromptInput) -> String {
     let attributes: Vec<String> = input
         .profile
         .iter()
+        .filter(|(name, _)| name != OPT_OUT_ATTRIBUTE)
         .filter(|(name, _)| !schema.sensitive_attributes.iter().any(|hidden| hidden.eq_ignore_ascii_case(name)))
         .filter_map(|(name, value)| {
             let name = sanitise_field(name, MAX_NAME_CHARS, &[',', ':']);

@@ -23,8 +23,8 @@ pub struct PqCodebook {
 }
 
 impl PqCodebook {
-    /// A codebook from its parts: centroids `[m, k, dim/m]`, rotation `[dim, dim]` (row-major; the vector is multiplied from
-    /// the right).
+    /// A codebook from its parts: centroids `[m, k, dim/m]`, rotation `[dim, dim]` (row-major, orthogonal: vector · rotation
+    /// is what the slots see).
     pub fn new(
         m: usize,
         k: usize,
@@ -100,10 +100,8 @@ impl PqCodebook {
             joined.extend_from_slice(&self.centroids[(slot * self.k + code as usize) * width..][..width]);
         }
         let Some(rotation) = &self.rotation else { return Ok(joined) };
-        // The inverse of an orthogonal matrix is its transpose: columns instead of rows.
-        let column =
-            |index: usize| joined.iter().zip(rotation[index..].iter().step_by(self.dim)).map(|(v, r)| v * r).sum();
-        Ok((0..self.dim).map(column).collect())
+        // The inverse of an orthogonal matrix is its transpose.
+        Ok(rotation.chunks_exact(self.dim).map(|row| row.iter().zip(&joined).map(|(r, v)| r * v).sum()).collect())
     }
 
     /// `slot · k + code + 1` for each slot; 0 never occurs, it means missing.
@@ -134,7 +132,12 @@ impl PqCodebook {
             return Err(QuantizeError::NotFinite { index, value });
         }
         let Some(rotation) = &self.rotation else { return Ok(vector.to_vec()) };
-        Ok(rotation.chunks_exact(self.dim).map(|row| row.iter().zip(vector).map(|(r, v)| r * v).sum()).collect())
+        // Row by row, so that the inner loop runs along the result and vectorises.
+        let mut out = vec![0.0f32; self.dim];
+        for (value, row) in vector.iter().zip(rotation.chunks_exact(self.dim)) {
+            out.iter_mut().zip(row).for_each(|(o, r)| *o += value * r);
+        }
+        Ok(out)
     }
 
     fn check_codes(&self, codes: &[u16]) -> Result<(), QuantizeError> {

@@ -4,15 +4,13 @@ use crate::catalogue::Catalogue;
 use crate::config::RetrieveSettings;
 use crate::feature::CrossFinding;
 use crate::feature::proto::Behaviour;
+use crate::prompt::OPT_OUT_ATTRIBUTE;
 use crate::retrieve::{Neighbour, UserSnapshot};
 use crate::store::{FeatureStore, HISTORY_CAP, StoreError, UserHistory};
 
-/// A user with this profile attribute set to true is neither shown nor indexed.
-const OPT_OUT: &str = "cross_opt_out";
-
 /// Whether a user asked not to be shown to others.
 pub fn is_opted_out(history: &UserHistory) -> bool {
-    let value = history.profile.get(OPT_OUT).map(|(_, value)| value);
+    let value = history.profile.get(OPT_OUT_ATTRIBUTE).map(|(_, value)| value);
     match value {
         Some(serde_json::Value::Bool(flag)) => *flag,
         Some(serde_json::Value::String(text)) => text == "true" || text == "1",

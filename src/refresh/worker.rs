@@ -2,7 +2,7 @@
 
 use super::{CLASS_THRESHOLD, CLASS_URGENT, RefreshError, Refreshed, Refresher};
 use crate::llm::LlmError;
-use crate::store::{Claim, DueEntry, StoreError};
+use crate::store::{Claim, DueEntry, PutRefusal, StoreError};
 use crate::telemetry::events::{RefreshEnded, StoreCallFailed};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -119,7 +119,11 @@ async fn finish(
             RefreshEnded::Skipped { user, seq: *seq }.emit(metrics);
             again = (current_seq > seq).then(|| (CLASS_THRESHOLD, now_ms));
         }
-        Ok(Refreshed::Refused(refusal)) => RefreshEnded::Refused { user, refusal: *refusal }.emit(metrics),
+        Ok(Refreshed::Refused(refusal)) => {
+            RefreshEnded::Refused { user, refusal: *refusal }.emit(metrics);
+            // Stale: something newer stands there. Anything else changed under us: read again.
+            again = (*refusal != PutRefusal::Stale).then(|| (claim.class, now_ms + refresher.refresh.retry_ms));
+        }
         Ok(Refreshed::Unknown) => {}
         Err(RefreshError::Llm(LlmError::Overloaded { .. })) => {
             RefreshEnded::Deferred { user }.emit(metrics);

@@ -217,10 +217,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.rest.is_empty()
-    }
-
     pub(super) fn remaining(&self) -> usize {
         self.rest.len()
     }

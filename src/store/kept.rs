@@ -1,14 +1,20 @@
 //! A kept list: the newest N events of one kind, packed into one value.
 //!
 //! In: the stored bytes, then events in any order. Out: whether each was new, and the bytes to store. Nothing is decoded
-//! beyond time and id, so that an append to a full list costs two copies of it. Caller: the embedded store.
+//! beyond time and id. Caller: the embedded store.
+//!
+//! A list is stored in two values. The tail holds the latest few additions, the main part the rest: most appends write
+//! the tail only, and every [`TAIL_CAP`]th writes both, which by calculation writes a seventh of the bytes.
 //!
 //! An entry is `length | ts_ms | id length | id | body`; entries stand newest first. The body is the caller's: a
 //! `Behaviour` without its time and id, or the text of a query.
 
 use super::codec::{CodecResult, Reader, put_bytes, put_i64, put_length};
-use std::cmp::Ordering;
 use std::ops::Range;
+
+/// Additions that are gathered before the main part is written again: about where rewriting the tail costs as much per
+/// event as rewriting the main part, for 100 events of equal size.
+pub const TAIL_CAP: usize = 16;
 
 /// A list being read or changed.
 #[derive(Debug, Default)]
@@ -24,29 +30,52 @@ struct Entry {
     ts_ms: i64,
     whole: Range<usize>,
     id: Range<usize>,
+    in_tail: bool,
+}
+
+/// What to store after a change.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Written anew; `None` when only the tail changed.
+    pub main: Option<Vec<u8>>,
+    /// Always written.
+    pub tail: Vec<u8>,
 }
 
 impl KeptList {
-    /// The list stored as `bytes`; no bytes are an empty list.
-    pub fn decode(bytes: &[u8]) -> CodecResult<KeptList> {
-        let mut reader = Reader::new(bytes);
-        let mut entries = Vec::with_capacity(128);
-        while !reader.is_empty() {
-            let start = bytes.len() - reader.remaining();
-            let mut entry = Reader::new(reader.bytes()?);
-            let end = bytes.len() - reader.remaining();
-            let ts_ms = entry.i64()?;
-            let id_length = entry.bytes()?.len();
-            let id_end = end - entry.remaining();
-            entries.push(Entry { ts_ms, whole: start..end, id: id_end - id_length..id_end });
+    /// The newest `cap` events of both stored values; absent values are empty.
+    pub fn decode(main: &[u8], tail: &[u8], cap: usize) -> CodecResult<KeptList> {
+        let mut list = KeptList { bytes: [main, tail].concat(), entries: Vec::with_capacity(cap + TAIL_CAP) };
+        let mut start = 0;
+        while start < list.bytes.len() {
+            if start < main.len() {
+                let entry = Entry::parse(&list.bytes[..main.len()], start, false)?;
+                start = entry.whole.end;
+                list.entries.push(entry);
+            } else {
+                let entry = Entry::parse(&list.bytes, start, true)?;
+                start = entry.whole.end;
+                let id = &list.bytes[entry.id.clone()];
+                let position = list.position(entry.ts_ms, id);
+                list.entries.insert(position, entry);
+            }
         }
-        Ok(KeptList { bytes: bytes.to_vec(), entries })
+        list.entries.truncate(cap);
+        Ok(list)
     }
 
     /// The bytes to store.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.entries.iter().map(|entry| entry.whole.len()).sum());
-        for entry in &self.entries {
+    pub fn encode(&self) -> Stored {
+        let in_tail = self.entries.iter().filter(|entry| entry.in_tail);
+        if in_tail.clone().count() < TAIL_CAP {
+            return Stored { main: None, tail: self.concat(in_tail) };
+        }
+        Stored { main: Some(self.concat(self.entries.iter())), tail: Vec::new() }
+    }
+
+    fn concat<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for entry in entries {
             bytes.extend_from_slice(&self.bytes[entry.whole.clone()]);
         }
         bytes
@@ -60,8 +89,7 @@ impl KeptList {
     /// Adds an event that is not [`contained`](Self::contains) and drops what falls off the end. False, and unchanged,
     /// when `cap` events are kept and this one sorts below them all by (ts_ms, event_id).
     pub fn insert(&mut self, ts_ms: i64, event_id: &str, body: &[u8], cap: usize) -> bool {
-        let newer = |entry: &Entry| self.order(entry, ts_ms, event_id) == Ordering::Greater;
-        let position = self.entries.partition_point(newer);
+        let position = self.position(ts_ms, event_id.as_bytes());
         if position >= cap {
             return false;
         }
@@ -78,8 +106,9 @@ impl KeptList {
             .map(|entry| (entry.ts_ms, &self.bytes[entry.id.clone()], &self.bytes[entry.id.end..entry.whole.end]))
     }
 
-    fn order(&self, entry: &Entry, ts_ms: i64, event_id: &str) -> Ordering {
-        (entry.ts_ms, &self.bytes[entry.id.clone()]).cmp(&(ts_ms, event_id.as_bytes()))
+    /// Where an event of that time and id belongs.
+    fn position(&self, ts_ms: i64, event_id: &[u8]) -> usize {
+        self.entries.partition_point(|entry| (entry.ts_ms, &self.bytes[entry.id.clone()]) > (ts_ms, event_id))
     }
 
     fn push_bytes(&mut self, ts_ms: i64, event_id: &str, body: &[u8]) -> Entry {
@@ -91,7 +120,20 @@ impl KeptList {
         self.bytes.extend_from_slice(&head);
         let id_end = self.bytes.len();
         self.bytes.extend_from_slice(body);
-        Entry { ts_ms, whole: start..self.bytes.len(), id: id_end - event_id.len()..id_end }
+        Entry { ts_ms, whole: start..self.bytes.len(), id: id_end - event_id.len()..id_end, in_tail: true }
+    }
+}
+
+impl Entry {
+    /// The entry that starts there.
+    fn parse(bytes: &[u8], start: usize, in_tail: bool) -> CodecResult<Entry> {
+        let mut reader = Reader::new(&bytes[start..]);
+        let mut entry = Reader::new(reader.bytes()?);
+        let end = bytes.len() - reader.remaining();
+        let ts_ms = entry.i64()?;
+        let id_length = entry.bytes()?.len();
+        let id_end = end - entry.remaining();
+        Ok(Entry { ts_ms, whole: start..end, id: id_end - id_length..id_end, in_tail })
     }
 }
 
@@ -113,7 +155,9 @@ mod tests {
         }
         let expected = [(7, ""), (5, "b"), (5, "a")].map(|(ts, id)| (ts, id.to_string(), id.to_string()));
         assert_eq!(shape(&list), expected);
-        let mut again = KeptList::decode(&list.encode()).unwrap();
+        let stored = list.encode();
+        assert_eq!(stored.main, None, "a few additions stay in the tail");
+        let mut again = KeptList::decode(&[], &stored.tail, 3).unwrap();
         assert_eq!(shape(&again), expected);
         assert!(again.contains("a") && !again.contains("z"));
         assert!(!again.insert(5, "A", b"", 3), "sorts below the last kept");
@@ -123,12 +167,33 @@ mod tests {
     }
 
     #[test]
+    fn many_additions_move_into_the_main_part_in_order() {
+        let mut list = KeptList::default();
+        let mut stored = list.encode();
+        let (mut main, mut rewritten) = (Vec::new(), 0);
+        for n in 0..200i64 {
+            // Every third comes late.
+            let ts_ms = if n % 3 == 0 { n - 10 } else { n };
+            list = KeptList::decode(&main, &stored.tail, 50).unwrap();
+            list.insert(ts_ms, &n.to_string(), &[b'b'; 20], 50);
+            stored = list.encode();
+            rewritten += usize::from(stored.main.is_some());
+            main = stored.main.take().unwrap_or(main);
+            let kept = shape(&KeptList::decode(&main, &stored.tail, 50).unwrap());
+            assert_eq!(kept, shape(&list));
+            assert!(kept.is_sorted_by(|a, b| a > b) && kept.len() == 50.min(n as usize + 1));
+        }
+        assert_eq!(rewritten, 200 / TAIL_CAP);
+    }
+
+    #[test]
     fn a_cut_list_is_an_error() {
         let mut list = KeptList::default();
         list.insert(1, "id", b"body", 3);
-        let whole = list.encode();
+        let whole = list.encode().tail;
         for length in 1..whole.len() {
-            assert!(KeptList::decode(&whole[..length]).is_err(), "cut at {length}");
+            assert!(KeptList::decode(&[], &whole[..length], 3).is_err(), "cut at {length}");
+            assert!(KeptList::decode(&whole[..length], &whole, 3).is_err(), "main cut at {length}");
         }
     }
 }

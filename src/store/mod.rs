@@ -100,7 +100,8 @@ pub trait FeatureStore: Send + Sync {
     /// How many users' `cross` shows each of these.
     async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>>;
 
-    /// Appends to the space's feed of fresh vectors; returns the entry's stream id (rising).
+    /// Appends to the space's feed of fresh vectors; returns the entry's stream id (rising). A user's older entry may
+    /// leave the feed: reading from cursor 0 yields at least each user's latest.
     async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64>;
 
     /// Entries of the vector feed after `cursor`, oldest first.

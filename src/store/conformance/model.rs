@@ -14,10 +14,12 @@ use std::time::Duration;
 const USERS: u8 = 3;
 const LEASE_MS: i64 = 30;
 
+/// (user, (kind, ts, id) of each record)
+type ModelBatch = (u8, Vec<(u8, i64, u16)>);
+
 #[derive(Debug, Clone)]
 enum Call {
-    /// (user, (kind, ts, id) of each record)
-    Append(Vec<(u8, Vec<(u8, i64, u16)>)>),
+    Append(Vec<ModelBatch>),
     /// Versions are given as distance below the current seq; -1 is in the future.
     Put {
         user: u8,
@@ -259,7 +261,7 @@ impl Run<'_> {
         Version { seq: seq.max(0) as u64, turn }
     }
 
-    async fn append(&mut self, batches: &[(u8, Vec<(u8, i64, u16)>)]) {
+    async fn append(&mut self, batches: &[ModelBatch]) {
         let mut sent = Vec::new();
         let mut accepted = Vec::new();
         for (user, records) in batches {

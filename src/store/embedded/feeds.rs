@@ -3,8 +3,9 @@
 //! In: vectors and items. Out: entries after a cursor. Ids rise by one within a feed, also over restarts, and become
 //! visible in order: one lock is held from taking an id to the commit, or a reader could pass over a later commit.
 //!
-//! The vector feed is trimmed to a length; a reader sees that it missed some when the first id is not its cursor + 1.
-//! The item feed holds each item's latest version only, because replicas rebuild the whole overlay from cursor 0.
+//! Both feeds hold the latest entry of each user or item only: whoever reads from cursor 0 gets everything that still
+//! counts, and a feed is no longer than there are users or items. (So nothing needs trimming, and no cursor is ever
+//! gone: the rescan of DESIGN 5.2 is this read.)
 
 use super::Inner;
 use super::engine::{corrupt, failed};
@@ -17,14 +18,13 @@ use std::collections::HashMap;
 
 const ITEM_FEED: &str = "items";
 
-/// The ends of the feeds used since the store was opened.
+/// The end of each feed used since the store was opened.
 #[derive(Debug, Default)]
 pub struct Feeds(HashMap<String, Ends>);
 
-/// First and last id in a feed; an empty feed has `last` below `first`.
+/// Last id of a feed, 0 = empty.
 #[derive(Debug, Clone, Copy)]
 struct Ends {
-    first: u64,
     last: u64,
 }
 
@@ -34,13 +34,23 @@ impl Inner {
         let feed = vector_feed(space);
         let mut feeds = self.feeds.lock();
         let mut ends = self.ends(&mut feeds, &feed)?;
-        ends.last += 1;
         let mut batch = self.engine.batch();
-        batch.insert(&self.engine.feeds, keys::of_feed(&feed, ends.last), codec::encode_vector(vector));
-        while ends.last - ends.first >= self.vector_feed_max_len {
-            batch.remove(&self.engine.feeds, keys::of_feed(&feed, ends.first));
-            ends.first += 1;
+        let place_key = keys::of_vector_place(space, &vector.user);
+        if let Some(old) = self.engine.items.get(&place_key).map_err(|error| failed("append vector", &error))? {
+            let old_id = keys::parse_feed_id(&old).ok_or_else(|| corrupt(&place_key, "not an id".into()))?;
+            let old_key = keys::of_feed(&feed, old_id);
+            if let Some(bytes) = self.engine.feeds.get(&old_key).map_err(|error| failed("append vector", &error))? {
+                let stored = codec::decode_vector(&bytes).map_err(|message| corrupt(&old_key, message))?;
+                // A late writer must not take the newest vector out of the feed.
+                if (stored.era, stored.version) > (vector.era, vector.version) {
+                    return Ok(old_id);
+                }
+            }
+            batch.remove(&self.engine.feeds, old_key);
         }
+        ends.last += 1;
+        batch.insert(&self.engine.feeds, keys::of_feed(&feed, ends.last), codec::encode_vector(vector));
+        batch.insert(&self.engine.items, place_key, ends.last.to_be_bytes());
         self.engine.commit("append vector", batch)?;
         feeds.0.insert(feed, ends);
         Ok(ends.last)
@@ -48,10 +58,7 @@ impl Inner {
 
     /// See [`crate::store::FeatureStore::vectors_after`].
     pub(super) fn vectors_after(&self, space: &str, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, FreshVector)>> {
-        let feed = vector_feed(space);
-        let ends = self.ends(&mut self.feeds.lock(), &feed)?;
-        // Starting at the first entry and not at 0 steps over what was trimmed.
-        self.entries(&feed, cursor.saturating_add(1).max(ends.first), limit, codec::decode_vector)
+        self.entries(&vector_feed(space), cursor.saturating_add(1), limit, codec::decode_vector)
     }
 
     /// See [`crate::store::FeatureStore::put_items`].
@@ -109,7 +116,7 @@ impl Inner {
         entries.map(|entry| decode_entry(entry.into_inner().map_err(|error| failed("read feed", &error))?)).collect()
     }
 
-    /// The ends of a feed, looked up in the store at first use.
+    /// The end of a feed, looked up in the store at first use.
     fn ends(&self, feeds: &mut Feeds, feed: &str) -> StoreResult<Ends> {
         if let Some(ends) = feeds.0.get(feed) {
             return Ok(*ends);
@@ -120,9 +127,7 @@ impl Inner {
             let key = entry.key().map_err(|error| failed("read feed", &error))?;
             keys::parse_feed_id(&key).map(Some).ok_or_else(|| corrupt(&key, "not a feed key".into()))
         };
-        let first = id(range.next())?;
-        let last = id(range.next_back())?.or(first);
-        let ends = Ends { first: first.unwrap_or(1), last: last.unwrap_or(0) };
+        let ends = Ends { last: id(range.next_back())?.unwrap_or(0) };
         feeds.0.insert(feed.to_string(), ends);
         Ok(ends)
     }

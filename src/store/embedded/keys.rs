@@ -6,12 +6,18 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Kept engagements.
+    /// Kept engagements, main part.
     Engagements = b'e',
-    /// Kept impressions.
+    /// Their tail.
+    EngagementsTail = b'E',
+    /// Kept impressions, main part.
     Impressions = b'i',
-    /// Kept queries.
+    /// Their tail.
+    ImpressionsTail = b'I',
+    /// Kept queries, main part.
     Queries = b'q',
+    /// Their tail.
+    QueriesTail = b'Q',
     /// Profile.
     Profile = b'p',
     /// Features in a space.
@@ -96,6 +102,15 @@ pub fn of_item_users(item: &str) -> Vec<u8> {
 pub fn of_item_place(item: &str) -> Vec<u8> {
     let mut key = of_state(item);
     key.push(b'p');
+    key
+}
+
+/// Where a user's latest vector stands in a space's feed. No item's place key looks like it: those hold one part.
+pub fn of_vector_place(space: &str, user: &str) -> Vec<u8> {
+    let mut key = Vec::new();
+    push(&mut key, space);
+    push(&mut key, user);
+    key.push(b'v');
     key
 }
 

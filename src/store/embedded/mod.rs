@@ -57,8 +57,6 @@ pub struct EmbeddedOptions {
     pub namespace: String,
     /// The most a power loss may cost. A killed process loses nothing.
     pub flush_interval: Duration,
-    /// Entries kept in each space's vector feed; older ones are trimmed.
-    pub vector_feed_max_len: u64,
     /// Memory for cached blocks.
     pub cache_bytes: u64,
     /// The store's clock.
@@ -70,7 +68,6 @@ impl Default for EmbeddedOptions {
         EmbeddedOptions {
             namespace: "taiji".into(),
             flush_interval: Duration::from_millis(200),
-            vector_feed_max_len: 1_000_000,
             cache_bytes: 256 << 20,
             clock: Arc::new(system_clock),
         }
@@ -88,7 +85,6 @@ pub struct EmbeddedStore {
 struct Inner {
     engine: Engine,
     clock: Clock,
-    vector_feed_max_len: u64,
     /// Held by whoever changes a user's records. Taken before item locks.
     user_locks: Stripes,
     /// Held by whoever changes an item's user count.
@@ -103,7 +99,7 @@ impl EmbeddedStore {
     /// Opens or creates the store in `directory`. Leases of the process before are void: one process holds the folder
     /// at a time, so theirs is gone, and the users it had taken stand in the queue again.
     ///
-    /// Reads the due queue and the users' keys once: about a second per million users.
+    /// Reads the due queue and the users' keys once, so it takes longer the more users there are.
     pub fn open(directory: &Path, options: EmbeddedOptions) -> StoreResult<Arc<Self>> {
         let engine = Engine::open(directory, &options.namespace, options.cache_bytes)?;
         let queues = due::load(&engine)?;
@@ -115,7 +111,6 @@ impl EmbeddedStore {
         let inner = Arc::new(Inner {
             engine,
             clock: options.clock,
-            vector_feed_max_len: options.vector_feed_max_len.max(1),
             user_locks: Stripes::default(),
             item_locks: Stripes::default(),
             queues: Mutex::new(queues),

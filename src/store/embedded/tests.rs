@@ -1,4 +1,4 @@
-//! The embedded store against the conformance checks, and what only it can show: restarts, erasures, trimmed feeds.
+//! The embedded store against the conformance checks, and what only it can show: restarts, erasures, compacted feeds.
 //! Kills and failing disks have a file of their own, [`super::crash_tests`].
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -26,7 +26,6 @@ fn options(time: &Arc<AtomicI64>) -> EmbeddedOptions {
     EmbeddedOptions {
         clock: Arc::new(move || time.load(Ordering::Relaxed)),
         flush_interval: Duration::from_millis(50),
-        vector_feed_max_len: 3,
         cache_bytes: 8 << 20,
         ..EmbeddedOptions::default()
     }
@@ -82,6 +81,10 @@ async fn a_restart_keeps_everything_and_voids_leases() {
     for _ in 0..5 {
         store.append_vector("s", &vector).await.unwrap();
     }
+    let newer = FreshVector { user: "v".into(), version: Version { seq: 2, turn: 0 }, ..vector.clone() };
+    let late = FreshVector { version: Version { seq: 1, turn: 0 }, ..newer.clone() };
+    assert_eq!(store.append_vector("s", &newer).await.unwrap(), 6);
+    assert_eq!(store.append_vector("s", &late).await.unwrap(), 6, "a late writer changes nothing");
     let before = (store.histories(&["u".into()]).await.unwrap(), store.stats().await.unwrap().users);
     drop(store);
 
@@ -91,9 +94,9 @@ async fn a_restart_keeps_everything_and_voids_leases() {
     let again = store.claim("s", 9, Duration::from_secs(60)).await.unwrap();
     let shape: Vec<_> = again.iter().map(|claim| (claim.user.as_str(), claim.class, claim.due_ms)).collect();
     assert_eq!(shape, [("taken", 0, 2), ("waits", 2, 3)]);
-    let ids: Vec<u64> = store.vectors_after("s", 0, 9).await.unwrap().into_iter().map(|(id, _)| id).collect();
-    assert_eq!(ids, [3, 4, 5], "trimmed to its longest length");
-    assert_eq!(store.append_vector("s", &vector).await.unwrap(), 6, "ids go on");
+    let feed = store.vectors_after("s", 0, 9).await.unwrap();
+    assert_eq!(feed, [(5, vector.clone()), (6, newer)], "the latest entry of each user");
+    assert_eq!(store.append_vector("s", &vector).await.unwrap(), 7, "ids go on");
 }
 
 #[tokio::test]

@@ -36,8 +36,15 @@ pub fn measure_health(codebook: &PqCodebook, vectors: &[Vec<f32>]) -> Result<Cod
         .map(|(row, vector)| {
             let fault = |source| (row, source);
             let codes = codebook.encode(vector).map_err(fault)?;
-            let decoded = codebook.decode(&codes).map_err(fault)?;
-            Ok((codes, squared_error(vector, decoded.iter().map(|value| f64::from(*value)))))
+            // A rotation keeps distances, so the error can be taken where the centroids are.
+            let rotated = codebook.rotated(vector).map_err(fault)?;
+            let width = codebook.dim() / codebook.m();
+            let quantised = codes.iter().enumerate().flat_map(|(slot, &code)| {
+                let start = (slot * codebook.k() + code as usize) * width;
+                codebook.centroids()[start..start + width].iter().map(|value| f64::from(*value))
+            });
+            let error = squared_error(&rotated, quantised);
+            Ok((codes, error))
         })
         .collect::<Result<_, RowFault>>()?;
     let mut counts = vec![vec![0usize; codebook.k()]; codebook.m()];

@@ -6,6 +6,7 @@
 use crate::catalogue::{CatalogueRow, write_catalogue};
 use crate::encode::Encoder;
 use crate::feature::proto;
+use crate::prompt::OPT_OUT_ATTRIBUTE;
 use crate::retrieve::{IndexShape, SnapshotUser, UserSnapshot, build_main};
 use crate::store::HISTORY_CAP;
 use crate::train::data::{Dataset, UserRow};
@@ -45,10 +46,16 @@ fn visible(user: &UserRow, holdout: usize) -> usize {
 
 /// Every n-th user with enough history, so that the choice does not follow the order of the file.
 fn choose_users<'a>(recipe: &IndexRecipe, dataset: &'a Dataset, holdout: usize) -> Vec<&'a UserRow> {
-    let enough = |user: &&UserRow| visible(user, holdout) >= recipe.min_engagements;
+    let enough = |user: &&UserRow| visible(user, holdout) >= recipe.min_engagements && !is_opted_out(user);
     let all: Vec<&UserRow> = dataset.users.iter().filter(enough).collect();
     let step = all.len().div_ceil(recipe.users.max(1)).max(1);
     all.into_iter().step_by(step).collect()
+}
+
+/// Whether a user asked not to be shown to others; any value but an explicit no counts.
+fn is_opted_out(user: &UserRow) -> bool {
+    let value = user.profile.iter().find(|(name, _)| name == OPT_OUT_ATTRIBUTE).map(|(_, value)| value.as_str());
+    value.is_some_and(|value| !matches!(value, "false" | "0" | ""))
 }
 
 /// Every item with the number of distinct users who engaged with it.

@@ -1,7 +1,7 @@
 //! Judging a bundle on held-out users: does it write well, do its codes and neighbours mean something?
 
 use super::{PipelineError, Recipe};
-use crate::bundle::{Manifest, generation_dir};
+use crate::bundle::{CODEBOOK_FILE, ENCODER_FOLDER, LLM_FOLDER, Manifest, generation_dir};
 use crate::catalogue::read_catalogue;
 use crate::encode::Encoder;
 use crate::event::ActionTable;
@@ -78,9 +78,9 @@ pub fn evaluate_bundle(bundle: &Path, data: Option<&Path>, seed: u64, users: usi
     let rows = read_catalogue(&generation.join("catalogue.parquet"))?;
     let items: Vec<_> = rows.iter().map(|row| (*row.item).clone()).collect();
     let folders = ModelFolders {
-        llm: bundle.join("llm/reason"),
-        encoder: bundle.join("encoder"),
-        codebook: bundle.join("space/pq.safetensors"),
+        llm: bundle.join(LLM_FOLDER),
+        encoder: bundle.join(ENCODER_FOLDER),
+        codebook: bundle.join(CODEBOOK_FILE),
     };
     let models = ServedModels::open(&folders, &schema, &items)?;
     let Some(folder) = data else {

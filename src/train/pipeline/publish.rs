@@ -3,10 +3,11 @@
 use super::judge::Judged;
 use super::{PipelineError, Recipe};
 use crate::bundle::{
-    Lineage, Manifest, Models, PROBE, ParityProbe, ProbeText, TokenProbe, file_entry, generation_dir, space_id,
+    CODEBOOK_FILE, ENCODER_FOLDER, LLM_FOLDER, Lineage, Manifest, Models, PROBE, ParityProbe, ProbeText, TokenProbe,
+    file_entry, generation_dir, sha256_file, space_id,
 };
 use crate::encode::Encoder;
-use crate::llm::LlmEngine;
+use crate::llm::GRAPH_FILE;
 use crate::prompt::parse;
 use crate::train::models::{ModelFolders, ServedModels};
 use crate::train::sft::{SftExample, TextTokenizer};
@@ -63,9 +64,9 @@ fn remove(folder: &Path) -> Result<(), PipelineError> {
 }
 
 fn write_files(input: &PublishInput, models: &ServedModels, bundle: &Path) -> Result<(), PipelineError> {
-    copy_folder(&input.folders.llm, &bundle.join("llm/reason"))?;
-    copy_folder(&input.folders.encoder, &bundle.join(&input.recipe.encoder.target))?;
-    copy_file(&input.folders.codebook, &bundle.join("space/pq.safetensors"))?;
+    copy_folder(&input.folders.llm, &bundle.join(LLM_FOLDER))?;
+    copy_folder(&input.folders.encoder, &bundle.join(ENCODER_FOLDER))?;
+    copy_file(&input.folders.codebook, &bundle.join(CODEBOOK_FILE))?;
     copy_folder(input.generation, &generation_dir(bundle, GENERATION))?;
     models.schema.save(&bundle.join("prompt.toml"))?;
     write_json(&bundle.join(PROBE), &probe(input, models)?)?;
@@ -102,14 +103,14 @@ fn write_manifest(input: &PublishInput, models: &ServedModels, bundle: &Path) ->
     let recipe = input.recipe;
     let codebook = models.codebook.content_hash();
     let identities = Models {
-        llm: models.llm.model_id().to_string(),
-        encoder: models.encoder.model_id().to_string(),
+        llm: format!("{}-{}@{}", recipe.name, recipe.epoch, graph_hash(&bundle.join(LLM_FOLDER))?),
+        encoder: format!("{}@{}", recipe.encoder.package, graph_hash(&bundle.join(ENCODER_FOLDER))?),
         codebook: codebook.clone(),
         prompt_schema: format!("{}@{}", models.schema.id, models.schema.hash()),
     };
     let mut files = BTreeMap::new();
     for file in all_files(bundle, bundle)? {
-        let external = file.starts_with(&format!("{}/", recipe.encoder.target)).then(|| "encoder".to_string());
+        let external = file.starts_with(&format!("{ENCODER_FOLDER}/")).then(|| "encoder".to_string());
         let path = bundle.join(&file);
         files.insert(file, file_entry(&path, external).map_err(PipelineError::io(&path))?);
     }
@@ -130,6 +131,14 @@ fn write_manifest(input: &PublishInput, models: &ServedModels, bundle: &Path) ->
         files,
     };
     manifest.write(bundle).map_err(PipelineError::io(bundle))
+}
+
+/// First 12 hex digits of a graph's sha256; the graph holds the sha256 of its weights, so this names the whole model.
+fn graph_hash(folder: &Path) -> Result<String, PipelineError> {
+    let path = folder.join(GRAPH_FILE);
+    let mut hash = sha256_file(&path).map_err(PipelineError::io(&path))?;
+    hash.truncate(12);
+    Ok(hash)
 }
 
 /// Paths of all files below a folder, relative, `/`-separated, sorted.

@@ -1,7 +1,7 @@
-//! A recipe: the TOML file that makes a bundle. Every section has defaults but `[data]` and `[encoder]`.
+//! A recipe: the TOML file that makes a bundle. `[codebook]` and `codebook_texts` have defaults, the rest is required.
 
 use super::PipelineError;
-use crate::bundle::{External, Licence};
+use crate::bundle::{ENCODER_FOLDER, External, Licence};
 use crate::prompt::PromptSchema;
 use crate::train::codebook::CodebookSettings;
 use crate::train::sft::SftSettings;
@@ -125,6 +125,9 @@ impl Recipe {
         let recipe: Recipe = toml::from_str(&text).map_err(|error| refuse(error.to_string()))?;
         recipe.prompt.validate().map_err(|error| refuse(error.to_string()))?;
         recipe.sft.check().map_err(|error| refuse(error.to_string()))?;
+        if recipe.encoder.target != ENCODER_FOLDER {
+            return Err(refuse(format!("encoder.target must be {ENCODER_FOLDER:?}: the service looks there")));
+        }
         let longest = recipe.prompt.max_prompt_tokens + recipe.prompt.max_new_tokens;
         if recipe.sft.max_len < longest {
             let max_len = recipe.sft.max_len;
