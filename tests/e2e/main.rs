@@ -1,0 +1,17 @@
+//! End-to-end tests: the built binaries as their users meet them, over HTTP, files and signals.
+//!
+//! `rig` starts processes and speaks HTTP, `worlds` makes bundles and events; every other module is one subject.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod auth;
+mod bad_input;
+mod bad_start;
+mod crash;
+mod drain;
+mod real_data;
+mod rig;
+mod train_serve;
+mod trainer;
+mod way;
+mod worlds;
