@@ -13,12 +13,13 @@ suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
 if [ ! -f "$root/etc/debian_version" ]; then
   mirror=$(grep -rhoE 'https?://[^ ]+/debian/?$' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | head -1 || true)
   debootstrap --variant=minbase --include=ca-certificates,git,make,python3,g++ "$suite" "$root" "$mirror"
-  cp -r /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
-  cp -rL /etc/ssl/certs/. "$root/etc/ssl/certs/"
-  [ -f /etc/pip.conf ] && cp /etc/pip.conf "$root/etc/"
-  toolchain=$(rustc --print sysroot)
+fi
+# How this machine reaches its package registries, and its Rust toolchain.
+cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+if [ -f /etc/pip.conf ]; then cp /etc/pip.conf "$root/etc/"; fi
+if [ ! -x "$root/opt/rust/bin/cargo" ]; then
   mkdir -p "$root/opt"
-  cp -r "$toolchain" "$root/opt/rust"
+  cp -r "$(rustc --print sysroot)" "$root/opt/rust"
 fi
 cp /etc/resolv.conf /etc/hosts "$root/etc/"
 umount_all() { umount "$root/proc" "$root/dev" 2>/dev/null || true; }

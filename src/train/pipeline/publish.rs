@@ -73,9 +73,14 @@ fn write_files(input: &PublishInput, models: &ServedModels, bundle: &Path) -> Re
     let read = |path: PathBuf| -> Result<serde_json::Value, PipelineError> {
         Ok(serde_json::from_str(&std::fs::read_to_string(&path).map_err(PipelineError::io(&path))?)?)
     };
+    let mut sft = read(input.trained.join("sft_report.json"))?;
+    // The same recipe makes the same bytes; how long it took is not part of the bundle.
+    for timing in ["seconds", "tokens_per_s"] {
+        sft.as_object_mut().and_then(|report| report.remove(timing));
+    }
     let report = serde_json::json!({
         "held_out": input.judged,
-        "sft": read(input.trained.join("sft_report.json"))?,
+        "sft": sft,
         "codebook": read(input.codebook.join("health.json"))?,
     });
     write_json(&bundle.join("report.json"), &report)
