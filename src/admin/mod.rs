@@ -11,7 +11,7 @@ use crate::bundle::Bundle;
 use crate::store::FeatureStore;
 use crate::telemetry::{Metrics, Readiness};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -53,6 +53,7 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .route("/readyz", get(readyz))
         .route("/healthz", get(readyz))
         .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(state)
 }
@@ -96,6 +97,11 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => json_error(StatusCode::INTERNAL_SERVER_ERROR, "metrics", &error.to_string(), Value::Null),
     }
+}
+
+async fn method_not_allowed(method: Method) -> Response {
+    let message = format!("{method} is not allowed here; the operators' port is read with GET");
+    json_error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message, Value::Null)
 }
 
 async fn not_found() -> Response {

@@ -45,7 +45,9 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 pub type Entry = Result<Value, String>;
 
 /// Takes a batch apart: `{"<name>": […]}`, one object, or one object a line (NDJSON).
-pub fn parse_batch(bytes: &[u8], name: &str, limit: usize) -> Result<Vec<Entry>, ApiError> {
+///
+/// `lines`: the client says that it sends NDJSON ([`says_ndjson`]), so even a first line that is wrong is only that line.
+pub fn parse_batch(bytes: &[u8], name: &str, limit: usize, lines: bool) -> Result<Vec<Entry>, ApiError> {
     let entries = match serde_json::from_slice::<Value>(bytes) {
         Ok(Value::Object(mut object)) if object.contains_key(name) => {
             if let Some(other) = object.keys().find(|key| *key != name) {
@@ -61,7 +63,7 @@ pub fn parse_batch(bytes: &[u8], name: &str, limit: usize) -> Result<Vec<Entry>,
             return Err(ApiError::bad_request(format!("body: must be {{\"{name}\": […]}}, one object, or ndjson")));
         }
         Err(error) => {
-            parse_lines(bytes).ok_or_else(|| ApiError::bad_request(format!("body: malformed json: {error}")))?
+            parse_lines(bytes, lines).ok_or_else(|| ApiError::bad_request(format!("body: malformed json: {error}")))?
         }
     };
     if entries.is_empty() {
@@ -73,14 +75,24 @@ pub fn parse_batch(bytes: &[u8], name: &str, limit: usize) -> Result<Vec<Entry>,
     Ok(entries)
 }
 
-/// NDJSON: more than one line, the first of which is an object; later lines may be wrong one by one.
-fn parse_lines(bytes: &[u8]) -> Option<Vec<Entry>> {
+/// Whether the content type says NDJSON.
+pub fn says_ndjson(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let kind = kind.split(';').next().unwrap_or("").trim();
+    ["application/x-ndjson", "application/ndjson", "application/jsonl"]
+        .iter()
+        .any(|known| kind.eq_ignore_ascii_case(known))
+}
+
+/// NDJSON: said so, or more than one line, the first of which is an object; other lines may be wrong one by one.
+fn parse_lines(bytes: &[u8], said: bool) -> Option<Vec<Entry>> {
     let lines: Vec<&[u8]> =
         bytes.split(|byte| *byte == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace)).collect();
     let parse =
         |line: &&[u8]| serde_json::from_slice::<Value>(line).map_err(|error| format!("malformed json: {error}"));
     let entries: Vec<Entry> = lines.iter().map(parse).collect();
-    (entries.len() > 1 && matches!(entries.first(), Some(Ok(Value::Object(_))))).then_some(entries)
+    let looks_so = entries.len() > 1 && matches!(entries.first(), Some(Ok(Value::Object(_))));
+    (looks_so || (said && !entries.is_empty())).then_some(entries)
 }
 
 /// Only JSON is served so far; a client that accepts nothing else is told so.
@@ -98,7 +110,7 @@ mod tests {
     use super::*;
 
     fn count(text: &str) -> Result<(usize, usize), ApiError> {
-        let entries = parse_batch(text.as_bytes(), "events", 3)?;
+        let entries = parse_batch(text.as_bytes(), "events", 3, false)?;
         Ok((entries.len(), entries.iter().filter(|entry| entry.is_err()).count()))
     }
 
@@ -107,6 +119,13 @@ mod tests {
         assert_eq!(count(r#"{"events":[{"a":1},{"a":2}]}"#).expect("wrapper"), (2, 0));
         assert_eq!(count(r#"{"a":1}"#).expect("single"), (1, 0));
         assert_eq!(count("{\"a\":1}\n{\"a\":2}\n\n{bad\n").expect("ndjson"), (3, 1));
+    }
+
+    #[test]
+    fn a_client_that_says_ndjson_may_begin_with_a_bad_line() {
+        let entries = parse_batch(b"{bad\n{\"a\":1}\n", "events", 3, true).expect("lines");
+        assert!(entries[0].is_err() && entries[1].is_ok() && entries.len() == 2);
+        assert!(parse_batch(b" \n", "events", 3, true).is_err());
     }
 
     #[test]

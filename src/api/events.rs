@@ -1,6 +1,6 @@
 //! `POST /v1/events`: 202 after the store has the events; errors per event.
 
-use super::body::{parse_batch, read_body};
+use super::body::{parse_batch, read_body, says_ndjson};
 use super::{ApiError, ApiState, Scope};
 use crate::event::{Event, FieldError};
 use crate::telemetry::events::EventsStored;
@@ -36,7 +36,7 @@ pub async fn post_events(
 ) -> Result<Response, ApiError> {
     state.keys.require(&headers, Scope::Write)?;
     let bytes = read_body(body, state.limits.max_body_bytes).await?;
-    let entries = parse_batch(&bytes, "events", state.limits.max_events)?;
+    let entries = parse_batch(&bytes, "events", state.limits.max_events, says_ndjson(&headers))?;
     let now_ms = state.store.now_ms().await?;
     let mut events: Vec<Event> = Vec::with_capacity(entries.len());
     let mut rejected = Vec::new();

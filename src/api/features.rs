@@ -10,6 +10,7 @@ use crate::feature::{DecodedGroup, cross_behaviours};
 use crate::store::{Group, StoredFeatures};
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use serde::Deserialize;
@@ -78,11 +79,12 @@ pub(super) struct RowQuery {
 /// Reads one user's features as a row.
 pub async fn get_user_features(
     State(state): State<Arc<ApiState>>,
-    Path(user): Path<String>,
-    query: Result<Query<RowQuery>, axum::extract::rejection::QueryRejection>,
+    user: Result<Path<String>, PathRejection>,
+    query: Result<Query<RowQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     require_json(&headers)?;
+    let user = path_user(user)?;
     let Query(query) = query.map_err(|error| ApiError::bad_request(format!("query: {}", error.body_text())))?;
     let groups = parse_groups(query.groups.iter().flat_map(|names| names.split(',')))?;
     require_scope(&state, &headers, &groups)?;
@@ -99,6 +101,13 @@ pub async fn get_user_features(
         "status": if present { "PRESENT" } else { "MISSING" },
         "groups": groups,
     })))
+}
+
+/// The user a path names.
+pub(super) fn path_user(path: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
+    let Path(user) = path.map_err(|error| ApiError::field("user_id", error.body_text()))?;
+    check_id("user_id", &user).map_err(|error| ApiError::field("user_id", error.reason))?;
+    Ok(user)
 }
 
 /// What the LLM wrote is for admins; everything else for readers.

@@ -1,10 +1,11 @@
 //! `GET /v1/users/{id}/history` (admin scope): what taiji knows of a user, newest first.
 
 use super::body::require_json;
+use super::features::path_user;
 use super::{ApiError, ApiState, Scope};
-use crate::event::decode::check_id;
 use crate::feature::proto::Behaviour;
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
@@ -13,12 +14,12 @@ use std::sync::Arc;
 /// Behaviours, queries and profile; 404 for a user without any event.
 pub async fn get_history(
     State(state): State<Arc<ApiState>>,
-    Path(user): Path<String>,
+    user: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     state.keys.require(&headers, Scope::Admin)?;
     require_json(&headers)?;
-    check_id("user_id", &user).map_err(|error| ApiError::field("user_id", error.reason))?;
+    let user = path_user(user)?;
     let found = state.store.histories(std::slice::from_ref(&user)).await?.pop().flatten();
     let history = found.ok_or_else(|| ApiError::NotFound(format!("user {user:?} has no events")))?;
     let profile: Map<String, Value> = history

@@ -1,6 +1,6 @@
 //! `POST /v1/items`: catalogue items over the bundle's; same shapes as events.
 
-use super::body::{parse_batch, read_body};
+use super::body::{parse_batch, read_body, says_ndjson};
 use super::events::Rejection;
 use super::{ApiError, ApiState, Scope};
 use crate::event::{FieldError, Item};
@@ -30,7 +30,9 @@ pub async fn post_items(
     let bytes = read_body(body, state.limits.max_body_bytes).await?;
     let mut items = Vec::new();
     let mut rejected = Vec::new();
-    for (index, entry) in parse_batch(&bytes, "items", state.limits.max_events)?.into_iter().enumerate() {
+    for (index, entry) in
+        parse_batch(&bytes, "items", state.limits.max_events, says_ndjson(&headers))?.into_iter().enumerate()
+    {
         match entry.map_err(|message| FieldError::new("item", message)).and_then(decode) {
             Ok(item) => items.push(item),
             Err(error) => rejected.push(Rejection { index, error }),

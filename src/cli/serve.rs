@@ -12,6 +12,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+/// Time for open requests of the operators' port at the end.
+const ADMIN_DRAIN: Duration = Duration::from_secs(1);
+
 pub(super) fn run(args: ServeArgs) -> Result<(), CommandError> {
     let settings = load_settings(&args)?;
     init_log(&settings.log)?;
@@ -102,8 +105,10 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     }
     let flushed = parts.store.flush().await;
     stop_admin.send_replace(true);
-    if let Err(error) = admin_task.await {
-        tracing::error!(%error, "admin server");
+    // An operator's connection that never ends must not hold the process.
+    match tokio::time::timeout(ADMIN_DRAIN, admin_task).await {
+        Ok(Err(error)) => tracing::error!(%error, "admin server"),
+        Ok(Ok(())) | Err(_) => {}
     }
     flushed.map_err(|error| CommandError::Internal(error.to_string()))?;
     match failed {

@@ -404,7 +404,10 @@ pub fn connect(address: &str) -> io::Result<TcpStream> {
 pub fn head(address: &str, method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
     if method == "POST" {
-        head.push_str(&format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
+        head.push_str(&format!("content-length: {length}\r\n"));
+    }
+    if !headers.iter().any(|(name, _)| *name == "content-type") {
+        head.push_str("content-type: application/json\r\n");
     }
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
