@@ -119,7 +119,7 @@ fn verify(manifest: &Manifest, folder: &Path, canned: bool) -> Result<(), Bundle
 type Models = (Arc<dyn LlmEngine>, Arc<dyn Encoder>);
 
 fn canned_models(dim: usize) -> Models {
-    (Arc::new(NullLlm::default()), Arc::new(NullEncoder::new(dim)))
+    (Arc::new(NullLlm), Arc::new(NullEncoder::new(dim)))
 }
 
 /// Opens the sessions, passes the parity gate, and runs one real step so that the first user pays for no set-up.

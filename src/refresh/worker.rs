@@ -117,7 +117,7 @@ async fn finish(
         }
         Ok(Refreshed::Skipped { seq, current_seq }) => {
             RefreshEnded::Skipped { user, seq: *seq }.emit(metrics);
-            again = (current_seq > seq).then(|| (CLASS_THRESHOLD, now_ms));
+            again = (current_seq > seq).then_some((CLASS_THRESHOLD, now_ms));
         }
         Ok(Refreshed::Refused(refusal)) => {
             RefreshEnded::Refused { user, refusal: *refusal }.emit(metrics);
