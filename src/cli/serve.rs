@@ -106,9 +106,8 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     let flushed = parts.store.flush().await;
     stop_admin.send_replace(true);
     // An operator's connection that never ends must not hold the process.
-    match tokio::time::timeout(ADMIN_DRAIN, admin_task).await {
-        Ok(Err(error)) => tracing::error!(%error, "admin server"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = tokio::time::timeout(ADMIN_DRAIN, admin_task).await {
+        tracing::error!(%error, "admin server");
     }
     flushed.map_err(|error| CommandError::Internal(error.to_string()))?;
     match failed {

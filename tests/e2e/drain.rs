@@ -1,7 +1,7 @@
 //! SIGTERM and Ctrl-C: what is under way ends well, and then the process.
 
 use crate::rig::{Server, Setup, call, connect, head, read_answer, wait_until};
-use crate::worlds::{click, data_plane_bundle, now_ms};
+use crate::worlds::{click, data_plane_bundle, demo_bundle, now_ms, read_events, synth_files, users_of};
 use serde_json::json;
 use std::io::Write;
 use std::net::TcpStream;
@@ -96,6 +96,25 @@ fn sigterm_lets_requests_under_way_finish_and_ends_with_0() {
 #[test]
 fn ctrl_c_lets_requests_under_way_finish_and_ends_with_0() {
     drains_on("INT");
+}
+
+#[test]
+fn a_busy_llm_does_not_hold_the_drain_and_what_was_left_is_done_after_the_restart() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    synth_files(folder.path(), 60, 3000, 4244);
+    let events = read_events(&folder.path().join("events.jsonl"));
+    let mut server = Setup::onnx(&demo_bundle(), &folder.path().join("store")).start();
+    for batch in events.chunks(500) {
+        server.post("/v1/events", &json!({ "events": batch })).expect_status(202);
+    }
+    wait_until("refreshes under way", Duration::from_secs(30), || {
+        (server.metric("taiji_queue_leased") > 0.0).then_some(())
+    });
+    assert_eq!(server.stop(), Some(0), "{}", server.stderr());
+    assert!(!server.stderr().contains("panicked"), "{}", server.stderr());
+    let users = users_of(&events);
+    let columns = server.start_again().wait_for_features(&users, Duration::from_secs(120));
+    assert_eq!(columns["status"], json!(vec!["PRESENT"; users.len()]));
 }
 
 #[test]
