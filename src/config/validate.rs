@@ -1,6 +1,7 @@
 //! Ranges and relations that types cannot express; every violation is reported.
 
 use super::{ConfigErrors, Settings};
+use crate::event::ActionClass;
 
 pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     let mut errors = Vec::new();
@@ -55,6 +56,9 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     for (action, rule) in &settings.events.actions.0 {
         let ok = rule.weight.is_finite() && rule.weight >= 0.0;
         check(ok, format!("events.actions.{action}.weight must be a number that is not negative"));
+        // Only these two have a place outside the histories to be kept in.
+        let keepable = rule.class != ActionClass::None || matches!(action.as_str(), "search" | "profile");
+        check(keepable, format!("events.actions.{action}.class: none is for search and profile only"));
     }
     for (field, pointer) in &settings.events.field_map {
         check(pointer.starts_with('/'), format!("events.field_map.{field} must be a json pointer that starts with /"));

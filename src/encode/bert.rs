@@ -192,28 +192,4 @@ mod tests {
         let error = BertEncoder::load(folder.path(), EncoderOptions::default()).err().unwrap().to_string();
         assert!(error.contains("attention_mask"), "{error}");
     }
-
-    /// Speed on a real model: `TAIJI_ENCODER=<checkpoint> cargo test --release --lib -- --ignored --nocapture encode`.
-    #[test]
-    #[ignore = "needs a checkpoint and a quiet machine"]
-    fn speed_of_a_real_encoder() {
-        let checkpoint = PathBuf::from(std::env::var_os("TAIJI_ENCODER").expect("TAIJI_ENCODER names a checkpoint"));
-        let folder = tempfile::tempdir().unwrap();
-        export(&checkpoint, folder.path(), &ExportOptions::default()).unwrap();
-        let text = ["running shoes for rainy autumn evenings"; 7].join(" ");
-        for (threads, batch) in [(1, 1), (1, 32), (2, 1), (2, 32)] {
-            let options = EncoderOptions { threads, max_batch: batch, ..EncoderOptions::default() };
-            let encoder = BertEncoder::load(folder.path(), options).unwrap();
-            let texts = vec![text.as_str(); batch];
-            encoder.encode(&texts).unwrap();
-            let tokens = encoder.tokenizer.encode_fast(text.as_str(), true).unwrap().get_ids().len();
-            let started = std::time::Instant::now();
-            let mut count = 0;
-            while started.elapsed().as_secs() < 2 {
-                count += encoder.encode(&texts).unwrap().len();
-            }
-            let rate = count as f64 / started.elapsed().as_secs_f64();
-            println!("{threads} threads, batch {batch}, {tokens} tokens: {rate:.0} texts/s");
-        }
-    }
 }

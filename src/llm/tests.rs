@@ -132,34 +132,3 @@ fn what_does_not_fit_together_is_named() {
     std::fs::remove_file(encoder.path().join(GRAPH_FILE)).unwrap();
     assert!(load_error(encoder.path()).contains("taiji-trainer export"));
 }
-
-/// Speed: `TAIJI_DECODER=<checkpoint> cargo test --release --lib -- --ignored --nocapture speed_of_a_decoder`.
-#[test]
-#[ignore = "needs a checkpoint and a quiet machine"]
-fn speed_of_a_decoder() {
-    let checkpoint = PathBuf::from(std::env::var_os("TAIJI_DECODER").expect("TAIJI_DECODER names a checkpoint"));
-    let folder = tempfile::tempdir().unwrap();
-    let options = ExportOptions { max_positions: Some(2048), ..ExportOptions::default() };
-    export(&checkpoint, folder.path(), &options).unwrap();
-    write_stop(folder.path(), "</answer>");
-    for (rows, max_len) in [(1, 256), (1, 2048), (8, 256), (8, 2048)] {
-        let llm =
-            OnnxLlm::load(folder.path(), LlmOptions { max_rows: rows, max_len, ..LlmOptions::default() }).unwrap();
-        let seconds = |budget: usize| {
-            let requests: Vec<GenerateRequest> = (0..rows).map(|_| request(0..128, budget)).collect();
-            let started = std::time::Instant::now();
-            let generations = llm.generate_all(&requests);
-            (started.elapsed().as_secs_f64(), generations.into_iter().map(|one| one.unwrap().new_tokens).sum::<usize>())
-        };
-        seconds(2);
-        let (mut prefill, mut decode) = (f64::INFINITY, f64::INFINITY);
-        for _ in 0..5 {
-            prefill = prefill.min(seconds(1).0);
-            let (elapsed, tokens) = seconds(65);
-            assert_eq!(tokens, rows * 65, "the checkpoint must not write the stop token");
-            decode = decode.min((elapsed - prefill) / (rows * 64) as f64);
-        }
-        let prefill_rate = (rows * 128) as f64 / prefill;
-        println!("{rows} rows of {max_len}: prefill {prefill_rate:.0} tokens/s, decode {:.0} tokens/s", 1.0 / decode);
-    }
-}

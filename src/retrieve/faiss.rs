@@ -105,7 +105,9 @@ impl FaissUserIndex {
         }
         let found = index.search(vector, k).map_err(failed("search"))?;
         let labelled = found.labels.iter().zip(&found.distances);
-        Ok(labelled.filter_map(|(label, similarity)| label.get().map(|id| (id, *similarity))).collect())
+        // Stored vectors are rounded (fp16, SQ8), so the product of two unit vectors can come out above 1.
+        let kept = |(label, similarity): (&Idx, &f32)| label.get().map(|id| (id, similarity.clamp(-1.0, 1.0)));
+        Ok(labelled.filter_map(kept).collect())
     }
 
     fn search_main(&self, vector: &[f32], k: usize) -> Result<Vec<Neighbour>, RetrieveError> {

@@ -64,15 +64,3 @@ fn bad_input_is_refused_by_row() {
     let odd = CodebookSettings { m: 7, ..settings };
     assert!(train_codebook(&vectors(40, 16, 2), &odd).unwrap_err().to_string().contains("slots"));
 }
-
-/// What the rotation brings on vectors with unequal variance.
-#[test]
-#[ignore = "a measurement, not a check"]
-fn compare_rotation() {
-    let data = vectors(20_000, 384, 5);
-    for rotate in [false, true] {
-        let started = std::time::Instant::now();
-        let (_, health) = train_codebook(&data, &CodebookSettings { rotate, ..CodebookSettings::default() }).unwrap();
-        println!("rotate {rotate}: {health:?} {:.1} s", started.elapsed().as_secs_f64());
-    }
-}

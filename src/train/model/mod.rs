@@ -20,7 +20,6 @@ pub mod checkpoint;
 pub mod config;
 pub mod decoder;
 mod embedding;
-pub mod generate;
 mod linear;
 mod loss;
 mod maths;

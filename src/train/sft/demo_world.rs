@@ -19,12 +19,6 @@ const NOUNS: [&str; 16] = [
 ];
 const ACTIONS: [&str; 5] = ["click", "purchase", "like", "long_view", "add_to_cart"];
 
-/// A category, and the example that asks for it.
-pub(super) struct Case {
-    pub(super) example: SftExample,
-    pub(super) category: String,
-}
-
 fn category(leaf: usize) -> String {
     format!("{} > {} > {}", ROOTS[leaf / 16], MIDDLES[leaf / 4 % 4], LEAVES[leaf % 4])
 }
@@ -37,12 +31,12 @@ fn title(leaf: usize, random: &mut ChaCha8Rng) -> String {
 }
 
 /// `count` users; the dominant leaf has about half of 12 to 20 items.
-pub(super) fn cases(count: usize, seed: u64) -> Vec<Case> {
+pub(super) fn examples(count: usize, seed: u64) -> Vec<SftExample> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    (0..count).map(|_| case(&mut random)).collect()
+    (0..count).map(|_| example(&mut random)).collect()
 }
 
-fn case(random: &mut ChaCha8Rng) -> Case {
+fn example(random: &mut ChaCha8Rng) -> SftExample {
     let (main, side) = (random.random_range(0..96), random.random_range(0..96));
     let length = random.random_range(12..=20);
     let mut counts = [0usize; 96];
@@ -75,5 +69,5 @@ fn case(random: &mut ChaCha8Rng) -> Case {
         title(dominant, random)
     );
     let prompt = format!("Recent items:\n{}\nWhat next?<think>", lines.join("\n"));
-    Case { example: SftExample { prompt, completion }, category: wanted }
+    SftExample { prompt, completion }
 }

@@ -2,17 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::time::Instant;
-
-use super::demo_world::{Case, cases};
+use super::demo_world::examples;
 use super::packing::{assemble, plan_epoch, tokenise};
 use super::*;
-use crate::train::model::generate::greedy;
-use crate::train::model::load_checkpoint;
-
-fn examples(cases: &[Case]) -> Vec<SftExample> {
-    cases.iter().map(|case| case.example.clone()).collect()
-}
+use crate::llm::{GENERATION_FILE, LlmOptions, OnnxLlm};
+use crate::train::export::{ExportOptions, export};
+use crate::train::model::{TokenBatch, load_checkpoint};
 
 fn texts(examples: &[SftExample]) -> impl Iterator<Item = &str> {
     examples.iter().flat_map(|example| [example.prompt.as_str(), example.completion.as_str()])
@@ -40,7 +35,7 @@ fn quick_settings() -> SftSettings {
 
 #[test]
 fn tokenizer_is_reproducible_and_keeps_tags_whole() {
-    let examples = examples(&cases(60, 1));
+    let examples = examples(60, 1);
     let extra = vec!["<user>".to_owned()];
     let train = || TextTokenizer::train(texts(&examples), 700, &extra).unwrap();
     let tokenizer = train();
@@ -60,7 +55,7 @@ fn tokenizer_is_reproducible_and_keeps_tags_whole() {
 
 #[test]
 fn batches_hold_every_example_once_within_the_budget() {
-    let examples = examples(&cases(50, 2));
+    let examples = examples(50, 2);
     let tokenizer = TextTokenizer::train(texts(&examples), 600, &[]).unwrap();
     let (tokens, left_out) = tokenise(&tokenizer, &examples, 1024).unwrap();
     assert_eq!(left_out, 0);
@@ -80,7 +75,7 @@ fn batches_hold_every_example_once_within_the_budget() {
 
 #[test]
 fn a_killed_run_continues_to_the_same_bytes() {
-    let examples = examples(&cases(80, 3));
+    let examples = examples(80, 3);
     let tokenizer = TextTokenizer::train(texts(&examples), 400, &[]).unwrap();
     let (learn, validate) = examples.split_at(70);
     let settings = quick_settings();
@@ -117,49 +112,28 @@ fn settings_come_from_toml_and_name_what_is_wrong() {
     assert!(bad.check().unwrap_err().to_string().contains("batch_tokens"));
 }
 
-/// Part of answers whose category is the wanted one.
-fn category_hits(folder: &std::path::Path, tokenizer: &TextTokenizer, cases: &[Case]) -> f64 {
-    let decoder = load_checkpoint(folder).unwrap();
-    let prompts: Vec<Vec<u32>> = cases.iter().map(|case| tokenizer.encode(&case.example.prompt).unwrap()).collect();
-    let stop = tokenizer.token_id("</answer>").unwrap();
-    let answers = greedy(&decoder, &prompts, 80, stop).unwrap();
-    let hit = |(answer, case): (&Vec<u32>, &Case)| {
-        let text = tokenizer.decode(answer).unwrap();
-        text.split("<answer>").nth(1).is_some_and(|answer| answer.starts_with(&case.category))
-    };
-    answers.iter().zip(cases).filter(|pair| hit(*pair)).count() as f64 / cases.len() as f64
-}
-
-/// Measures speed and learning; settings by environment: `cargo test --release --lib sft::tests::measure -- --ignored --nocapture`.
 #[test]
-#[ignore = "a measurement of minutes, not a check"]
-fn measure() {
-    let overrides = std::env::var("SFT").unwrap_or_default().replace(',', "\n");
-    let settings: SftSettings = toml::from_str(&overrides).unwrap();
-    let count: usize = std::env::var("EXAMPLES").map(|text| text.parse().unwrap()).unwrap_or(6000);
-    let all = cases(count, 11);
-    let held_out = cases(200, 12);
-    let (learn, validate) = (examples(&all), examples(&held_out));
-    let started = Instant::now();
-    let tokenizer = TextTokenizer::train(texts(&learn[..count.min(3000)]), settings.vocab, &[]).unwrap();
-    println!("tokenizer {:.1} s", started.elapsed().as_secs_f64());
-    let (tokens, left_out) = tokenise(&tokenizer, &learn, settings.max_len).unwrap();
-    let mean = |f: &dyn Fn(&packing::TokenExample) -> usize| tokens.iter().map(f).sum::<usize>() / tokens.len();
-    println!(
-        "prompt {} completion {} left out {left_out}",
-        mean(&|t| t.prompt_len),
-        mean(&|t| t.tokens.len() - t.prompt_len)
-    );
-    let folder = tempfile::tempdir().unwrap();
-    let mut show = |event: &TrainEvent| {
-        if event.validation_loss.is_some() || event.step.is_multiple_of(100) {
-            println!("{}", serde_json::to_string(event).unwrap());
+fn the_exported_graph_scores_as_the_trained_decoder_does() {
+    let examples = examples(80, 4);
+    let settings = quick_settings();
+    let tokenizer = TextTokenizer::train(texts(&examples), settings.vocab, &[]).unwrap();
+    let trained = tempfile::tempdir().unwrap();
+    train(&settings, &tokenizer, &examples[8..], &examples[..8], trained.path(), &mut |_| {}).unwrap();
+    let exported = tempfile::tempdir().unwrap();
+    export(trained.path(), exported.path(), &ExportOptions::default()).unwrap();
+    std::fs::write(exported.path().join(GENERATION_FILE), r#"{"stop": ["</answer>"]}"#).unwrap();
+
+    let decoder = load_checkpoint(trained.path()).unwrap();
+    let llm = OnnxLlm::load(exported.path(), LlmOptions::default()).unwrap();
+    for example in &examples[..4] {
+        let prompt = tokenizer.encode(&example.prompt).unwrap();
+        let completion = tokenizer.encode(&example.completion).unwrap();
+        let text = [prompt.as_slice(), &completion].concat();
+        let input = TokenBatch::from_sequences([&text[..text.len() - 1]]);
+        let losses = decoder.negative_log_likelihoods(&input, &text[1..]).unwrap();
+        let scores = llm.score(&prompt, &completion).unwrap();
+        for (loss, score) in losses[prompt.len() - 1..].iter().zip(&scores) {
+            assert!((f64::from(*loss) + score).abs() < 1e-3, "trainer {loss}, graph {score}");
         }
-    };
-    let report = train(&settings, &tokenizer, &learn, &validate, folder.path(), &mut show).unwrap();
-    println!(
-        "{} parameters, {} tokens, {:.0} s, {:.0} tokens/s",
-        report.parameters, report.tokens, report.seconds, report.tokens_per_s
-    );
-    println!("category hits {:.3}", category_hits(folder.path(), &tokenizer, &held_out[..100]));
+    }
 }
