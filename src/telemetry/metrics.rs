@@ -135,6 +135,14 @@ mod tests {
     }
 
     #[test]
+    fn every_metric_is_documented() {
+        let page = include_str!("../../docs/ARCHITECTURE.md");
+        let missing: Vec<&str> =
+            Metrics::inventory().into_iter().map(|(name, _)| name).filter(|name| !page.contains(name)).collect();
+        assert!(missing.is_empty(), "docs/ARCHITECTURE.md does not name {missing:?}");
+    }
+
+    #[test]
     fn names_follow_the_rules() {
         for (name, help) in Metrics::inventory() {
             assert!(name.starts_with("taiji_") && help.ends_with('.'), "{name}");

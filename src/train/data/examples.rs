@@ -36,6 +36,9 @@ pub struct ExampleSettings {
     pub max_per_user: usize,
     /// Most engagements in a prompt; the prompt schema may cut further.
     pub max_engagements: usize,
+    /// Leaves out targets that nothing in the history points to. A model shown many of them learns to answer everyone
+    /// with the most popular item, since no better answer can be known.
+    pub informative_only: bool,
 }
 
 impl ExampleSettings {
@@ -47,6 +50,7 @@ impl ExampleSettings {
             min_history: 3,
             max_per_user: 8,
             max_engagements: 50,
+            informative_only: false,
         }
     }
 }
@@ -146,13 +150,19 @@ fn example(
     }
     let item = dataset.items.get(target.item)?.clone();
     let reasons = target.reasons.unwrap_or_else(|| derived_reasons(&item, &prompt, words));
+    if settings.informative_only && reasons.contains(&Reason::New) {
+        return None;
+    }
     Some(SftSource { user_id: user.user_id.clone(), prompt, reasons, target: item })
 }
 
 /// Engagements looked at for a derived reason.
 const WINDOW: usize = 10;
+/// Newest titles named, and words of each.
+const LATELY: usize = 2;
+const LATELY_WORDS: usize = 5;
 
-/// Reasons for data that states none: the interest the history shows, and the words it shares with the target.
+/// Reasons for data that states none: what came last, the interest the history shows, the words it shares with the target.
 fn derived_reasons(target: &Item, prompt: &PromptInput, words: &WordTable) -> Vec<Reason> {
     let recent = &prompt.engagements[..prompt.engagements.len().min(WINDOW)];
     let mut reasons = Vec::new();
@@ -172,6 +182,8 @@ fn derived_reasons(target: &Item, prompt: &PromptInput, words: &WordTable) -> Ve
     if reasons.is_empty() {
         reasons.push(Reason::New);
     }
+    let first_words = |title: &&str| title.split_whitespace().take(LATELY_WORDS).collect::<Vec<_>>().join(" ");
+    reasons.insert(0, Reason::Lately { titles: titles.iter().take(LATELY).map(first_words).collect() });
     reasons
 }
 

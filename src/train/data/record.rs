@@ -104,6 +104,11 @@ pub enum Reason {
         /// Earlier items that have at least one of them.
         count: usize,
     },
+    /// What was engaged with last (data without known reasons): who the user is, before why the target follows.
+    Lately {
+        /// First words of the newest titles, newest first.
+        titles: Vec<String>,
+    },
     /// Nothing before points there.
     New,
 }

@@ -44,6 +44,7 @@ pub fn cut_sources(recipe: &Recipe, dataset: &Dataset) -> Sources {
         let settings = ExampleSettings {
             max_per_user: recipe.data.max_per_user(),
             max_engagements: recipe.prompt.max_engagements,
+            informative_only: recipe.data.informative_only(),
             ..ExampleSettings::new(split)
         };
         let worded = |source: SftSource| {

@@ -69,7 +69,14 @@ pub enum DataRecipe {
     Files {
         /// Most examples cut out of one user.
         max_per_user: usize,
+        /// Leave out targets that nothing in the history points to.
+        #[serde(default = "yes")]
+        informative_only: bool,
     },
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn default_world_seed() -> u64 {
@@ -87,10 +94,15 @@ impl DataRecipe {
         }
     }
 
+    /// Whether targets that nothing points to are left out; true reasons, as in a generated world, are all kept.
+    pub fn informative_only(&self) -> bool {
+        matches!(self, DataRecipe::Files { informative_only: true, .. })
+    }
+
     /// Most examples cut out of one user.
     pub fn max_per_user(&self) -> usize {
         match self {
-            DataRecipe::Synth { max_per_user, .. } | DataRecipe::Files { max_per_user } => *max_per_user,
+            DataRecipe::Synth { max_per_user, .. } | DataRecipe::Files { max_per_user, .. } => *max_per_user,
         }
     }
 }

@@ -19,7 +19,9 @@ const MAX_PIECE_CHARS: usize = 40;
 /// One of the many ways to say it. The first reason is always told; the others as long as there is room.
 pub fn reasoning(reasons: &[Reason], categories: &[String], random: &mut impl Rng) -> String {
     let close = match (categories, reasons) {
-        ([], [] | [Reason::New]) => "So something different is next.".to_string(),
+        ([], reasons) if reasons.iter().all(|reason| matches!(reason, Reason::New | Reason::Lately { .. })) => {
+            "So something different is next.".to_string()
+        }
         _ => conclusion(categories, random),
     };
     let mut room = MAX_WORDS.saturating_sub(words(&close));
@@ -123,6 +125,7 @@ fn sentence(reason: &Reason, random: &mut impl Rng) -> String {
             }
         }
         Reason::SharedWords { words, count } => shared_words(words, *count, random),
+        Reason::Lately { titles } => lately(titles, random),
         Reason::New => {
             pick(random, &["nothing before points there", "the history is mixed", "this is a step into something new"])
                 .into()
@@ -148,6 +151,22 @@ fn repeated(categories: &[String], count: usize, of: usize, random: &mut impl Rn
         3 if 2 * count > of => format!("the main interest now is {path}"),
         4 if categories.len() > 1 => format!("interest in {lowest} shows under {}", piece(&categories[0])),
         _ => format!("{path} shows up in the history"),
+    }
+}
+
+/// What came last.
+fn lately(titles: &[String], random: &mut impl Rng) -> String {
+    let named: Vec<String> = titles.iter().map(|title| piece(title)).collect();
+    let (newest, before) = match named.as_slice() {
+        [] => return "the history is short".to_string(),
+        [newest] => return format!("{} {newest}", pick(random, &["the latest is", "they just took", "last came"])),
+        [newest, before, ..] => (newest, before),
+    };
+    match random.random_range(0..4) {
+        0 => format!("the latest are {newest} and {before}"),
+        1 => format!("they just took {newest}, before that {before}"),
+        2 => format!("last came {newest} after {before}"),
+        _ => format!("{newest} and {before} came last"),
     }
 }
 
