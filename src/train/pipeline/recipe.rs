@@ -163,3 +163,35 @@ pub fn hash_of(parts: &[&str]) -> Result<String, PipelineError> {
     }
     Ok(hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_recipes_are_valid_and_keep_the_demo_small() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let demo = Recipe::read(&folder.join("demo.toml")).expect("demo.toml");
+        assert!(demo.prompt.max_prompt_tokens <= 384 && demo.codebook_texts >= 10_000);
+        assert!(demo.data.synth().is_some() && !demo.data.informative_only());
+        let real = Recipe::read(&folder.join("real.toml")).expect("real.toml");
+        assert!(real.data.synth().is_none() && real.data.informative_only());
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let demo = include_str!("../../../models/demo.toml");
+        for (from, to, named) in [
+            ("max_len = 416", "max_len = 100", "max_len"),
+            ("target = \"encoder\"", "target = \"elsewhere\"", "encoder.target"),
+            ("epochs = 1", "epochs = 1\nlearning_rate = 1", "learning_rate"),
+        ] {
+            let path = folder.path().join("recipe.toml");
+            assert!(demo.contains(from), "{from}");
+            std::fs::write(&path, demo.replace(from, to)).expect("write");
+            let error = Recipe::read(&path).expect_err(named).to_string();
+            assert!(error.contains(named) && error.contains("recipe.toml"), "{error}");
+        }
+    }
+}
