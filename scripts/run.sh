@@ -7,26 +7,39 @@ listen=${TAIJI_LISTEN:-127.0.0.1:8080}
 admin=${TAIJI_ADMIN_LISTEN:-127.0.0.1:9090}
 work=${TAIJI_WORK:-.cache/run}
 binaries=${CARGO_TARGET_DIR:-target}/release
+# The service is on this machine: a proxy for the package registries has no part in it.
+export no_proxy="127.0.0.1,localhost${no_proxy:+,$no_proxy}"
+export NO_PROXY=$no_proxy
 mkdir -p "$work"
+
+server= feeder= poller=
+# Whatever ends the script ends its children; the server drains, and its exit code counts where ours says nothing.
+cleanup() {
+  code=$?
+  trap - EXIT INT TERM
+  for child in $poller $feeder $server; do kill -TERM "$child" 2>/dev/null || true; done
+  if [ -n "$server" ]; then
+    drained=0
+    wait "$server" || drained=$?
+    [ "$code" != 0 ] || code=$drained
+  fi
+  exit "$code"
+}
+trap cleanup EXIT
+trap 'exit 0' INT TERM
 
 [ -s "$work/sample/events.jsonl" ] ||
   "$binaries/taiji-trainer" synth --out "$work/sample" --users 400 --events 20000 --seed 7 >/dev/null
+user=$(python3 -c 'import json,sys; print(json.loads(open(sys.argv[1]).readline())["user_id"])' "$work/sample/events.jsonl")
+item=$(python3 -c 'import json,sys; print(json.loads(open(sys.argv[1]).readline())["id"])' "$work/sample/items.jsonl")
+now=$(python3 -c 'import time; print(int(time.time() * 1000))')
 
 "$binaries/taiji" serve --listen "$listen" --admin-listen "$admin" --store "embedded:$work/store" \
   --bundle models/demo/1 &
 server=$!
-feeder=
-# Ctrl-C reaches the whole group: the server drains by itself, the feeder stops, we pass the server's exit code on.
-finish() {
-  [ -z "$feeder" ] || kill "$feeder" 2>/dev/null || true
-  kill -TERM "$server" 2>/dev/null || true
-  code=0
-  wait "$server" || code=$?
-  exit "$code"
-}
-trap finish INT TERM
 
-poll() { python3 - "$@" <<'PY'
+wait_for() { # wait_for URL TEXT: until the answer holds the text; fails after two minutes, or when the server is gone
+  python3 - "$@" <<'PY' &
 import sys, time, urllib.request
 url, wanted, deadline = sys.argv[1], sys.argv[2], time.time() + 120
 while time.time() < deadline:
@@ -39,26 +52,21 @@ while time.time() < deadline:
     time.sleep(0.2)
 sys.exit(1)
 PY
+  poller=$!
+  wait -n "$poller" "$server" || true
+  # The server says by itself why it ended; its exit code becomes ours.
+  kill -0 "$server" 2>/dev/null || { code=0; wait "$server" || code=$?; server=; exit "$code"; }
+  wait "$poller" || { poller=; return 1; }
+  poller=
 }
 
-wait_for() { # wait_for URL TEXT: until the answer holds the text, or the server is gone
-  poll "$@" &
-  local poller=$!
-  while kill -0 "$poller" 2>/dev/null; do
-    kill -0 "$server" 2>/dev/null || { kill "$poller" 2>/dev/null || true; wait "$server" && exit 0 || exit $?; }
-    wait -n "$poller" "$server" 2>/dev/null || true
-  done
-  wait "$poller"
-}
-
-wait_for "http://$admin/readyz" '"ready":true' || { echo "the service did not become ready" >&2; finish; }
+wait_for "http://$admin/readyz" '"ready":true' || { echo "the service did not become ready" >&2; exit 69; }
 "$binaries/taiji" feed --file "$work/sample/events.jsonl" --rate 200 --http "http://$listen" &
 feeder=$!
-
-user=$(python3 -c 'import json,sys; print(json.loads(open(sys.argv[1]).readline())["user_id"])' "$work/sample/events.jsonl")
-wait_for "http://$listen/v1/users/$user/features" '"status":"PRESENT"' || { echo "no features were made" >&2; finish; }
-now=$(python3 -c 'import time; print(int(time.time() * 1000))')
-item=$(python3 -c 'import json,sys; print(json.loads(open(sys.argv[1]).readline())["id"])' "$work/sample/items.jsonl")
+# A purchase of now: on a second run, when the sample is known already, it is what there is to refresh.
+printf '{"user_id":"%s","item_id":"%s","action":"purchase","ts_ms":%s}\n' "$user" "$item" "$now" >"$work/now.jsonl"
+"$binaries/taiji" feed --file "$work/now.jsonl" --http "http://$listen" >/dev/null
+wait_for "http://$listen/v1/users/$user/features" '"status":"PRESENT"' || { echo "no features were made" >&2; exit 70; }
 
 cat <<TEXT
 
@@ -78,4 +86,7 @@ Ctrl-C drains and stops.
 TEXT
 wait "$feeder" || true
 feeder=
-wait "$server"
+code=0
+wait "$server" || code=$?
+server=
+exit "$code"

@@ -7,19 +7,27 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::time::Duration;
 
 /// A refused body is read and thrown away up to this size, so that the client sees the 413 and not a reset.
 const DISCARD_LIMIT: usize = 8 << 20;
+
+/// A body may pause this long.
+const BODY_SILENCE: Duration = Duration::from_secs(10);
 
 /// Reads a body of at most `limit` bytes.
 pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let mut stream = body.into_data_stream();
     let mut kept = BytesMut::new();
     let mut seen = 0;
-    while let Some(chunk) = stream.next().await {
+    // A client that stops sending must not keep one of the places for requests.
+    while let Some(chunk) = tokio::time::timeout(BODY_SILENCE, stream.next())
+        .await
+        .map_err(|_| ApiError::Timeout { seconds: BODY_SILENCE.as_secs() })?
+    {
         let chunk = chunk.map_err(|error| ApiError::bad_request(format!("body could not be read: {error}")))?;
         seen += chunk.len();
-        if seen > DISCARD_LIMIT {
+        if seen > limit.max(DISCARD_LIMIT) {
             break;
         }
         if seen <= limit {

@@ -23,6 +23,8 @@ pub enum ApiError {
     NotAcceptable { accept: String },
     #[error("body larger than {limit} bytes; send fewer events per call")]
     TooLarge { limit: usize },
+    #[error("the body paused for more than {seconds} s")]
+    Timeout { seconds: u64 },
     #[error("{limit} requests are under way already; retry later")]
     Overloaded { limit: usize },
     #[error("the store failed; nothing of this call was acknowledged: {0}")]
@@ -50,6 +52,7 @@ impl ApiError {
             ApiError::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             ApiError::NotAcceptable { .. } => (StatusCode::NOT_ACCEPTABLE, "not_acceptable"),
             ApiError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
+            ApiError::Timeout { .. } => (StatusCode::REQUEST_TIMEOUT, "timeout"),
             ApiError::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
             ApiError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
             ApiError::Record(_) => (StatusCode::INTERNAL_SERVER_ERROR, "corrupt_record"),

@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Most features of one call; there are 12 different ones.
+const MAX_FEATURES: usize = 64;
+
 /// Feast's feature views and the groups behind them.
 const VIEWS: [(&str, Group); 3] =
     [("taiji_intra", Group::Intra), ("taiji_cross", Group::Cross), ("taiji_scid", Group::Scid)];
@@ -54,6 +57,9 @@ pub async fn get_online_features(
         return Err(ApiError::field("feature_service", "is not built yet; list the features"));
     }
     let names = request.features.ok_or_else(|| ApiError::field("features", "is missing"))?;
+    if names.len() > MAX_FEATURES {
+        return Err(ApiError::field("features", format!("{} features, at most {MAX_FEATURES}", names.len())));
+    }
     let wanted = names.iter().map(|name| parse_feature(name)).collect::<Result<Vec<_>, _>>()?;
     if wanted.is_empty() {
         return Err(ApiError::field("features", "is empty"));

@@ -87,12 +87,17 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
             None
         }
         ended = &mut server => Some(format!("public server ended: {ended:?}")),
+        // A supervisor's restart opens the store anew; going on without the task would serve ever older features.
+        Some(ended) = tasks.join_next() => Some(match ended {
+            Ok(Err(error)) => error.to_string(),
+            other => format!("a background task ended: {other:?}"),
+        }),
     };
     readiness.hold("drain", "draining");
     stop.send_replace(true);
     let limit = Duration::from_millis(settings.server.drain_timeout_ms);
     let drained = tokio::time::timeout(limit, async {
-        if failed.is_none()
+        if !server.is_finished()
             && let Err(error) = (&mut server).await
         {
             tracing::error!(%error, "public server");

@@ -8,8 +8,8 @@ use crate::event::EventDecoder;
 use crate::ingest::Ingest;
 use crate::refresh::{DuePolicy, Refresher, Worker};
 use crate::retrieve::VectorTail;
-use crate::store::FeatureStore;
 use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
+use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::events::StoreCallFailed;
 use crate::telemetry::{Metrics, Readiness};
 use std::path::Path;
@@ -110,8 +110,13 @@ async fn load_bundle(settings: &Settings) -> Result<Arc<Bundle>, CommandError> {
 }
 
 impl Parts {
-    /// Starts the refresh worker, the feeds' tails and the sweep; each ends when `stopped` turns true.
-    pub(super) fn spawn_tasks(self: &Parts, settings: &Settings, stopped: watch::Receiver<bool>) -> JoinSet<()> {
+    /// Starts the refresh worker, the feeds' tails and the sweep; each ends when `stopped` turns true, and only then
+    /// without an error.
+    pub(super) fn spawn_tasks(
+        self: &Parts,
+        settings: &Settings,
+        stopped: watch::Receiver<bool>,
+    ) -> JoinSet<Result<(), StoreError>> {
         let mut tasks = JoinSet::new();
         if settings.refresh.enabled {
             let worker = self.worker.clone();
@@ -124,7 +129,11 @@ impl Parts {
     }
 
     /// Applies fresh vectors and catalogue changes as they come.
-    fn follow_feeds(&self, interval_ms: u64, mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> + use<> {
+    fn follow_feeds(
+        &self,
+        interval_ms: u64,
+        mut stopped: watch::Receiver<bool>,
+    ) -> impl Future<Output = Result<(), StoreError>> + use<> {
         let (mut tail, bundle) = (self.tail.clone(), self.bundle.clone());
         let (store, metrics) = (self.store.clone(), self.metrics.clone());
         async move {
@@ -136,11 +145,16 @@ impl Parts {
                     StoreCallFailed { operation: "items_after", error: &error }.emit(&metrics);
                 }
             }
+            Ok(())
         }
     }
 
     /// Finds users whose features are behind and who stand in no queue, at start and then at intervals.
-    fn sweep(&self, interval_ms: u64, mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> + use<> {
+    fn sweep(
+        &self,
+        interval_ms: u64,
+        mut stopped: watch::Receiver<bool>,
+    ) -> impl Future<Output = Result<(), StoreError>> + use<> {
         let (store, metrics) = (self.store.clone(), self.metrics.clone());
         let space = self.bundle.manifest.space.clone();
         async move {
@@ -154,7 +168,7 @@ impl Parts {
                     Err(error) => StoreCallFailed { operation: "sweep", error: &error }.emit(&metrics),
                 }
                 if !wait(interval_ms, &mut stopped).await {
-                    return;
+                    return Ok(());
                 }
             }
         }

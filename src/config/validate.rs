@@ -48,7 +48,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         "refresh.min_interval_ms must lie between 0 and refresh.max_interval_ms".to_string(),
     );
     check(refresh.ttl_ms >= 0, "refresh.ttl_ms must not be negative".to_string());
-    check(refresh.retry_ms >= 0, "refresh.retry_ms must not be negative".to_string());
+    check(refresh.retry_ms >= 100, "refresh.retry_ms must be at least 100".to_string());
     for action in &refresh.immediate_actions {
         let known = settings.events.actions.get(action).is_some();
         check(known, format!("refresh.immediate_actions: {action:?} is not in events.actions"));

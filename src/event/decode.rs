@@ -1,6 +1,6 @@
 //! JSON → [`Event`]: field map, validation, and the id of events that carry none.
 
-use super::{ActionTable, Domain, Event, MAX_FUTURE_MS, MAX_ID_BYTES, MIN_TS_MS};
+use super::{ActionTable, Domain, Event, MAX_ATTRIBUTES, MAX_FUTURE_MS, MAX_ID_BYTES, MAX_TEXT_BYTES, MIN_TS_MS};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -104,13 +104,16 @@ impl EventDecoder {
         }
         match event.action.as_str() {
             "search" => match event.context.get("query").and_then(Value::as_str) {
+                Some(query) if query.len() > MAX_TEXT_BYTES => {
+                    Err(FieldError::new("context.query", format!("longer than {MAX_TEXT_BYTES} bytes")))
+                }
                 Some(query) if !query.trim().is_empty() => Ok(()),
                 _ => Err(FieldError::new("context.query", "a search needs a non-empty query string")),
             },
             "profile" if event.context.is_empty() => {
                 Err(FieldError::new("context", "a profile event needs at least one attribute"))
             }
-            "profile" => Ok(()),
+            "profile" => check_attributes(&event.context),
             _ if event.item_id.is_none() => Err(FieldError::new("item_id", "is missing")),
             _ => Ok(()),
         }
@@ -130,6 +133,20 @@ impl EventDecoder {
         }
         object
     }
+}
+
+/// A profile is kept for ever and enters prompts: few attributes, short values.
+fn check_attributes(attributes: &BTreeMap<String, Value>) -> Result<(), FieldError> {
+    if attributes.len() > MAX_ATTRIBUTES {
+        return Err(FieldError::new("context", format!("more than {MAX_ATTRIBUTES} attributes")));
+    }
+    for (name, value) in attributes {
+        check_id("context", name)?;
+        if value.to_string().len() > MAX_TEXT_BYTES {
+            return Err(FieldError::new(format!("context.{name}"), format!("longer than {MAX_TEXT_BYTES} bytes")));
+        }
+    }
+    Ok(())
 }
 
 /// A string id; numbers are taken as their decimal text, since many logs carry numeric ids.
@@ -247,6 +264,17 @@ mod tests {
         assert_eq!(refused(json!({"user_id":"u","action":"search","ts_ms":NOW})).field, "context.query");
         assert_eq!(refused(json!({"user_id":"u","action":"click","ts_ms":NOW})).field, "item_id");
         assert_eq!(refused(json!({"user_id":"u","item_id":"i","action":"click","ts_ms":NOW,"x":1})).field, "x");
+    }
+
+    #[test]
+    fn queries_and_profiles_are_bounded() {
+        let search = |query: String| json!({"user_id":"u","action":"search","ts_ms":NOW,"context":{"query":query}});
+        assert_eq!(refused(search("x".repeat(MAX_TEXT_BYTES + 1))).field, "context.query");
+        assert!(decoder().decode(&search("x".repeat(MAX_TEXT_BYTES)), NOW).is_ok());
+        let profile = |context: Value| json!({"user_id":"u","action":"profile","ts_ms":NOW,"context":context});
+        assert_eq!(refused(profile(json!({"bio": "x".repeat(MAX_TEXT_BYTES)}))).field, "context.bio");
+        let many: Map<String, Value> = (0..=MAX_ATTRIBUTES).map(|n| (format!("a{n}"), json!(1))).collect();
+        assert_eq!(refused(profile(Value::Object(many))).field, "context");
     }
 
     #[test]

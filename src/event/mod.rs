@@ -21,6 +21,11 @@ pub const MIN_TS_MS: i64 = 946_684_800_000;
 /// How far in the future an event's timestamp may lie, in ms (one day).
 pub const MAX_FUTURE_MS: i64 = 86_400_000;
 
+/// Longest search query and longest profile value (as JSON), in bytes.
+pub const MAX_TEXT_BYTES: usize = 1024;
+/// Most attributes of one profile event.
+pub const MAX_ATTRIBUTES: usize = 64;
+
 /// Where the user met the item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -29,10 +29,15 @@ pub(super) const MAX_LEVELS: usize = 3;
 
 /// Renders the prompt; leaves out the oldest history first, then the oldest queries, until `count_tokens` fits.
 ///
-/// Instruction and profile always stay: a schema whose instruction alone is too long yields a prompt over the limit,
-/// which the LLM engine refuses. `count_tokens` is called a handful of times (the cut is found by bisection).
+/// The instruction always stays, and of the profile what fits beside it: a schema whose instruction alone is too long
+/// yields a prompt over the limit, which the LLM engine refuses. `count_tokens` is called a handful of times (the cut is found by bisection).
 pub fn render(schema: &PromptSchema, input: &PromptInput, count_tokens: &dyn Fn(&str) -> usize) -> RenderedPrompt {
-    let head = head(schema, input);
+    let attributes = attributes(schema, input);
+    let fits = |text: &str| count_tokens(text) <= schema.max_prompt_tokens;
+    // A profile so long that nothing fits beside the instruction loses its last attributes, or no prompt could be made.
+    let bare_fits = |count: usize| fits(&assemble(&head(schema, &attributes[..count]), &[], &[]));
+    let attribute_count = largest_fitting(attributes.len(), bare_fits).unwrap_or(0);
+    let head = head(schema, &attributes[..attribute_count]);
     let queries: Vec<String> = input
         .queries
         .iter()
@@ -48,8 +53,6 @@ pub fn render(schema: &PromptSchema, input: &PromptInput, count_tokens: &dyn Fn(
         .collect();
     let assemble =
         |query_count: usize, line_count: usize| assemble(&head, &queries[..query_count], &lines[..line_count]);
-    let fits = |text: &str| count_tokens(text) <= schema.max_prompt_tokens;
-
     let line_count = largest_fitting(lines.len(), |count| fits(&assemble(queries.len(), count)));
     let query_count = match line_count {
         Some(_) => queries.len(),
@@ -58,7 +61,7 @@ pub fn render(schema: &PromptSchema, input: &PromptInput, count_tokens: &dyn Fn(
     let engagements_used = line_count.unwrap_or(0);
     RenderedPrompt {
         text: assemble(query_count, engagements_used),
-        truncated: engagements_used < lines.len() || query_count < queries.len(),
+        truncated: engagements_used < lines.len() || query_count < queries.len() || attribute_count < attributes.len(),
         engagements_used,
     }
 }
@@ -86,15 +89,9 @@ fn largest_fitting(most: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
     (0..=low).rev().find(|count| fits(*count))
 }
 
-/// Instruction and profile: what is never left out.
-fn head(schema: &PromptSchema, input: &PromptInput) -> String {
-    let mut head = String::new();
-    let instruction = schema.instruction.trim();
-    if !instruction.is_empty() {
-        head.push_str(instruction);
-        head.push('\n');
-    }
-    let attributes: Vec<String> = input
+/// The profile's attributes as they may be shown, `name value`.
+fn attributes(schema: &PromptSchema, input: &PromptInput) -> Vec<String> {
+    input
         .profile
         .iter()
         .filter(|(name, _)| name != OPT_OUT_ATTRIBUTE)
@@ -105,7 +102,17 @@ fn head(schema: &PromptSchema, input: &PromptInput) -> String {
             (!name.is_empty() && !value.is_empty()).then(|| format!("{name} {value}"))
         })
         .take(MAX_PROFILE_ATTRIBUTES)
-        .collect();
+        .collect()
+}
+
+/// Instruction and profile line.
+fn head(schema: &PromptSchema, attributes: &[String]) -> String {
+    let mut head = String::new();
+    let instruction = schema.instruction.trim();
+    if !instruction.is_empty() {
+        head.push_str(instruction);
+        head.push('\n');
+    }
     if !attributes.is_empty() {
         let _ = writeln!(head, "user: {}", attributes.join(", "));
     }

@@ -4,19 +4,13 @@ use crate::catalogue::Catalogue;
 use crate::config::RetrieveSettings;
 use crate::feature::CrossFinding;
 use crate::feature::proto::Behaviour;
-use crate::prompt::OPT_OUT_ATTRIBUTE;
+use crate::prompt::{OPT_OUT_ATTRIBUTE, opts_out};
 use crate::retrieve::{Neighbour, UserSnapshot};
 use crate::store::{FeatureStore, HISTORY_CAP, StoreError, UserHistory};
 
 /// Whether a user asked not to be shown to others.
 pub fn is_opted_out(history: &UserHistory) -> bool {
-    let value = history.profile.get(OPT_OUT_ATTRIBUTE).map(|(_, value)| value);
-    match value {
-        Some(serde_json::Value::Bool(flag)) => *flag,
-        Some(serde_json::Value::String(text)) => text == "true" || text == "1",
-        Some(serde_json::Value::Number(number)) => number.as_i64() == Some(1),
-        _ => false,
-    }
+    history.profile.get(OPT_OUT_ATTRIBUTE).is_some_and(|(_, value)| opts_out(value))
 }
 
 /// What the choice reads.
@@ -83,5 +77,26 @@ impl Chooser<'_> {
             since.max(self.catalogue.distinct_users(&behaviour.item_id)) >= self.settings.min_item_users
         });
         Ok(engagements)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn anything_but_a_clear_no_opts_out() {
+        let opted = |value: Value| {
+            let profile = [(OPT_OUT_ATTRIBUTE.to_string(), (1, value))].into();
+            is_opted_out(&UserHistory { profile, ..UserHistory::default() })
+        };
+        for yes in [json!(true), json!("True"), json!("yes"), json!(1), json!(1.0), json!("on"), json!([])] {
+            assert!(opted(yes.clone()), "{yes}");
+        }
+        for no in [json!(false), json!("False"), json!("no"), json!(0), json!(null), json!("")] {
+            assert!(!opted(no.clone()), "{no}");
+        }
+        assert!(!is_opted_out(&UserHistory::default()));
     }
 }

@@ -52,9 +52,9 @@ impl DuePolicy {
             return Some((CLASS_URGENT, now_ms));
         }
         if state.weight >= self.weight_threshold {
-            return Some((CLASS_THRESHOLD, now_ms.max(state.last_refresh_ms + self.min_interval_ms)));
+            return Some((CLASS_THRESHOLD, now_ms.max(state.last_refresh_ms.saturating_add(self.min_interval_ms))));
         }
-        Some((CLASS_ROUTINE, now_ms.max(state.last_refresh_ms + self.max_interval_ms)))
+        Some((CLASS_ROUTINE, now_ms.max(state.last_refresh_ms.saturating_add(self.max_interval_ms))))
     }
 }
 

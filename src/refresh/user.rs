@@ -92,12 +92,12 @@ impl Refresher {
         let version = Version { seq: read.history.state.seq, turn: 0 };
         let prompt = self.prompt(&read.history);
         let hash = prompt_hash(&prompt.text, self.bundle.manifest.epoch);
-        if self.unchanged(&read, hash) {
+        let previous = shown_neighbour(&read.stored);
+        if self.unchanged(&read, hash) && !self.has_opted_out(previous.as_deref()).await? {
             return self.skip(user, &read, version).await;
         }
         let made = self.run_models(&prompt).await?;
         self.count_answer(&made);
-        let previous = shown_neighbour(&read.stored);
         let chosen = self.timed("retrieve", self.neighbour(user, &made, previous.as_deref())).await?;
         let started = Instant::now();
         let written = self.write(user, &read, version, hash, &prompt, made, chosen, previous).await;
@@ -134,10 +134,22 @@ impl Refresher {
         read.stored.prompt_hash == hash && [Group::Intra, Group::Cross, Group::Text].into_iter().all(fresh)
     }
 
+    /// Whether the neighbour now shown asked since not to be: then `cross` must be made anew.
+    async fn has_opted_out(&self, neighbour: Option<&str>) -> Result<bool, RefreshError> {
+        let Some(neighbour) = neighbour else { return Ok(false) };
+        let history = self.store.histories(&[neighbour.to_string()]).await?.pop().flatten();
+        Ok(history.is_some_and(|history| is_opted_out(&history)))
+    }
+
     async fn skip(&self, user: &str, read: &Read, version: Version) -> Result<Refreshed, RefreshError> {
+        // An opt-out does not change the prompt, but it must reach the index: as a tombstone, or as the vector again.
+        let shown = !is_opted_out(&read.history) && !read.stored.embedding.is_empty();
+        let vector = shown.then(|| read.stored.embedding.clone());
+        let era = read.history.state.era;
+        self.store.append_vector(self.space(), &FreshVector { user: user.to_string(), era, version, vector }).await?;
         let put = FeaturePut {
             user: user.to_string(),
-            era: read.history.state.era,
+            era,
             version,
             tier: 1,
             body: PutBody::Skip { source_ts_ms: newest_event(&read.history) },
@@ -260,7 +272,7 @@ impl Refresher {
             index_generation: self.bundle.manifest.generation,
             generated_at_ms: read.now_ms,
             source_ts_ms: newest_event(&read.history),
-            expires_at_ms: if ttl == 0 { 0 } else { read.now_ms + ttl },
+            expires_at_ms: if ttl == 0 { 0 } else { read.now_ms.saturating_add(ttl) },
             seq: version.seq,
             turn: version.turn,
             tier: 1,

@@ -1,6 +1,6 @@
 //! The loop that empties the due queue: claim, refresh many at once, renew, release.
 
-use super::{CLASS_THRESHOLD, CLASS_URGENT, RefreshError, Refreshed, Refresher};
+use super::{CLASS_ROUTINE, CLASS_THRESHOLD, CLASS_URGENT, RefreshError, Refreshed, Refresher};
 use crate::llm::LlmError;
 use crate::store::{Claim, DueEntry, PutRefusal, StoreError};
 use crate::telemetry::events::{RefreshEnded, StoreCallFailed};
@@ -23,9 +23,10 @@ impl Worker {
         Worker { refresher, wake }
     }
 
-    /// Runs until `stop` turns true, then finishes the refreshes under way.
-    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
-        let mut running: JoinSet<()> = JoinSet::new();
+    /// Runs until `stop` turns true, then finishes the refreshes under way. An error is a store that takes no writes:
+    /// going on would burn the LLM for answers that cannot be kept.
+    pub async fn run(&self, mut stop: watch::Receiver<bool>) -> Result<(), StoreError> {
+        let mut running: JoinSet<Result<(), StoreError>> = JoinSet::new();
         let poll = Duration::from_millis(self.refresher.refresh.poll_ms);
         while !*stop.borrow() {
             let free = self.refresher.refresh.concurrency - running.len();
@@ -37,18 +38,19 @@ impl Worker {
             if idle || running.len() >= self.refresher.refresh.concurrency {
                 tokio::select! {
                     _ = stop.changed() => {}
-                    Some(finished) = running.join_next() => log_panic(finished),
+                    Some(finished) = running.join_next() => ended(finished)?,
                     _ = self.wake.notified() => {}
                     _ = tokio::time::sleep(poll) => {}
                 }
             }
             while let Some(finished) = running.try_join_next() {
-                log_panic(finished);
+                ended(finished)?;
             }
         }
         while let Some(finished) = running.join_next().await {
-            log_panic(finished);
+            ended(finished)?;
         }
+        Ok(())
     }
 
     async fn claim(&self, limit: usize) -> Vec<Claim> {
@@ -64,20 +66,20 @@ impl Worker {
 }
 
 /// A panicked task leaves its lease to run out; the user is then claimed again.
-fn log_panic(finished: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = finished {
+fn ended(finished: Result<Result<(), StoreError>, tokio::task::JoinError>) -> Result<(), StoreError> {
+    finished.unwrap_or_else(|error| {
         tracing::error!(%error, "a refresh task died; its user is taken up again when the lease runs out");
-    }
+        Ok(())
+    })
 }
 
 /// One claimed user: refresh, mark due again where needed, release.
-async fn one(refresher: Arc<Refresher>, claim: Claim) {
+async fn one(refresher: Arc<Refresher>, claim: Claim) -> Result<(), StoreError> {
     let started = Instant::now();
     let result = with_renewal(&refresher, &claim).await;
-    if let Err(error) = finish(&refresher, &claim, result, started).await {
-        // The lease runs out and the user is claimed again.
-        StoreCallFailed { operation: "release", error: &error }.emit(&refresher.metrics);
-    }
+    finish(&refresher, &claim, result, started).await.inspect_err(|error| {
+        StoreCallFailed { operation: "release", error }.emit(&refresher.metrics);
+    })
 }
 
 /// Runs the refresh, renewing the lease at half time.
@@ -128,6 +130,11 @@ async fn finish(
         Err(RefreshError::Llm(LlmError::Overloaded { .. })) => {
             RefreshEnded::Deferred { user }.emit(metrics);
             again = Some((claim.class, now_ms + refresher.refresh.retry_ms));
+        }
+        Err(RefreshError::Llm(error @ LlmError::PromptTooLong { .. })) => {
+            RefreshEnded::Failed { user, error }.emit(metrics);
+            // Only new events can change that.
+            again = Some((CLASS_ROUTINE, now_ms.saturating_add(refresher.refresh.max_interval_ms)));
         }
         Err(error) => {
             RefreshEnded::Failed { user, error }.emit(metrics);

@@ -10,6 +10,9 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+/// Most replaced vectors left in the fresh part.
+const MAX_DEAD: usize = 64;
+
 /// How the main part is built.
 #[derive(Debug, Clone)]
 pub struct IndexShape {
@@ -36,6 +39,8 @@ struct Delta {
     /// User → newest entry; `id` is `None` for a tombstone.
     entries: HashMap<String, DeltaEntry>,
     users: HashMap<u64, String>,
+    /// Replaced vectors still in the index: FAISS removes in time linear to its size, so they go in batches.
+    dead: Vec<Idx>,
     /// Rows of the main part that a fresh entry replaces or hides.
     hidden_rows: HashSet<usize>,
     next_id: u64,
@@ -85,7 +90,7 @@ impl FaissUserIndex {
     }
 
     fn assemble(dim: usize, main: Option<IndexImpl>, users: Vec<String>) -> Result<FaissUserIndex, RetrieveError> {
-        let fresh = index_factory(dim as u32, "IDMap2,Flat", MetricType::InnerProduct).map_err(failed("factory"))?;
+        let fresh = index_factory(dim as u32, "IDMap,Flat", MetricType::InnerProduct).map_err(failed("factory"))?;
         let main_rows = users.iter().enumerate().map(|(row, user)| (user.clone(), row)).collect();
         Ok(FaissUserIndex {
             dim,
@@ -127,7 +132,8 @@ impl FaissUserIndex {
     }
 
     fn search_fresh(&self, vector: &[f32], k: usize) -> Result<Vec<Neighbour>, RetrieveError> {
-        let rows = Self::nearest(&mut self.fresh.lock(), vector, k + 1)?;
+        let dead = self.delta.read().dead.len();
+        let rows = Self::nearest(&mut self.fresh.lock(), vector, k + dead + 1)?;
         let delta = self.delta.read();
         let known = rows.into_iter().filter_map(|(id, similarity)| delta.users.get(&id).map(|user| (user, similarity)));
         Ok(known.map(|(user, similarity)| Neighbour { user: user.clone(), similarity }).collect())
@@ -164,9 +170,14 @@ impl UserIndex for FaissUserIndex {
             return Ok(());
         }
         if let Some((Some(old), ..)) = known {
-            let selector = IdSelector::batch(&[Idx::new(old)]).map_err(failed("selector"))?;
-            index.remove_ids(&selector).map_err(failed("remove"))?;
             delta.users.remove(&old);
+            delta.dead.push(Idx::new(old));
+            // A search looks beyond the dead, so there may only be a few.
+            if delta.dead.len() >= MAX_DEAD.min(1 + delta.users.len() / 2) {
+                let selector = IdSelector::batch(&delta.dead).map_err(failed("selector"))?;
+                index.remove_ids(&selector).map_err(failed("remove"))?;
+                delta.dead.clear();
+            }
         }
         let id = match &vector {
             Some(vector) => {
@@ -245,6 +256,18 @@ mod tests {
         index.apply(&fresh("b", 6, None)).expect("apply");
         assert_eq!(names(&index.search(&unit(0.0), 3, "").expect("search")), ["a", "c"]);
         assert_eq!(index.sizes(), (3, 0));
+    }
+
+    #[test]
+    fn a_user_refreshed_many_times_is_found_once_and_where_it_is_now() {
+        let index = FaissUserIndex::empty(4).expect("empty");
+        index.apply(&fresh("other", 1, Some(1.0))).expect("apply");
+        for seq in 1..200 {
+            index.apply(&fresh("x", seq, Some(seq as f32 * 0.001))).expect("apply");
+            let found = index.search(&unit(0.0), 5, "").expect("search");
+            assert_eq!(names(&found), ["x", "other"], "after {seq} refreshes");
+        }
+        assert_eq!(index.sizes(), (0, 2));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub const HISTORY_CAP: usize = 100;
 /// Search queries kept.
 pub const QUERY_CAP: usize = 20;
+/// Profile attributes kept; beyond it the oldest go, but never an opt-out.
+pub const PROFILE_CAP: usize = 64;
 /// Distinct users counted per item; "≥ 5 users" is all the privacy rule asks (DESIGN 5.3).
 pub const ITEM_USERS_CAP: u32 = 5;
 /// Due class of users found by the sweep: behind everyone a fresh event or a reader asked for.

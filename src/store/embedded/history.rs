@@ -11,10 +11,12 @@ use super::engine::Engine;
 use super::keys::{self, Kind};
 use crate::event::ActionClass;
 use crate::feature::proto::Behaviour;
+use crate::prompt::OPT_OUT_ATTRIBUTE;
 use crate::store::codec::{self, CodecResult, Profile, ProfileAttribute, UserRecord};
 use crate::store::kept::KeptList;
 use crate::store::{
-    AppendOutcome, HISTORY_CAP, QUERY_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserState,
+    AppendOutcome, HISTORY_CAP, PROFILE_CAP, QUERY_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory,
+    UserState,
 };
 use fjall::{OwnedWriteBatch, Snapshot};
 use prost::Message;
@@ -187,11 +189,28 @@ impl Draft {
             if stored >= Some((ts_ms, event_id)) {
                 continue;
             }
+            if stored.is_none() && self.profile.len() >= PROFILE_CAP && !self.evict_older_than(ts_ms, event_id) {
+                continue;
+            }
             let attribute = ProfileAttribute { ts_ms, event_id: event_id.to_string(), value: value.clone() };
             self.profile.insert(name.clone(), attribute);
             newer = true;
         }
         newer
+    }
+
+    /// Drops the oldest attribute of a full profile; false when all are newer than (ts_ms, event_id), so that what was
+    /// dropped before is not taken for new when it is delivered again.
+    fn evict_older_than(&mut self, ts_ms: i64, event_id: &str) -> bool {
+        let candidates = self.profile.iter().filter(|(name, _)| name.as_str() != OPT_OUT_ATTRIBUTE);
+        let oldest = candidates.min_by_key(|(_, stored)| (stored.ts_ms, stored.event_id.as_str()));
+        let Some((name, stored)) = oldest else { return false };
+        if (stored.ts_ms, stored.event_id.as_str()) >= (ts_ms, event_id) {
+            return false;
+        }
+        let name = name.clone();
+        self.profile.remove(&name);
+        true
     }
 
     fn write(&self, engine: &Engine, batch: &mut OwnedWriteBatch, user: &str) -> StoreResult<()> {

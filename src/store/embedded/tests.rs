@@ -6,7 +6,7 @@ use super::*;
 use crate::event::ActionClass;
 use crate::feature::proto::Behaviour;
 use crate::store::conformance::{self, Subject};
-use crate::store::{PutBody, PutRefusal, Record, RecordBody, Version};
+use crate::store::{PROFILE_CAP, PutBody, PutRefusal, Record, RecordBody, Version};
 use std::sync::atomic::{AtomicI64, Ordering};
 use tempfile::TempDir;
 
@@ -146,4 +146,27 @@ async fn concurrent_appends_of_the_same_events_count_each_once() {
     }
     assert_eq!(store.item_user_counts(&["shared item".into()]).await.unwrap(), [crate::store::ITEM_USERS_CAP]);
     assert_eq!(store.stats().await.unwrap().users, 10);
+}
+
+#[tokio::test]
+async fn a_full_profile_drops_its_oldest_attribute_but_never_an_opt_out() {
+    let (_folder, subject) = subject();
+    let profile = |ts_ms: i64, name: &str| Record {
+        ts_ms,
+        event_id: format!("p{ts_ms}"),
+        weight: 1.0,
+        body: RecordBody::Profile([(name.to_string(), serde_json::json!(true))].into()),
+    };
+    let append = async |record: Record| {
+        let outcome = subject.store.append("s", &[batch("u", vec![record])]).await.unwrap().remove(0);
+        (outcome.accepted, outcome.duplicates)
+    };
+    assert_eq!(append(profile(1, "cross_opt_out")).await, (1, 0));
+    for ts_ms in 2..=(PROFILE_CAP as i64 + 1) {
+        assert_eq!(append(profile(ts_ms, &format!("a{ts_ms}"))).await, (1, 0));
+    }
+    let kept = subject.store.histories(&["u".into()]).await.unwrap().remove(0).unwrap().profile;
+    assert_eq!(kept.len(), PROFILE_CAP);
+    assert!(kept.contains_key("cross_opt_out") && !kept.contains_key("a2"));
+    assert_eq!(append(profile(2, "a2")).await, (0, 1), "what was dropped is no news when it comes again");
 }

@@ -6,7 +6,7 @@
 use crate::catalogue::{CatalogueRow, write_catalogue};
 use crate::encode::Encoder;
 use crate::feature::proto;
-use crate::prompt::OPT_OUT_ATTRIBUTE;
+use crate::prompt::{OPT_OUT_ATTRIBUTE, opts_out};
 use crate::retrieve::{IndexShape, SnapshotUser, UserSnapshot, build_main};
 use crate::store::HISTORY_CAP;
 use crate::train::data::{Dataset, UserRow};
@@ -52,10 +52,10 @@ fn choose_users<'a>(recipe: &IndexRecipe, dataset: &'a Dataset, holdout: usize) 
     all.into_iter().step_by(step).collect()
 }
 
-/// Whether a user asked not to be shown to others; any value but an explicit no counts.
+/// Whether a user asked not to be shown to others.
 fn is_opted_out(user: &UserRow) -> bool {
-    let value = user.profile.iter().find(|(name, _)| name == OPT_OUT_ATTRIBUTE).map(|(_, value)| value.as_str());
-    value.is_some_and(|value| !matches!(value, "false" | "0" | ""))
+    let value = user.profile.iter().find(|(name, _)| name == OPT_OUT_ATTRIBUTE);
+    value.is_some_and(|(_, text)| opts_out(&serde_json::Value::String(text.clone())))
 }
 
 /// Every item with the number of distinct users who engaged with it.
