@@ -21,6 +21,8 @@ def send(line):
 
 
 def main():
+    # Started in the background this process may ignore Ctrl-C, and its children would inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     child = subprocess.Popen(["make", "run"], stdout=subprocess.PIPE, text=True, start_new_session=True)
     curls = []
     for line in child.stdout:
@@ -32,7 +34,7 @@ def main():
     if len(curls) != 3:
         sys.exit(f"make run printed {len(curls)} curl lines instead of 3")
     for curl in curls:
-        print(json.dumps(send(curl))[:400])
+        print(json.dumps(send(curl))[:400], flush=True)
     # Ctrl-C reaches every process of the terminal's foreground group.
     os.killpg(child.pid, signal.SIGINT)
     started = time.time()
