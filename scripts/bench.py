@@ -53,8 +53,10 @@ def ingest(binaries, work, sample):
     shutil.rmtree(store, ignore_errors=True)
     with Service(binaries, store, BUNDLE, work / "ingest.log", "null", TAIJI__REFRESH__ENABLED="false") as service:
         started = time.perf_counter()
-        service.feed(sample / "events.jsonl")
+        said = service.feed(sample / "events.jsonl")
         seconds = time.perf_counter() - started
+        if f"{EVENTS_IN_FILE} accepted" not in said:
+            sys.exit(f"not every event was accepted: {said}")
         return {"events in, /s (feed over HTTP, refresh off)": EVENTS_IN_FILE / seconds}
 
 
