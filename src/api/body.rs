@@ -1,6 +1,6 @@
 //! Reading request bodies within limits, and taking batches apart: a wrapper object, one object, or NDJSON.
 
-use super::ApiError;
+use super::{ApiError, ApiState, Scope};
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
@@ -37,8 +37,19 @@ pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     if seen > limit { Err(ApiError::TooLarge { limit }) } else { Ok(kept.freeze()) }
 }
 
+/// What every read does first: key, `Accept`, body, JSON. The key comes before the body.
+pub async fn read_request<T: DeserializeOwned>(
+    state: &ApiState,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, ApiError> {
+    state.keys.require(headers, Scope::Read)?;
+    require_json(headers)?;
+    parse_json(&read_body(body, state.limits.max_body_bytes).await?)
+}
+
 /// Parses a whole body as `T`; the message says where the JSON is wrong.
-pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();

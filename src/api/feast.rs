@@ -1,10 +1,10 @@
 //! `POST /get-online-features`: Feast's request and response shapes, the plain `features` list.
 
-use super::body::{parse_json, read_body, require_json};
+use super::body::read_request;
 use super::columnar::{feature_names, feature_value};
 use super::features::{ReadViews, read_views};
 use super::view::{EXPIRED, GroupView};
-use super::{ApiError, ApiState, Scope};
+use super::{ApiError, ApiState};
 use crate::store::Group;
 use axum::Json;
 use axum::body::Body;
@@ -49,10 +49,7 @@ pub async fn get_online_features(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    state.keys.require(&headers, Scope::Read)?;
-    require_json(&headers)?;
-    let bytes = read_body(body, state.limits.max_body_bytes).await?;
-    let request: FeastRequest = parse_json(&bytes)?;
+    let request: FeastRequest = read_request(&state, &headers, body).await?;
     if request.feature_service.is_some() {
         return Err(ApiError::field("feature_service", "is not built yet; list the features"));
     }

@@ -1,6 +1,6 @@
 //! `POST /v1/features` (columnar, many users) and `GET /v1/users/{id}/features` (one row).
 
-use super::body::{parse_json, read_body, require_json};
+use super::body::{read_request, require_json};
 use super::columnar::columnar;
 use super::view::{GroupView, view};
 use super::{ApiError, ApiState, Scope};
@@ -50,10 +50,7 @@ pub async fn post_features(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    state.keys.require(&headers, Scope::Read)?;
-    require_json(&headers)?;
-    let bytes = read_body(body, state.limits.max_body_bytes).await?;
-    let request: FeaturesRequest = parse_json(&bytes)?;
+    let request: FeaturesRequest = read_request(&state, &headers, body).await?;
     for (field, given) in [
         ("spaces", &request.spaces),
         ("max_staleness_ms", &request.max_staleness_ms),

@@ -23,7 +23,7 @@ pub struct Texts {
 
 impl Texts {
     /// Hash of all texts.
-    pub fn hash(&self) -> Result<String, PipelineError> {
+    pub fn hash(&self) -> String {
         let pairs = self.train.iter().chain(&self.validation);
         let mut parts: Vec<&str> = pairs.flat_map(|example| [&*example.prompt, &*example.completion]).collect();
         parts.extend(self.codebook.iter().map(String::as_str));

@@ -145,8 +145,9 @@ fn case(source: &SftSource, answer: &Answered, schema: &PromptSchema) -> Generat
 struct People {
     top_categories: Vec<Option<String>>,
     histories: Vec<BTreeSet<String>>,
-    /// Index user → number.
-    numbers: HashMap<String, usize>,
+    /// Users of the index by row; the first has the number `judged`, the others follow.
+    index_users: Vec<String>,
+    judged: usize,
 }
 
 impl People {
@@ -159,7 +160,12 @@ impl People {
         let (users, snapshot) = UserSnapshot::read(&generation.join("users.parquet"))?;
         let by_id: HashMap<&str, usize> =
             dataset.users.iter().enumerate().map(|(place, user)| (user.user_id.as_str(), place)).collect();
-        let mut people = People { top_categories: Vec::new(), histories: Vec::new(), numbers: HashMap::new() };
+        let mut people = People {
+            top_categories: Vec::new(),
+            histories: Vec::new(),
+            index_users: Vec::new(),
+            judged: sources.len(),
+        };
         for source in sources {
             let row = by_id.get(source.user_id.as_str()).map(|place| &dataset.users[*place]);
             // The target itself is not history.
@@ -167,11 +173,11 @@ impl People {
             let items: Vec<String> = seen.into_iter().flatten().filter(|item| *item != source.target.id).collect();
             people.add(items, models);
         }
-        for user in users {
-            people.numbers.insert(user.clone(), people.histories.len());
-            let items = snapshot.engagements(&user).unwrap_or_default();
+        for user in &users {
+            let items = snapshot.engagements(user).unwrap_or_default();
             people.add(items.into_iter().map(|behaviour| behaviour.item_id).collect(), models);
         }
+        people.index_users = users;
         Ok(people)
     }
 
@@ -195,12 +201,14 @@ impl People {
         models: &ServedModels,
         generation: &Path,
     ) -> Result<Vec<Option<usize>>, PipelineError> {
-        let (users, _) = UserSnapshot::read(&generation.join("users.parquet"))?;
+        let places = self.index_users.iter().enumerate();
+        let numbers: HashMap<&str, usize> = places.map(|(row, user)| (user.as_str(), self.judged + row)).collect();
+        let users = self.index_users.clone();
         let index = FaissUserIndex::load(&generation.join("users.faiss"), users, models.encoder.dim(), NPROBE)?;
         let mut neighbours = Vec::new();
         for (source, answer) in sources.iter().zip(answers) {
             let found = index.search(&answer.vector, 1, &source.user_id)?;
-            neighbours.push(found.first().and_then(|neighbour| self.numbers.get(&neighbour.user).copied()));
+            neighbours.push(found.first().and_then(|neighbour| numbers.get(neighbour.user.as_str()).copied()));
         }
         // Users of the index are there to be neighbours; they have none themselves.
         neighbours.resize(self.histories.len(), None);

@@ -150,18 +150,18 @@ impl Recipe {
 
     /// Hash of the settings, for lineage and stage folders.
     pub fn hash(&self) -> Result<String, PipelineError> {
-        hash_of(&[&serde_json::to_string(self)?])
+        Ok(hash_of(&[&serde_json::to_string(self)?]))
     }
 }
 
 /// Short hex hash of some strings.
-pub fn hash_of(parts: &[&str]) -> Result<String, PipelineError> {
+pub fn hash_of(parts: &[&str]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     }
-    Ok(hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

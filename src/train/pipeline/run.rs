@@ -48,7 +48,8 @@ pub fn run(recipe_path: &Path, options: &RunOptions) -> Result<PathBuf, Pipeline
     let tokenizer = train_tokenizer(&recipe, &sources)?;
     let texts = make_texts(&recipe, &dataset, &sources, &tokenizer);
     eprintln!("data: {} examples, {} for validation", texts.train.len(), texts.validation.len());
-    let sft_hash = hash_of(&[&data_hash, &prompt_json, &serde_json::to_string(&recipe.sft)?, &texts.hash()?])?;
+    let texts_hash = texts.hash();
+    let sft_hash = hash_of(&[&data_hash, &prompt_json, &serde_json::to_string(&recipe.sft)?, &texts_hash]);
     let trained = stage(&root, "sft", &sft_hash, |folder| {
         let report = sft::train(
             &recipe.sft,
@@ -72,17 +73,17 @@ pub fn run(recipe_path: &Path, options: &RunOptions) -> Result<PathBuf, Pipeline
         let generation = serde_json::json!({ "stop": [ANSWER_CLOSE, END_OF_TEXT] });
         std::fs::write(&path, serde_json::to_string_pretty(&generation)?).map_err(PipelineError::io(&path))
     })?;
-    let encoder = stage(&root, "encoder", &hash_of(&[&recipe.encoder.sha256])?, |folder| {
+    let encoder = stage(&root, "encoder", &hash_of(&[&recipe.encoder.sha256]), |folder| {
         export(&checkpoint, folder, &ExportOptions::default())?;
         Ok(())
     })?;
 
-    let codebook_hash = hash_of(&[&texts.hash()?, &recipe.encoder.sha256, &serde_json::to_string(&recipe.codebook)?])?;
+    let codebook_hash = hash_of(&[&texts_hash, &recipe.encoder.sha256, &serde_json::to_string(&recipe.codebook)?]);
     let codebook = stage(&root, "codebook", &codebook_hash, |folder| make_codebook(&recipe, &texts, &encoder, folder))?;
     let folders = ModelFolders { llm, encoder, codebook: codebook.join("pq.safetensors") };
     let models = ServedModels::open(&folders, &recipe.prompt, &dataset.items)?;
 
-    let index_hash = hash_of(&[&sft_hash, &codebook_hash, &serde_json::to_string(&recipe.index)?])?;
+    let index_hash = hash_of(&[&sft_hash, &codebook_hash, &serde_json::to_string(&recipe.index)?]);
     let generation = stage(&root, "generation", &index_hash, |folder| {
         build_index(&recipe.index, &dataset, holdout(&recipe), &models, folder)
     })?;
@@ -122,7 +123,7 @@ fn encoder_checkpoint(recipe: &Recipe) -> Result<PathBuf, PipelineError> {
 
 fn load_data(recipe: &Recipe, options: &RunOptions) -> Result<(Dataset, String), PipelineError> {
     if let Some(settings) = recipe.data.synth() {
-        let hash = hash_of(&[&format!("{settings:?}")])?;
+        let hash = hash_of(&[&format!("{settings:?}")]);
         return Ok((synth::generate(&settings).dataset(), hash));
     }
     let refuse = |message: &str| PipelineError::Recipe { path: recipe.name.clone(), message: message.to_string() };
@@ -134,7 +135,7 @@ fn load_data(recipe: &Recipe, options: &RunOptions) -> Result<(Dataset, String),
         let path = if plain.is_file() { plain } else { folder.join(format!("{name}.gz")) };
         parts.push(crate::bundle::sha256_file(&path).map_err(PipelineError::io(&path))?);
     }
-    let hash = hash_of(&parts.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let hash = hash_of(&parts.iter().map(String::as_str).collect::<Vec<_>>());
     Ok((dataset, hash))
 }
 
