@@ -9,6 +9,7 @@ pub(crate) mod graph;
 mod null;
 mod onnx;
 pub(crate) mod pool;
+pub mod prepack;
 mod queue;
 pub mod runtime;
 mod sample;

@@ -7,7 +7,7 @@ use super::ExportError;
 use super::checkpoint::{Checkpoint, Weight};
 use super::decoder::DecoderGraph;
 use super::nbits::PackedWeight;
-use super::onnx::{AttributeProto, int, microsoft, node};
+use super::onnx::{AttributeProto, FLOAT, UINT8, int, microsoft, node};
 use super::options::{Blocks, Element};
 
 impl DecoderGraph<'_> {
@@ -111,8 +111,10 @@ impl DecoderGraph<'_> {
             return Ok(());
         }
         let packed = PackedWeight::of(&read(self.source)?, blocks);
-        self.graph.packed(name, shape, &packed.bytes, packed.parameters)?;
-        self.graph.weight(&scales(name), &packed.scales, Element::F32)
+        let mut scale_bytes = Vec::new();
+        Element::F32.write(&packed.scales.values, &mut scale_bytes);
+        self.graph.packed(name, shape, UINT8, &packed.bytes, packed.parameters)?;
+        self.graph.packed(&scales(name), &packed.scales.shape, FLOAT, &scale_bytes, 0)
     }
 }
 

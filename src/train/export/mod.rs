@@ -30,6 +30,7 @@ pub use crate::llm::GRAPH_FILE;
 pub use options::{ExportOptions, Flavour, Precision, Role};
 pub use writer::DATA_FILE;
 
+use crate::llm::prepack::ACCURACY_LEVEL;
 use crate::llm::runtime::MAX_POSITIONS;
 use checkpoint::Checkpoint;
 use decoder::Form;
@@ -211,6 +212,9 @@ fn decoder_forms(options: &ExportOptions, source: &Checkpoint, architecture: &st
 fn note_choices(graph: &mut GraphWriter, options: &ExportOptions, form: Form) {
     if options.precision != Precision::default() {
         graph.note(PRECISION, options.precision.name());
+    }
+    if matches!(options.precision, Precision::Int8 | Precision::Int4) {
+        graph.note(ACCURACY_LEVEL, &options.accuracy_level.to_string());
     }
     match form {
         Form::Text(Flavour::Gqa) => {}

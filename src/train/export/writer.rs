@@ -169,10 +169,17 @@ impl GraphWriter {
         Ok(())
     }
 
-    /// Adds bytes under a name: `parameters` numbers packed by quantisation.
-    pub fn packed(&mut self, name: &str, shape: &[usize], bytes: &[u8], parameters: u64) -> Result<(), ExportError> {
+    /// Adds what quantisation made under a name: bytes of a type that stand for `parameters` numbers of the model.
+    pub fn packed(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        data_type: i32,
+        bytes: &[u8],
+        parameters: u64,
+    ) -> Result<(), ExportError> {
         self.parameters += parameters;
-        let mut tensor = self.place(name, shape, onnx::UINT8, bytes.len())?;
+        let mut tensor = self.place(name, shape, data_type, bytes.len())?;
         match tensor.data_location {
             0 => tensor.raw_data = bytes.to_vec(),
             _ => self.append(bytes)?,

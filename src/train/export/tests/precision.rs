@@ -105,6 +105,7 @@ fn packed_files_have_the_bytes_that_the_format_says() {
         let untied = [rope, rope, vocabulary * hidden * 4].into_iter().chain(layer()).chain(layer()).chain(head);
         let tied = [rope, rope].into_iter().chain(head).chain(layer()).chain(layer());
         let options = ExportOptions { block: Some(block), ..with(precision) };
+        assert_eq!(exported_as(&fixture("qwen2"), &options).1.parameters, exported("qwen2").1.parameters);
         assert_eq!(exported_as(&fixture("qwen2"), &options).1.data_bytes, data_bytes(untied), "{precision:?} {block}");
         assert_eq!(
             exported_as(&fixture("qwen2-tied"), &options).1.data_bytes,
@@ -154,6 +155,7 @@ fn graphs_say_their_precision_and_flavour_unless_usual() {
     };
     assert_eq!(noted(&out, GRAPH_FILE, PRECISION).as_deref(), Some("int4"));
     assert_eq!(noted(&out, GRAPH_FILE, FLAVOUR), None);
+    assert_eq!(noted(&out, GRAPH_FILE, ACCURACY_LEVEL).as_deref(), Some("4"));
     assert_eq!(noted(&out, "graph.std.onnx", FLAVOUR).as_deref(), Some("std"));
     let (plain, _) = exported("qwen2");
     assert_eq!(noted(&plain, GRAPH_FILE, PRECISION), None);
