@@ -4,14 +4,18 @@
 //! index building, scoring). The graph's contract is checked by `graph`; `train::export` writes such graphs.
 
 pub(crate) mod batch;
+pub mod beam;
 pub(crate) mod folder;
 pub(crate) mod graph;
 mod null;
 mod onnx;
 pub(crate) mod pool;
 mod queue;
+#[allow(dead_code)] // until the new front is merged
+mod request;
 pub mod runtime;
 mod sample;
+pub mod trie;
 mod worker;
 
 #[cfg(test)]
@@ -20,13 +24,14 @@ mod tests;
 pub use folder::{GENERATION_FILE, GRAPH_FILE};
 pub use null::NullLlm;
 pub use onnx::{LlmOptions, OnnxLlm};
+pub use request::{Beam, BeamRequest};
 pub use worker::LlmStats;
 
 use async_trait::async_trait;
 use thiserror::Error;
 
 /// What can go wrong at load or per request.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, PartialEq, Error)]
 pub enum LlmError {
     /// The model folder cannot be served.
     #[error("llm {path}: {message}")]
@@ -44,11 +49,20 @@ pub enum LlmError {
         /// Most that fit.
         limit: usize,
     },
+    /// The request itself cannot be served; the message names the field.
+    #[error("llm request: {0}")]
+    Invalid(String),
     /// The queue is full; try again later.
     #[error("llm queue is full ({depth} waiting): retry later")]
     Overloaded {
         /// Requests waiting.
         depth: usize,
+    },
+    /// No sequence of the trie is left to continue with.
+    #[error("no legal token at level {level}: the trie has no active item here")]
+    NoLegalToken {
+        /// Level of the trie, from 0.
+        level: usize,
     },
     /// The runtime failed on this batch.
     #[error("llm run failed: {0}")]

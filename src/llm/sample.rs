@@ -18,7 +18,7 @@ pub fn log_probability(logits: &[f32], token: u32) -> Option<f64> {
 const LANES: usize = 16;
 
 /// Highest value in lanes, so that the compiler uses vector instructions.
-fn maximum(logits: &[f32]) -> Option<f32> {
+pub(super) fn maximum(logits: &[f32]) -> Option<f32> {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = logits.as_chunks::<LANES>();
     for chunk in chunks {
@@ -36,7 +36,7 @@ fn maximum(logits: &[f32]) -> Option<f32> {
 }
 
 /// ln(sum(exp(logit - best))).
-fn log_sum(logits: &[f32], best: f32) -> f64 {
+pub(super) fn log_sum(logits: &[f32], best: f32) -> f64 {
     let mut lanes = [0.0_f32; LANES];
     let mut total = 0.0_f64;
     // Partial sums stay short in f32, long ones are kept in f64.
