@@ -72,6 +72,24 @@ impl BeamDriver {
         self.len() == 0
     }
 
+    /// Slots in use of a row that has a search.
+    pub fn used(&self, row: usize) -> Option<usize> {
+        let mut running = self.waiting.iter().chain(self.batch.running());
+        running.find(|running| running.row == row).map(|running| running.search.past())
+    }
+
+    /// Notes that what stood in a row stands in another now.
+    pub fn relocate(&mut self, from: usize, to: usize) {
+        let batch = match &mut self.batch {
+            Batch::None => None,
+            Batch::Tree(running) => Some(running),
+            Batch::Std { entries, .. } => entries.iter_mut().flatten().find(|running| running.row == from),
+        };
+        for running in self.waiting.iter_mut().chain(batch).filter(|running| running.row == from) {
+            running.row = to;
+        }
+    }
+
     /// Gives up the search of a row, if there is one: nothing more is said of it and the row is free.
     pub fn cancel(&mut self, row: usize) {
         self.waiting.retain(|running| running.row != row);
@@ -158,6 +176,14 @@ impl BeamDriver {
 }
 
 impl Batch {
+    fn running(&self) -> Box<dyn Iterator<Item = &Running> + '_> {
+        match self {
+            Batch::None => Box::new(std::iter::empty()),
+            Batch::Tree(running) => Box::new(std::iter::once(running)),
+            Batch::Std { entries, .. } => Box::new(entries.iter().flatten()),
+        }
+    }
+
     fn drop_if_over(&mut self) {
         let over = matches!(self, Batch::Std { entries, .. } if entries.iter().all(Option::is_none));
         if over {
