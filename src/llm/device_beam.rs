@@ -273,4 +273,3 @@ impl BeamDevice for Device {
 fn no_graph(file: &str) -> ort::Error {
     ort::Error::new(format!("the model has no {file}: export it with '--flavour gqa,tree,std'"))
 }
-
