@@ -135,7 +135,7 @@ fn llm_options(engine: &EngineSettings, metrics: &Arc<Metrics>) -> LlmOptions {
 pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<OpenAiState>, CommandError> {
     let bundle = &parts.bundle;
     let folder = settings.bundle.dir.join(LLM_FOLDER);
-    let model = ServedModel::load(&folder, &settings.openai.template, bundle.llm.as_ref())
+    let model = ServedModel::load(&folder, &settings.openai.template)
         .map_err(|error| CommandError::Unavailable(format!("openai: {error}")))?;
     Ok(Arc::new(OpenAiState {
         llm: bundle.llm.clone(),

@@ -5,7 +5,6 @@
 
 use super::OpenAiError;
 use crate::llm::{Finish, GenerateRequest, Generation, LlmEngine, LlmError, Piece};
-use crate::telemetry::Metrics;
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -154,12 +153,6 @@ impl Usage {
             self.cached += generation.cached_tokens;
         }
         self.completion += generation.new_tokens;
-    }
-
-    /// Adds them to the process's counters.
-    pub fn count(&self, metrics: &Metrics) {
-        metrics.llm_tokens.with_label_values(&["prompt"]).inc_by(self.prompt as u64);
-        metrics.llm_tokens.with_label_values(&["generated"]).inc_by(self.completion as u64);
     }
 
     /// OpenAI's object.

@@ -49,7 +49,7 @@ pub async fn post_chat_completions(
         let head = state.head("chatcmpl", "chat.completion.chunk", &model);
         let plan = Plan { n: options.n, include_usage: options.include_usage, every_token: options.logprobs };
         let shape = ChatShape { head, logprobs: options.logprobs };
-        return Ok(stream::respond(choices, shape, plan, state.metrics.clone()));
+        return Ok(stream::respond(choices, shape, plan));
     }
     let shape = ChatShape { head: state.head("chatcmpl", "chat.completion", &model), logprobs: options.logprobs };
     let answers = answer::collect(choices).await?;
@@ -57,7 +57,6 @@ pub async fn post_chat_completions(
     for (index, answer) in answers.iter().enumerate() {
         usage.add(&answer.generation, index, options.n);
     }
-    usage.count(&state.metrics);
     let choices: Vec<Value> = answers.iter().enumerate().map(|(index, answer)| shape.whole(index, answer)).collect();
     let mut whole = shape.head;
     whole["choices"] = json!(choices);

@@ -37,14 +37,13 @@ pub async fn post_completions(
     let shape = CompletionShape { head: state.head("cmpl", "text_completion", &model), logprobs: options.logprobs };
     if options.stream {
         let plan = Plan { n: options.n, include_usage: options.include_usage, every_token: options.logprobs };
-        return Ok(stream::respond(choices, shape, plan, state.metrics.clone()));
+        return Ok(stream::respond(choices, shape, plan));
     }
     let answers = answer::collect(choices).await?;
     let mut usage = Usage::default();
     for (index, answer) in answers.iter().enumerate() {
         usage.add(&answer.generation, index, options.n);
     }
-    usage.count(&state.metrics);
     let choices: Vec<Value> = answers.iter().enumerate().map(|(index, answer)| shape.whole(index, answer)).collect();
     let mut whole = shape.head;
     whole["choices"] = json!(choices);

@@ -6,14 +6,12 @@
 use super::OpenAiError;
 use super::answer::{Choice, Event, Token, Usage};
 use crate::llm::Finish;
-use crate::telemetry::Metrics;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{BoxStream, SelectAll, StreamExt, select_all, unfold};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
 
 /// How a resource writes the entries of `choices`.
 pub trait Shape: Send + 'static {
@@ -38,14 +36,13 @@ pub struct Plan {
 }
 
 /// Answers with the pieces as they come.
-pub fn respond(choices: Vec<Choice>, shape: impl Shape, plan: Plan, metrics: Arc<Metrics>) -> Response {
+pub fn respond(choices: Vec<Choice>, shape: impl Shape, plan: Plan) -> Response {
     let pending = choices.iter().filter_map(|choice| shape.opening(choice.index)).collect::<Vec<Value>>();
     let mut chunks = Chunks {
         events: select_all(choices.into_iter().map(events)),
         head: shape.head(),
         shape,
         plan,
-        metrics,
         usage: Usage::default(),
         pending: VecDeque::new(),
         ended: false,
@@ -75,7 +72,6 @@ struct Chunks<S> {
     head: Value,
     shape: S,
     plan: Plan,
-    metrics: Arc<Metrics>,
     usage: Usage,
     pending: VecDeque<String>,
     ended: bool,
@@ -120,7 +116,6 @@ impl<S: Shape> Chunks<S> {
             self.push(json!([]), self.usage.json());
         }
         self.pending.push_back("[DONE]".to_string());
-        self.usage.count(&self.metrics);
         self.ended = true;
     }
 
