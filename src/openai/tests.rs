@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::encode::NullEncoder;
-use crate::llm::{Beam, BeamRequest, Finish, GenerateRequest, Generation, LlmError, Piece};
+use crate::llm::{Beam, BeamRequest, Finish, GenerateRequest, Generation, LlmError, Piece, QueueDepth};
 use async_trait::async_trait;
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
@@ -118,8 +118,8 @@ impl LlmEngine for Script {
         "script-1"
     }
 
-    fn queue_depth(&self) -> usize {
-        0
+    fn queue_depth(&self) -> QueueDepth {
+        QueueDepth::default()
     }
 
     fn healthy(&self) -> bool {
