@@ -167,9 +167,9 @@ impl Device {
         let mut memory = Memory::new(device_allocator(&session, options.provider).map_err(text)?);
         let row = dims.kv_heads * options.slots * dims.head;
         let mut buffer = |elements| {
-            memory.allocate(Place::Device, dims.element, elements).map_err(|error| {
-                format!("the key-value pool of {} MiB does not fit the device: {error}", needed >> 20)
-            })
+            memory
+                .allocate(Place::Device, dims.element, elements)
+                .map_err(|error| format!("the key-value pool of {} MiB does not fit the device: {error}", needed >> 20))
         };
         let mut cache = Vec::with_capacity(dims.layers);
         for _ in 0..dims.layers {
@@ -402,11 +402,9 @@ impl Inputs {
         wanted: usize,
         vocabulary: usize,
     ) -> Result<(), ort::Error> {
-        for (mirror, elements) in [
-            (&mut self.input_ids, tokens),
-            (&mut self.logits_indices, wanted),
-            (&mut self.logits, wanted * vocabulary),
-        ] {
+        for (mirror, elements) in
+            [(&mut self.input_ids, tokens), (&mut self.logits_indices, wanted), (&mut self.logits, wanted * vocabulary)]
+        {
             if mirror.elements < elements {
                 *mirror = Mirror::new(memory, mirror.element, elements.next_power_of_two())?;
                 self.edition += 1;

@@ -13,6 +13,7 @@ pub(crate) mod graph;
 mod measure;
 mod null;
 mod onnx;
+pub mod prepack;
 mod prepare;
 mod queue;
 mod request;

@@ -23,8 +23,8 @@ use super::runtime::Provider;
 use super::schedule::{Schedule, ScheduleOptions};
 use super::sequence::{Job, Reply, Written};
 use super::{
-    Beam, BeamRequest, GRAPH_FILE, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Priority,
-    QueueDepth, folder, runtime, worker,
+    Beam, BeamRequest, GRAPH_FILE, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Priority, QueueDepth,
+    folder, runtime, worker,
 };
 use crate::telemetry::Metrics;
 
