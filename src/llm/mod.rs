@@ -7,6 +7,7 @@
 pub mod beam;
 mod binding;
 pub(crate) mod device;
+mod device_beam;
 pub(crate) mod folder;
 pub(crate) mod graph;
 mod measure;
