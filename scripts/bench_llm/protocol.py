@@ -6,21 +6,24 @@ Everything is greedy and ignores stop tokens, so that all engines do the same wo
 
 | op | request | answer | workers |
 |---|---|---|---|
-| `generate` | `prompts` (lists of token ids, all of one length), `new_tokens` | `first_s`, `rest_s`, `rest_tokens` | all |
-| `trace` | `requests` (`at_s`, `prompt`, `new_tokens`), `static_rows` (0 = continuous) | `makespan_s`, `new_tokens`, `wait_s` | ours |
-| `gap` | `rows`, `new_tokens`, `prompt` (list of ids), `warm_tokens` | `alone_s`, `beside_s` (lists of gaps), `prefill_s` | ours |
-| `beam` | `prompts`, `items` (lists of ids), `width`, `together` (bool) | `prefill_s`, `levels_s` | ours |
-| `rss` | `requests`, `prompt_tokens`, `new_tokens`, `at` (counts) | `rss_bytes` (one per entry of `at`) | ours |
+| `generate` | `prompts` (lists of token ids, all of one length), `new_tokens` | `first_s`, `rest_s`, `rest_tokens`, `last` | all |
+| `trace` | `requests` (`at_s`, `prompt`, `new_tokens`), `static_rows` (0 = continuous), `padded` | `makespan_s`, `new_tokens`, `wait_s` | ours |
+| `gap` | `rows` (prompts), `new_tokens`, `warm_tokens`, `prompt_alone`, `prompt_beside` | `alone_s`, `beside_s`, `steps_beside`, `prefill_alone_s`, `prefill_beside_s` | ours |
+| `beam` | `prompts`, `items` (lists of ids), `width`, `together` | `prefill_s`, `total_s`, `levels_s` | ours |
+| `rss` | `vocabulary`, `longest_prompt`, `new_tokens`, `at` (numbers of requests) | `rss_bytes` (one per entry of `at`) | ours |
 
 - `generate`: all prompts are handed over at once. `first_s` runs until every row has its first token; `rest_s` from
   then until the last token of all, in which time `rest_tokens` tokens were written. `new_tokens` = 1 measures prefill;
   a larger number measures decoding as `rest_tokens / rest_s`, whatever the engine does meanwhile with rows that are
-  ahead of others. Making an engine's per-batch state (genai's generator) is outside the clock.
+  ahead of others. Making an engine's per-batch state (genai's generator) is outside the clock. `last`: the rows' last
+  tokens, which show that the engines computed the same.
 - `trace`: requests arrive `at_s` after the start. Continuous: each is handed over when it arrives. Static: up to
-  `static_rows` that have arrived are handed over together, and the next ones only when all of these have ended.
-- `gap`: `rows` rows decode `warm_tokens` alone, then `prompt` is handed over; gaps between two tokens of a row, before
-  it and until its first token.
-- `rss`: short requests, 8 at a time, resident memory after `at` of them.
+  `static_rows` that have arrived are handed over together, and the next ones only when all of these have ended;
+  `padded`: each of them generates as many tokens as the longest, of which only its own are counted.
+- `gap`: `prompt_alone` is read alone; then `rows` decode, each `warm_tokens` alone, and on while `prompt_beside` is
+  read. Lists of all rows' times between two tokens, before that and during it.
+- `beam`: searches over the first level alone (which is prefill) and over all levels; `levels_s` is the difference.
+- `rss`: short requests, 8 at a time, resident memory after so many of them.
 """
 
 import json
