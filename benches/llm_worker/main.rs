@@ -4,12 +4,13 @@
 //! language is described in `scripts/bench_llm/protocol.py`, which also starts this program. It drives the engine as
 //! `taiji serve` does: many callers on a tokio runtime, one engine.
 //!
-//!     llm_worker FOLDER THREADS MAX_ROWS MAX_LEN
+//!     llm_worker FOLDER THREADS MAX_ROWS MAX_LEN [cpu|cuda|cuda-graphs]
 
 mod beam;
 mod gap;
 mod generate;
 mod rss;
+mod score;
 mod trace;
 
 use std::io::{BufRead, Write};
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use taiji::llm::runtime::Provider;
 use taiji::llm::{LlmEngine, LlmOptions, OnnxLlm};
 
 #[global_allocator]
@@ -31,6 +33,7 @@ enum Request {
     Gap(gap::Request),
     Beam(beam::Request),
     Rss(rss::Request),
+    Score(score::Request),
 }
 
 fn main() -> ExitCode {
@@ -45,14 +48,15 @@ fn main() -> ExitCode {
 
 fn work() -> Result<(), String> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [folder, threads, max_rows, max_len] = arguments.as_slice() else {
-        return Err("usage: llm_worker FOLDER THREADS MAX_ROWS MAX_LEN".to_owned());
+    let [folder, threads, max_rows, max_len, rest @ ..] = arguments.as_slice() else {
+        return Err("usage: llm_worker FOLDER THREADS MAX_ROWS MAX_LEN [cpu|cuda|cuda-graphs]".to_owned());
     };
     let options = LlmOptions {
         threads: number(threads)?,
         max_rows: number(max_rows)?,
         max_len: number(max_len)?,
         queue_limit: 4096,
+        provider: provider(rest.first().map_or("cpu", String::as_str))?,
         ..LlmOptions::default()
     };
     let llm = OnnxLlm::load(Path::new(folder), options).map_err(|error| error.to_string())?;
@@ -76,12 +80,21 @@ async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
         Request::Gap(request) => gap::run(llm, request).await,
         Request::Beam(request) => beam::run(llm, request).await,
         Request::Rss(request) => rss::run(llm, request).await,
+        Request::Score(request) => score::run(llm, request).await,
     }
 }
 
 fn answer(value: &Value) -> Result<(), String> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{value}").and_then(|()| out.flush()).map_err(|error| error.to_string())
+}
+
+fn provider(name: &str) -> Result<Provider, String> {
+    match name {
+        "cpu" => Ok(Provider::Cpu),
+        "cuda" | "cuda-graphs" => Ok(Provider::Cuda { device: 0, memory_limit: 0, graphs: name == "cuda-graphs" }),
+        _ => Err(format!("provider '{name}': cpu, cuda or cuda-graphs")),
+    }
 }
 
 fn number(text: &str) -> Result<usize, String> {

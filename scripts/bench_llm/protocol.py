@@ -11,6 +11,7 @@ Everything is greedy and ignores stop tokens, so that all engines do the same wo
 | `gap` | `rows` (prompts), `new_tokens`, `warm_tokens`, `prompt_alone`, `prompt_beside` | `alone_s`, `beside_s`, `steps_beside`, `prefill_alone_s`, `prefill_beside_s` | ours |
 | `beam` | `prompts`, `items` (lists of ids), `width`, `together` | `prefill_s`, `total_s`, `levels_s` | ours |
 | `rss` | `vocabulary`, `longest_prompt`, `new_tokens`, `at` (numbers of requests) | `rss_bytes` (one per entry of `at`) | ours |
+| `score` | `texts` (pairs of prompt and continuation) | `logprobs` (one list a text) | ours |
 
 - `generate`: all prompts are handed over at once. `first_s` runs until every row has its first token; `rest_s` from
   then until the last token of all, in which time `rest_tokens` tokens were written. `new_tokens` = 1 measures prefill;
