@@ -6,9 +6,12 @@ use crate::store::StoreError;
 /// Sets the queue, store, index and catalogue gauges from their sources.
 pub async fn refresh_gauges(state: &AdminState) -> Result<(), StoreError> {
     let metrics = &state.metrics;
+    state.look_at_engine();
     metrics.ready.set(i64::from(state.readiness.is_ready()));
     let Some(served) = state.served.get() else { return Ok(()) };
-    metrics.llm_queue.set(served.bundle.llm.queue_depth() as i64);
+    let waiting = served.bundle.llm.queue_depth();
+    metrics.llm_queue.set(waiting.requests as i64);
+    metrics.llm_queue_tokens.set(waiting.tokens as i64);
     let (main, fresh) = served.bundle.index.sizes();
     metrics.index_vectors.with_label_values(&["main"]).set(main as i64);
     metrics.index_vectors.with_label_values(&["fresh"]).set(fresh as i64);

@@ -44,6 +44,13 @@ impl AdminState {
     pub fn attach(&self, store: Arc<dyn FeatureStore>, bundle: Arc<Bundle>) {
         self.served.get_or_init(|| Served { store, bundle });
     }
+
+    /// Holds a latch for good once the LLM engine has caught a panic: a supervisor should replace the process.
+    fn look_at_engine(&self) {
+        if self.served.get().is_some_and(|served| !served.bundle.llm.healthy()) {
+            self.readiness.hold("llm", "the llm engine panicked; see the log and replace this process");
+        }
+    }
 }
 
 /// The admin routes.
@@ -65,6 +72,7 @@ async fn livez() -> Json<Value> {
 
 /// 200 when every latch is released, else 503; either way every latch with the reason it is held.
 async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
+    state.look_at_engine();
     let ready = state.readiness.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let latches: Vec<Value> = state

@@ -19,12 +19,9 @@ pub struct LoadOptions {
     pub canned: bool,
     /// libonnxruntime, when not where the program looks by itself.
     pub onnxruntime: Option<PathBuf>,
-    pub llm_threads: usize,
+    /// The LLM's; its row length, prefix and library are set from the bundle and from what stands above.
+    pub llm: LlmOptions,
     pub encoder_threads: usize,
-    /// Users in one LLM batch.
-    pub max_rows: usize,
-    /// Prompts that may wait.
-    pub queue_limit: usize,
     /// Inverted lists visited per search.
     pub nprobe: usize,
 }
@@ -34,10 +31,8 @@ impl Default for LoadOptions {
         LoadOptions {
             canned: false,
             onnxruntime: None,
-            llm_threads: 2,
+            llm: LlmOptions { threads: 2, max_rows: 16, ..LlmOptions::default() },
             encoder_threads: 1,
-            max_rows: 16,
-            queue_limit: 256,
             nprobe: 16,
         }
     }
@@ -127,11 +122,10 @@ fn real_models(folder: &Path, schema: &PromptSchema, options: &LoadOptions) -> R
     let invalid =
         |error: &dyn Display| BundleError::Invalid { bundle: folder.display().to_string(), message: error.to_string() };
     let llm_options = LlmOptions {
-        threads: options.llm_threads,
-        max_rows: options.max_rows,
         max_len: schema.max_prompt_tokens + schema.max_new_tokens,
-        queue_limit: options.queue_limit,
+        prefix: schema.prefix(),
         runtime_path: options.onnxruntime.clone(),
+        ..options.llm.clone()
     };
     let llm = OnnxLlm::load(&folder.join(LLM_FOLDER), llm_options).map_err(|error| invalid(&error))?;
     let encoder_options = EncoderOptions {
@@ -143,7 +137,7 @@ fn real_models(folder: &Path, schema: &PromptSchema, options: &LoadOptions) -> R
     ParityProbe::read(folder)?.check(folder, &llm, &encoder)?;
 
     let prompt = render(schema, &PromptInput::default(), &|text| llm.count_tokens(text)).text;
-    for answer in llm.generate_all(&[GenerateRequest { prompt, max_new_tokens: 2 }]) {
+    for answer in llm.generate_all(&[GenerateRequest::new(prompt, 2)]) {
         answer.map_err(|error| invalid(&error))?;
     }
     Ok((Arc::new(llm), Arc::new(encoder)))

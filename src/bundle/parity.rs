@@ -54,8 +54,10 @@ impl ParityProbe {
     /// Runs every probe; names the first that is out of bounds.
     pub fn check(&self, bundle: &Path, llm: &OnnxLlm, encoder: &dyn Encoder) -> Result<(), BundleError> {
         let fail = |message: String| BundleError::Parity { bundle: bundle.display().to_string(), message };
-        for (place, probe) in self.llm.iter().enumerate() {
-            let scores = llm.score(&probe.prompt, &probe.continuation).map_err(|error| fail(error.to_string()))?;
+        let pairs: Vec<(&[u32], &[u32])> =
+            self.llm.iter().map(|probe| (probe.prompt.as_slice(), probe.continuation.as_slice())).collect();
+        for (place, (probe, scores)) in self.llm.iter().zip(llm.score_all(&pairs)).enumerate() {
+            let scores = scores.map_err(|error| fail(error.to_string()))?;
             for (token, (stored, found)) in probe.logprobs.iter().zip(&scores).enumerate() {
                 let difference = (*stored - *found as f32).abs();
                 // A NaN is out of bounds, too.

@@ -3,9 +3,10 @@
 use super::CommandError;
 use crate::api::{ApiKeys, ApiState};
 use crate::bundle::{self, Bundle, LoadOptions};
-use crate::config::{EngineKind, Settings};
+use crate::config::{EngineKind, EngineSettings, ProviderKind, Settings};
 use crate::event::EventDecoder;
 use crate::ingest::Ingest;
+use crate::llm::{LlmOptions, Provider};
 use crate::refresh::{DuePolicy, Refresher, Worker};
 use crate::retrieve::VectorTail;
 use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
@@ -36,7 +37,7 @@ pub(super) async fn build(
 ) -> Result<Parts, CommandError> {
     let store = open_store(settings)?;
     readiness.release("store");
-    let bundle = load_bundle(settings).await?;
+    let bundle = load_bundle(settings, metrics).await?;
     let space = bundle.manifest.space.clone();
     let engine = if bundle.canned { "null" } else { "onnx" };
     metrics
@@ -91,22 +92,42 @@ fn open_store(settings: &Settings) -> Result<Arc<dyn FeatureStore>, CommandError
     Ok(store)
 }
 
-async fn load_bundle(settings: &Settings) -> Result<Arc<Bundle>, CommandError> {
+async fn load_bundle(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<Bundle>, CommandError> {
     let folder = settings.bundle.dir.clone();
     let engine = &settings.engine;
     let options = LoadOptions {
         canned: engine.kind == EngineKind::Null,
         onnxruntime: (!engine.onnxruntime.is_empty()).then(|| engine.onnxruntime.clone().into()),
-        llm_threads: engine.llm_threads,
+        llm: llm_options(engine, metrics),
         encoder_threads: engine.encoder_threads,
-        max_rows: engine.max_rows,
-        queue_limit: engine.queue_limit,
         nprobe: settings.retrieve.nprobe,
     };
     let loaded = tokio::task::spawn_blocking(move || bundle::load(&folder, &options))
         .await
         .map_err(|error| CommandError::Internal(format!("bundle load: {error}")))?;
     loaded.map(Arc::new).map_err(|error| CommandError::Unavailable(error.to_string()))
+}
+
+fn llm_options(engine: &EngineSettings, metrics: &Arc<Metrics>) -> LlmOptions {
+    let provider = match engine.provider {
+        ProviderKind::Cpu => Provider::Cpu,
+        ProviderKind::Cuda => Provider::Cuda {
+            device: engine.device,
+            memory_limit: engine.device_memory_bytes,
+            graphs: engine.cuda_graphs,
+        },
+    };
+    LlmOptions {
+        threads: engine.llm_threads,
+        max_rows: engine.max_rows,
+        queue_limit: engine.queue_limit,
+        queue_tokens: engine.queue_tokens,
+        max_tokens: engine.max_batch_tokens,
+        prefill_chunk: engine.prefill_chunk,
+        provider,
+        metrics: Some(metrics.clone()),
+        ..LlmOptions::default()
+    }
 }
 
 impl Parts {

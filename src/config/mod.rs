@@ -95,6 +95,16 @@ pub enum EngineKind {
     Null,
 }
 
+/// Where the LLM computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// This machine's processor.
+    Cpu,
+    /// An NVIDIA GPU; an error where there is none.
+    Cuda,
+}
+
 /// `[engine]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -104,8 +114,15 @@ pub struct EngineSettings {
     pub onnxruntime: String,
     pub llm_threads: usize,
     pub encoder_threads: usize,
+    pub provider: ProviderKind,
+    pub device: i32,
+    pub cuda_graphs: bool,
+    pub device_memory_bytes: usize,
     pub max_rows: usize,
     pub queue_limit: usize,
+    pub queue_tokens: usize,
+    pub max_batch_tokens: usize,
+    pub prefill_chunk: usize,
 }
 
 /// `[events]`

@@ -20,12 +20,15 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         ("engine.encoder_threads", settings.engine.encoder_threads),
         ("engine.max_rows", settings.engine.max_rows),
         ("engine.queue_limit", settings.engine.queue_limit),
+        ("engine.queue_tokens", settings.engine.queue_tokens),
+        ("engine.prefill_chunk", settings.engine.prefill_chunk),
         ("refresh.concurrency", settings.refresh.concurrency),
         ("retrieve.candidates", settings.retrieve.candidates),
         ("retrieve.nprobe", settings.retrieve.nprobe),
     ] {
         check(value > 0, format!("{key} must be at least 1"));
     }
+    check(settings.engine.device >= 0, "engine.device must not be negative".to_string());
     let same_port = server.listen.port() != 0 && server.listen == server.admin_listen;
     check(!same_port, "server.listen and server.admin_listen must differ".to_string());
     let auth = &settings.auth;

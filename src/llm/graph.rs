@@ -9,7 +9,7 @@ use ort::value::{Outlet, TensorElementType};
 use super::runtime::max_positions;
 
 /// Sizes of a decoder graph.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GraphDims {
     /// Layers.
     pub layers: usize,
@@ -17,10 +17,14 @@ pub struct GraphDims {
     pub kv_heads: usize,
     /// Width of a head hd.
     pub head: usize,
+    /// Width d of the hidden states.
+    pub hidden: usize,
     /// Vocabulary V.
     pub vocabulary: usize,
     /// Most positions of a row.
     pub positions: usize,
+    /// Number format of keys and values.
+    pub element: TensorElementType,
 }
 
 impl GraphDims {
@@ -38,23 +42,46 @@ impl GraphDims {
         let vocabulary = fixed(&logits, 1, "logits")?;
 
         let layers = session.inputs().iter().filter(|input| input.name().ends_with(".key")).count();
-        let first = shape_of(session.inputs(), "input", &past(0, "key"), TensorElementType::Float32)?;
+        let (first, element) = cache_of(session.inputs(), "input", &past(0, "key"))?;
         let (kv_heads, head) = (fixed(&first, 1, &past(0, "key"))?, fixed(&first, 3, &past(0, "key"))?);
+        if !head.is_multiple_of(16) {
+            return Err(format!("heads are {head} wide: the attention kernel takes multiples of 16 only"));
+        }
         for layer in 0..layers {
             for part in ["key", "value"] {
                 for (outlets, side, name) in [
                     (session.inputs(), "input", past(layer, part)),
                     (session.outputs(), "output", present(layer, part)),
                 ] {
-                    let shape = shape_of(outlets, side, &name, TensorElementType::Float32)?;
-                    if shape.len() != 4 || shape[1] != kv_heads as i64 || shape[3] != head as i64 {
-                        return Err(format!("{side} {name} has shape {shape:?}, [B, {kv_heads}, M, {head}] is wanted"));
+                    let (shape, found) = cache_of(outlets, side, &name)?;
+                    if shape.len() != 4 || shape[1] != kv_heads as i64 || shape[3] != head as i64 || found != element {
+                        return Err(format!(
+                            "{side} {name} has shape {shape:?} of {found}, [B, {kv_heads}, M, {head}] of {element} is wanted"
+                        ));
                     }
                 }
             }
         }
-        Ok(Self { layers, kv_heads, head, vocabulary, positions: max_positions(session)? })
+        let hidden = session.outputs().iter().find(|output| output.name() == "hidden_states");
+        let hidden = hidden.and_then(|output| output.dtype().tensor_shape()).map(|shape| shape.to_vec());
+        let hidden = fixed(&hidden.unwrap_or_default(), 2, "hidden_states")?;
+        Ok(Self { layers, kv_heads, head, hidden, vocabulary, positions: max_positions(session)?, element })
     }
+
+    /// Bytes of keys and values for so many rows of so many slots.
+    pub fn pool_bytes(&self, rows: usize, slots: usize) -> usize {
+        let elements = 2 * self.layers * rows * self.kv_heads * slots * self.head;
+        self.element.byte_size(elements).unwrap_or(usize::MAX)
+    }
+}
+
+/// Shape and number format of a cache input or output.
+fn cache_of(outlets: &[Outlet], side: &str, name: &str) -> Result<(Vec<i64>, TensorElementType), String> {
+    use TensorElementType::{Bfloat16, Float16, Float32};
+    let kinds = [Float32, Float16, Bfloat16];
+    let found = outlets.iter().find(|outlet| outlet.name() == name).and_then(|outlet| outlet.dtype().tensor_type());
+    let kind = found.filter(|kind| kinds.contains(kind)).unwrap_or(Float32);
+    Ok((shape_of(outlets, side, name, kind)?, kind))
 }
 
 /// Name of a layer's cache input; `part` is `key` or `value`.

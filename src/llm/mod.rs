@@ -1,17 +1,26 @@
-//! The decoder LLM through ONNX Runtime: prompt text in, reasoning and answer text out.
+//! The decoder LLM through ONNX Runtime: prompt in, text, log-probabilities or beams over semantic IDs out.
 //!
-//! Callers: `refresh` (one [`LlmEngine::generate`] per user, many at once: the engine batches them), `train` (evaluation,
-//! index building, scoring). The graph's contract is checked by `graph`; `train::export` writes such graphs.
+//! Callers: `refresh` (one [`LlmEngine::generate`] per user, many at once: the engine batches them), `admin` (the OpenAI
+//! port, [`LlmEngine::stream`]), `train` (evaluation, index building, scoring). The graph's contract is checked by
+//! `graph`; `train::export` writes such graphs.
 
-pub(crate) mod batch;
+pub mod beam;
+mod binding;
+pub(crate) mod device;
 pub(crate) mod folder;
 pub(crate) mod graph;
+mod measure;
 mod null;
 mod onnx;
-pub(crate) mod pool;
+mod prepare;
 mod queue;
+mod request;
 pub mod runtime;
 mod sample;
+mod schedule;
+mod sequence;
+mod text;
+pub mod trie;
 mod worker;
 
 #[cfg(test)]
@@ -20,13 +29,15 @@ mod tests;
 pub use folder::{GENERATION_FILE, GRAPH_FILE};
 pub use null::NullLlm;
 pub use onnx::{LlmOptions, OnnxLlm};
-pub use worker::LlmStats;
+pub use request::{Beam, BeamRequest, Finish, GenerateRequest, Generation, Piece, Priority, Prompt, Sampling};
+pub use runtime::Provider;
 
 use async_trait::async_trait;
 use thiserror::Error;
+use tokio::sync::mpsc;
 
 /// What can go wrong at load or per request.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, PartialEq, Error)]
 pub enum LlmError {
     /// The model folder cannot be served.
     #[error("llm {path}: {message}")]
@@ -44,13 +55,30 @@ pub enum LlmError {
         /// Most that fit.
         limit: usize,
     },
+    /// The request itself cannot be served; the message names the field.
+    #[error("llm request: {0}")]
+    Invalid(String),
     /// The queue is full; try again later.
-    #[error("llm queue is full ({depth} waiting): retry later")]
+    #[error("llm queue is full ({requests} requests, {tokens} tokens waiting): retry later")]
     Overloaded {
         /// Requests waiting.
-        depth: usize,
+        requests: usize,
+        /// Tokens they may take, prompts and answers.
+        tokens: usize,
     },
-    /// The runtime failed on this batch.
+    /// The request's deadline passed before its end.
+    #[error("llm deadline passed after {new_tokens} tokens")]
+    Deadline {
+        /// Tokens generated until then.
+        new_tokens: usize,
+    },
+    /// No sequence of the trie is left to continue with.
+    #[error("no legal token at level {level}: the trie has no active item here")]
+    NoLegalToken {
+        /// Level of the trie, from 0.
+        level: usize,
+    },
+    /// The runtime failed on this request.
     #[error("llm run failed: {0}")]
     Run(String),
     /// The engine was shut down.
@@ -58,44 +86,32 @@ pub enum LlmError {
     Closed,
 }
 
-/// One prompt.
-#[derive(Debug, Clone)]
-pub struct GenerateRequest {
-    /// Full prompt text, special tokens spelled out.
-    pub prompt: String,
-    /// Upper bound of generated tokens.
-    pub max_new_tokens: usize,
-}
-
-/// Why generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
-    /// A stop token (`</answer>`, end of text) was produced.
-    Stop,
-    /// The token budget ran out.
-    Length,
-}
-
-/// What the LLM wrote.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Generation {
-    /// Generated text, special tokens kept (the parser needs the tags), the stop token included.
-    pub text: String,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Tokens generated.
-    pub new_tokens: usize,
-    /// Why it ended.
-    pub finish: Finish,
-    /// Sum of the chosen tokens' log-probabilities (natural log).
-    pub logprob: f64,
+/// What waits for an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueDepth {
+    /// Requests.
+    pub requests: usize,
+    /// Tokens they may take, prompts and answers.
+    pub tokens: usize,
 }
 
 /// A decoder that many callers use at once. Implementations queue and batch; the queue is bounded.
 #[async_trait]
 pub trait LlmEngine: Send + Sync {
-    /// Generates for one prompt, greedily.
+    /// Continues one prompt and waits for the end. Dropping the future cancels the request.
     async fn generate(&self, request: GenerateRequest) -> Result<Generation, LlmError>;
+
+    /// Continues one prompt token by token; the last event is [`Piece::End`]. An error here: it was not queued.
+    async fn stream(&self, request: GenerateRequest) -> Result<mpsc::UnboundedReceiver<Piece>, LlmError>;
+
+    /// The best sequences of a trie, best first, at most `width`. Dropping the future cancels the request.
+    async fn beam(&self, request: BeamRequest) -> Result<Vec<Beam>, LlmError>;
+
+    /// Natural-log probability of each continuation token, given the prompt and the tokens before it.
+    async fn score(&self, prompt: Vec<u32>, continuation: Vec<u32>) -> Result<Vec<f64>, LlmError>;
+
+    /// Token ids of a text; special tokens are recognised where they are spelled out, none are added.
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, LlmError>;
 
     /// Tokens of a text, as the model counts them.
     fn count_tokens(&self, text: &str) -> usize;
@@ -106,6 +122,9 @@ pub trait LlmEngine: Send + Sync {
     /// Model name and hash for provenance.
     fn model_id(&self) -> &str;
 
-    /// Requests waiting now.
-    fn queue_depth(&self) -> usize;
+    /// What waits now.
+    fn queue_depth(&self) -> QueueDepth;
+
+    /// `false` once a panic was caught in the engine: it goes on, but the process should be replaced.
+    fn healthy(&self) -> bool;
 }

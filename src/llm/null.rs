@@ -3,9 +3,12 @@
 //! In: any prompt. Out: reasoning and answer decided by the prompt's hash alone. Whoever uses it must flag the features.
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Finish, GenerateRequest, Generation, LlmEngine, LlmError};
+use super::{
+    Beam, BeamRequest, Finish, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Prompt, QueueDepth,
+};
 use crate::prompt::{ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE};
 
 const INTERESTS: [&str; 16] = [
@@ -41,17 +44,55 @@ impl NullLlm {
     }
 }
 
+impl NullLlm {
+    /// What it answers; a text longer than asked for is cut by words, as tokens are counted here.
+    fn generation(&self, request: &GenerateRequest) -> Result<Generation, LlmError> {
+        let Prompt::Text(prompt) = &request.prompt else {
+            return Err(LlmError::Invalid("the canned engine has no token ids: send the prompt as text".to_owned()));
+        };
+        let answer = Self::answer(prompt);
+        let words: Vec<&str> = answer.split_inclusive(' ').take(request.max_new_tokens).collect();
+        let text = words.concat();
+        let finish = if text.len() == answer.len() { Finish::Stop } else { Finish::Length };
+        Ok(Generation {
+            prompt_tokens: self.count_tokens(prompt),
+            new_tokens: words.len(),
+            text,
+            tokens: Vec::new(),
+            logprobs: Vec::new(),
+            cached_tokens: 0,
+            finish,
+            logprob: 0.0,
+        })
+    }
+}
+
 #[async_trait]
 impl LlmEngine for NullLlm {
     async fn generate(&self, request: GenerateRequest) -> Result<Generation, LlmError> {
-        let text = Self::answer(&request.prompt);
-        Ok(Generation {
-            prompt_tokens: self.count_tokens(&request.prompt),
-            new_tokens: self.count_tokens(&text),
-            text,
-            finish: Finish::Stop,
-            logprob: 0.0,
-        })
+        self.generation(&request)
+    }
+
+    async fn stream(&self, request: GenerateRequest) -> Result<mpsc::UnboundedReceiver<Piece>, LlmError> {
+        let generation = self.generation(&request)?;
+        let (pieces, receiver) = mpsc::unbounded_channel();
+        for word in generation.text.split_inclusive(' ') {
+            drop(pieces.send(Piece::Token { token: 0, text: word.to_owned(), logprob: None }));
+        }
+        drop(pieces.send(Piece::End(Ok(generation))));
+        Ok(receiver)
+    }
+
+    async fn beam(&self, _request: BeamRequest) -> Result<Vec<Beam>, LlmError> {
+        Err(LlmError::Invalid("the canned engine has no beams: serve with --engine onnx".to_owned()))
+    }
+
+    async fn score(&self, _prompt: Vec<u32>, _continuation: Vec<u32>) -> Result<Vec<f64>, LlmError> {
+        Err(LlmError::Invalid("the canned engine has no scores: serve with --engine onnx".to_owned()))
+    }
+
+    fn tokenize(&self, _text: &str) -> Result<Vec<u32>, LlmError> {
+        Err(LlmError::Invalid("the canned engine has no token ids: serve with --engine onnx".to_owned()))
     }
 
     fn count_tokens(&self, text: &str) -> usize {
@@ -66,8 +107,12 @@ impl LlmEngine for NullLlm {
         "null"
     }
 
-    fn queue_depth(&self) -> usize {
-        0
+    fn queue_depth(&self) -> QueueDepth {
+        QueueDepth::default()
+    }
+
+    fn healthy(&self) -> bool {
+        true
     }
 }
 

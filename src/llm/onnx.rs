@@ -1,8 +1,9 @@
-//! The decoder on ONNX Runtime: many callers, one thread that owns the session.
+//! The decoder on ONNX Runtime: many callers, one thread that owns the session and its key-value pool.
 //!
-//! In: a folder with graph.onnx, graph.onnx.data, tokenizer.json and generation.json. Out: generations and scores.
-//! Callers: `refresh` through [`LlmEngine`]; `train` and `bundle` through [`OnnxLlm::generate_all`] and
-//! [`OnnxLlm::score`]. Way of a prompt: tokenised by its caller → `queue` → `worker` → `batch` and `pool` → back.
+//! In: a folder with graph.onnx, graph.onnx.data, tokenizer.json and generation.json. Out: generations, scores, beams.
+//! Callers: `refresh`, `admin` through [`LlmEngine`]; `train` and `bundle` through [`OnnxLlm::generate_all`] and
+//! [`OnnxLlm::score_all`]. Way of a request: tokenised and checked by its caller (`prepare`) → `queue` → `worker` →
+//! `schedule` on `device` → back.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,204 +11,275 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokenizers::Tokenizer;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::batch::{Batch, Prompt, Step, Written};
+use super::device::{Device, DeviceOptions};
 use super::graph::GraphDims;
-use super::pool::Pool;
-use super::queue::{Job, Queue};
-use super::worker::{LlmStats, Runner, work};
-use super::{Finish, GRAPH_FILE, GenerateRequest, Generation, LlmEngine, LlmError, folder, runtime, sample};
+use super::measure::{Ended, Measures};
+use super::prepare::Preparer;
+use super::queue::{Queue, QueueLimits};
+use super::runtime::Provider;
+use super::schedule::{Schedule, ScheduleOptions};
+use super::sequence::{Job, Reply, Written};
+use super::{
+    Beam, BeamRequest, GRAPH_FILE, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Priority,
+    QueueDepth, folder, runtime, worker,
+};
+use crate::telemetry::Metrics;
 
 /// How to run a decoder.
 #[derive(Debug, Clone)]
 pub struct LlmOptions {
     /// Threads of one graph call; 0 = one per core.
     pub threads: usize,
-    /// Most prompts of one batch.
+    /// Rows of the key-value pool: most requests under way.
     pub max_rows: usize,
     /// Most tokens of a row, prompt and answer together; the graph's own limit applies where it is lower.
     pub max_len: usize,
     /// Most requests waiting.
     pub queue_limit: usize,
+    /// Most tokens, prompts and answers, of the requests waiting.
+    pub queue_tokens: usize,
+    /// Most tokens, prompts and answers, of the requests under way; 0 = what the pool holds.
+    pub max_tokens: usize,
+    /// Tokens of one piece of prefill while others decode: the longest they wait is one piece and one step.
+    pub prefill_chunk: usize,
+    /// Text that prompts begin with: read once and kept.
+    pub prefix: String,
+    /// Where to compute.
+    pub provider: Provider,
     /// ONNX Runtime's library; `None` = see [`runtime::environment`].
     pub runtime_path: Option<PathBuf>,
+    /// Where to count; `None` = nobody looks.
+    pub metrics: Option<Arc<Metrics>>,
 }
 
 impl Default for LlmOptions {
     fn default() -> Self {
-        Self { threads: 0, max_rows: 8, max_len: 2048, queue_limit: 256, runtime_path: None }
+        Self {
+            threads: 0,
+            max_rows: 8,
+            max_len: 2048,
+            queue_limit: 256,
+            queue_tokens: 1 << 20,
+            max_tokens: 0,
+            prefill_chunk: 256,
+            prefix: String::new(),
+            provider: Provider::Cpu,
+            runtime_path: None,
+            metrics: None,
+        }
     }
 }
 
-/// A loaded decoder. Dropping it closes the queue and waits for the running batch.
+/// A loaded decoder. Dropping it closes the queue and waits for what is under way.
 pub struct OnnxLlm {
-    tokenizer: Tokenizer,
+    preparer: Preparer,
     queue: Arc<Queue>,
-    stats: Arc<LlmStats>,
+    measures: Arc<Measures>,
     thread: Mutex<Option<JoinHandle<()>>>,
     model_id: String,
-    max_len: usize,
-    vocabulary: usize,
 }
 
 impl OnnxLlm {
-    /// Opens a model folder and starts its thread. Fails when a file is missing or does not fit the others.
+    /// Opens a model folder and starts its thread. Fails when a file is missing or does not fit the others, or when memory
+    /// does not hold the pool.
     pub fn load(dir: &Path, options: LlmOptions) -> Result<Self, LlmError> {
         let failed = |message: String| LlmError::Load { path: dir.display().to_string(), message };
         let tokenizer = folder::load_tokenizer(dir).map_err(failed)?;
-        let stop = folder::load_stop_tokens(dir, &tokenizer).map_err(failed)?;
+        let defaults = folder::load_generation(dir, &tokenizer).map_err(failed)?;
         let model_id = folder::model_id(dir).map_err(failed)?;
-        let environment =
-            runtime::environment(options.runtime_path.as_deref()).map_err(|error| failed(error.to_string()))?;
-        let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
-        let session = runtime::open_session(&environment, &dir.join(GRAPH_FILE), threads)
-            .map_err(|error| failed(error.to_string()))?;
-        let dims = GraphDims::of(&session).map_err(failed)?;
         let known = folder::tokenizer_vocabulary(&tokenizer);
+
+        let (device, dims, slots) = open_device(dir, &options).map_err(failed)?;
         if known > dims.vocabulary {
             let message =
                 format!("tokenizer.json has {known} ids, the graph only {}: use those of one export", dims.vocabulary);
             return Err(failed(message));
         }
-        let max_len = options.max_len.min(dims.positions);
-        if max_len < options.max_len {
-            tracing::warn!(asked = options.max_len, graph = dims.positions, "rows are shorter than configured");
-        }
+        let metrics = match options.metrics {
+            Some(metrics) => metrics,
+            None => Arc::new(Metrics::new().map_err(|error| failed(error.to_string()))?),
+        };
+        let measures = Arc::new(Measures::new(metrics));
+        let has_beams = device.has_beams();
+        let preparer = Preparer::new(tokenizer, defaults, slots, dims.vocabulary, has_beams);
+        let prefix = preparer.tokenize(&options.prefix)?;
 
-        let (queue, stats) = (Arc::new(Queue::new(options.queue_limit)), Arc::new(LlmStats::default()));
-        let vocabulary = dims.vocabulary;
-        let mut runner = OnnxRunner { pool: Pool::new(session, dims, max_len), stop };
-        let (thread_queue, thread_stats) = (queue.clone(), stats.clone());
+        let limits = QueueLimits { jobs: options.queue_limit, tokens: options.queue_tokens };
+        let queue = Arc::new(Queue::new(limits));
+        let max_tokens = match options.max_tokens {
+            0 => options.max_rows * slots,
+            tokens => tokens,
+        };
+        let schedule_options =
+            ScheduleOptions { prefill_chunk: options.prefill_chunk, max_tokens, hidden: dims.hidden };
+        let mut schedule = Schedule::new(device, schedule_options, measures.clone());
+        schedule.keep_prefix(prefix).map_err(failed)?;
+        let (thread_queue, thread_measures) = (queue.clone(), measures.clone());
         let thread = std::thread::Builder::new()
             .name("llm".to_owned())
-            .spawn(move || work(&thread_queue, &mut runner, &thread_stats, options.max_rows))
+            .spawn(move || worker::work(&thread_queue, &mut schedule, &thread_measures))
             .map_err(|error| failed(format!("the engine thread does not start: {error}")))?;
-        Ok(Self { tokenizer, queue, stats, thread: Mutex::new(Some(thread)), model_id, max_len, vocabulary })
+        Ok(Self { preparer, queue, measures, thread: Mutex::new(Some(thread)), model_id })
     }
 
-    /// Counters for metrics.
-    pub fn stats(&self) -> &LlmStats {
-        &self.stats
-    }
-
-    /// Token ids of a text; special tokens are recognised where they are spelled out, none are added.
-    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, LlmError> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| LlmError::Run(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+    /// What the engine counts into.
+    pub fn metrics(&self) -> &Metrics {
+        self.measures.metrics()
     }
 
     /// Generates for many prompts and waits for all, in order. Blocking, never refused for overload: for the trainer.
     pub fn generate_all(&self, requests: &[GenerateRequest]) -> Vec<Result<Generation, LlmError>> {
-        let prepared: Vec<Result<Prompt, LlmError>> = requests.iter().map(|request| self.prepare(request)).collect();
-        // Prompts of like length share a batch: less padding.
+        let jobs: Vec<Result<(Job, oneshot::Receiver<Result<Written, LlmError>>), LlmError>> =
+            requests.iter().map(|request| self.whole(request)).collect();
+        // Prompts of like length come together: less padding.
         let mut order: Vec<usize> = (0..requests.len()).collect();
-        order.sort_by_key(|&index| prepared[index].as_ref().map_or(0, |prompt| prompt.tokens.len()));
+        order.sort_by_key(|&index| jobs[index].as_ref().map_or(0, |(job, _)| job.tokens.len()));
 
-        let mut prepared: Vec<Option<Result<Prompt, LlmError>>> = prepared.into_iter().map(Some).collect();
-        let mut waiting: Vec<Option<Waiting>> = requests.iter().map(|_| None).collect();
+        let mut jobs: Vec<_> = jobs.into_iter().map(Some).collect();
+        let mut waiting: Vec<_> = requests.iter().map(|_| Err(LlmError::Closed)).collect();
         for index in order {
-            waiting[index] = prepared[index].take().map(|result| submit(result?, |job| self.queue.push_waiting(job)));
+            let Some(prepared) = jobs[index].take() else { continue };
+            waiting[index] = prepared.and_then(|(job, answer)| {
+                if job.cost() > job.tokens.len() {
+                    self.queue.push_waiting(job)?;
+                } else {
+                    job.answer_nothing();
+                }
+                Ok(answer)
+            });
         }
-        let finished = waiting.into_iter().map(|entry| {
-            let (prompt_tokens, answer) = entry.unwrap_or(Err(LlmError::Closed))?;
-            let written = futures::executor::block_on(answer).map_err(|_| LlmError::Closed)??;
-            self.generation(prompt_tokens, written)
-        });
-        finished.collect()
+        waiting.into_iter().map(|answer| self.finished(blocking(answer?)?)).collect()
     }
 
-    /// Natural-log probability of each continuation token, given the prompt and the tokens before it. Blocking.
-    pub fn score(&self, prompt: &[u32], continuation: &[u32]) -> Result<Vec<f64>, LlmError> {
-        if continuation.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.check(prompt, continuation.len())?;
-        self.check_ids(continuation)?;
-        let tokens = [prompt, continuation].concat();
-        let (reply, answer) = oneshot::channel();
-        self.queue.push_waiting(Job::Score { tokens, from: prompt.len(), reply })?;
-        futures::executor::block_on(answer).map_err(|_| LlmError::Closed)?
+    /// Natural-log probability of each continuation token, given its prompt and the tokens before it, for many pairs, in
+    /// order. Blocking.
+    pub fn score_all(&self, pairs: &[(&[u32], &[u32])]) -> Vec<Result<Vec<f64>, LlmError>> {
+        let waiting: Vec<_> = pairs
+            .iter()
+            .map(|(prompt, continuation)| {
+                let (job, answer) = self.preparer.score(prompt, continuation, Priority::Background)?;
+                match job {
+                    Some(job) => self.queue.push_waiting(job).map(|()| answer),
+                    None => Ok(answer),
+                }
+            })
+            .collect();
+        waiting.into_iter().map(|answer| blocking(answer?)).collect()
     }
 
-    /// Stops taking requests; those waiting get [`LlmError::Closed`], the running batch ends normally.
+    /// Stops taking requests; those waiting get [`LlmError::Closed`], what is under way ends normally.
     pub fn close(&self) {
         self.queue.close();
     }
 
-    fn prepare(&self, request: &GenerateRequest) -> Result<Prompt, LlmError> {
-        let tokens = self.tokenize(&request.prompt)?;
-        self.check(&tokens, request.max_new_tokens)?;
-        Ok(Prompt { tokens, max_new_tokens: request.max_new_tokens })
+    fn whole(
+        &self,
+        request: &GenerateRequest,
+    ) -> Result<(Job, oneshot::Receiver<Result<Written, LlmError>>), LlmError> {
+        let (reply, answer) = oneshot::channel();
+        Ok((self.preparer.generate(request, Reply::Whole(reply), false)?, answer))
     }
 
-    fn check(&self, tokens: &[u32], more: usize) -> Result<(), LlmError> {
-        let limit = self.prompt_limit(more);
-        if tokens.len() > limit {
-            return Err(LlmError::PromptTooLong { tokens: tokens.len(), limit });
-        }
-        if tokens.is_empty() {
-            return Err(LlmError::Run("the prompt has no tokens: it must have one".to_owned()));
-        }
-        self.check_ids(tokens)
+    fn push(&self, job: Job) -> Result<(), LlmError> {
+        self.queue.push(job).inspect_err(|error| {
+            if matches!(error, LlmError::Overloaded { .. }) {
+                self.measures.ended(Ended::Overloaded);
+            }
+        })
     }
 
-    fn check_ids(&self, tokens: &[u32]) -> Result<(), LlmError> {
-        match tokens.iter().find(|&&token| token as usize >= self.vocabulary) {
-            Some(token) => Err(LlmError::Run(format!("token id {token} is not below {}", self.vocabulary))),
-            None => Ok(()),
-        }
-    }
-
-    fn generation(&self, prompt_tokens: usize, written: Written) -> Result<Generation, LlmError> {
-        let text = self.tokenizer.decode(&written.tokens, false).map_err(|error| LlmError::Run(error.to_string()))?;
-        let Written { tokens, finish, logprob } = written;
-        Ok(Generation { text, prompt_tokens, new_tokens: tokens.len(), finish, logprob })
+    fn finished(&self, written: Written) -> Result<Generation, LlmError> {
+        let decoded = match written.text {
+            Some(_) => String::new(),
+            None => self.preparer.decode(&written.tokens)?,
+        };
+        Ok(written.into_generation(decoded))
     }
 }
 
-/// Prompt length and the way the answer will come.
-type Waiting = Result<(usize, oneshot::Receiver<Result<Written, LlmError>>), LlmError>;
+/// The answer, or [`LlmError::Closed`] where the engine dropped the job.
+fn blocking<T>(answer: oneshot::Receiver<Result<T, LlmError>>) -> Result<T, LlmError> {
+    futures::executor::block_on(answer).map_err(|_| LlmError::Closed)?
+}
 
-/// Queues a prompt; where nothing may be generated the answer is there at once.
-fn submit(prompt: Prompt, push: impl FnOnce(Job) -> Result<(), LlmError>) -> Waiting {
-    let (reply, answer) = oneshot::channel();
-    let prompt_tokens = prompt.tokens.len();
-    if prompt.max_new_tokens == 0 {
-        let _ = reply.send(Ok(Written { tokens: Vec::new(), finish: Finish::Length, logprob: 0.0 }));
-        return Ok((prompt_tokens, answer));
+/// Opens the sessions and makes the pool; slots of a row are what is asked for or what the graph has.
+fn open_device(dir: &Path, options: &LlmOptions) -> Result<(Device, GraphDims, usize), String> {
+    let environment = runtime::environment(options.runtime_path.as_deref()).map_err(|error| error.to_string())?;
+    let threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let session = runtime::open_session_on(&environment, &dir.join(GRAPH_FILE), threads, options.provider)?;
+    let dims = GraphDims::of(&session)?;
+    let slots = options.max_len.min(dims.positions);
+    if slots < options.max_len {
+        tracing::warn!(asked = options.max_len, graph = dims.positions, "rows are shorter than configured");
     }
-    push(Job::Generate(prompt, reply))?;
-    Ok((prompt_tokens, answer))
+    let device_options = DeviceOptions { rows: options.max_rows.max(1), slots, provider: options.provider };
+    Ok((Device::new(environment, session, dims, device_options)?, dims, slots))
 }
 
 #[async_trait]
 impl LlmEngine for OnnxLlm {
     async fn generate(&self, request: GenerateRequest) -> Result<Generation, LlmError> {
-        let prompt = self.prepare(&request)?;
-        let (prompt_tokens, answer) = submit(prompt, |job| self.queue.push(job))?;
+        let (job, answer) = self.whole(&request)?;
+        match request.max_new_tokens {
+            0 => job.answer_nothing(),
+            _ => self.push(job)?,
+        }
         let written = answer.await.map_err(|_| LlmError::Closed)??;
-        self.generation(prompt_tokens, written)
+        self.finished(written)
+    }
+
+    async fn stream(&self, request: GenerateRequest) -> Result<mpsc::UnboundedReceiver<Piece>, LlmError> {
+        let (pieces, receiver) = mpsc::unbounded_channel();
+        let job = self.preparer.generate(&request, Reply::Stream(pieces), true)?;
+        match request.max_new_tokens {
+            0 => job.answer_nothing(),
+            _ => self.push(job)?,
+        }
+        Ok(receiver)
+    }
+
+    async fn beam(&self, request: BeamRequest) -> Result<Vec<Beam>, LlmError> {
+        let (job, answer) = self.preparer.beam(request)?;
+        self.push(job)?;
+        answer.await.map_err(|_| LlmError::Closed)?
+    }
+
+    async fn score(&self, prompt: Vec<u32>, continuation: Vec<u32>) -> Result<Vec<f64>, LlmError> {
+        let (job, answer) = self.preparer.score(&prompt, &continuation, Priority::Interactive)?;
+        if let Some(job) = job {
+            self.push(job)?;
+        }
+        answer.await.map_err(|_| LlmError::Closed)?
+    }
+
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, LlmError> {
+        self.preparer.tokenize(text)
     }
 
     fn count_tokens(&self, text: &str) -> usize {
-        self.tokenize(text).map_or(0, |tokens| tokens.len())
+        self.preparer.tokenize(text).map_or(0, |tokens| tokens.len())
     }
 
     fn prompt_limit(&self, max_new_tokens: usize) -> usize {
-        self.max_len.saturating_sub(max_new_tokens)
+        self.preparer.prompt_limit(max_new_tokens)
     }
 
     fn model_id(&self) -> &str {
         &self.model_id
     }
 
-    fn queue_depth(&self) -> usize {
-        self.queue.depth()
+    fn queue_depth(&self) -> QueueDepth {
+        let (requests, tokens) = self.queue.depth();
+        QueueDepth { requests, tokens }
+    }
+
+    fn healthy(&self) -> bool {
+        self.measures.is_healthy()
     }
 }
 
@@ -218,38 +290,5 @@ impl Drop for OnnxLlm {
             // A panic of the thread was reported when it happened.
             let _ = thread.join();
         }
-    }
-}
-
-/// The session as the engine thread sees it.
-struct OnnxRunner {
-    pool: Pool,
-    stop: Vec<u32>,
-}
-
-impl Runner for OnnxRunner {
-    fn generate(&mut self, prompts: &[Prompt]) -> Result<Vec<Written>, String> {
-        let mut batch = Batch::new(prompts.to_vec());
-        let mut next = Some(batch.prefill());
-        while let Some(step) = next {
-            let logits = self.pool.run(batch.bucket(), &step).map_err(|error| error.to_string())?;
-            batch.accept(&step, logits, &self.stop)?;
-            next = batch.decode();
-        }
-        Ok(batch.finish())
-    }
-
-    fn score(&mut self, tokens: &[u32], from: usize) -> Result<Vec<f64>, String> {
-        let scored = &tokens[from..];
-        let step = Step::scoring(tokens, from);
-        let logits = self.pool.run(1, &step).map_err(|error| error.to_string())?;
-        let vocabulary = logits.len() / scored.len();
-        let rows = logits.chunks(vocabulary).zip(scored);
-        rows.map(|(row, &token)| sample::log_probability(row, token).ok_or("the logits are not finite".to_owned()))
-            .collect()
-    }
-
-    fn reset(&mut self) {
-        self.pool.reset();
     }
 }

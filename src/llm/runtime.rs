@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ort::environment::Environment;
 use ort::session::Session;
+use ort::session::builder::SessionBuilder;
 use parking_lot::Mutex;
 use thiserror::Error;
 
@@ -69,13 +70,99 @@ pub fn environment(explicit: Option<&Path>) -> Result<Environment, RuntimeError>
     Ok(environment)
 }
 
-/// Opens a graph on `threads` threads that sleep when idle: spinning would take the cores of the async threads.
+/// Where a session computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Provider {
+    /// This machine's processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda {
+        /// Number of the device.
+        device: i32,
+        /// Most bytes of the session's arena (weights and activations); 0 = no limit.
+        memory_limit: usize,
+        /// Decode steps are captured once per batch size and replayed (CUDA graphs).
+        graphs: bool,
+    },
+}
+
+impl Provider {
+    /// Whether decode steps are captured as CUDA graphs.
+    pub fn captures_graphs(self) -> bool {
+        matches!(self, Provider::Cuda { graphs: true, .. })
+    }
+}
+
+/// Opens a graph on `threads` threads of the processor that sleep when idle: spinning would take the cores of the async
+/// threads.
 pub fn open_session(environment: &Environment, graph: &Path, threads: usize) -> Result<Session, ort::Error> {
+    session_builder(environment, threads)?.commit_from_file(graph)
+}
+
+/// The same where the provider says. CUDA that is asked for and not there is an error, never a silent CPU.
+pub fn open_session_on(
+    environment: &Environment,
+    graph: &Path,
+    threads: usize,
+    provider: Provider,
+) -> Result<Session, String> {
+    let plain = |error: ort::Error| error.to_string();
+    let Provider::Cuda { device, memory_limit, graphs } = provider else {
+        return open_session(environment, graph, threads).map_err(plain);
+    };
+    let mut cuda = ort::ep::CUDA::default().with_device_id(device).with_cuda_graph(graphs);
+    if memory_limit > 0 {
+        cuda = cuda.with_memory_limit(memory_limit);
+    }
+    let missing = |error: String| {
+        format!(
+            "engine.provider is cuda, but CUDA device {device} does not open: {error}; install the GPU build of ONNX \
+             Runtime {ORT_VERSION} with its CUDA libraries and name it in engine.onnxruntime, or set engine.provider = \"cpu\""
+        )
+    };
+    let builder = session_builder(environment, threads).map_err(plain)?;
+    let mut builder = builder
+        .with_execution_providers([cuda.build().error_on_failure()])
+        .map_err(|error| missing(ort::Error::<()>::from(error).to_string()))?;
+    builder.commit_from_file(graph).map_err(|error| missing(error.to_string()))
+}
+
+fn session_builder(environment: &Environment, threads: usize) -> Result<SessionBuilder, ort::Error> {
     let builder = Session::builder(environment)?;
     let builder = builder.with_intra_threads(threads.max(1)).map_err(ort::Error::<()>::from)?;
     let builder = builder.with_inter_threads(1).map_err(ort::Error::<()>::from)?;
-    let mut builder = builder.with_intra_op_spinning(false).map_err(ort::Error::<()>::from)?;
-    builder.commit_from_file(graph)
+    builder.with_intra_op_spinning(false).map_err(ort::Error::<()>::from)
+}
+
+/// Refuses a key-value pool that this machine's free memory (or the container's limit) does not hold, before it is made.
+pub fn check_memory(needed: usize, rows: usize, slots: usize) -> Result<(), String> {
+    let Some(free) = free_memory() else { return Ok(()) };
+    if needed <= free {
+        return Ok(());
+    }
+    let mebibytes = |bytes: usize| bytes.div_ceil(1 << 20);
+    Err(format!(
+        "the key-value pool needs {} MiB ({rows} rows of {slots} tokens), {} MiB are free: lower engine.max_rows to {} or \
+         the bundle's token limits",
+        mebibytes(needed),
+        free >> 20,
+        (rows * free / needed.max(1)).max(1),
+    ))
+}
+
+/// Free bytes: what the kernel says is available, or what is left of the control group's limit where that is less.
+fn free_memory() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let available = line.trim().trim_end_matches("kB").trim().parse::<usize>().ok()? * 1024;
+    let group = |name: &str| {
+        std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse::<usize>().ok()
+    };
+    match (group("memory.max"), group("memory.current")) {
+        (Some(limit), Some(current)) => Some(available.min(limit.saturating_sub(current))),
+        _ => Some(available),
+    }
 }
 
 /// Most positions of a row, as the exporter noted it in the graph.

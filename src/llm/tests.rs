@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use tempfile::TempDir;
 
@@ -28,9 +27,16 @@ fn options() -> LlmOptions {
     LlmOptions { threads: 1, max_rows: 5, max_len: 48, ..LlmOptions::default() }
 }
 
-fn request(words: std::ops::Range<usize>, max_new_tokens: usize) -> GenerateRequest {
-    let words: Vec<String> = words.map(|number| format!("w{}", number * 7 % 120)).collect();
-    GenerateRequest { prompt: words.join(" "), max_new_tokens }
+fn words(numbers: std::ops::Range<usize>) -> String {
+    numbers.map(|number| format!("w{}", number * 7 % 120)).collect::<Vec<String>>().join(" ")
+}
+
+fn request(numbers: std::ops::Range<usize>, max_new_tokens: usize) -> GenerateRequest {
+    GenerateRequest { logprobs: true, ..GenerateRequest::new(words(numbers), max_new_tokens) }
+}
+
+fn score(llm: &OnnxLlm, prompt: &[u32], continuation: &[u32]) -> Result<Vec<f64>, LlmError> {
+    llm.score_all(&[(prompt, continuation)]).remove(0)
 }
 
 fn load_error(folder: &Path) -> String {
@@ -60,11 +66,12 @@ fn a_batch_writes_what_each_prompt_writes_alone() {
     }
     let tokens: Vec<usize> = alone.iter().map(|one| one.new_tokens).collect();
     assert_eq!(tokens, [12, 20, 3, 1, 16, 0, 30]);
-    let stats = llm.stats();
-    assert_eq!(stats.rows.load(Ordering::Relaxed), 4 * 6);
-    assert_eq!(stats.new_tokens.load(Ordering::Relaxed), 4 * 82);
-    assert!(stats.batches.load(Ordering::Relaxed) < 4 * 6, "prompts that wait together run together");
-    assert!(llm.model_id().len() > 12 && llm.queue_depth() == 0 && llm.count_tokens("w1 w2</answer>") == 3);
+    let metrics = llm.metrics();
+    assert_eq!(metrics.llm_requests.with_label_values(&["done"]).get(), 4 * 6);
+    assert_eq!(metrics.llm_tokens.with_label_values(&["generated"]).get(), 4 * 82);
+    let steps = metrics.llm_steps.with_label_values(&["decode"]).get_sample_count();
+    assert!(steps < 2 * 82, "rows that wait together decode together: {steps} steps");
+    assert!(llm.model_id().len() > 12 && llm.queue_depth().requests == 0 && llm.count_tokens("w1 w2</answer>") == 3);
 }
 
 #[test]
@@ -90,13 +97,13 @@ fn scores_agree_with_what_was_generated() {
     let llm = OnnxLlm::load(folder.path(), options()).unwrap();
     let request = request(0..9, 14);
     let generation = llm.generate_all(std::slice::from_ref(&request)).remove(0).unwrap();
-    let (prompt, continuation) = (llm.tokenize(&request.prompt).unwrap(), llm.tokenize(&generation.text).unwrap());
-    let scores = llm.score(&prompt, &continuation).unwrap();
+    let (prompt, continuation) = (llm.tokenize(&words(0..9)).unwrap(), llm.tokenize(&generation.text).unwrap());
+    let scores = score(&llm, &prompt, &continuation).unwrap();
     assert_eq!(scores.len(), 14);
     assert!((scores.iter().sum::<f64>() - generation.logprob).abs() < 1e-3);
-    assert!(llm.score(&prompt, &[]).unwrap().is_empty());
-    assert!(matches!(llm.score(&[], &continuation), Err(LlmError::Run(_))));
-    assert!(matches!(llm.score(&prompt, &[4000]), Err(LlmError::Run(_))));
+    assert!(score(&llm, &prompt, &[]).unwrap().is_empty());
+    assert!(matches!(score(&llm, &[], &continuation), Err(LlmError::Invalid(_))));
+    assert!(matches!(score(&llm, &prompt, &[4000]), Err(LlmError::Invalid(_))));
 }
 
 #[test]
@@ -107,7 +114,7 @@ fn limits_and_shutdown_are_typed_errors() {
     let one = |request| futures::executor::block_on(llm.generate(request));
     assert!(matches!(one(request(0..41, 8)), Err(LlmError::PromptTooLong { tokens: 41, limit: 40 })));
     assert_eq!(one(request(0..40, 8)).unwrap().new_tokens, 8);
-    assert!(matches!(one(request(0..0, 8)), Err(LlmError::Run(_))));
+    assert!(matches!(one(request(0..0, 8)), Err(LlmError::Invalid(_))));
     llm.close();
     assert!(matches!(one(request(0..4, 8)), Err(LlmError::Closed)));
     assert!(matches!(llm.generate_all(&[request(0..4, 8)])[0], Err(LlmError::Closed)));

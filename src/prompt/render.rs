@@ -105,14 +105,17 @@ fn attributes(schema: &PromptSchema, input: &PromptInput) -> Vec<String> {
         .collect()
 }
 
+/// What every prompt of a schema begins with.
+pub(super) fn instruction_line(schema: &PromptSchema) -> String {
+    match schema.instruction.trim() {
+        "" => String::new(),
+        instruction => format!("{instruction}\n"),
+    }
+}
+
 /// Instruction and profile line.
 fn head(schema: &PromptSchema, attributes: &[String]) -> String {
-    let mut head = String::new();
-    let instruction = schema.instruction.trim();
-    if !instruction.is_empty() {
-        head.push_str(instruction);
-        head.push('\n');
-    }
+    let mut head = instruction_line(schema);
     if !attributes.is_empty() {
         let _ = writeln!(head, "user: {}", attributes.join(", "));
     }

@@ -54,6 +54,11 @@ impl PromptSchema {
         }
     }
 
+    /// Text that every prompt begins with, so that its keys and values need to be computed once only; may be empty.
+    pub fn prefix(&self) -> String {
+        super::render::instruction_line(self)
+    }
+
     /// Reads and checks `prompt.toml`.
     pub fn load(path: &Path) -> Result<Self, PromptError> {
         let shown = path.display().to_string();

@@ -4,13 +4,13 @@
 //! (The look back at the neighbour's era comes with erasure, which is not built yet: no era can change.)
 
 use super::neighbour::Chooser;
-use super::{RefreshError, is_opted_out, prompt_input};
+use super::{CLASS_SYNC, RefreshError, is_opted_out, prompt_input};
 use crate::bundle::Bundle;
 use crate::catalogue::Grounding;
 use crate::config::{RefreshSettings, RetrieveSettings};
 use crate::feature::proto::GroupMeta;
 use crate::feature::{CrossFinding, DecodedGroup, Finding, assemble, flags};
-use crate::llm::{GenerateRequest, Generation};
+use crate::llm::{GenerateRequest, Generation, Priority};
 use crate::prompt::{ParsedAnswer, RenderedPrompt, parse, prompt_hash, render};
 use crate::retrieve::encode_f16;
 use crate::store::{
@@ -84,8 +84,8 @@ impl Refresher {
         &self.bundle.manifest.space
     }
 
-    /// Refreshes one user, once.
-    pub async fn refresh(&self, user: &str) -> Result<Refreshed, RefreshError> {
+    /// Refreshes one user, once; the due class decides who goes first at the LLM.
+    pub async fn refresh(&self, user: &str, class: u8) -> Result<Refreshed, RefreshError> {
         let Some(read) = self.timed("read", self.read(user)).await? else {
             return Ok(Refreshed::Unknown);
         };
@@ -96,7 +96,7 @@ impl Refresher {
         if self.unchanged(&read, hash) && !self.has_opted_out(previous.as_deref()).await? {
             return self.skip(user, &read, version).await;
         }
-        let made = self.run_models(&prompt).await?;
+        let made = self.run_models(&prompt, class).await?;
         self.count_answer(&made);
         let chosen = self.timed("retrieve", self.neighbour(user, &made, previous.as_deref())).await?;
         let started = Instant::now();
@@ -161,12 +161,12 @@ impl Refresher {
     }
 
     /// LLM, parser, grounding, encoder, quantiser.
-    async fn run_models(&self, prompt: &RenderedPrompt) -> Result<Made, RefreshError> {
-        let request =
-            GenerateRequest { prompt: prompt.text.clone(), max_new_tokens: self.bundle.schema.max_new_tokens };
+    async fn run_models(&self, prompt: &RenderedPrompt, class: u8) -> Result<Made, RefreshError> {
+        let request = GenerateRequest {
+            priority: if class == CLASS_SYNC { Priority::Synchronous } else { Priority::Background },
+            ..GenerateRequest::new(prompt.text.clone(), self.bundle.schema.max_new_tokens)
+        };
         let generation: Generation = self.timed("llm", async { Ok(self.bundle.llm.generate(request).await?) }).await?;
-        self.metrics.llm_tokens.with_label_values(&["prompt"]).inc_by(generation.prompt_tokens as u64);
-        self.metrics.llm_tokens.with_label_values(&["generated"]).inc_by(generation.new_tokens as u64);
         let parsed = parse(&generation.text);
         let grounding = self.bundle.catalogue.ground(&parsed.answer);
         let text = parsed.embedding_text();

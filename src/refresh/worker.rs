@@ -85,7 +85,7 @@ async fn one(refresher: Arc<Refresher>, claim: Claim) -> Result<(), StoreError> 
 /// Runs the refresh, renewing the lease at half time.
 async fn with_renewal(refresher: &Refresher, claim: &Claim) -> Result<Refreshed, RefreshError> {
     let lease = Duration::from_millis(refresher.refresh.lease_ms);
-    let work = refresher.refresh(&claim.user);
+    let work = refresher.refresh(&claim.user, claim.class);
     tokio::pin!(work);
     loop {
         tokio::select! {

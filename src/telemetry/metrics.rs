@@ -75,8 +75,15 @@ metrics_table! {
     queue_leased: IntGauge [] "taiji_queue_leased" "Users being refreshed now.";
     queue_swept: IntCounter [] "taiji_queue_swept_total" "Users the sweep found stale and in no queue.";
     answers: IntCounterVec ["format", "grounded"] "taiji_answers_total" "LLM answers by format (ok, broken) and grounding (item, category, none).";
-    llm_tokens: IntCounterVec ["kind"] "taiji_llm_tokens_total" "LLM tokens: prompt, generated.";
-    llm_queue: IntGauge [] "taiji_llm_queue_requests" "Prompts waiting for the LLM.";
+    llm_tokens: IntCounterVec ["kind"] "taiji_llm_tokens_total" "LLM tokens: prompt (read), cached (out of the prefix cache), generated.";
+    llm_queue: IntGauge [] "taiji_llm_queue_requests" "Requests waiting for the LLM.";
+    llm_queue_tokens: IntGauge [] "taiji_llm_queue_tokens" "Tokens, prompts and answers, that the waiting requests may take.";
+    llm_rows: IntGauge [] "taiji_llm_rows" "Requests the LLM is working on.";
+    llm_requests: IntCounterVec ["result"] "taiji_llm_requests_total" "LLM requests by end: done, failed, cancelled, deadline, overloaded, no_legal_token.";
+    llm_steps: HistogramVec ["kind"] "taiji_llm_step_duration_seconds" "Time of one graph call of the LLM by kind: prefill, decode, beam." in LATENCY_BUCKETS;
+    llm_first_token: HistogramVec ["priority"] "taiji_llm_first_token_seconds" "Time from queued to the first token, by class." in LATENCY_BUCKETS;
+    llm_prefix: IntCounterVec ["result"] "taiji_llm_prefix_lookups_total" "Prompts looked up in the prefix cache: hit, miss.";
+    llm_panics: IntCounter [] "taiji_llm_panics_total" "Panics caught in the LLM engine; from the first on the process is unready.";
     prompts_truncated: IntCounter [] "taiji_prompts_truncated_total" "Prompts that lost their oldest history to the token limit.";
     neighbours: IntCounterVec ["result"] "taiji_neighbours_total" "Neighbour searches by result: found, none.";
     index_vectors: IntGaugeVec ["part"] "taiji_index_vectors" "Users in the index: main (bundle), fresh (since).";
@@ -108,7 +115,7 @@ impl Metrics {
         for result in ["written", "skipped", "refused", "failed", "deferred"] {
             self.refreshes.with_label_values(&[result]);
         }
-        for kind in ["prompt", "generated"] {
+        for kind in ["prompt", "cached", "generated"] {
             self.llm_tokens.with_label_values(&[kind]);
         }
         for result in ["found", "none"] {

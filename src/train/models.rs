@@ -67,7 +67,8 @@ impl ServedModels {
             max_rows: MAX_ROWS,
             max_len: schema.max_prompt_tokens + schema.max_new_tokens,
             queue_limit: CHUNK,
-            runtime_path: None,
+            prefix: schema.prefix(),
+            ..LlmOptions::default()
         };
         let rows = items.iter().map(|item| CatalogueRow { item: Arc::new(item.clone()), distinct_users: 0 });
         Ok(ServedModels {
@@ -102,7 +103,7 @@ impl ServedModels {
     fn answer_chunk(&self, inputs: &[PromptInput]) -> Result<Vec<Answered>, PipelineError> {
         let max_new_tokens = self.schema.max_new_tokens;
         let requests: Vec<GenerateRequest> =
-            inputs.iter().map(|input| GenerateRequest { prompt: self.prompt(input), max_new_tokens }).collect();
+            inputs.iter().map(|input| GenerateRequest::new(self.prompt(input), max_new_tokens)).collect();
         let generations = self.llm.generate_all(&requests).into_iter().collect::<Result<Vec<_>, _>>()?;
         let parsed: Vec<ParsedAnswer> = generations.iter().map(|generation| parse(&generation.text)).collect();
         let texts: Vec<String> = parsed.iter().map(ParsedAnswer::embedding_text).collect();

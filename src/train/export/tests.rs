@@ -10,10 +10,9 @@ use tempfile::TempDir;
 
 use super::checkpoint::Config;
 use super::*;
-use crate::llm::batch::Step;
+use crate::llm::device::{Backend, Call, Device, DeviceOptions};
 use crate::llm::graph::GraphDims;
-use crate::llm::pool::Pool;
-use crate::llm::runtime;
+use crate::llm::runtime::{self, Provider};
 
 const TOLERANCE: f32 = 1e-3;
 
@@ -56,37 +55,40 @@ fn decoder_matches(name: &str) {
     let session = open(out.path());
     let dims = GraphDims::of(&session).unwrap();
     let vocabulary = dims.vocabulary;
-    let mut pool = Pool::new(session, dims, 40);
-    pool.fill(rows, 7.0).unwrap();
+    let options = DeviceOptions { rows, slots: 40, provider: Provider::Cpu };
+    let mut device = Device::new(runtime::environment(None).unwrap(), session, dims, options).unwrap();
+    device.fill(7.0).unwrap();
 
     let positions: Vec<usize> =
         (0..rows).flat_map(|row| (0..lengths[row] as usize).map(move |column| row * width + column)).collect();
-    let prefill = Step {
+    let prefill = Call {
+        first: 0,
+        rows,
         input_ids,
         width,
         seqlens: lengths.iter().map(|&length| length as i32 - 1).collect(),
         total: width as i32,
         logits_indices: positions.iter().map(|&position| position as i64).collect(),
-        wanted_rows: positions.iter().map(|position| position / width).collect(),
     };
     let wanted = floats(&reference, "prefill_logits");
     let wanted: Vec<f32> =
         positions.iter().flat_map(|position| &wanted[position * vocabulary..][..vocabulary]).copied().collect();
-    let prefill_error = largest_difference(pool.run(rows, &prefill).unwrap(), &wanted);
+    let prefill_error = largest_difference(device.run(&prefill).unwrap(), &wanted);
 
     let (chosen, wanted) = (integers(&reference, "decode_ids"), floats(&reference, "decode_logits"));
     let mut decode_error = 0.0_f32;
     for (index, (ids, step_logits)) in chosen.chunks(rows).zip(wanted.chunks(rows * vocabulary)).enumerate() {
         let seqlens: Vec<i32> = lengths.iter().map(|&length| length as i32 + index as i32).collect();
-        let decode = Step {
+        let decode = Call {
+            first: 0,
+            rows,
             input_ids: ids.to_vec(),
             width: 1,
             total: seqlens.iter().max().unwrap() + 1,
             seqlens,
             logits_indices: (0..rows as i64).collect(),
-            wanted_rows: (0..rows).collect(),
         };
-        decode_error = decode_error.max(largest_difference(pool.run(rows, &decode).unwrap(), step_logits));
+        decode_error = decode_error.max(largest_difference(device.run(&decode).unwrap(), step_logits));
     }
     println!("{name}: largest error {prefill_error:e} in prefill, {decode_error:e} in decode");
     assert!(prefill_error < TOLERANCE && decode_error < TOLERANCE, "{prefill_error} {decode_error}");

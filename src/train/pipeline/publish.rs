@@ -95,7 +95,7 @@ fn probe(input: &PublishInput, models: &ServedModels) -> Result<ParityProbe, Pip
         let prompt = tokenizer.encode(&example.prompt)?;
         let mut continuation = tokenizer.encode(&example.completion)?;
         continuation.truncate(PROBE_TOKENS);
-        let logprobs = models.llm.score(&prompt, &continuation)?;
+        let logprobs = models.llm.score_all(&[(&prompt, &continuation)]).remove(0)?;
         llm.push(TokenProbe { prompt, continuation, logprobs: logprobs.iter().map(|value| *value as f32).collect() });
         let text = parse(&example.completion).embedding_text();
         let vector = models.encoder.encode(&[&text])?.pop().unwrap_or_default();

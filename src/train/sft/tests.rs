@@ -131,7 +131,7 @@ fn the_exported_graph_scores_as_the_trained_decoder_does() {
         let text = [prompt.as_slice(), &completion].concat();
         let input = TokenBatch::from_sequences([&text[..text.len() - 1]]);
         let losses = decoder.negative_log_likelihoods(&input, &text[1..]).unwrap();
-        let scores = llm.score(&prompt, &completion).unwrap();
+        let scores = llm.score_all(&[(&prompt, &completion)]).remove(0).unwrap();
         for (loss, score) in losses[prompt.len() - 1..].iter().zip(&scores) {
             assert!((f64::from(*loss) + score).abs() < 1e-3, "trainer {loss}, graph {score}");
         }

@@ -1,0 +1,485 @@
+//! The graph with its key-value pool: runs calls on rows of the pool, in place, on CPU or CUDA.
+//!
+//! In: a [`Call`] (host-side inputs for rows `[first, first + rows)`). Out: logits. Owned by the engine thread; called by
+//! `schedule` through [`Backend`]. Each layer has one key and one value buffer [rows, K, slots, hd]; a call binds the slice
+//! of its rows both as `past` and as `present`, so that attention appends in place and nothing is copied (note onnx 3.2).
+//! On CUDA the inputs have device buffers that are overwritten in place, which is also what a captured CUDA graph needs.
+
+use std::collections::HashMap;
+
+use ort::environment::Environment;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{NoSelectedOutputs, RunOptions, Session};
+use ort::value::TensorElementType;
+
+use super::binding::{Binding, BufferId, Memory, Place, Span};
+use super::graph::{GraphDims, past, present};
+use super::runtime::Provider;
+
+/// Bindings kept; beyond that all are made anew (they cost some 100 µs each).
+const MAX_BINDINGS: usize = 96;
+
+/// Sizes of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolShape {
+    /// Rows, and so most requests at once.
+    pub rows: usize,
+    /// Slots (tokens) of a row.
+    pub slots: usize,
+    /// Width of the logits.
+    pub vocabulary: usize,
+}
+
+/// One graph call on the rows `[first, first + rows)`: host inputs of the contract (see `graph`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Call {
+    /// First row of the pool.
+    pub first: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Tokens a row.
+    pub width: usize,
+    /// Token ids, [rows, width], padded on the right with 0.
+    pub input_ids: Vec<i64>,
+    /// Per row: tokens in the row after the call, minus 1.
+    pub seqlens: Vec<i32>,
+    /// Longest row after the call. `width` = the rows are read from their start.
+    pub total: i32,
+    /// Flat positions in rows * width at which logits are wanted.
+    pub logits_indices: Vec<i64>,
+}
+
+/// What the scheduler needs of a device. The real one is [`Device`]; property tests have one that remembers tokens.
+pub trait Backend: Send {
+    /// Sizes of the pool.
+    fn shape(&self) -> PoolShape;
+
+    /// Runs a call; the result is [wanted positions, vocabulary].
+    fn run(&mut self, call: &Call) -> Result<&[f32], String>;
+
+    /// Copies the first `tokens` slots of a row over another row.
+    fn copy_row(&mut self, from: usize, to: usize, tokens: usize) -> Result<(), String>;
+
+    /// Exchanges the first `tokens` slots of two rows.
+    fn swap_rows(&mut self, one: usize, other: usize, tokens: usize) -> Result<(), String>;
+
+    /// Keeps the first `tokens` slots of a row as the prefix, replacing an earlier one.
+    fn save_prefix(&mut self, row: usize, tokens: usize) -> Result<(), String>;
+
+    /// Writes the first `tokens` slots of the prefix into a row.
+    fn load_prefix(&mut self, row: usize, tokens: usize) -> Result<(), String>;
+
+    /// Rows of a decode call for so many rows: the same, or the next CUDA graph bucket.
+    fn decode_bucket(&self, rows: usize) -> usize {
+        rows
+    }
+
+    /// Whether decode calls must be alike but for the buffers' contents (captured graphs).
+    fn has_fixed_steps(&self) -> bool {
+        false
+    }
+
+    /// Forgets half-made state after a panic; what the rows hold does not matter any more.
+    fn reset(&mut self) {}
+
+    /// Beams, where the device has graphs for them.
+    fn beams(&mut self) -> Option<&mut dyn super::beam::BeamDevice> {
+        None
+    }
+}
+
+/// How to set a device up.
+#[derive(Debug, Clone)]
+pub struct DeviceOptions {
+    /// Rows of the pool.
+    pub rows: usize,
+    /// Slots of a row.
+    pub slots: usize,
+    /// Where the session computes.
+    pub provider: Provider,
+}
+
+/// A session with its pool.
+pub struct Device {
+    pub(super) environment: Environment,
+    session: Session,
+    pub(super) dims: GraphDims,
+    options: DeviceOptions,
+    pub(super) memory: Memory,
+    /// Key and value buffer of every layer.
+    pub(super) cache: Vec<[BufferId; 2]>,
+    /// Room for one row of one layer, for exchanging rows.
+    spare: BufferId,
+    prefix: Option<Prefix>,
+    inputs: Inputs,
+    bindings: HashMap<(usize, usize), Bound>,
+    eager: RunOptions<NoSelectedOutputs>,
+    captured: HashMap<usize, RunOptions<NoSelectedOutputs>>,
+}
+
+struct Prefix {
+    slots: usize,
+    cache: Vec<[BufferId; 2]>,
+}
+
+/// A binding with its rows' cache bound, and the shapes of what else is bound.
+struct Bound {
+    binding: Binding,
+    shapes: Option<(usize, usize, usize)>,
+}
+
+/// Buffers of inputs and logits. Host and device are the same buffer on a CPU.
+struct Inputs {
+    input_ids: Mirror,
+    seqlens: Mirror,
+    total: BufferId,
+    logits_indices: Mirror,
+    logits: Mirror,
+    /// Rises when a buffer was replaced by a larger one: what is bound is then stale.
+    edition: usize,
+}
+
+/// One tensor's bytes on the host and on the device.
+#[derive(Clone, Copy)]
+struct Mirror {
+    host: BufferId,
+    device: BufferId,
+    elements: usize,
+    element: TensorElementType,
+}
+
+impl Device {
+    /// Makes the pool of a checked session. Fails, saying how much is missing, when memory does not suffice.
+    pub fn new(
+        environment: Environment,
+        session: Session,
+        dims: GraphDims,
+        options: DeviceOptions,
+    ) -> Result<Self, String> {
+        let text = |error: ort::Error| error.to_string();
+        let needed = dims.pool_bytes(options.rows, options.slots);
+        if options.provider == Provider::Cpu {
+            super::runtime::check_memory(needed, options.rows, options.slots)?;
+        }
+        let mut memory = Memory::new(device_allocator(&session, options.provider).map_err(text)?);
+        let row = dims.kv_heads * options.slots * dims.head;
+        let mut buffer = |elements| {
+            memory.allocate(Place::Device, dims.element, elements).map_err(|error| {
+                format!("the key-value pool of {} MiB does not fit the device: {error}", needed >> 20)
+            })
+        };
+        let mut cache = Vec::with_capacity(dims.layers);
+        for _ in 0..dims.layers {
+            cache.push([buffer(options.rows * row)?, buffer(options.rows * row)?]);
+        }
+        let spare = buffer(row)?;
+        let inputs = Inputs::new(&mut memory, &options, &dims).map_err(text)?;
+        let mut eager = RunOptions::new().map_err(text)?;
+        if options.provider.captures_graphs() {
+            eager.set("gpu_graph_id", "-1").map_err(text)?;
+        }
+        Ok(Self {
+            environment,
+            session,
+            dims,
+            options,
+            memory,
+            cache,
+            spare,
+            prefix: None,
+            inputs,
+            bindings: HashMap::new(),
+            eager,
+            captured: HashMap::new(),
+        })
+    }
+
+    /// Whether the model has a graph for beams.
+    pub fn has_beams(&self) -> bool {
+        false
+    }
+
+    /// Fills the pool, to show that what unused slots hold does not matter.
+    #[cfg(test)]
+    pub fn fill(&mut self, content: f32) -> Result<(), ort::Error> {
+        for &buffer in self.cache.iter().flatten() {
+            match self.dims.element {
+                TensorElementType::Float16 => self.memory.write(buffer)?.fill(half::f16::from_f32(content)),
+                _ => self.memory.write(buffer)?.fill(content),
+            }
+        }
+        Ok(())
+    }
+
+    fn run_call(&mut self, call: &Call) -> Result<&[f32], ort::Error> {
+        let wanted = call.logits_indices.len();
+        let Self { memory, inputs, .. } = self;
+        inputs.reserve(memory, call.input_ids.len(), wanted, self.dims.vocabulary)?;
+        inputs.write(memory, &self.environment, call)?;
+        let key = (call.first, call.rows);
+        if !self.bindings.contains_key(&key) {
+            if self.bindings.len() >= MAX_BINDINGS {
+                self.bindings.clear();
+            }
+            let made = self.bind_rows(call.first, call.rows)?;
+            self.bindings.insert(key, made);
+        }
+        let Some(bound) = self.bindings.get_mut(&key) else {
+            return Err(ort::Error::new("the binding is missing"));
+        };
+        let shapes = Some((call.width, wanted, self.inputs.edition));
+        if bound.shapes != shapes {
+            self.inputs.bind(&self.memory, &mut bound.binding, call, self.dims.vocabulary)?;
+            bound.shapes = shapes;
+        }
+        let options = match call.width == 1 && self.options.provider.captures_graphs() && call.first == 0 {
+            true => captured(&mut self.captured, call.rows)?,
+            false => &self.eager,
+        };
+        bound.binding.run(&mut self.session, &mut self.memory, options)?;
+        let logits = self.inputs.logits;
+        logits.to_host(&mut self.memory, &self.environment, wanted * self.dims.vocabulary)?;
+        Ok(&self.memory.read::<f32>(logits.host)?[..wanted * self.dims.vocabulary])
+    }
+
+    fn bind_rows(&self, first: usize, rows: usize) -> Result<Bound, ort::Error> {
+        let mut binding = Binding::new(&self.session, &self.memory)?;
+        let shape = [rows, self.dims.kv_heads, self.options.slots, self.dims.head];
+        let start = first * self.row_elements();
+        for (layer, buffers) in self.cache.iter().enumerate() {
+            for (&buffer, part) in buffers.iter().zip(["key", "value"]) {
+                let view = self.memory.view(buffer, start, &shape)?;
+                binding.input(&past(layer, part), &view)?;
+                binding.output(&present(layer, part), &view)?;
+            }
+        }
+        Ok(Bound { binding, shapes: None })
+    }
+
+    /// Elements of one row of one cache buffer.
+    pub(super) fn row_elements(&self) -> usize {
+        self.dims.kv_heads * self.options.slots * self.dims.head
+    }
+
+    /// The first `tokens` slots of every head, from one place to another; a place is its buffer, its first element, and
+    /// the slots between two of its heads.
+    pub(super) fn slot_spans(
+        &self,
+        from: (BufferId, usize, usize),
+        to: (BufferId, usize, usize),
+        tokens: usize,
+        spans: &mut Vec<Span>,
+    ) {
+        let head = self.dims.head;
+        for index in 0..self.dims.kv_heads {
+            spans.push(Span {
+                from: (from.0, from.1 + index * from.2 * head),
+                to: (to.0, to.1 + index * to.2 * head),
+                elements: tokens * head,
+            });
+        }
+    }
+
+    fn row(&self, buffer: BufferId, row: usize) -> (BufferId, usize, usize) {
+        (buffer, row * self.row_elements(), self.options.slots)
+    }
+
+    fn copy(&mut self, spans: &[Span]) -> Result<(), String> {
+        self.memory.copy(&self.environment, spans).map_err(|error| error.to_string())
+    }
+}
+
+impl Backend for Device {
+    fn shape(&self) -> PoolShape {
+        PoolShape { rows: self.options.rows, slots: self.options.slots, vocabulary: self.dims.vocabulary }
+    }
+
+    fn run(&mut self, call: &Call) -> Result<&[f32], String> {
+        self.run_call(call).map_err(|error| error.to_string())
+    }
+
+    fn copy_row(&mut self, from: usize, to: usize, tokens: usize) -> Result<(), String> {
+        let mut spans = Vec::new();
+        for &buffer in self.cache.iter().flatten() {
+            self.slot_spans(self.row(buffer, from), self.row(buffer, to), tokens, &mut spans);
+        }
+        self.copy(&spans)
+    }
+
+    fn swap_rows(&mut self, one: usize, other: usize, tokens: usize) -> Result<(), String> {
+        let mut spans = Vec::new();
+        let spare = (self.spare, 0, self.options.slots);
+        for &buffer in self.cache.iter().flatten() {
+            let (left, right) = (self.row(buffer, one), self.row(buffer, other));
+            for (from, to) in [(left, spare), (right, left), (spare, right)] {
+                self.slot_spans(from, to, tokens, &mut spans);
+            }
+        }
+        // One call would let a device reorder the three steps of a layer.
+        spans.chunks(self.dims.kv_heads).try_for_each(|step| self.copy(step))
+    }
+
+    fn save_prefix(&mut self, row: usize, tokens: usize) -> Result<(), String> {
+        let elements = self.dims.kv_heads * tokens * self.dims.head;
+        let reusable = self.prefix.take().filter(|prefix| prefix.slots == tokens);
+        let kept = match reusable {
+            Some(prefix) => prefix.cache,
+            None => {
+                let mut made = Vec::with_capacity(self.dims.layers);
+                for _ in 0..self.dims.layers {
+                    let mut buffer = || self.memory.allocate(Place::Device, self.dims.element, elements);
+                    let error = |error: ort::Error| error.to_string();
+                    made.push([buffer().map_err(error)?, buffer().map_err(error)?]);
+                }
+                made
+            }
+        };
+        let mut spans = Vec::new();
+        for (&buffer, &target) in self.cache.iter().flatten().zip(kept.iter().flatten()) {
+            self.slot_spans(self.row(buffer, row), (target, 0, tokens), tokens, &mut spans);
+        }
+        self.copy(&spans)?;
+        self.prefix = Some(Prefix { slots: tokens, cache: kept });
+        Ok(())
+    }
+
+    fn load_prefix(&mut self, row: usize, tokens: usize) -> Result<(), String> {
+        let prefix = self.prefix.as_ref().filter(|prefix| tokens <= prefix.slots).ok_or("there is no such prefix")?;
+        let mut spans = Vec::new();
+        for (&buffer, &source) in self.cache.iter().flatten().zip(prefix.cache.iter().flatten()) {
+            self.slot_spans((source, 0, prefix.slots), self.row(buffer, row), tokens, &mut spans);
+        }
+        self.copy(&spans)
+    }
+
+    fn decode_bucket(&self, rows: usize) -> usize {
+        match self.options.provider.captures_graphs() {
+            true => rows.next_power_of_two().min(self.options.rows),
+            false => rows,
+        }
+    }
+
+    fn has_fixed_steps(&self) -> bool {
+        self.options.provider.captures_graphs()
+    }
+
+    fn reset(&mut self) {
+        self.bindings.clear();
+    }
+}
+
+impl Inputs {
+    fn new(memory: &mut Memory, options: &DeviceOptions, dims: &GraphDims) -> Result<Self, ort::Error> {
+        use TensorElementType::{Float32, Int32, Int64};
+        Ok(Self {
+            input_ids: Mirror::new(memory, Int64, options.rows)?,
+            seqlens: Mirror::new(memory, Int32, options.rows)?,
+            total: memory.allocate(Place::Host, Int32, 1)?,
+            logits_indices: Mirror::new(memory, Int64, options.rows)?,
+            logits: Mirror::new(memory, Float32, options.rows * dims.vocabulary)?,
+            edition: 0,
+        })
+    }
+
+    /// Makes room for a call.
+    fn reserve(
+        &mut self,
+        memory: &mut Memory,
+        tokens: usize,
+        wanted: usize,
+        vocabulary: usize,
+    ) -> Result<(), ort::Error> {
+        for (mirror, elements) in [
+            (&mut self.input_ids, tokens),
+            (&mut self.logits_indices, wanted),
+            (&mut self.logits, wanted * vocabulary),
+        ] {
+            if mirror.elements < elements {
+                *mirror = Mirror::new(memory, mirror.element, elements.next_power_of_two())?;
+                self.edition += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, memory: &mut Memory, environment: &Environment, call: &Call) -> Result<(), ort::Error> {
+        memory.write::<i64>(self.input_ids.host)?[..call.input_ids.len()].copy_from_slice(&call.input_ids);
+        memory.write::<i32>(self.seqlens.host)?[..call.seqlens.len()].copy_from_slice(&call.seqlens);
+        memory.write::<i64>(self.logits_indices.host)?[..call.logits_indices.len()]
+            .copy_from_slice(&call.logits_indices);
+        memory.write::<i32>(self.total)?[0] = call.total;
+        for (mirror, elements) in [
+            (&self.input_ids, call.input_ids.len()),
+            (&self.seqlens, call.seqlens.len()),
+            (&self.logits_indices, call.logits_indices.len()),
+        ] {
+            mirror.to_device(memory, environment, elements)?;
+        }
+        Ok(())
+    }
+
+    fn bind(&self, memory: &Memory, binding: &mut Binding, call: &Call, vocabulary: usize) -> Result<(), ort::Error> {
+        let wanted = call.logits_indices.len();
+        binding.input("input_ids", &memory.view(self.input_ids.device, 0, &[call.rows, call.width])?)?;
+        binding.input("seqlens_k", &memory.view(self.seqlens.device, 0, &[call.rows])?)?;
+        binding.input("total_sequence_length", &memory.view(self.total, 0, &[])?)?;
+        binding.input("logits_indices", &memory.view(self.logits_indices.device, 0, &[wanted])?)?;
+        binding.output("logits", &memory.view(self.logits.device, 0, &[wanted, vocabulary])?)
+    }
+}
+
+impl Mirror {
+    fn new(memory: &mut Memory, element: TensorElementType, elements: usize) -> Result<Self, ort::Error> {
+        let host = memory.allocate(Place::Host, element, elements)?;
+        let device = match memory.device_is_host() {
+            true => host,
+            false => memory.allocate(Place::Device, element, elements)?,
+        };
+        Ok(Self { host, device, elements, element })
+    }
+
+    fn to_device(self, memory: &mut Memory, environment: &Environment, elements: usize) -> Result<(), ort::Error> {
+        self.transfer(memory, environment, self.host, self.device, elements)
+    }
+
+    fn to_host(self, memory: &mut Memory, environment: &Environment, elements: usize) -> Result<(), ort::Error> {
+        self.transfer(memory, environment, self.device, self.host, elements)
+    }
+
+    fn transfer(
+        self,
+        memory: &mut Memory,
+        environment: &Environment,
+        from: BufferId,
+        to: BufferId,
+        elements: usize,
+    ) -> Result<(), ort::Error> {
+        if self.host == self.device || elements == 0 {
+            return Ok(());
+        }
+        memory.copy(environment, &[Span { from: (from, 0), to: (to, 0), elements }])
+    }
+}
+
+/// Run options that capture, then replay, the CUDA graph of a decode bucket.
+fn captured(
+    all: &mut HashMap<usize, RunOptions<NoSelectedOutputs>>,
+    rows: usize,
+) -> Result<&RunOptions<NoSelectedOutputs>, ort::Error> {
+    if !all.contains_key(&rows) {
+        let mut made = RunOptions::new()?;
+        made.set("gpu_graph_id", rows.to_string())?;
+        all.insert(rows, made);
+    }
+    all.get(&rows).ok_or_else(|| ort::Error::new("the run options are missing"))
+}
+
+fn device_allocator(session: &Session, provider: Provider) -> Result<Allocator, ort::Error> {
+    match provider {
+        Provider::Cpu => Ok(Allocator::default()),
+        Provider::Cuda { device, .. } => {
+            let info = MemoryInfo::new(AllocationDevice::CUDA, device, AllocatorType::Device, MemoryType::Default)?;
+            Allocator::new(session, info)
+        }
+    }
+}
