@@ -242,6 +242,15 @@ impl Job {
     }
 }
 
+impl Drop for Job {
+    fn drop(&mut self) {
+        // What a panicking call held is answered, too, not only what the schedule still knows of.
+        if std::thread::panicking() {
+            self.fail(LlmError::Run("the engine panicked".to_owned()));
+        }
+    }
+}
+
 impl Sequence {
     /// A sequence without a row, with nothing in it.
     pub fn new(job: Job) -> Self {

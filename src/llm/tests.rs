@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
 use super::*;
+use crate::telemetry::Metrics;
 use crate::train::export::{ExportOptions, export};
 
 fn fixture(name: &str) -> PathBuf {
@@ -50,7 +52,8 @@ fn load_error(folder: &Path) -> String {
 #[test]
 fn a_batch_writes_what_each_prompt_writes_alone() {
     let folder = model("qwen2", "</answer>");
-    let llm = OnnxLlm::load(folder.path(), options()).unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let llm = OnnxLlm::load(folder.path(), LlmOptions { metrics: Some(metrics.clone()), ..options() }).unwrap();
     let requests: Vec<GenerateRequest> =
         [(0..9, 12), (3..4, 20), (5..30, 3), (40..47, 1), (2..19, 16), (60..63, 0), (70..72, 30)]
             .map(|(words, budget)| request(words, budget))
@@ -66,12 +69,12 @@ fn a_batch_writes_what_each_prompt_writes_alone() {
     }
     let tokens: Vec<usize> = alone.iter().map(|one| one.new_tokens).collect();
     assert_eq!(tokens, [12, 20, 3, 1, 16, 0, 30]);
-    let metrics = llm.metrics();
+    assert!(llm.model_id().len() > 12 && llm.queue_depth().requests == 0 && llm.count_tokens("w1 w2</answer>") == 3);
+    drop(llm); // its thread counts a request after it has answered it
     assert_eq!(metrics.llm_requests.with_label_values(&["done"]).get(), 4 * 6);
     assert_eq!(metrics.llm_tokens.with_label_values(&["generated"]).get(), 4 * 82);
     let steps = metrics.llm_steps.with_label_values(&["decode"]).get_sample_count();
     assert!(steps < 2 * 82, "rows that wait together decode together: {steps} steps");
-    assert!(llm.model_id().len() > 12 && llm.queue_depth().requests == 0 && llm.count_tokens("w1 w2</answer>") == 3);
 }
 
 #[test]

@@ -109,8 +109,6 @@ fn tail(text: &str, place: usize) -> &str {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-    use std::collections::HashMap;
-
     use proptest::prelude::*;
     use tokenizers::decoders::byte_level::ByteLevel;
     use tokenizers::models::bpe::BPE;
@@ -122,8 +120,9 @@ mod tests {
     fn byte_tokenizer() -> Arc<Tokenizer> {
         let mut letters: Vec<char> = PreByteLevel::alphabet().into_iter().collect();
         letters.sort_unstable();
-        let vocabulary: HashMap<String, u32> =
+        let vocabulary: Vec<(String, u32)> =
             letters.iter().enumerate().map(|(id, letter)| (letter.to_string(), id as u32)).collect();
+        let vocabulary: [(String, u32); 256] = vocabulary.try_into().unwrap();
         let model = BPE::builder().vocab_and_merges(vocabulary, Vec::new()).build().unwrap();
         let mut tokenizer = Tokenizer::new(model);
         tokenizer.with_pre_tokenizer(Some(PreByteLevel::new(false, true, false)));

@@ -112,7 +112,7 @@ impl StdCall {
 
     fn fill(&mut self, row: usize, search: &BeamSearch) {
         let past = search.past();
-        self.write_indices[row] = search.prompt_len() as i64;
+        self.write_indices[row] = past as i64;
         self.nonpad_kv_seqlen[row] = (past + search.width()) as i64;
         for (index, fed) in search.fed().enumerate() {
             let cell = row * self.width + index;

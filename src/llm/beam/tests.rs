@@ -23,10 +23,16 @@ fn trie(catalogue: &Catalogue) -> Arc<Trie> {
     Arc::new(Trie::build(catalogue.iter().map(|(&item, (tokens, active))| (item, &tokens[..], *active))).unwrap())
 }
 
+/// Best first; equal scores by tokens, whatever the search did with them.
+fn ranked(mut beams: Vec<Beam>) -> Vec<Beam> {
+    beams.sort_by(|left, right| right.score.total_cmp(&left.score).then_with(|| left.tokens.cmp(&right.tokens)));
+    beams
+}
+
 /// Every active item with its score, best first.
 fn enumerate(model: ToyModel, prompt: &[u32], catalogue: &Catalogue) -> Vec<Beam> {
     let active = catalogue.iter().filter(|(_, (_, active))| *active);
-    let mut beams: Vec<Beam> = active
+    let beams: Vec<Beam> = active
         .map(|(&item, (tokens, _))| {
             let score = (0..tokens.len()).fold(0.0, |score, level| {
                 let text = [prompt, &tokens[..level]].concat();
@@ -35,8 +41,7 @@ fn enumerate(model: ToyModel, prompt: &[u32], catalogue: &Catalogue) -> Vec<Beam
             Beam { item, tokens: tokens.clone(), score }
         })
         .collect();
-    beams.sort_by(|left, right| right.score.total_cmp(&left.score));
-    beams
+    ranked(beams)
 }
 
 /// Beam search as in a textbook: every beam is a row of its own, read anew at every level.
@@ -142,7 +147,10 @@ proptest! {
         let trie = trie(&catalogue);
         let wanted = enumerate(SMOOTH, &prompt, &catalogue);
         match alone(SMOOTH, &prompt, &trie, 100) {
-            Ok(beams) => prop_assert_eq!(beams, wanted),
+            Ok(beams) => {
+                prop_assert!(beams.is_sorted_by(|left, right| left.score >= right.score));
+                prop_assert_eq!(ranked(beams), wanted);
+            }
             Err(error) => {
                 prop_assert!(wanted.is_empty());
                 prop_assert_eq!(error, LlmError::NoLegalToken { level: 0 });

@@ -275,6 +275,7 @@ mod tests {
     }
 
     /// Measures what the docstrings and the freshness bound rest on; run with `--ignored --nocapture` for the numbers.
+    /// On two busy server cores: built in 0.64 s; 2 changes in 0.06 to 0.09 s, 2000 in 0.08 to 0.13 s.
     #[test]
     #[ignore = "a measurement: run by hand"]
     fn a_million_items() {
@@ -316,5 +317,6 @@ mod tests {
             println!("apply of {} changes: {times:?}", changes.len());
         }
         assert_eq!(trie.len(), count as usize);
+        assert!(trie.bytes() < 12 * trie.nodes() + 100);
     }
 }

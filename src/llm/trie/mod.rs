@@ -60,8 +60,8 @@ pub enum TrieError {
 /// An immutable trie of the active items, 12 bytes a node.
 ///
 /// Nodes are numbered level by level, so the children of a node are neighbours and those of the next node follow. Only
-/// active items are in it: every node leads to at least one. One million items of four tokens out of 256 a level: see
-/// `a_million_items` in `cell` for size and times.
+/// active items are in it: every node leads to at least one. One million scattered items of four tokens, 256 a level, are
+/// 2.07 million nodes and 24.8 MB (`a_million_items` in `cell` measures it).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trie {
     /// Token that leads to the node; 0 at the root.
