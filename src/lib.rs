@@ -22,6 +22,7 @@ pub mod event;
 pub mod feature;
 pub mod ingest;
 pub mod llm;
+pub mod openai;
 pub mod prompt;
 pub mod quantize;
 pub mod refresh;

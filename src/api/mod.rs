@@ -16,6 +16,7 @@ mod layers;
 mod view;
 
 pub use auth::{ApiKeys, Scope};
+pub(crate) use body::read_body;
 pub use error::{ApiError, json_error};
 
 use crate::bundle::Bundle;

@@ -79,6 +79,9 @@ pub(crate) struct ServeArgs {
     /// Operators' address, e.g. 127.0.0.1:9090.
     #[arg(long, value_name = "ADDR")]
     admin_listen: Option<String>,
+    /// Address of the OpenAI-compatible port, e.g. 127.0.0.1:8000; off when not given.
+    #[arg(long, value_name = "ADDR")]
+    openai_listen: Option<String>,
     /// embedded:DIR.
     #[arg(long, value_name = "URL")]
     store: Option<String>,

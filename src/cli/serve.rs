@@ -4,7 +4,7 @@ use super::wiring::{self, Parts};
 use super::{CommandError, ServeArgs};
 use crate::config::{self, LogSettings, Settings};
 use crate::telemetry::{Metrics, Readiness};
-use crate::{admin, api};
+use crate::{admin, api, openai};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,7 @@ fn load_settings(args: &ServeArgs) -> Result<Settings, CommandError> {
     let flags: Vec<(&str, String)> = [
         ("server.listen", &args.listen),
         ("server.admin_listen", &args.admin_listen),
+        ("openai.listen", &args.openai_listen),
         ("store.url", &args.store),
         ("bundle.dir", &args.bundle),
         ("engine.kind", &args.engine),
@@ -60,6 +61,10 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     // Ports before models: a port in use is found at once, and /livez answers while the bundle loads.
     let public = bind("server.listen", settings.server.listen).await?;
     let operators = bind("server.admin_listen", settings.server.admin_listen).await?;
+    let openai_listener = match settings.openai.listen {
+        Some(address) => Some(bind("openai.listen", address).await?),
+        None => None,
+    };
     let metrics = Arc::new(Metrics::new().map_err(|error| CommandError::Internal(format!("metrics: {error}")))?);
     metrics.preset_labels();
     let readiness = Readiness::default();
@@ -75,10 +80,15 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
         _ = stop_signals.wait() => return Ok(()),
     };
     admin_state.attach(parts.store.clone(), parts.bundle.clone());
+    let openai_port = match openai_listener {
+        Some(listener) => Some((listener, openai::router(wiring::openai_state(&settings, &parts)?))),
+        None => None,
+    };
     let (stop, stopped) = watch::channel(false);
     let mut tasks = parts.spawn_tasks(&settings, stopped.clone());
     let app = api::router(parts.api.clone());
-    let mut server = tokio::spawn(serve_until(public, app, stopped));
+    let mut server = tokio::spawn(serve_until(public, app, stopped.clone()));
+    let openai_server = openai_port.map(|(listener, app)| tokio::spawn(serve_until(listener, app, stopped)));
     announce(&settings, &parts);
 
     let failed = tokio::select! {
@@ -103,6 +113,9 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
             tracing::error!(%error, "public server");
         }
         while tasks.join_next().await.is_some() {}
+        if let Some(Err(error)) = futures::future::OptionFuture::from(openai_server).await {
+            tracing::error!(%error, "openai server");
+        }
     });
     if drained.await.is_err() {
         tracing::warn!(?limit, "drain limit reached; what was left is taken up again at the next start");
@@ -144,6 +157,9 @@ async fn serve_until(listener: TcpListener, app: axum::Router, mut stopped: watc
 fn announce(settings: &Settings, parts: &Parts) {
     if parts.api.keys.is_open() {
         tracing::warn!("no key is configured: the public port is open to everyone who reaches it");
+    }
+    if let Some(openai) = settings.openai.listen {
+        tracing::info!(%openai, llm = parts.bundle.llm.model_id(), "the OpenAI-compatible port is on");
     }
     tracing::info!(
         listen = %settings.server.listen,

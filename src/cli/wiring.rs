@@ -2,11 +2,12 @@
 
 use super::CommandError;
 use crate::api::{ApiKeys, ApiState};
-use crate::bundle::{self, Bundle, LoadOptions};
+use crate::bundle::{self, Bundle, LLM_FOLDER, LoadOptions};
 use crate::config::{EngineKind, EngineSettings, ProviderKind, Settings};
 use crate::event::EventDecoder;
 use crate::ingest::Ingest;
 use crate::llm::{LlmOptions, Provider};
+use crate::openai::{self, OpenAiState, ServedModel};
 use crate::refresh::{DuePolicy, Refresher, Worker};
 use crate::retrieve::VectorTail;
 use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
@@ -128,6 +129,25 @@ fn llm_options(engine: &EngineSettings, metrics: &Arc<Metrics>) -> LlmOptions {
         metrics: Some(metrics.clone()),
         ..LlmOptions::default()
     }
+}
+
+/// What the OpenAI-compatible port shares; reads the chat template.
+pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<OpenAiState>, CommandError> {
+    let bundle = &parts.bundle;
+    let folder = settings.bundle.dir.join(LLM_FOLDER);
+    let model = ServedModel::load(&folder, &settings.openai.template)
+        .map_err(|error| CommandError::Unavailable(format!("openai: {error}")))?;
+    Ok(Arc::new(OpenAiState {
+        llm: bundle.llm.clone(),
+        encoder: bundle.encoder.clone(),
+        model,
+        settings: settings.openai.clone(),
+        max_body_bytes: settings.server.max_body_bytes,
+        keys: parts.api.keys.clone(),
+        metrics: parts.metrics.clone(),
+        places: Arc::new(Semaphore::new(settings.openai.max_in_flight)),
+        started: openai::unix_seconds(),
+    }))
 }
 
 impl Parts {

@@ -179,6 +179,17 @@ mod tests {
     }
 
     #[test]
+    fn the_openai_port_is_off_until_it_has_an_address_of_its_own() {
+        assert_eq!(load_with(None, &[], &[]).expect("defaults").openai.listen, None);
+        let on = load_with(None, &[("TAIJI__OPENAI__LISTEN", "127.0.0.1:8000")], &[]).expect("valid");
+        assert_eq!(on.openai.listen.map(|address| address.port()), Some(8000));
+        for (address, part) in [("127.0.0.1:8080", "openai.listen must differ"), ("here", "openai.listen")] {
+            let errors = load_with(None, &[], &[("openai.listen", address)]).expect_err("bad").0;
+            assert!(errors.len() == 1 && errors[0].contains(part), "{errors:?}");
+        }
+    }
+
+    #[test]
     fn own_actions_and_field_maps_are_open() {
         let file = Some(
             "[events.field_map]\nuser_id = \"/who\"\n[events.actions]\nstar = { class = \"engagement\", weight = 2.0 }",

@@ -32,6 +32,7 @@ pub struct Settings {
     pub events: EventSettings,
     pub refresh: RefreshSettings,
     pub retrieve: RetrieveSettings,
+    pub openai: OpenAiSettings,
     pub log: LogSettings,
 }
 
@@ -163,6 +164,29 @@ pub struct RetrieveSettings {
     pub max_referrers: usize,
     pub min_item_users: u32,
     pub tail_interval_ms: u64,
+}
+
+/// `[openai]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct OpenAiSettings {
+    #[serde(deserialize_with = "address_or_empty")]
+    pub listen: Option<SocketAddr>,
+    pub max_tokens_default: usize,
+    pub max_inputs: usize,
+    pub max_in_flight: usize,
+    pub deadline_ms: u64,
+    pub template: String,
+}
+
+/// An address; empty text = none.
+fn address_or_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 /// `[log]`

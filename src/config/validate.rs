@@ -22,6 +22,9 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         ("engine.queue_limit", settings.engine.queue_limit),
         ("engine.queue_tokens", settings.engine.queue_tokens),
         ("engine.prefill_chunk", settings.engine.prefill_chunk),
+        ("openai.max_tokens_default", settings.openai.max_tokens_default),
+        ("openai.max_inputs", settings.openai.max_inputs),
+        ("openai.max_in_flight", settings.openai.max_in_flight),
         ("refresh.concurrency", settings.refresh.concurrency),
         ("retrieve.candidates", settings.retrieve.candidates),
         ("retrieve.nprobe", settings.retrieve.nprobe),
@@ -31,6 +34,10 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     check(settings.engine.device >= 0, "engine.device must not be negative".to_string());
     let same_port = server.listen.port() != 0 && server.listen == server.admin_listen;
     check(!same_port, "server.listen and server.admin_listen must differ".to_string());
+    if let Some(listen) = settings.openai.listen {
+        let taken = listen.port() != 0 && (listen == server.listen || listen == server.admin_listen);
+        check(!taken, "openai.listen must differ from server.listen and server.admin_listen".to_string());
+    }
     let auth = &settings.auth;
     for (scope, keys) in [("read", &auth.read_keys), ("write", &auth.write_keys), ("admin", &auth.admin_keys)] {
         check(keys.len() <= 2, format!("auth.{scope}_keys: at most two keys"));

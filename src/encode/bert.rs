@@ -110,6 +110,10 @@ impl Encoder for BertEncoder {
         Ok(vectors)
     }
 
+    fn count_tokens(&self, text: &str) -> usize {
+        self.tokenizer.encode_fast(text, true).map_or(0, |encoding| encoding.get_ids().len())
+    }
+
     fn dim(&self) -> usize {
         self.dim
     }

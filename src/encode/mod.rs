@@ -31,6 +31,9 @@ pub trait Encoder: Send + Sync {
     /// Encodes texts in order; each vector has length [`Self::dim`] and L2 norm 1. Texts over the limit lose their tail.
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EncodeError>;
 
+    /// Tokens the encoder reads of a text: after cutting, special tokens included.
+    fn count_tokens(&self, text: &str) -> usize;
+
     /// Vector length.
     fn dim(&self) -> usize;
 

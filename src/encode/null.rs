@@ -38,6 +38,10 @@ impl Encoder for NullEncoder {
         Ok(texts.iter().map(|text| self.vector(text)).collect())
     }
 
+    fn count_tokens(&self, text: &str) -> usize {
+        text.split_whitespace().count()
+    }
+
     fn dim(&self) -> usize {
         self.dim
     }

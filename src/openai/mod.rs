@@ -1,0 +1,147 @@
+//! The OpenAI-compatible port, off by default: prompts, chats and texts in; answers, streams and vectors out.
+//!
+//! It lets a bundle act as a teacher for another one, and lets load tools and OpenAI's client libraries drive the engine.
+//! In: HTTP requests with an admin key. Out: JSON and server-sent events in OpenAI's shapes. Callers: `cli::wiring`
+//! builds one [`OpenAiState`], `cli::serve` serves [`router`]. One file a resource; `options` and `fields` read
+//! requests, `answer` and `stream` write answers, `template` makes prompts of messages.
+
+mod answer;
+mod chat;
+mod completions;
+mod embeddings;
+mod error;
+mod fields;
+mod layers;
+mod model;
+mod models;
+mod options;
+mod stream;
+mod template;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::OpenAiError;
+pub use model::ServedModel;
+pub use template::TemplateError;
+
+use crate::api::{ApiKeys, Scope, read_body};
+use crate::config::OpenAiSettings;
+use crate::encode::Encoder;
+use crate::llm::{LlmEngine, Prompt};
+use crate::telemetry::Metrics;
+use axum::Router;
+use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::middleware;
+use axum::routing::{get, post};
+use fields::Fields;
+use rand::Rng;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
+
+/// What the handlers share.
+pub struct OpenAiState {
+    /// Writes answers.
+    pub llm: Arc<dyn LlmEngine>,
+    /// Text → vector.
+    pub encoder: Arc<dyn Encoder>,
+    /// Chat template, default sampling, stops.
+    pub model: ServedModel,
+    /// `[openai]`.
+    pub settings: OpenAiSettings,
+    /// Largest body, bytes.
+    pub max_body_bytes: usize,
+    /// Keys; none = open.
+    pub keys: ApiKeys,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Places for requests under way.
+    pub places: Arc<Semaphore>,
+    /// Unix seconds of the start.
+    pub started: u64,
+}
+
+/// The port's routes over a state.
+pub fn router(state: Arc<OpenAiState>) -> Router {
+    Router::new()
+        .route("/v1/completions", post(completions::post_completions))
+        .route("/v1/chat/completions", post(chat::post_chat_completions))
+        .route("/v1/embeddings", post(embeddings::post_embeddings))
+        .route("/v1/models", get(models::list_models))
+        .route("/v1/models/{id}", get(models::get_model))
+        .route("/health", get(models::health))
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .fallback(error::not_found)
+        .with_state(state.clone())
+        .layer(middleware::from_fn_with_state(state, layers::admit))
+}
+
+/// Unix time in seconds.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+impl OpenAiState {
+    fn require_key(&self, headers: &HeaderMap) -> Result<(), OpenAiError> {
+        Ok(self.keys.require(headers, Scope::Admin)?)
+    }
+
+    /// Key, body, JSON; the key comes before the body.
+    async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Fields, OpenAiError> {
+        self.require_key(headers)?;
+        Fields::parse(&read_body(body, self.max_body_bytes).await?)
+    }
+
+    /// Takes `model`, which must be the one that serves this call; absent = that one.
+    fn require_model(&self, fields: &mut Fields, served: &str) -> Result<String, OpenAiError> {
+        match fields.text("model")? {
+            Some(model) if model != served => Err(OpenAiError::UnknownModel { model, served: served.to_string() }),
+            _ => Ok(served.to_string()),
+        }
+    }
+
+    /// Refuses a request that asks for too many answers or vectors.
+    fn check_count(&self, param: &str, count: usize) -> Result<(), OpenAiError> {
+        let most = self.settings.max_inputs;
+        match count > most {
+            true => {
+                Err(OpenAiError::field(param, format!("{count} in one request, at most {most} (openai.max_inputs)")))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Tokens a prompt's answer may have: what was asked for, or the default as far as it fits.
+    fn budget(&self, asked: Option<usize>, prompt: &Prompt) -> usize {
+        if let Some(asked) = asked {
+            return asked;
+        }
+        let prompt_tokens = match prompt {
+            Prompt::Text(text) => self.llm.count_tokens(text),
+            Prompt::Tokens(tokens) => tokens.len(),
+        };
+        let room = self.llm.prompt_limit(0).saturating_sub(prompt_tokens);
+        // A prompt that leaves no room is refused by the engine, which knows the numbers.
+        self.settings.max_tokens_default.min(room).max(1)
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        let time = self.settings.deadline_ms;
+        (time > 0).then(|| Duration::from_millis(time))
+    }
+
+    /// What every answer and every chunk begins with.
+    fn head(&self, prefix: &str, object: &str, model: &str) -> Value {
+        let id: u128 = rand::rng().random();
+        json!({
+            "id": format!("{prefix}-{id:032x}"),
+            "object": object,
+            "created": unix_seconds(),
+            "model": model,
+            "system_fingerprint": self.llm.model_id(),
+        })
+    }
+}
