@@ -39,9 +39,9 @@ class Models:
         return make_model.make(shape, self.work / shape)
 
     def ours(self, kind, shape=None, positions=2048, more=()):
-        """A folder that `taiji` loads; exported once in this run."""
+        """A folder that `taiji` loads; exported once in this run. `more`: the exporter's options for more flavours."""
         shape = shape or self.shape
-        folder = self.work / f"{shape}-ours-{kind}-{positions}"
+        folder = self.work / f"{shape}-ours-{kind}-{positions}{'-all' if more else ''}"
         if folder not in self.exported:
             shutil.rmtree(folder, ignore_errors=True)
             command = [self.programs["trainer"], "export", "--checkpoint", self.checkpoint(shape), "--out", folder,
