@@ -1,6 +1,6 @@
 """`make bench-llm`: our LLM engine beside onnxruntime-genai and Hugging Face torch, and our own scheduling.
 
-    run.py [--only engines,trace,gap,beam,rss] [--quick] [--pairs N] [--binaries DIR]
+    run.py [--only engines,trace,gap,beam,rss] [--quick] [--dry] [--pairs N] [--binaries DIR]
 
 Runs in the environment of `venv.sh`. Writes .cache/bench-llm.json and the tables between the markers of
 docs/benchmarks.md; `--quick` tries the whole rig with a small model and writes nothing there.
@@ -54,6 +54,7 @@ def arguments():
     parser = argparse.ArgumentParser(prog="bench-llm", description="our LLM engine beside its peers")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas")
     parser.add_argument("--quick", action="store_true", help="small model, few rounds, nothing written")
+    parser.add_argument("--dry", action="store_true", help="print the figures, write nothing")
     parser.add_argument("--pairs", type=int, default=int(os.environ.get("BENCH_PAIRS", "0")), help="rounds (7)")
     parser.add_argument("--binaries", default=os.environ.get("CARGO_TARGET_DIR", "target") + "/release")
     options = parser.parse_args()
@@ -74,7 +75,7 @@ def main():
         context.say(f"section {name}: {seconds:.0f} s")
         print("\n".join(report.table([row.to_json() for row in rows])), flush=True)
         print(context.note, flush=True)
-        if not options.quick:
+        if not (options.quick or options.dry):
             report.write_page(report.keep(name, rows, context.note, command, seconds))
 
 
