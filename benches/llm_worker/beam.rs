@@ -22,7 +22,8 @@ pub struct Request {
 }
 
 pub async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
-    let heads: std::collections::BTreeSet<u32> = request.items.iter().filter_map(|item| item.first().copied()).collect();
+    let heads: std::collections::BTreeSet<u32> =
+        request.items.iter().filter_map(|item| item.first().copied()).collect();
     let heads: Vec<Vec<u32>> = heads.into_iter().map(|token| vec![token]).collect();
     let first_level = search(llm, &request, &trie(&heads)?).await?;
     let all_levels = search(llm, &request, &trie(&request.items)?).await?;

@@ -46,7 +46,8 @@ pub async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
 async fn one(llm: &OnnxLlm, started: Instant, arrival: Arrival) -> Result<f64, String> {
     let due = started + Duration::from_secs_f64(arrival.at_s);
     tokio::time::sleep_until(due.into()).await;
-    let generation = llm.generate(fixed(arrival.prompt, arrival.new_tokens)).await.map_err(|error| error.to_string())?;
+    let generation =
+        llm.generate(fixed(arrival.prompt, arrival.new_tokens)).await.map_err(|error| error.to_string())?;
     match generation.new_tokens == arrival.new_tokens {
         true => Ok(due.elapsed().as_secs_f64()),
         false => Err(format!("{} tokens instead of {}", generation.new_tokens, arrival.new_tokens)),
