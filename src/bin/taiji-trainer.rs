@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use taiji::train::data::import_amazon;
-use taiji::train::export::{ExportError, ExportOptions, Flavour, Precision, export};
+use taiji::train::export::{ExportError, ExportOptions, Flavour, Precision, Role, export};
 use taiji::train::pipeline::{RunOptions, evaluate_bundle, run};
 use taiji::train::synth::{self, DEFAULT_WORLD_SEED, SynthSettings};
 
@@ -60,8 +60,10 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Write a Hugging Face shaped checkpoint as an ONNX graph.
-    #[command(after_help = "Example:\n  taiji-trainer export --checkpoint my-qwen2 --out models/mine/llm")]
+    /// Write a Hugging Face shaped checkpoint (Qwen2, Qwen3, Llama, BERT) as ONNX graphs.
+    #[command(
+        after_help = "Examples:\n  taiji-trainer export --checkpoint my-qwen2 --out models/mine/llm\n  taiji-trainer export --checkpoint my-qwen3 --out models/mine/llm --precision int4 --flavour gqa,tree,std\n  taiji-trainer export --checkpoint Qwen3-Embedding-0.6B --out models/mine/encoder --as encoder"
+    )]
     Export {
         /// Folder of config.json and model.safetensors.
         #[arg(long, value_name = "DIR")]
@@ -69,12 +71,22 @@ enum Command {
         /// Folder to write.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// f32; others are not built yet.
+        /// Numbers of the graph. CPUs run f32, f16 (slowly), int8 and int4; GPUs f16 and bf16.
         #[arg(long, value_enum, default_value_t)]
         precision: Precision,
-        /// gqa; others are not built yet.
-        #[arg(long, value_enum, default_value_t)]
-        flavour: Flavour,
+        /// Kinds of attention, separated by commas. The first is written as graph.onnx, each further one as
+        /// graph.FLAVOUR.onnx over the same weights. paged needs f16 or bf16.
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "gqa")]
+        flavour: Vec<Flavour>,
+        /// int4, int8: weights that share a scale, a power of two from 16. Default: 128 for int4, 32 for int8.
+        #[arg(long)]
+        block: Option<usize>,
+        /// int4, int8: 1 computes in f32; 4 rounds activations to 8 bits, which is the fast way.
+        #[arg(long, default_value_t = 4)]
+        accuracy_level: i64,
+        /// What the graph is for. Default: encoder if the checkpoint says how to pool tokens, else decoder.
+        #[arg(long = "as", value_enum)]
+        role: Option<Role>,
         /// Rows of the rotary tables: the longest prompt plus answer. Default: the model's own limit, at most 4096.
         #[arg(long)]
         max_positions: Option<usize>,
@@ -169,10 +181,10 @@ fn execute(command: Command) -> Result<(), Failure> {
             println!("{summary}");
             Ok(())
         }
-        Command::Export { checkpoint, out, precision, flavour, max_positions } => {
-            let options = ExportOptions { precision, flavour, max_positions };
+        Command::Export { checkpoint, out, precision, flavour, block, accuracy_level, role, max_positions } => {
+            let options = ExportOptions { precision, flavours: flavour, block, accuracy_level, role, max_positions };
             let report = export(&checkpoint, &out, &options).map_err(|error| match error {
-                ExportError::NotBuilt(_) => Failure(error.to_string(), 64),
+                ExportError::NotBuilt(_) | ExportError::Option(_) => Failure(error.to_string(), 64),
                 _ => unavailable(error),
             })?;
             println!(

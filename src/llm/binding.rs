@@ -150,7 +150,8 @@ impl Memory {
             spans.iter().map(|copy| self.view(end(copy).0, end(copy).1, &[copy.elements])).collect()
         };
         let (from, to) = (views(|copy| copy.from)?, views(|copy| copy.to)?);
-        let sources: Vec<*const ort::sys::OrtValue> = from.iter().map(|view| view.value.as_ptr().cast_const()).collect();
+        let sources: Vec<*const ort::sys::OrtValue> =
+            from.iter().map(|view| view.value.as_ptr().cast_const()).collect();
         let mut targets: Vec<*const ort::sys::OrtValue> =
             to.iter().map(|view| view.value.as_ptr().cast_const()).collect();
         // SAFETY: all pointers are live values of views inside their buffers; the runtime compares shapes and types and

@@ -12,7 +12,9 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::TensorElementType;
 
+use super::beam::BeamDevice;
 use super::binding::{Binding, BufferId, Memory, Place, Span};
+use super::device_beam::BeamGraphs;
 use super::graph::{GraphDims, past, present};
 use super::runtime::Provider;
 
@@ -83,7 +85,7 @@ pub trait Backend: Send {
     fn reset(&mut self) {}
 
     /// Beams, where the device has graphs for them.
-    fn beams(&mut self) -> Option<&mut dyn super::beam::BeamDevice> {
+    fn beams(&mut self) -> Option<&mut dyn BeamDevice> {
         None
     }
 }
@@ -115,6 +117,7 @@ pub struct Device {
     bindings: HashMap<(usize, usize), Bound>,
     eager: RunOptions<NoSelectedOutputs>,
     captured: HashMap<usize, RunOptions<NoSelectedOutputs>>,
+    pub(super) beams: Option<BeamGraphs>,
 }
 
 struct Prefix {
@@ -141,10 +144,10 @@ struct Inputs {
 
 /// One tensor's bytes on the host and on the device.
 #[derive(Clone, Copy)]
-struct Mirror {
-    host: BufferId,
-    device: BufferId,
-    elements: usize,
+pub(super) struct Mirror {
+    pub host: BufferId,
+    pub device: BufferId,
+    pub elements: usize,
     element: TensorElementType,
 }
 
@@ -164,9 +167,9 @@ impl Device {
         let mut memory = Memory::new(device_allocator(&session, options.provider).map_err(text)?);
         let row = dims.kv_heads * options.slots * dims.head;
         let mut buffer = |elements| {
-            memory.allocate(Place::Device, dims.element, elements).map_err(|error| {
-                format!("the key-value pool of {} MiB does not fit the device: {error}", needed >> 20)
-            })
+            memory
+                .allocate(Place::Device, dims.element, elements)
+                .map_err(|error| format!("the key-value pool of {} MiB does not fit the device: {error}", needed >> 20))
         };
         let mut cache = Vec::with_capacity(dims.layers);
         for _ in 0..dims.layers {
@@ -191,12 +194,18 @@ impl Device {
             bindings: HashMap::new(),
             eager,
             captured: HashMap::new(),
+            beams: None,
         })
+    }
+
+    /// Adds the graphs for beams.
+    pub fn set_beams(&mut self, graphs: Option<BeamGraphs>) {
+        self.beams = graphs;
     }
 
     /// Whether the model has a graph for beams.
     pub fn has_beams(&self) -> bool {
-        false
+        self.beams.is_some()
     }
 
     /// Fills the pool, to show that what unused slots hold does not matter.
@@ -366,6 +375,10 @@ impl Backend for Device {
     fn reset(&mut self) {
         self.bindings.clear();
     }
+
+    fn beams(&mut self) -> Option<&mut dyn BeamDevice> {
+        self.has_beams().then_some(self as &mut dyn BeamDevice)
+    }
 }
 
 impl Inputs {
@@ -389,11 +402,9 @@ impl Inputs {
         wanted: usize,
         vocabulary: usize,
     ) -> Result<(), ort::Error> {
-        for (mirror, elements) in [
-            (&mut self.input_ids, tokens),
-            (&mut self.logits_indices, wanted),
-            (&mut self.logits, wanted * vocabulary),
-        ] {
+        for (mirror, elements) in
+            [(&mut self.input_ids, tokens), (&mut self.logits_indices, wanted), (&mut self.logits, wanted * vocabulary)]
+        {
             if mirror.elements < elements {
                 *mirror = Mirror::new(memory, mirror.element, elements.next_power_of_two())?;
                 self.edition += 1;
@@ -429,7 +440,7 @@ impl Inputs {
 }
 
 impl Mirror {
-    fn new(memory: &mut Memory, element: TensorElementType, elements: usize) -> Result<Self, ort::Error> {
+    pub fn new(memory: &mut Memory, element: TensorElementType, elements: usize) -> Result<Self, ort::Error> {
         let host = memory.allocate(Place::Host, element, elements)?;
         let device = match memory.device_is_host() {
             true => host,
@@ -438,11 +449,11 @@ impl Mirror {
         Ok(Self { host, device, elements, element })
     }
 
-    fn to_device(self, memory: &mut Memory, environment: &Environment, elements: usize) -> Result<(), ort::Error> {
+    pub fn to_device(self, memory: &mut Memory, environment: &Environment, elements: usize) -> Result<(), ort::Error> {
         self.transfer(memory, environment, self.host, self.device, elements)
     }
 
-    fn to_host(self, memory: &mut Memory, environment: &Environment, elements: usize) -> Result<(), ort::Error> {
+    pub fn to_host(self, memory: &mut Memory, environment: &Environment, elements: usize) -> Result<(), ort::Error> {
         self.transfer(memory, environment, self.device, self.host, elements)
     }
 

@@ -193,7 +193,8 @@ mod tests {
 
     #[test]
     fn a_foreign_file_is_read_as_transformers_means_it() {
-        let sampled = folder(FOREIGN_GENERATION_FILE, r#"{"eos_token_id": [1, 2], "do_sample": true, "temperature": 0.6}"#);
+        let sampled =
+            folder(FOREIGN_GENERATION_FILE, r#"{"eos_token_id": [1, 2], "do_sample": true, "temperature": 0.6}"#);
         let found = load_generation(sampled.path(), &tokenizer()).unwrap();
         assert_eq!((found.stop_tokens, found.sampling.temperature), (vec![1, 2], 0.6));
         let greedy = folder(FOREIGN_GENERATION_FILE, r#"{"eos_token_id": 3, "temperature": 0.6}"#);

@@ -4,7 +4,8 @@
 //! graphs is `train::export`; its decoder module has the table.
 
 use ort::session::Session;
-use ort::value::{Outlet, TensorElementType};
+use ort::value::Outlet;
+use ort::value::TensorElementType::{self, Float32, Int32, Int64};
 
 use super::runtime::max_positions;
 
@@ -30,15 +31,29 @@ pub struct GraphDims {
 impl GraphDims {
     /// Reads the sizes and checks the contract; the error says what differs.
     pub fn of(session: &Session) -> Result<Self, String> {
-        for (name, kind) in [
-            ("input_ids", TensorElementType::Int64),
-            ("seqlens_k", TensorElementType::Int32),
-            ("total_sequence_length", TensorElementType::Int32),
-            ("logits_indices", TensorElementType::Int64),
-        ] {
+        Self::with_inputs(session, &[("seqlens_k", Int32), ("total_sequence_length", Int32)])
+    }
+
+    /// The same for the graph of one beam search.
+    pub fn of_tree(session: &Session) -> Result<Self, String> {
+        let inputs = [("seqlens_k", Int32), ("total_sequence_length", Int32), ("position_ids", Int64)];
+        let dims = Self::with_inputs(session, &inputs)?;
+        shape_of(session.inputs(), "input", "attention_bias", dims.element)?;
+        Ok(dims)
+    }
+
+    /// The same for the graph of several beam searches.
+    pub fn of_std(session: &Session) -> Result<Self, String> {
+        let lengths = [("position_ids", Int64), ("write_indices", Int64), ("nonpad_kv_seqlen", Int64)];
+        shape_of(session.inputs(), "input", "attention_bias", Float32)?;
+        Self::with_inputs(session, &lengths)
+    }
+
+    fn with_inputs(session: &Session, inputs: &[(&str, TensorElementType)]) -> Result<Self, String> {
+        for &(name, kind) in [("input_ids", Int64), ("logits_indices", Int64)].iter().chain(inputs) {
             shape_of(session.inputs(), "input", name, kind)?;
         }
-        let logits = shape_of(session.outputs(), "output", "logits", TensorElementType::Float32)?;
+        let logits = shape_of(session.outputs(), "output", "logits", Float32)?;
         let vocabulary = fixed(&logits, 1, "logits")?;
 
         let layers = session.inputs().iter().filter(|input| input.name().ends_with(".key")).count();
@@ -77,7 +92,7 @@ impl GraphDims {
 
 /// Shape and number format of a cache input or output.
 fn cache_of(outlets: &[Outlet], side: &str, name: &str) -> Result<(Vec<i64>, TensorElementType), String> {
-    use TensorElementType::{Bfloat16, Float16, Float32};
+    use TensorElementType::{Bfloat16, Float16};
     let kinds = [Float32, Float16, Bfloat16];
     let found = outlets.iter().find(|outlet| outlet.name() == name).and_then(|outlet| outlet.dtype().tensor_type());
     let kind = found.filter(|kind| kinds.contains(kind)).unwrap_or(Float32);

@@ -7,11 +7,13 @@
 pub mod beam;
 mod binding;
 pub(crate) mod device;
+mod device_beam;
 pub(crate) mod folder;
 pub(crate) mod graph;
 mod measure;
 mod null;
 mod onnx;
+pub mod prepack;
 mod prepare;
 mod queue;
 mod request;

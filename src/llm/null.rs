@@ -6,9 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{
-    Beam, BeamRequest, Finish, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Prompt, QueueDepth,
-};
+use super::{Beam, BeamRequest, Finish, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Prompt, QueueDepth};
 use crate::prompt::{ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE};
 
 const INTERESTS: [&str; 16] = [

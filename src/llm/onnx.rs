@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::device::{Device, DeviceOptions};
+use super::device_beam::BeamGraphs;
 use super::graph::GraphDims;
 use super::measure::{Ended, Measures};
 use super::prepare::Preparer;
@@ -22,8 +23,8 @@ use super::runtime::Provider;
 use super::schedule::{Schedule, ScheduleOptions};
 use super::sequence::{Job, Reply, Written};
 use super::{
-    Beam, BeamRequest, GRAPH_FILE, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Priority,
-    QueueDepth, folder, runtime, worker,
+    Beam, BeamRequest, GRAPH_FILE, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Priority, QueueDepth,
+    folder, runtime, worker,
 };
 use crate::telemetry::Metrics;
 
@@ -218,7 +219,11 @@ fn open_device(dir: &Path, options: &LlmOptions) -> Result<(Device, GraphDims, u
         tracing::warn!(asked = options.max_len, graph = dims.positions, "rows are shorter than configured");
     }
     let device_options = DeviceOptions { rows: options.max_rows.max(1), slots, provider: options.provider };
-    Ok((Device::new(environment, session, dims, device_options)?, dims, slots))
+    let open = |graph: &Path| runtime::open_session_on(&environment, graph, threads, options.provider);
+    let beams = BeamGraphs::open(dir, &dims, open)?;
+    let mut device = Device::new(environment, session, dims, device_options)?;
+    device.set_beams(beams);
+    Ok((device, dims, slots))
 }
 
 #[async_trait]

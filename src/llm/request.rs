@@ -60,8 +60,7 @@ pub struct Sampling {
 
 impl Sampling {
     /// The most likely token each time.
-    pub const GREEDY: Sampling =
-        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
+    pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
 }
 
 impl Default for Sampling {

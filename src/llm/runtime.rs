@@ -156,9 +156,8 @@ fn free_memory() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let available = line.trim().trim_end_matches("kB").trim().parse::<usize>().ok()? * 1024;
-    let group = |name: &str| {
-        std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse::<usize>().ok()
-    };
+    let group =
+        |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse::<usize>().ok();
     match (group("memory.max"), group("memory.current")) {
         (Some(limit), Some(current)) => Some(available.min(limit.saturating_sub(current))),
         _ => Some(available),

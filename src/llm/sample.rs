@@ -271,7 +271,9 @@ mod tests {
     fn shares_follow_the_probabilities() {
         // Probabilities 1/2, 1/4, 1/8, 1/8 at temperature 1; at temperature 1/2 they are squared: 16:4:1:1.
         let logits = [8.0_f32.ln(), 4.0_f32.ln(), 2.0_f32.ln(), 2.0_f32.ln()];
-        for (temperature, wanted) in [(1.0, [0.5, 0.25, 0.125, 0.125]), (0.5, [16.0 / 22.0, 4.0 / 22.0, 1.0 / 22.0, 1.0 / 22.0])] {
+        for (temperature, wanted) in
+            [(1.0, [0.5, 0.25, 0.125, 0.125]), (0.5, [16.0 / 22.0, 4.0 / 22.0, 1.0 / 22.0, 1.0 / 22.0])]
+        {
             let sampling = Sampling { temperature, seed: 5, ..Sampling::GREEDY };
             let mut sampler = Sampler::new(sampling, &[]).unwrap();
             let mut counts = [0_u32; 4];

@@ -74,7 +74,7 @@ fn a_batch_writes_what_each_prompt_writes_alone() {
     assert_eq!(metrics.llm_requests.with_label_values(&["done"]).get(), 4 * 6);
     assert_eq!(metrics.llm_tokens.with_label_values(&["generated"]).get(), 4 * 82);
     let steps = metrics.llm_steps.with_label_values(&["decode"]).get_sample_count();
-    assert!(steps < 2 * 82, "rows that wait together decode together: {steps} steps");
+    assert!(steps < 3 * 82, "rows that wait together decode together: {steps} steps");
 }
 
 #[test]

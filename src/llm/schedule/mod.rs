@@ -190,7 +190,8 @@ impl<B: Backend> Schedule<B> {
             return;
         }
         // Everything under way counts as a row, so one is free.
-        let free = (self.decoding.len()..self.shape.rows).rev().find(|&row| self.on_top().all(|other| other.row != row));
+        let free =
+            (self.decoding.len()..self.shape.rows).rev().find(|&row| self.on_top().all(|other| other.row != row));
         match free {
             Some(row) => sequence.row = row,
             None => return self.fail(vec![sequence], "no row is free, though there must be one"),
@@ -210,7 +211,8 @@ impl<B: Backend> Schedule<B> {
             Task::Score { from, .. } => from - 1,
             _ => read - 1,
         };
-        let common = self.prefix.iter().zip(&sequence.job.tokens[..most]).take_while(|(one, other)| one == other).count();
+        let common =
+            self.prefix.iter().zip(&sequence.job.tokens[..most]).take_while(|(one, other)| one == other).count();
         let is_worth = common >= MIN_CACHED && common * 4 >= read;
         self.measures.prefix(is_worth);
         if is_worth { common } else { 0 }

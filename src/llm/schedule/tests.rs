@@ -89,7 +89,9 @@ fn alone(ask: &Ask) -> (Vec<u32>, Finish) {
 
 fn scores_alone(tokens: &[u32]) -> Vec<f64> {
     let from = tokens.len().div_ceil(2);
-    (from..tokens.len()).map(|index| log_probability(&logits_behind(&tokens[..index]), tokens[index]).unwrap()).collect()
+    (from..tokens.len())
+        .map(|index| log_probability(&logits_behind(&tokens[..index]), tokens[index]).unwrap())
+        .collect()
 }
 
 /// Runs a schedule to its end and compares every answer.
@@ -184,7 +186,8 @@ fn decoding_goes_on_between_the_pieces_of_a_long_prompt() {
     let queue = queue();
     let mut schedule = schedule(3, 400, 16, 1);
     // A text that does not stop early.
-    let short = (0..200).map(|seed| vec![seed % 16, seed / 16]).find(|prompt| alone(&greedy(prompt.clone(), 60)).0.len() == 60);
+    let short =
+        (0..200).map(|seed| vec![seed % 16, seed / 16]).find(|prompt| alone(&greedy(prompt.clone(), 60)).0.len() == 60);
     let (made, mut short_answer) = match job(&greedy(short.unwrap(), 60)) {
         (made, Waiting::Written(answer)) => (made, answer),
         _ => unreachable!(),

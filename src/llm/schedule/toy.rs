@@ -23,7 +23,8 @@ pub struct ToyBackend {
 /// The token behind a text.
 pub fn next_token(text: &[u32]) -> u32 {
     assert!(!text.contains(&GARBAGE), "a slot was read that nobody wrote: {text:?}");
-    text.iter().fold(5_u32, |state, &token| state.wrapping_mul(31).wrapping_add(token) ^ (state >> 7)) % VOCABULARY as u32
+    text.iter().fold(5_u32, |state, &token| state.wrapping_mul(31).wrapping_add(token) ^ (state >> 7))
+        % VOCABULARY as u32
 }
 
 /// The logits behind a text: the next token is the most likely, the others follow at equal distances.

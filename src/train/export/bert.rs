@@ -4,11 +4,11 @@
 //! `GraphWriter`. Called by `export`. Graph inputs: `input_ids`, `attention_mask` i64 [B, S] (1 = token, 0 = padding,
 //! padding on the right); output `sentence_embedding` f32 [B, d] of norm 1. Token type 0 is assumed.
 
-use serde_json::Value;
-
 use super::ExportError;
 use super::checkpoint::{Checkpoint, Weight};
 use super::onnx::{FLOAT, INT32, INT64, fixed, float, int, microsoft, node, symbol, value};
+use super::options::Element;
+use super::pooling::Pooling;
 use super::writer::GraphWriter;
 
 /// Sizes of one encoder.
@@ -71,16 +71,9 @@ fn shape(source: &Checkpoint) -> Result<Shape, ExportError> {
 
 /// sentence-transformers says in `1_Pooling/config.json` how vectors are pooled; only the mean is in the graph.
 fn check_pooling(source: &Checkpoint) -> Result<(), ExportError> {
-    let path = source.folder.join("1_Pooling").join("config.json");
-    if !path.exists() {
-        return Ok(());
-    }
-    let text = std::fs::read(&path).map_err(|error| ExportError::io(&path, error))?;
-    let settings: Value = serde_json::from_slice(&text)
-        .map_err(|error| ExportError::Config { message: format!("{}: {error}", path.display()) })?;
-    match settings.get("pooling_mode_mean_tokens").and_then(Value::as_bool) {
-        Some(false) => Err(ExportError::NotBuilt("pooling other than the mean of the tokens".to_owned())),
-        _ => Ok(()),
+    match Pooling::of(&source.folder)? {
+        None | Some(Pooling::Mean) => Ok(()),
+        Some(Pooling::Last) => Err(ExportError::NotBuilt("pooling of the last token in a BertModel".to_owned())),
     }
 }
 
@@ -94,7 +87,7 @@ fn write_embedding(
     let name = |part: &str| format!("{}embeddings.{part}", shape.prefix);
     let words = name("word_embeddings.weight");
     let weight = source.read(&words, &[source.config.vocab_size, shape.hidden])?;
-    graph.weight(&words, &weight)?;
+    graph.weight(&words, &weight, Element::F32)?;
 
     // Token type 0 is the same for every token: its row is added to the positions once, here.
     let most = source.config.max_position_embeddings;
@@ -104,7 +97,7 @@ fn write_embedding(
     for row in table.values.chunks_mut(shape.hidden) {
         row.iter_mut().zip(&types.values).for_each(|(cell, addend)| *cell += addend);
     }
-    graph.weight("positions", &Weight { shape: vec![positions, shape.hidden], values: table.values })?;
+    graph.weight("positions", &Weight { shape: vec![positions, shape.hidden], values: table.values }, Element::F32)?;
 
     graph.integers("first", &[1], &[0]);
     graph.node(node("Shape", &["input_ids"], &["length"], vec![int("start", 1), int("end", 2)]));
@@ -137,8 +130,8 @@ fn write_attention(
         packed_bias = packed_bias.stacked(source.read(&name(&format!("self.{part}.bias")), &[shape.hidden])?);
     }
     let (weight, bias) = (name("self.qkv.weight"), name("self.qkv.bias"));
-    graph.weight(&weight, &packed.transposed())?;
-    graph.weight(&bias, &packed_bias)?;
+    graph.weight(&weight, &packed.transposed(), Element::F32)?;
+    graph.weight(&bias, &packed_bias, Element::F32)?;
     let heads = vec![int("num_heads", shape.heads as i64)];
     graph.node(microsoft("Attention", &[&local("input"), &weight, &bias, "mask"], &[&local("heads")], heads));
 
@@ -176,7 +169,7 @@ fn linear(
 ) -> Result<(), ExportError> {
     let weight_name = format!("{name}.weight");
     let weight = source.read(&weight_name, &shape)?.transposed();
-    graph.weight(&weight_name, &weight)?;
+    graph.weight(&weight_name, &weight, Element::F32)?;
     graph.node(node("MatMul", &[input, &weight_name], &[output], vec![]));
     Ok(())
 }
@@ -211,5 +204,5 @@ fn write_pooling(graph: &mut GraphWriter, layers: usize) {
 
 fn copy(source: &mut Checkpoint, graph: &mut GraphWriter, name: &str, shape: &[usize]) -> Result<(), ExportError> {
     let weight = source.read(name, shape)?;
-    graph.weight(name, &weight)
+    graph.weight(name, &weight, Element::F32)
 }

@@ -1,9 +1,9 @@
-//! Reads a Hugging Face shaped checkpoint folder: `config.json` and `model.safetensors`.
+//! Reads a Hugging Face shaped checkpoint folder: `config.json` and `model.safetensors`, whole or in shards.
 //!
 //! In: the folder. Out: a typed configuration and weights as f32, one tensor in memory at a time. Called by `decoder`
 //! and `bert`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -13,9 +13,14 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::ExportError;
+use super::config::Config;
 
 /// A safetensors header longer than this is damage, not a header (bytes).
 const HEADER_LIMIT: u64 = 100 << 20;
+/// All weights in one file.
+const WHOLE_FILE: &str = "model.safetensors";
+/// Says which of several files holds which weight.
+const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// An opened checkpoint.
 pub struct Checkpoint {
@@ -23,9 +28,21 @@ pub struct Checkpoint {
     pub folder: PathBuf,
     /// `config.json`.
     pub config: Config,
-    weights: File,
-    weights_path: PathBuf,
-    tensors: BTreeMap<String, TensorInfo>,
+    shards: Vec<Shard>,
+    /// Name of each tensor → its shard and place there.
+    tensors: HashMap<String, (usize, TensorInfo)>,
+}
+
+/// `model.safetensors.index.json`.
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// One file of weights.
+struct Shard {
+    file: File,
+    path: PathBuf,
     data_start: u64,
 }
 
@@ -37,82 +54,6 @@ pub struct Weight {
     pub values: Vec<f32>,
 }
 
-/// What the exporter needs of `config.json`; fields of other architectures are ignored.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Config {
-    /// Class names; the first decides the graph.
-    #[serde(default)]
-    pub architectures: Vec<String>,
-    /// Width d.
-    pub hidden_size: usize,
-    /// Width F of the feed-forward part.
-    pub intermediate_size: usize,
-    /// Layers.
-    pub num_hidden_layers: usize,
-    /// Heads H.
-    pub num_attention_heads: usize,
-    /// Key and value heads K; H where absent.
-    pub num_key_value_heads: Option<usize>,
-    /// Width of a head; d / H where absent.
-    pub head_dim: Option<usize>,
-    /// Vocabulary V.
-    pub vocab_size: usize,
-    /// Positions the model was made for.
-    pub max_position_embeddings: usize,
-    /// Decoders: epsilon of the norms.
-    pub rms_norm_eps: Option<f32>,
-    /// BERT: epsilon of the norms.
-    pub layer_norm_eps: Option<f32>,
-    /// Activation.
-    pub hidden_act: Option<String>,
-    /// The output head is the embedding table.
-    #[serde(default)]
-    pub tie_word_embeddings: bool,
-    /// Attention over a window: not built.
-    #[serde(default)]
-    pub use_sliding_window: bool,
-    /// BERT: token types.
-    #[serde(default = "two")]
-    pub type_vocab_size: usize,
-    /// BERT: kind of position embedding.
-    pub position_embedding_type: Option<String>,
-    /// Older layout of the rope settings.
-    pub rope_theta: Option<f64>,
-    /// Older layout of the rope scaling.
-    pub rope_scaling: Option<Value>,
-    /// Layout since transformers 5.
-    pub rope_parameters: Option<Value>,
-}
-
-impl Config {
-    /// Width of one head.
-    pub fn head_width(&self) -> usize {
-        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
-    }
-
-    /// Key and value heads.
-    pub fn kv_heads(&self) -> usize {
-        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
-    }
-
-    /// Base of the rotary frequencies from either layout; scaled rope is refused.
-    pub fn theta(&self) -> Result<f64, ExportError> {
-        for settings in [&self.rope_parameters, &self.rope_scaling].into_iter().flatten() {
-            let kind = settings.get("rope_type").or_else(|| settings.get("type")).and_then(Value::as_str);
-            if let Some(kind) = kind
-                && kind != "default"
-            {
-                return Err(ExportError::NotBuilt(format!("rope scaling of type '{kind}'")));
-            }
-        }
-        let newer =
-            self.rope_parameters.as_ref().and_then(|settings| settings.get("rope_theta")).and_then(Value::as_f64);
-        newer.or(self.rope_theta).ok_or_else(|| ExportError::Config {
-            message: "neither rope_parameters.rope_theta nor rope_theta is given".to_owned(),
-        })
-    }
-}
-
 impl Checkpoint {
     /// Opens a folder and checks that the weight file is whole.
     pub fn open(folder: &Path) -> Result<Self, ExportError> {
@@ -121,36 +62,61 @@ impl Checkpoint {
         let config: Config = serde_json::from_slice(&text)
             .map_err(|error| ExportError::Config { message: format!("{}: {error}", config_path.display()) })?;
 
-        let weights_path = folder.join("model.safetensors");
-        if !weights_path.exists() && folder.join("model.safetensors.index.json").exists() {
-            return Err(ExportError::NotBuilt("sharded checkpoints".to_owned()));
+        let mut checkpoint = Self { folder: folder.to_owned(), config, shards: Vec::new(), tensors: HashMap::new() };
+        let (whole, index) = (folder.join(WHOLE_FILE), folder.join(INDEX_FILE));
+        if whole.exists() || !index.exists() {
+            checkpoint.add_shard(whole)?;
+            return Ok(checkpoint);
         }
-        let mut weights = File::open(&weights_path).map_err(|source| ExportError::io(&weights_path, source))?;
-        let (tensors, data_start) = read_header(&mut weights, &weights_path)?;
-        Ok(Self { folder: folder.to_owned(), config, weights, weights_path, tensors, data_start })
+        let placed = read_index(&index)?;
+        let files: BTreeSet<&String> = placed.values().collect();
+        for file in files {
+            checkpoint.add_shard(folder.join(file))?;
+        }
+        if let Some((name, file)) = placed.iter().find(|(name, _)| !checkpoint.has(name)) {
+            let message = format!("missing from {file}, where {INDEX_FILE} has it: copy the checkpoint again");
+            return Err(ExportError::Weight { name: name.clone(), message });
+        }
+        Ok(checkpoint)
+    }
+
+    fn add_shard(&mut self, path: PathBuf) -> Result<(), ExportError> {
+        let mut file = File::open(&path).map_err(|source| ExportError::io(&path, source))?;
+        let (tensors, data_start) = read_header(&mut file, &path)?;
+        let number = self.shards.len();
+        self.tensors.extend(tensors.into_iter().map(|(name, info)| (name, (number, info))));
+        self.shards.push(Shard { file, path, data_start });
+        Ok(())
     }
 
     /// Whether a tensor is there.
     pub fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.find(name).is_some()
+    }
+
+    /// Checkpoints of a bare decoder lack the prefix that those with a head have.
+    fn find(&self, name: &str) -> Option<&(usize, TensorInfo)> {
+        self.tensors.get(name).or_else(|| self.tensors.get(name.strip_prefix("model.")?))
     }
 
     /// Reads one tensor and checks its shape; f16 and bf16 become f32.
     pub fn read(&mut self, name: &str, shape: &[usize]) -> Result<Weight, ExportError> {
-        let info = self.tensors.get(name).ok_or_else(|| ExportError::Weight {
+        let (number, info) = self.find(name).cloned().ok_or_else(|| ExportError::Weight {
             name: name.to_owned(),
-            message: format!("missing from {}", self.weights_path.display()),
+            message: format!("missing from {}", self.folder.display()),
         })?;
         if info.shape != shape {
             let message = format!("has shape {:?}, config.json asks for {shape:?}", info.shape);
             return Err(ExportError::Weight { name: name.to_owned(), message });
         }
+        let shard = &mut self.shards[number];
         let (begin, end) = info.data_offsets;
         let mut bytes = vec![0_u8; end - begin];
-        self.weights
-            .seek(SeekFrom::Start(self.data_start + begin as u64))
-            .and_then(|_| self.weights.read_exact(&mut bytes))
-            .map_err(|source| ExportError::io(&self.weights_path, source))?;
+        shard
+            .file
+            .seek(SeekFrom::Start(shard.data_start + begin as u64))
+            .and_then(|_| shard.file.read_exact(&mut bytes))
+            .map_err(|source| ExportError::io(&shard.path, source))?;
         let values = to_f32(&bytes, info.dtype).ok_or_else(|| ExportError::Weight {
             name: name.to_owned(),
             message: format!("has type {:?}; f32, f16 and bf16 can be exported", info.dtype),
@@ -195,6 +161,17 @@ impl Weight {
     }
 }
 
+/// `weight_map` of the index: tensor → file of the same folder.
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>, ExportError> {
+    let damaged = |message: String| ExportError::Config { message: format!("{}: {message}", path.display()) };
+    let text = std::fs::read(path).map_err(|source| ExportError::io(path, source))?;
+    let index: ShardIndex = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+    if let Some(file) = index.weight_map.values().find(|file| Path::new(file).file_name() != Some(file.as_ref())) {
+        return Err(damaged(format!("'{file}' is not a file name")));
+    }
+    Ok(index.weight_map)
+}
+
 /// Tensor table and the file offset at which data begins.
 fn read_header(weights: &mut File, path: &Path) -> Result<(BTreeMap<String, TensorInfo>, u64), ExportError> {
     let damaged = |message: String| ExportError::Config { message: format!("{}: {message}", path.display()) };
@@ -223,10 +200,6 @@ fn read_header(weights: &mut File, path: &Path) -> Result<(BTreeMap<String, Tens
         tensors.insert(name, info);
     }
     Ok((tensors, 8 + length))
-}
-
-fn two() -> usize {
-    2
 }
 
 fn to_f32(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {

@@ -1,13 +1,22 @@
-//! A Hugging Face shaped checkpoint → an ONNX graph that computes the same (f32: logits within 1e-3).
+//! A Hugging Face shaped checkpoint → ONNX graphs that compute the same (f32: logits within 1e-3).
 //!
 //! In: a folder with config.json, model.safetensors and, where there, tokenizer files. Out: a folder with `graph.onnx`,
-//! `graph.onnx.data` and those files. Called by `taiji-trainer export`, the pipeline's `export` stage and set-up. The
-//! graphs are described in `decoder` (Qwen2, Qwen3) and `bert`; `llm` and `encode` run them.
+//! further graphs if asked for, the `graph.onnx.data` they share, and those files. Called by `taiji-trainer export`, the
+//! pipeline's `export` stage and set-up. The graphs are described in `inputs` (decoders) and `bert`; `llm` and `encode`
+//! run them.
 
+mod attention;
 mod bert;
 mod checkpoint;
+mod config;
 mod decoder;
+mod inputs;
+mod linear;
+mod nbits;
 mod onnx;
+mod options;
+mod pooling;
+mod rope;
 mod writer;
 
 #[cfg(test)]
@@ -18,14 +27,23 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use crate::llm::GRAPH_FILE;
+pub use options::{ExportOptions, Flavour, Precision, Role};
 pub use writer::DATA_FILE;
 
+use crate::llm::prepack::ACCURACY_LEVEL;
 use crate::llm::runtime::MAX_POSITIONS;
 use checkpoint::Checkpoint;
+use decoder::Form;
+use pooling::Pooling;
 use writer::GraphWriter;
 
 /// Rope or position rows exported unless asked otherwise.
 pub const DEFAULT_MAX_POSITIONS: usize = 4096;
+
+/// Key under which a graph says its precision, when that is not f32.
+pub const PRECISION: &str = "taiji.precision";
+/// Key under which a graph says its flavour, when that is not gqa; `encoder` for vectors of a decoder.
+pub const FLAVOUR: &str = "taiji.flavour";
 
 /// Files copied beside the graph where the checkpoint has them.
 const COMPANIONS: [&str; 11] = [
@@ -41,47 +59,6 @@ const COMPANIONS: [&str; 11] = [
     "generation_config.json",
     "generation.json",
 ];
-
-/// Number format of the graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Precision {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// 16-bit floats; not built yet.
-    F16,
-    /// bfloat16; not built yet.
-    Bf16,
-    /// 8-bit weights; not built yet.
-    Int8,
-    /// 4-bit weights; not built yet.
-    Int4,
-}
-
-/// Kind of attention in a decoder's graph; encoders have one kind only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Flavour {
-    /// GroupQueryAttention over a shared buffer.
-    #[default]
-    Gqa,
-    /// The same with positions and bias as inputs, for beams; not built yet.
-    Tree,
-    /// Standard operators; not built yet.
-    Std,
-    /// PagedAttention; not built yet.
-    Paged,
-}
-
-/// What to export.
-#[derive(Debug, Clone, Default)]
-pub struct ExportOptions {
-    /// Most positions the graph takes; `None` = the checkpoint's, at most [`DEFAULT_MAX_POSITIONS`].
-    pub max_positions: Option<usize>,
-    /// Number format.
-    pub precision: Precision,
-    /// Kind of attention.
-    pub flavour: Flavour,
-}
 
 /// What was exported.
 #[derive(Debug, Clone)]
@@ -113,11 +90,16 @@ pub enum ExportError {
     #[error("{0}: not built yet")]
     NotBuilt(String),
     /// No graph is known for this model.
-    #[error("architecture '{found}' cannot be exported: Qwen2ForCausalLM, Qwen3ForCausalLM and BertModel can")]
+    #[error(
+        "architecture '{found}' cannot be exported: Qwen2ForCausalLM, Qwen3ForCausalLM, LlamaForCausalLM and BertModel can"
+    )]
     Architecture {
         /// What config.json names.
         found: String,
     },
+    /// What was asked for does not go together.
+    #[error("{0}")]
+    Option(String),
     /// config.json or a header does not make sense.
     #[error("checkpoint: {message}")]
     Config {
@@ -150,27 +132,35 @@ impl ExportError {
 
 /// Exports a checkpoint folder into `out` (made if need be). The same input gives the same bytes every time.
 pub fn export(checkpoint: &Path, out: &Path, options: &ExportOptions) -> Result<ExportReport, ExportError> {
-    if options.precision != Precision::F32 {
-        return Err(ExportError::NotBuilt(format!("precision {:?}", options.precision).to_lowercase()));
-    }
-    if options.flavour != Flavour::Gqa {
-        return Err(ExportError::NotBuilt(format!("flavour {:?}", options.flavour).to_lowercase()));
-    }
+    options.check_flavours()?;
     let mut source = Checkpoint::open(checkpoint)?;
     let architecture = source.config.architectures.first().cloned().unwrap_or_default();
     let max_positions = positions(options, &source)?;
-
-    let mut graph = GraphWriter::create(out, &architecture)?;
-    graph.note(MAX_POSITIONS, &max_positions.to_string());
-    match architecture.as_str() {
-        "Qwen2ForCausalLM" | "Qwen3ForCausalLM" => decoder::write(&mut source, &mut graph, max_positions)?,
-        "BertModel" => bert::write(&mut source, &mut graph, max_positions)?,
+    let forms = match architecture.as_str() {
+        "BertModel" => bert_forms(options)?,
+        "Qwen2ForCausalLM" | "Qwen3ForCausalLM" | "LlamaForCausalLM" | "Qwen2Model" | "Qwen3Model" | "LlamaModel" => {
+            decoder_forms(options, &source, &architecture)?
+        }
         _ => return Err(ExportError::Architecture { found: architecture }),
+    };
+
+    let mut graph = GraphWriter::create(out)?;
+    for (file, form) in &forms {
+        graph.begin(file, &architecture, form.map_or(onnx::BASE, Form::versions));
+        graph.note(MAX_POSITIONS, &max_positions.to_string());
+        match form {
+            None => bert::write(&mut source, &mut graph, max_positions)?,
+            Some(form) => {
+                note_choices(&mut graph, options, *form);
+                decoder::write(&mut source, &mut graph, max_positions, options.numbers()?, *form)?;
+            }
+        }
     }
     // Companions first: a folder with a graph is whole.
     let mut files = copy_companions(checkpoint, out)?;
     let written = graph.finish()?;
-    files.extend([DATA_FILE.to_owned(), GRAPH_FILE.to_owned()]);
+    files.push(DATA_FILE.to_owned());
+    files.extend(forms.into_iter().map(|(file, _)| file));
     Ok(ExportReport {
         architecture,
         layers: source.config.num_hidden_layers,
@@ -182,6 +172,55 @@ pub fn export(checkpoint: &Path, out: &Path, options: &ExportOptions) -> Result<
         data_sha256: written.data_sha256,
         files,
     })
+}
+
+/// File name and form of each graph; `None` = BERT.
+type Forms = Vec<(String, Option<Form>)>;
+
+/// BERT has one graph, in f32.
+fn bert_forms(options: &ExportOptions) -> Result<Forms, ExportError> {
+    if options.precision != Precision::F32 {
+        return Err(ExportError::NotBuilt(format!("precision {} of a BertModel", options.precision.name())));
+    }
+    if options.role == Some(Role::Decoder) {
+        return Err(ExportError::Option("a BertModel cannot be exported as a decoder".to_owned()));
+    }
+    options.check_encoder()?;
+    Ok(vec![(GRAPH_FILE.to_owned(), None)])
+}
+
+/// Graphs of a decoder, as text or as vectors.
+fn decoder_forms(options: &ExportOptions, source: &Checkpoint, architecture: &str) -> Result<Forms, ExportError> {
+    let pooling = Pooling::of(&source.folder)?;
+    // A checkpoint without a head, or one that says how to pool, is made for vectors.
+    let made_for = match pooling.is_some() || !architecture.ends_with("ForCausalLM") {
+        true => Role::Encoder,
+        false => Role::Decoder,
+    };
+    if options.role.unwrap_or(made_for) == Role::Decoder {
+        let named = options.flavours.iter().enumerate();
+        return Ok(named.map(|(place, flavour)| (flavour.graph_file(place), Some(Form::Text(*flavour)))).collect());
+    }
+    if pooling == Some(Pooling::Mean) {
+        return Err(ExportError::NotBuilt("mean pooling of a decoder".to_owned()));
+    }
+    options.check_encoder()?;
+    Ok(vec![(GRAPH_FILE.to_owned(), Some(Form::Vector))])
+}
+
+/// Notes what is not the default, so that the default's bytes stay as they were.
+fn note_choices(graph: &mut GraphWriter, options: &ExportOptions, form: Form) {
+    if options.precision != Precision::default() {
+        graph.note(PRECISION, options.precision.name());
+    }
+    if matches!(options.precision, Precision::Int8 | Precision::Int4) {
+        graph.note(ACCURACY_LEVEL, &options.accuracy_level.to_string());
+    }
+    match form {
+        Form::Text(Flavour::Gqa) => {}
+        Form::Text(flavour) => graph.note(FLAVOUR, flavour.name()),
+        Form::Vector => graph.note(FLAVOUR, "encoder"),
+    }
 }
 
 fn positions(options: &ExportOptions, source: &Checkpoint) -> Result<usize, ExportError> {

@@ -1,23 +1,38 @@
 //! The few ONNX protobuf messages an exported graph needs, and short constructors for them.
 //!
 //! In: names and numbers. Out: messages that `writer` encodes. Called by `decoder`, `bert` and `writer`. Field numbers
-//! are those of the public ONNX specification (`onnx.proto`, IR version 10).
+//! are those of the public ONNX specification (`onnx.proto`, IR version 11).
 
 use prost::Message;
 
-/// IR version written; opset 21 needs 10.
-pub const IR_VERSION: i64 = 10;
-/// Version of the default operator set.
-pub const OPSET: i64 = 21;
+/// Versions of the file format and of the default operator set that go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Versions {
+    /// IR version.
+    pub ir: i64,
+    /// Default operator set.
+    pub operators: i64,
+}
+
+/// What every graph needs, if not more.
+pub const BASE: Versions = Versions { ir: 10, operators: 21 };
+/// `TensorScatter` and `Attention` with a cache came with these.
+pub const WITH_SCATTER: Versions = Versions { ir: 11, operators: 24 };
 /// Domain of ONNX Runtime's own operators.
 pub const MICROSOFT: &str = "com.microsoft";
 
 /// Element type of a tensor: f32.
 pub const FLOAT: i32 = 1;
+/// Element type of a tensor: u8.
+pub const UINT8: i32 = 2;
 /// Element type of a tensor: i32.
 pub const INT32: i32 = 6;
 /// Element type of a tensor: i64.
 pub const INT64: i32 = 7;
+/// Element type of a tensor: f16.
+pub const FLOAT16: i32 = 10;
+/// Element type of a tensor: bf16.
+pub const BFLOAT16: i32 = 16;
 
 /// A whole model file.
 #[derive(Clone, PartialEq, Message)]
@@ -119,7 +134,10 @@ pub struct AttributeProto {
     /// Value of type 2.
     #[prost(int64, tag = "3")]
     pub i: i64,
-    /// 1 = `f`, 2 = `i`.
+    /// Values of type 7.
+    #[prost(int64, repeated, tag = "8")]
+    pub ints: Vec<i64>,
+    /// 1 = `f`, 2 = `i`, 7 = `ints`.
     #[prost(int32, tag = "20")]
     pub r#type: i32,
 }
@@ -229,6 +247,11 @@ pub fn int(name: &str, number: i64) -> AttributeProto {
 /// A float attribute.
 pub fn float(name: &str, number: f32) -> AttributeProto {
     AttributeProto { name: name.to_owned(), f: number, r#type: 1, ..AttributeProto::default() }
+}
+
+/// An attribute that is a list of integers.
+pub fn ints(name: &str, numbers: &[i64]) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), ints: numbers.to_vec(), r#type: 7, ..AttributeProto::default() }
 }
 
 /// A node of the default domain, named after its first output.
