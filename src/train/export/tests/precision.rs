@@ -6,7 +6,7 @@ use half::f16;
 use ort::value::PrimitiveTensorElementType;
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::run::{Reference, Runner, prompt_then_answer};
+use super::run::{Reference, Runner, error_of, prompt_then_answer};
 use super::*;
 use crate::train::export::nbits::PackedWeight;
 use crate::train::export::options::Blocks;
@@ -126,6 +126,38 @@ fn halves_run_on_the_cpu_within_their_rounding() {
         println!("{name} f16: {error:e}, logits to {}", reference.scale());
         assert!(error < 2e-2 * reference.scale(), "{error}");
         assert!(report.data_bytes < std::fs::metadata(plain.path().join(DATA_FILE)).unwrap().len());
+    }
+}
+
+/// Errors of the tree and standard graphs of a precision against the reference.
+fn flavour_errors<T: PrimitiveTensorElementType + Copy + Debug + 'static>(
+    name: &str,
+    options: ExportOptions,
+    number: fn(f32) -> T,
+) -> [f32; 2] {
+    let flavours = vec![Flavour::Tree, Flavour::Std];
+    let (out, _) = exported_as(&fixture(name), &ExportOptions { flavours, ..options });
+    let reference = Reference::of(name);
+    let open = |file: &str| Runner::open(&out.path().join(file), reference.rows(), 40, number(7.0));
+    let (mut tree, mut standard) = (open(GRAPH_FILE), open("graph.std.onnx"));
+    let mut errors = [0.0_f32; 2];
+    for pieces in prompt_then_answer(&reference) {
+        let of = |found: Vec<f32>| error_of(&found, &reference, &pieces);
+        errors[0] = errors[0].max(of(tree.shared(&reference, &pieces, Some(number))));
+        errors[1] = errors[1].max(of(standard.standard(&reference, &pieces)));
+    }
+    errors
+}
+
+#[test]
+fn the_other_flavours_run_in_halves_and_packed() {
+    for name in ["qwen2", "qwen3-tied"] {
+        let scale = Reference::of(name).scale();
+        let halves = flavour_errors(name, with(Precision::F16), f16::from_f32);
+        let packed = flavour_errors(name, ExportOptions { block: Some(16), ..with(Precision::Int8) }, |value| value);
+        println!("{name}: tree and std {halves:?} in f16, {packed:?} in int8, logits to {scale}");
+        assert!(halves.iter().all(|error| *error < 2e-2 * scale), "{halves:?}");
+        assert!(packed.iter().all(|error| *error < 0.2 * scale), "{packed:?}");
     }
 }
 
