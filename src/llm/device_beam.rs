@@ -63,7 +63,10 @@ impl BeamGraphs {
         };
         let Some(tree) = session(TREE_FILE, GraphDims::of_tree)? else { return Ok(None) };
         let std = session(STD_FILE, GraphDims::of_std)?;
-        let eager = RunOptions::new().map_err(|error| error.to_string())?;
+        let text = |error: ort::Error| error.to_string();
+        let mut eager = RunOptions::new().map_err(text)?;
+        // Shapes change from call to call: nothing to capture, where decode steps are captured as CUDA graphs.
+        eager.set("gpu_graph_id", "-1").map_err(text)?;
         Ok(Some(Self { tree, std, inputs: Vec::new(), logits: None, scratch: Scratch::default(), eager }))
     }
 }
@@ -273,3 +276,6 @@ impl BeamDevice for Device {
 fn no_graph(file: &str) -> ort::Error {
     ort::Error::new(format!("the model has no {file}: export it with '--flavour gqa,tree,std'"))
 }
+
+#[cfg(test)]
+mod tests;

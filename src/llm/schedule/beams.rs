@@ -11,7 +11,7 @@ use crate::llm::sequence::{Next, Sequence, Task};
 
 impl<B: Backend> Schedule<B> {
     pub(super) fn search(&mut self) {
-        if self.driver.is_idle() {
+        if self.driver.is_idle() || self.waits_for_more() {
             return;
         }
         let started = Instant::now();
@@ -34,6 +34,17 @@ impl<B: Backend> Schedule<B> {
             });
             sequence.job.answer_beams(end.result);
         }
+    }
+
+    /// Whether searches that could begin wait for one whose short prompt is about to be read: they share graph calls
+    /// where the device can. The wait is bounded by the rows.
+    fn waits_for_more(&mut self) -> bool {
+        let is_short = |sequence: &Sequence| sequence.to_read() <= self.piece(sequence.past, sequence.to_read());
+        let comes =
+            self.staged.iter().any(|sequence| matches!(sequence.job.task, Task::Beam { .. }) && is_short(sequence));
+        comes
+            && self.driver.is_between_batches()
+            && self.backend.beams().is_some_and(|device| device.scratch_rows(1) > 1)
     }
 }
 
