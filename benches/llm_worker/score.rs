@@ -13,7 +13,8 @@ pub struct Request {
 pub async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
     let mut logprobs = Vec::new();
     for (prompt, continuation) in request.texts {
-        logprobs.push(llm.score(prompt, continuation).await.map_err(|error| error.to_string())?);
+        let scored = llm.score(prompt, continuation).await.map_err(|error| error.to_string())?;
+        logprobs.push(scored.iter().map(|token| token.logprob).collect());
     }
     Ok(json!({"logprobs": logprobs}))
 }
