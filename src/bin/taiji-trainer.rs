@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use taiji::train::data::import_amazon;
 use taiji::train::export::{ExportError, ExportOptions, Flavour, Precision, Role, export};
-use taiji::train::pipeline::{RunOptions, evaluate_bundle, run};
+use taiji::train::pipeline::{RunOptions, compare_llm, evaluate_bundle, run};
 use taiji::train::synth::{self, DEFAULT_WORLD_SEED, SynthSettings};
 
 #[global_allocator]
@@ -134,6 +134,24 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Say how much another export of a bundle's LLM differs from it, on held-out generated users.
+    #[command(
+        after_help = "Example:\n  taiji-trainer export --checkpoint checkpoint --out int4 --precision int4\n  taiji-trainer compare --bundle models/demo/1 --llm int4"
+    )]
+    Compare {
+        /// Folder that holds manifest.json.
+        #[arg(long, value_name = "DIR")]
+        bundle: PathBuf,
+        /// Model folder of the other export.
+        #[arg(long, value_name = "DIR")]
+        llm: PathBuf,
+        /// Seed of generated users.
+        #[arg(long, default_value_t = 4242)]
+        synth_seed: u64,
+        /// Users compared.
+        #[arg(long, default_value_t = 500)]
+        users: usize,
+    },
 }
 
 #[derive(Debug, Clone, ValueEnum)]
@@ -213,6 +231,12 @@ fn execute(command: Command) -> Result<(), Failure> {
                     .map_err(|error| unavailable(format!("{}: {error}", parent.display())))?;
             }
             std::fs::write(&out, &text).map_err(|error| unavailable(format!("{}: {error}", out.display())))?;
+            println!("{text}");
+            Ok(())
+        }
+        Command::Compare { bundle, llm, synth_seed, users } => {
+            let compared = compare_llm(&bundle, &llm, synth_seed, users).map_err(unavailable)?;
+            let text = serde_json::to_string_pretty(&compared).map_err(|error| Failure(error.to_string(), 70))?;
             println!("{text}");
             Ok(())
         }

@@ -24,7 +24,7 @@ use super::schedule::{Schedule, ScheduleOptions};
 use super::sequence::{Job, Reply, Written};
 use super::{
     Beam, BeamRequest, GRAPH_FILE, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Priority, QueueDepth,
-    folder, prepack, runtime, worker,
+    Scored, folder, prepack, runtime, worker,
 };
 use crate::telemetry::Metrics;
 
@@ -160,6 +160,12 @@ impl OnnxLlm {
     /// Natural-log probability of each continuation token, given its prompt and the tokens before it, for many pairs, in
     /// order. Blocking.
     pub fn score_all(&self, pairs: &[(&[u32], &[u32])]) -> Vec<Result<Vec<f64>, LlmError>> {
+        let logprobs = |scored: Vec<Scored>| scored.iter().map(|token| token.logprob).collect();
+        self.judge_all(pairs).into_iter().map(|answer| answer.map(logprobs)).collect()
+    }
+
+    /// The same, with whether each token is what the model would have written.
+    pub fn judge_all(&self, pairs: &[(&[u32], &[u32])]) -> Vec<Result<Vec<Scored>, LlmError>> {
         let waiting: Vec<_> = pairs
             .iter()
             .map(|(prompt, continuation)| {
@@ -265,7 +271,7 @@ impl LlmEngine for OnnxLlm {
         answer.await.map_err(|_| LlmError::Closed)?
     }
 
-    async fn score(&self, prompt: Vec<u32>, continuation: Vec<u32>) -> Result<Vec<f64>, LlmError> {
+    async fn score(&self, prompt: Vec<u32>, continuation: Vec<u32>) -> Result<Vec<Scored>, LlmError> {
         let (job, answer) = self.preparer.score(&prompt, &continuation, Priority::Interactive)?;
         if let Some(job) = job {
             self.push(job)?;

@@ -1,0 +1,56 @@
+//! `beam`: beam searches over a trie, at once or one after the other.
+//!
+//! The first level needs no graph call beyond the prompt's own: the same requests over the first level alone therefore
+//! take what prefill takes, and the difference is the decode levels.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::future::try_join_all;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use taiji::llm::trie::Trie;
+use taiji::llm::{BeamRequest, LlmEngine, OnnxLlm, Priority, Prompt};
+
+#[derive(Debug, Deserialize)]
+pub struct Request {
+    prompts: Vec<Vec<u32>>,
+    /// Token sequences, all of one length.
+    items: Vec<Vec<u32>>,
+    width: usize,
+    together: bool,
+}
+
+pub async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
+    let heads: std::collections::BTreeSet<u32> =
+        request.items.iter().filter_map(|item| item.first().copied()).collect();
+    let heads: Vec<Vec<u32>> = heads.into_iter().map(|token| vec![token]).collect();
+    let first_level = search(llm, &request, &trie(&heads)?).await?;
+    let all_levels = search(llm, &request, &trie(&request.items)?).await?;
+    Ok(json!({"prefill_s": first_level, "total_s": all_levels, "levels_s": all_levels - first_level}))
+}
+
+fn trie(items: &[Vec<u32>]) -> Result<Arc<Trie>, String> {
+    let entries = items.iter().zip(0_u32..).map(|(tokens, item)| (item, tokens.as_slice(), true));
+    Trie::build(entries).map(Arc::new).map_err(|error| error.to_string())
+}
+
+/// Seconds of all searches.
+async fn search(llm: &OnnxLlm, request: &Request, trie: &Arc<Trie>) -> Result<f64, String> {
+    let one = async |prompt: &Vec<u32>| -> Result<(), String> {
+        let prompt = Prompt::Tokens(prompt.clone());
+        let (width, trie, priority) = (request.width, trie.clone(), Priority::default());
+        let search = BeamRequest { prompt, width, trie, priority, deadline: None };
+        let found = llm.beam(search).await.map_err(|error| error.to_string())?;
+        if found.len() == width { Ok(()) } else { Err(format!("{} beams instead of {width}", found.len())) }
+    };
+    let started = Instant::now();
+    if request.together {
+        try_join_all(request.prompts.iter().map(one)).await?;
+    } else {
+        for prompt in &request.prompts {
+            one(prompt).await?;
+        }
+    }
+    Ok(started.elapsed().as_secs_f64())
+}
