@@ -36,12 +36,13 @@ impl<B: Backend> Schedule<B> {
         }
     }
 
-    /// Whether searches that could begin wait for one whose short prompt is about to be read: they share graph calls
-    /// where the device can. The wait is bounded by the rows.
+    /// Whether searches that could begin wait for one whose prompt is read with the next piece: they share graph calls where
+    /// the device can. The wait is bounded by the rows.
     fn waits_for_more(&mut self) -> bool {
-        let is_short = |sequence: &Sequence| sequence.to_read() <= self.piece(sequence.past, sequence.to_read());
-        let comes =
-            self.staged.iter().any(|sequence| matches!(sequence.job.task, Task::Beam { .. }) && is_short(sequence));
+        let comes = self.staged.first().is_some_and(|sequence| {
+            let rest = sequence.to_read();
+            matches!(sequence.job.task, Task::Beam { .. }) && rest <= self.piece(sequence.past, rest)
+        });
         comes
             && self.driver.is_between_batches()
             && self.backend.beams().is_some_and(|device| device.scratch_rows(1) > 1)
