@@ -24,10 +24,12 @@ pub struct Request {
 
 pub async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
     let trie = trie(&request.items)?;
-    let before = ["prefill", "beam"].map(|kind| steps(llm, kind).0);
+    let kinds = || (steps(llm, "prefill").0, steps(llm, "beam"));
+    let (prefill_before, (levels_before, calls_before)) = kinds();
     let total_s = search(llm, &request, &trie).await?;
-    let [prefill_s, levels_s] = ["prefill", "beam"].map(|kind| steps(llm, kind).0);
-    Ok(json!({"prefill_s": prefill_s - before[0], "levels_s": levels_s - before[1], "total_s": total_s}))
+    let (prefill, (levels, calls)) = kinds();
+    let (prefill_s, levels_s) = (prefill - prefill_before, levels - levels_before);
+    Ok(json!({"prefill_s": prefill_s, "levels_s": levels_s, "calls": calls - calls_before, "total_s": total_s}))
 }
 
 fn trie(items: &[Vec<u32>]) -> Result<Arc<Trie>, String> {

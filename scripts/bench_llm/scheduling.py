@@ -88,7 +88,7 @@ def beam(context):
     # Semantic IDs of 4 tokens: 64 codes a level, 4,000 items.
     codes = [[100 + 64 * level + code for code in range(64)] for level in range(4)]
     items = sorted({tuple(generator.choice(level) for level in codes) for _ in range(4000)})
-    prefill = []
+    prefill, calls = [], {True: [], False: []}
     with Worker("ours f32", prepare.our_command(context.programs, folder, ROWS, 512), context.log) as worker:
         for number in range(context.pairs + 1):
             prompts = [tokens(generator, context, 256) for _ in range(8)]
@@ -97,11 +97,14 @@ def beam(context):
                 if number > 0:  # the first round warms
                     seconds[together].append(answer["levels_s"])
                     prefill.append(answer["prefill_s"])
+                    calls[together].append(answer["calls"])
     context.note = "8 requests, width 20, prompts of 256 tokens, 4 levels; the engine times its levels apart from prefill"
     return [
         Row("one by one / together", ratios(seconds[False], seconds[True]), "≥ 1.5"),
         Row("decode levels, together", [1000 * value for value in seconds[True]], unit="ms"),
         Row("decode levels, one by one", [1000 * value for value in seconds[False]], unit="ms"),
+        Row("steps of the levels, together", calls[True]),
+        Row("steps of the levels, one by one", calls[False]),
         Row("prefill of the 8 prompts", [1000 * value for value in prefill], unit="ms"),
     ]
 
