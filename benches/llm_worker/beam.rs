@@ -1,7 +1,6 @@
 //! `beam`: beam searches over a trie, at once or one after the other.
 //!
-//! The first level needs no graph call beyond the prompt's own: the same requests over the first level alone therefore
-//! take what prefill takes, and the difference is the decode levels.
+//! The engine counts the time of its prefill calls and of its beam levels apart; the levels are what is compared.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,6 +10,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use taiji::llm::trie::Trie;
 use taiji::llm::{BeamRequest, LlmEngine, OnnxLlm, Priority, Prompt};
+
+use crate::steps;
 
 #[derive(Debug, Deserialize)]
 pub struct Request {
@@ -22,12 +23,11 @@ pub struct Request {
 }
 
 pub async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
-    let heads: std::collections::BTreeSet<u32> =
-        request.items.iter().filter_map(|item| item.first().copied()).collect();
-    let heads: Vec<Vec<u32>> = heads.into_iter().map(|token| vec![token]).collect();
-    let first_level = search(llm, &request, &trie(&heads)?).await?;
-    let all_levels = search(llm, &request, &trie(&request.items)?).await?;
-    Ok(json!({"prefill_s": first_level, "total_s": all_levels, "levels_s": all_levels - first_level}))
+    let trie = trie(&request.items)?;
+    let before = ["prefill", "beam"].map(|kind| steps(llm, kind).0);
+    let total_s = search(llm, &request, &trie).await?;
+    let [prefill_s, levels_s] = ["prefill", "beam"].map(|kind| steps(llm, kind).0);
+    Ok(json!({"prefill_s": prefill_s - before[0], "levels_s": levels_s - before[1], "total_s": total_s}))
 }
 
 fn trie(items: &[Vec<u32>]) -> Result<Arc<Trie>, String> {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 use crate::generate::fixed;
+use crate::steps;
 
 #[derive(Debug, Deserialize)]
 pub struct Request {
@@ -46,6 +47,7 @@ pub async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
 
     // From here on the gaps count that end after the prompt was handed over.
     let submitted = Instant::now();
+    let (chunk_sum, chunk_count) = steps(llm, "prefill");
     let mut beside: Vec<Vec<Instant>> = times.iter().filter_map(|row| row.last()).map(|at| vec![*at]).collect();
     let prefill = first_token(llm, request.prompt_beside);
     tokio::pin!(prefill);
@@ -59,10 +61,10 @@ pub async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
         }
     }
     let prefill_beside_s = submitted.elapsed().as_secs_f64();
+    let (chunks_s, chunks) = steps(llm, "prefill");
     tasks.shutdown().await; // drops the streams, which cancels the rows
-    let steps_beside = beside.iter().map(|row| row.len() - 1).max().unwrap_or(0);
     Ok(json!({
-        "alone_s": alone_s, "beside_s": gaps(&beside), "steps_beside": steps_beside,
+        "alone_s": alone_s, "beside_s": gaps(&beside), "chunks": chunks - chunk_count, "chunks_s": chunks_s - chunk_sum,
         "prefill_alone_s": prefill_alone_s, "prefill_beside_s": prefill_beside_s,
     }))
 }

@@ -89,6 +89,12 @@ fn answer(value: &Value) -> Result<(), String> {
     writeln!(out, "{value}").and_then(|()| out.flush()).map_err(|error| error.to_string())
 }
 
+/// Seconds and number of all graph calls of a kind so far: `prefill`, `decode` or `beam`.
+fn steps(llm: &OnnxLlm, kind: &str) -> (f64, u64) {
+    let histogram = llm.metrics().llm_steps.with_label_values(&[kind]);
+    (histogram.get_sample_sum(), histogram.get_sample_count())
+}
+
 fn provider(name: &str) -> Result<Provider, String> {
     match name {
         "cpu" => Ok(Provider::Cpu),

@@ -84,6 +84,9 @@ enum Command {
         /// int4, int8: 1 computes in f32; 4 rounds activations to 8 bits, which is the fast way.
         #[arg(long, default_value_t = 4)]
         accuracy_level: i64,
+        /// int4: bits of the output head and the embedding tied to it. Default: 4; 8 follows the original more closely.
+        #[arg(long)]
+        head_bits: Option<usize>,
         /// What the graph is for. Default: encoder if the checkpoint says how to pool tokens, else decoder.
         #[arg(long = "as", value_enum)]
         role: Option<Role>,
@@ -199,8 +202,19 @@ fn execute(command: Command) -> Result<(), Failure> {
             println!("{summary}");
             Ok(())
         }
-        Command::Export { checkpoint, out, precision, flavour, block, accuracy_level, role, max_positions } => {
-            let options = ExportOptions { precision, flavours: flavour, block, accuracy_level, role, max_positions };
+        Command::Export {
+            checkpoint,
+            out,
+            precision,
+            flavour,
+            block,
+            accuracy_level,
+            head_bits,
+            role,
+            max_positions,
+        } => {
+            let options =
+                ExportOptions { precision, flavours: flavour, block, accuracy_level, head_bits, role, max_positions };
             let report = export(&checkpoint, &out, &options).map_err(|error| match error {
                 ExportError::NotBuilt(_) | ExportError::Option(_) => Failure(error.to_string(), 64),
                 _ => unavailable(error),

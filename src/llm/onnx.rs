@@ -17,7 +17,7 @@ use super::device::{Device, DeviceOptions};
 use super::device_beam::BeamGraphs;
 use super::graph::GraphDims;
 use super::measure::{Ended, Measures};
-use super::prepare::Preparer;
+use super::prepare::{Prepared, Preparer};
 use super::queue::{Queue, QueueLimits};
 use super::runtime::Provider;
 use super::schedule::{Schedule, ScheduleOptions};
@@ -135,7 +135,7 @@ impl OnnxLlm {
 
     /// Generates for many prompts and waits for all, in order. Blocking, never refused for overload: for the trainer.
     pub fn generate_all(&self, requests: &[GenerateRequest]) -> Vec<Result<Generation, LlmError>> {
-        let jobs: Vec<Result<(Job, oneshot::Receiver<Result<Written, LlmError>>), LlmError>> =
+        let jobs: Vec<Result<Prepared<Written>, LlmError>> =
             requests.iter().map(|request| self.whole(request)).collect();
         // Prompts of like length come together: less padding.
         let mut order: Vec<usize> = (0..requests.len()).collect();
@@ -184,10 +184,7 @@ impl OnnxLlm {
         self.queue.close();
     }
 
-    fn whole(
-        &self,
-        request: &GenerateRequest,
-    ) -> Result<(Job, oneshot::Receiver<Result<Written, LlmError>>), LlmError> {
+    fn whole(&self, request: &GenerateRequest) -> Result<Prepared<Written>, LlmError> {
         let (reply, answer) = oneshot::channel();
         Ok((self.preparer.generate(request, Reply::Whole(reply), false)?, answer))
     }

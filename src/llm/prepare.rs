@@ -14,7 +14,7 @@ use super::text::TextTail;
 use super::{Beam, BeamRequest, GenerateRequest, LlmError, Priority, Prompt, Scored, beam};
 
 /// A job and the way its answer will come.
-type Prepared<T, J = Job> = (J, oneshot::Receiver<Result<T, LlmError>>);
+pub type Prepared<T, J = Job> = (J, oneshot::Receiver<Result<T, LlmError>>);
 
 /// What checking needs to know of the model.
 pub struct Preparer {
