@@ -11,7 +11,7 @@ pub struct Request {
 }
 
 pub async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
-    let mut logprobs = Vec::new();
+    let mut logprobs: Vec<Vec<f64>> = Vec::new();
     for (prompt, continuation) in request.texts {
         let scored = llm.score(prompt, continuation).await.map_err(|error| error.to_string())?;
         logprobs.push(scored.iter().map(|token| token.logprob).collect());
