@@ -149,7 +149,7 @@ pub(super) struct Mirror {
     pub host: BufferId,
     pub device: BufferId,
     pub elements: usize,
-    element: TensorElementType,
+    pub element: TensorElementType,
 }
 
 impl Device {

@@ -99,12 +99,14 @@ impl Feed<'_> {
         values: &[T],
         shape: &[usize],
     ) -> Result<(), ort::Error> {
-        let kept = self.inputs.iter().position(|(other, _)| *other == name);
+        // The two graphs may want an input in different numbers.
+        let element = T::into_tensor_element_type();
+        let kept = self.inputs.iter().position(|(other, mirror)| *other == name && mirror.element == element);
         let mirror = match kept {
             Some(index) if self.inputs[index].1.elements >= values.len() => self.inputs[index].1,
             _ => {
                 let room = values.len().next_power_of_two();
-                let made = Mirror::new(self.memory, T::into_tensor_element_type(), room)?;
+                let made = Mirror::new(self.memory, element, room)?;
                 match kept {
                     Some(index) => self.inputs[index].1 = made,
                     None => self.inputs.push((name, made)),

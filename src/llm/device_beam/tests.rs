@@ -18,16 +18,20 @@ use crate::llm::{
     Beam, BeamRequest, GENERATION_FILE, GRAPH_FILE, GenerateRequest, LlmEngine, LlmError, LlmOptions, OnnxLlm,
     Priority, Prompt,
 };
-use crate::train::export::{ExportOptions, Flavour, export};
+use crate::train::export::{ExportOptions, Flavour, Precision, export};
 
 const VOCABULARY: usize = 128;
 const SLOTS: usize = 256;
 
 fn model(name: &str, flavours: &[Flavour]) -> TempDir {
+    model_in(name, flavours, Precision::F32)
+}
+
+fn model_in(name: &str, flavours: &[Flavour], precision: Precision) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-    export(&checkpoint, folder.path(), &ExportOptions { flavours: flavours.to_vec(), ..ExportOptions::default() })
-        .unwrap();
+    let options = ExportOptions { flavours: flavours.to_vec(), precision, ..ExportOptions::default() };
+    export(&checkpoint, folder.path(), &options).unwrap();
     std::fs::write(folder.path().join(GENERATION_FILE), r#"{"stop": ["</answer>"]}"#).unwrap();
     folder
 }
@@ -227,6 +231,30 @@ fn several_at_once_share_calls_and_find_the_same() {
             assert_eq!(steps, 2, "all levels of all in two calls");
             for (row, wanted) in alone.iter().enumerate() {
                 assert_same(ended[&row].as_ref().unwrap(), wanted);
+            }
+        }
+    }
+}
+
+#[test]
+fn half_precision_differs_by_its_rounding_only() {
+    let folder = model_in("qwen2", &[Flavour::Gqa, Flavour::Tree, Flavour::Std], Precision::F16);
+    let (llm, mut device) = (engine(&folder), device(&folder));
+    let catalogue = catalogue(100);
+    let trie = trie(&catalogue);
+    for rows in [1, 3] {
+        device.fill(7.0).unwrap();
+        let mut driver = BeamDriver::default();
+        for row in 0..rows {
+            driver.push(row, start(&mut device, row, &prompt(17), &trie, 120));
+        }
+        let (ended, steps) = drive(&mut driver, &mut device);
+        assert_eq!(steps, 2, "{ended:?}");
+        for result in ended.into_values() {
+            let scores: BTreeMap<u32, f64> = result.unwrap().iter().map(|beam| (beam.item, beam.score)).collect();
+            assert_eq!(scores.len(), trie.len());
+            for beam in enumerate(&llm, &prompt(17), &catalogue) {
+                assert!((scores[&beam.item] - beam.score).abs() < 0.05, "{} {}", scores[&beam.item], beam.score);
             }
         }
     }
