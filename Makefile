@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build run test lint fmt bench real demo demo-check bare clean
+.PHONY: help setup build run test lint fmt bench bench-llm bench-gpu int4-check memcheck real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,19 @@ real: build ## train on instruments-mm, serve, feed 1,000 real histories, print 
 
 bench: build ## measure the whole way; rewrites the table in docs/benchmarks.md
 	@python3 scripts/bench.py
+
+int4-check: build ## top-1 agreement of the demo's LLM in int4 with itself in f32, on held-out users
+	@bash scripts/int4_check.sh
+
+memcheck: setup ## the tests of the unsafe code under valgrind
+	@bash scripts/memcheck.sh
+
+bench-llm: build ## our LLM engine beside onnxruntime-genai and torch (35 minutes, 6 GB of packages; BENCH_PAIRS, ONLY=sections)
+	@bash scripts/bench_llm/venv.sh
+	@.cache/bench-venv/bin/python scripts/bench_llm/run.py $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
+
+bench-gpu: build ## the LLM engine on an NVIDIA GPU with a 7B-shaped model (exit code 69 where there is none)
+	@python3 scripts/bench_llm/gpu.py
 
 bare: ## the README's commands in a fresh clone on a bare Debian root (root, debootstrap; TAIJI_BARE=DIR)
 	@bash scripts/bare.sh $(or $(TAIJI_BARE),.cache/bare)

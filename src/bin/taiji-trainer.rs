@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use taiji::train::data::import_amazon;
 use taiji::train::export::{ExportError, ExportOptions, Flavour, Precision, Role, export};
-use taiji::train::pipeline::{RunOptions, evaluate_bundle, run};
+use taiji::train::pipeline::{RunOptions, compare_llm, evaluate_bundle, run};
 use taiji::train::synth::{self, DEFAULT_WORLD_SEED, SynthSettings};
 
 #[global_allocator]
@@ -84,6 +84,9 @@ enum Command {
         /// int4, int8: 1 computes in f32; 4 rounds activations to 8 bits, which is the fast way.
         #[arg(long, default_value_t = 4)]
         accuracy_level: i64,
+        /// int4: bits of the output head and the embedding tied to it. Default: 4; 8 follows the original more closely.
+        #[arg(long)]
+        head_bits: Option<usize>,
         /// What the graph is for. Default: encoder if the checkpoint says how to pool tokens, else decoder.
         #[arg(long = "as", value_enum)]
         role: Option<Role>,
@@ -134,6 +137,24 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Say how much another export of a bundle's LLM differs from it, on held-out generated users.
+    #[command(
+        after_help = "Example:\n  taiji-trainer export --checkpoint checkpoint --out int4 --precision int4\n  taiji-trainer compare --bundle models/demo/1 --llm int4"
+    )]
+    Compare {
+        /// Folder that holds manifest.json.
+        #[arg(long, value_name = "DIR")]
+        bundle: PathBuf,
+        /// Model folder of the other export.
+        #[arg(long, value_name = "DIR")]
+        llm: PathBuf,
+        /// Seed of generated users.
+        #[arg(long, default_value_t = 4242)]
+        synth_seed: u64,
+        /// Users compared.
+        #[arg(long, default_value_t = 500)]
+        users: usize,
+    },
 }
 
 #[derive(Debug, Clone, ValueEnum)]
@@ -181,8 +202,19 @@ fn execute(command: Command) -> Result<(), Failure> {
             println!("{summary}");
             Ok(())
         }
-        Command::Export { checkpoint, out, precision, flavour, block, accuracy_level, role, max_positions } => {
-            let options = ExportOptions { precision, flavours: flavour, block, accuracy_level, role, max_positions };
+        Command::Export {
+            checkpoint,
+            out,
+            precision,
+            flavour,
+            block,
+            accuracy_level,
+            head_bits,
+            role,
+            max_positions,
+        } => {
+            let options =
+                ExportOptions { precision, flavours: flavour, block, accuracy_level, head_bits, role, max_positions };
             let report = export(&checkpoint, &out, &options).map_err(|error| match error {
                 ExportError::NotBuilt(_) | ExportError::Option(_) => Failure(error.to_string(), 64),
                 _ => unavailable(error),
@@ -213,6 +245,12 @@ fn execute(command: Command) -> Result<(), Failure> {
                     .map_err(|error| unavailable(format!("{}: {error}", parent.display())))?;
             }
             std::fs::write(&out, &text).map_err(|error| unavailable(format!("{}: {error}", out.display())))?;
+            println!("{text}");
+            Ok(())
+        }
+        Command::Compare { bundle, llm, synth_seed, users } => {
+            let compared = compare_llm(&bundle, &llm, synth_seed, users).map_err(unavailable)?;
+            let text = serde_json::to_string_pretty(&compared).map_err(|error| Failure(error.to_string(), 70))?;
             println!("{text}");
             Ok(())
         }

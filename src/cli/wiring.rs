@@ -126,6 +126,7 @@ fn llm_options(engine: &EngineSettings, metrics: &Arc<Metrics>) -> LlmOptions {
         max_tokens: engine.max_batch_tokens,
         prefill_chunk: engine.prefill_chunk,
         provider,
+        prepack_dir: (!engine.prepack_dir.is_empty()).then(|| engine.prepack_dir.clone().into()),
         metrics: Some(metrics.clone()),
         ..LlmOptions::default()
     }

@@ -124,6 +124,7 @@ pub struct EngineSettings {
     pub queue_tokens: usize,
     pub max_batch_tokens: usize,
     pub prefill_chunk: usize,
+    pub prepack_dir: String,
 }
 
 /// `[events]`

@@ -236,3 +236,112 @@ impl Binding {
         }
     }
 }
+
+/// Run under valgrind by `make memcheck`.
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use std::path::Path;
+
+    use TensorElementType::{Float32, Int32, Int64};
+
+    use super::*;
+    use crate::llm::graph::{GraphDims, past, present};
+    use crate::llm::runtime;
+    use crate::train::export::{ExportOptions, GRAPH_FILE, export};
+
+    fn environment() -> Environment {
+        runtime::environment(None).unwrap()
+    }
+
+    #[test]
+    fn copies_stay_inside_their_buffers() {
+        let environment = environment();
+        let mut memory = Memory::new(Allocator::default());
+        let (one, other) =
+            (memory.allocate(Place::Host, Float32, 8).unwrap(), memory.allocate(Place::Device, Float32, 4).unwrap());
+        let integers = memory.allocate(Place::Host, Int32, 8).unwrap();
+        assert_eq!(memory.read::<f32>(one).unwrap(), [0.0; 8]);
+        memory.write::<f32>(one).unwrap().copy_from_slice(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+        let span = |from, to, elements| Span { from, to, elements };
+        memory.copy(&environment, &[span((one, 5), (other, 1), 3), span((one, 0), (other, 0), 1)]).unwrap();
+        assert_eq!(memory.read::<f32>(other).unwrap(), [0.0, 5.0, 6.0, 7.0]);
+        for wrong in [span((one, 6), (other, 0), 3), span((one, 0), (other, 2), 3), span((one, 0), (integers, 0), 1)] {
+            assert!(memory.copy(&environment, &[wrong]).is_err());
+        }
+        assert!(memory.view(one, 6, &[3]).is_err());
+        assert!(memory.read::<i64>(one).is_err(), "another element type");
+    }
+
+    #[test]
+    fn views_and_bindings_keep_to_their_memory() {
+        let folder = model();
+        let mut session = runtime::open_session(&environment(), &folder.path().join(GRAPH_FILE), 1).unwrap();
+        let (mut memory, mut foreign) = (Memory::new(Allocator::default()), Memory::new(Allocator::default()));
+        let buffer = foreign.allocate(Place::Host, Int64, 4).unwrap();
+        memory.allocate(Place::Host, Int64, 4).unwrap();
+        let view = foreign.view(buffer, 0, &[1, 4]).unwrap();
+        let mut binding = Binding::new(&session, &memory).unwrap();
+        assert!(binding.input("input_ids", &view).is_err() && binding.output("logits", &view).is_err());
+        assert!(binding.run(&mut session, &mut foreign, &RunOptions::new().unwrap()).is_err());
+    }
+
+    fn model() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/qwen2");
+        export(&checkpoint, folder.path(), &ExportOptions::default()).unwrap();
+        folder
+    }
+
+    /// A prompt written into the middle row of a pool, in place: its neighbours stay as they are, and the views may go
+    /// before the binding runs.
+    #[test]
+    fn a_graph_writes_its_slice_and_nothing_else() {
+        let folder = model();
+        let mut session = runtime::open_session(&environment(), &folder.path().join(GRAPH_FILE), 1).unwrap();
+        let dims = GraphDims::of(&session).unwrap();
+        let (rows, slots, tokens) = (3, 8, 4);
+        let row = dims.kv_heads * slots * dims.head;
+        let mut memory = Memory::new(Allocator::default());
+        let mut binding = Binding::new(&session, &memory).unwrap();
+        let mut cache = Vec::new();
+        for layer in 0..dims.layers {
+            for part in ["key", "value"] {
+                let buffer = memory.allocate(Place::Device, Float32, rows * row).unwrap();
+                memory.write::<f32>(buffer).unwrap().fill(7.0);
+                let view = memory.view(buffer, row, &[1, dims.kv_heads, slots, dims.head]).unwrap();
+                binding.input(&past(layer, part), &view).unwrap();
+                binding.output(&present(layer, part), &view).unwrap();
+                cache.push(buffer);
+            }
+        }
+        let ids = memory.allocate(Place::Host, Int64, tokens).unwrap();
+        memory.write::<i64>(ids).unwrap().copy_from_slice(&[3, 9, 27, 81]);
+        let [seqlens, total] = [3, 4].map(|number| {
+            let buffer = memory.allocate(Place::Host, Int32, 1).unwrap();
+            memory.write::<i32>(buffer).unwrap()[0] = number;
+            buffer
+        });
+        let indices = memory.allocate(Place::Host, Int64, 1).unwrap();
+        memory.write::<i64>(indices).unwrap()[0] = 3;
+        let logits = memory.allocate(Place::Host, Float32, dims.vocabulary).unwrap();
+        binding.input("input_ids", &memory.view(ids, 0, &[1, tokens]).unwrap()).unwrap();
+        binding.input("seqlens_k", &memory.view(seqlens, 0, &[1]).unwrap()).unwrap();
+        binding.input("total_sequence_length", &memory.view(total, 0, &[]).unwrap()).unwrap();
+        binding.input("logits_indices", &memory.view(indices, 0, &[1]).unwrap()).unwrap();
+        binding.output("logits", &memory.view(logits, 0, &[1, dims.vocabulary]).unwrap()).unwrap();
+        binding.run(&mut session, &mut memory, &RunOptions::new().unwrap()).unwrap();
+
+        let found = memory.read::<f32>(logits).unwrap();
+        assert!(found.iter().all(|logit| logit.is_finite()) && found.iter().any(|&logit| logit != 0.0));
+        for buffer in cache {
+            let held = memory.read::<f32>(buffer).unwrap();
+            for (index, &value) in held.iter().enumerate() {
+                let slot = index % (slots * dims.head) / dims.head;
+                let is_written = index / row == 1 && slot < tokens;
+                assert_eq!(value != 7.0, is_written, "element {index}");
+            }
+        }
+    }
+}

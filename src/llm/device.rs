@@ -6,6 +6,7 @@
 //! On CUDA the inputs have device buffers that are overwritten in place, which is also what a captured CUDA graph needs.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use ort::environment::Environment;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
@@ -148,7 +149,7 @@ pub(super) struct Mirror {
     pub host: BufferId,
     pub device: BufferId,
     pub elements: usize,
-    element: TensorElementType,
+    pub element: TensorElementType,
 }
 
 impl Device {
@@ -477,12 +478,14 @@ fn captured(
     all: &mut HashMap<usize, RunOptions<NoSelectedOutputs>>,
     rows: usize,
 ) -> Result<&RunOptions<NoSelectedOutputs>, ort::Error> {
-    if !all.contains_key(&rows) {
-        let mut made = RunOptions::new()?;
-        made.set("gpu_graph_id", rows.to_string())?;
-        all.insert(rows, made);
+    match all.entry(rows) {
+        Entry::Occupied(kept) => Ok(kept.into_mut()),
+        Entry::Vacant(place) => {
+            let mut made = RunOptions::new()?;
+            made.set("gpu_graph_id", rows.to_string())?;
+            Ok(place.insert(made))
+        }
     }
-    all.get(&rows).ok_or_else(|| ort::Error::new("the run options are missing"))
 }
 
 fn device_allocator(session: &Session, provider: Provider) -> Result<Allocator, ort::Error> {

@@ -63,7 +63,10 @@ impl BeamGraphs {
         };
         let Some(tree) = session(TREE_FILE, GraphDims::of_tree)? else { return Ok(None) };
         let std = session(STD_FILE, GraphDims::of_std)?;
-        let eager = RunOptions::new().map_err(|error| error.to_string())?;
+        let text = |error: ort::Error| error.to_string();
+        let mut eager = RunOptions::new().map_err(text)?;
+        // Shapes change from call to call: nothing to capture, where decode steps are captured as CUDA graphs.
+        eager.set("gpu_graph_id", "-1").map_err(text)?;
         Ok(Some(Self { tree, std, inputs: Vec::new(), logits: None, scratch: Scratch::default(), eager }))
     }
 }
@@ -96,12 +99,14 @@ impl Feed<'_> {
         values: &[T],
         shape: &[usize],
     ) -> Result<(), ort::Error> {
-        let kept = self.inputs.iter().position(|(other, _)| *other == name);
+        // The two graphs may want an input in different numbers.
+        let element = T::into_tensor_element_type();
+        let kept = self.inputs.iter().position(|(other, mirror)| *other == name && mirror.element == element);
         let mirror = match kept {
             Some(index) if self.inputs[index].1.elements >= values.len() => self.inputs[index].1,
             _ => {
                 let room = values.len().next_power_of_two();
-                let made = Mirror::new(self.memory, T::into_tensor_element_type(), room)?;
+                let made = Mirror::new(self.memory, element, room)?;
                 match kept {
                     Some(index) => self.inputs[index].1 = made,
                     None => self.inputs.push((name, made)),
@@ -273,3 +278,6 @@ impl BeamDevice for Device {
 fn no_graph(file: &str) -> ort::Error {
     ort::Error::new(format!("the model has no {file}: export it with '--flavour gqa,tree,std'"))
 }
+
+#[cfg(test)]
+mod tests;

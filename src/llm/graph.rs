@@ -1,7 +1,7 @@
 //! The decoder graph's contract: which inputs and outputs, of which shapes, `llm::onnx` runs.
 //!
 //! In: an opened session. Out: its [`GraphDims`], or what differs from the contract. The exporter that writes such
-//! graphs is `train::export`; its decoder module has the table.
+//! graphs is `train::export`; its `inputs` module has the table.
 
 use ort::session::Session;
 use ort::value::Outlet;

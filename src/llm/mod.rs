@@ -31,7 +31,7 @@ mod tests;
 pub use folder::{GENERATION_FILE, GRAPH_FILE};
 pub use null::NullLlm;
 pub use onnx::{LlmOptions, OnnxLlm};
-pub use request::{Beam, BeamRequest, Finish, GenerateRequest, Generation, Piece, Priority, Prompt, Sampling};
+pub use request::{Beam, BeamRequest, Finish, GenerateRequest, Generation, Piece, Priority, Prompt, Sampling, Scored};
 pub use runtime::Provider;
 
 use async_trait::async_trait;
@@ -109,8 +109,8 @@ pub trait LlmEngine: Send + Sync {
     /// The best sequences of a trie, best first, at most `width`. Dropping the future cancels the request.
     async fn beam(&self, request: BeamRequest) -> Result<Vec<Beam>, LlmError>;
 
-    /// Natural-log probability of each continuation token, given the prompt and the tokens before it.
-    async fn score(&self, prompt: Vec<u32>, continuation: Vec<u32>) -> Result<Vec<f64>, LlmError>;
+    /// Log-probability of each continuation token, given the prompt and the tokens before it.
+    async fn score(&self, prompt: Vec<u32>, continuation: Vec<u32>) -> Result<Vec<Scored>, LlmError>;
 
     /// Token ids of a text; special tokens are recognised where they are spelled out, none are added.
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, LlmError>;

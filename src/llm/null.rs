@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Beam, BeamRequest, Finish, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Prompt, QueueDepth};
+use super::{
+    Beam, BeamRequest, Finish, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Prompt, QueueDepth, Scored,
+};
 use crate::prompt::{ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE};
 
 const INTERESTS: [&str; 16] = [
@@ -85,7 +87,7 @@ impl LlmEngine for NullLlm {
         Err(LlmError::Invalid("the canned engine has no beams: serve with --engine onnx".to_owned()))
     }
 
-    async fn score(&self, _prompt: Vec<u32>, _continuation: Vec<u32>) -> Result<Vec<f64>, LlmError> {
+    async fn score(&self, _prompt: Vec<u32>, _continuation: Vec<u32>) -> Result<Vec<Scored>, LlmError> {
         Err(LlmError::Invalid("the canned engine has no scores: serve with --engine onnx".to_owned()))
     }
 

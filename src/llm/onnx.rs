@@ -17,14 +17,14 @@ use super::device::{Device, DeviceOptions};
 use super::device_beam::BeamGraphs;
 use super::graph::GraphDims;
 use super::measure::{Ended, Measures};
-use super::prepare::Preparer;
+use super::prepare::{Prepared, Preparer};
 use super::queue::{Queue, QueueLimits};
 use super::runtime::Provider;
 use super::schedule::{Schedule, ScheduleOptions};
 use super::sequence::{Job, Reply, Written};
 use super::{
     Beam, BeamRequest, GRAPH_FILE, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Priority, QueueDepth,
-    folder, runtime, worker,
+    Scored, folder, prepack, runtime, worker,
 };
 use crate::telemetry::Metrics;
 
@@ -49,6 +49,8 @@ pub struct LlmOptions {
     pub prefix: String,
     /// Where to compute.
     pub provider: Provider,
+    /// Folder that keeps prepacked weights, mapped instead of held in memory; `None` = none are kept. Processor only.
+    pub prepack_dir: Option<PathBuf>,
     /// ONNX Runtime's library; `None` = see [`runtime::environment`].
     pub runtime_path: Option<PathBuf>,
     /// Where to count; `None` = nobody looks.
@@ -67,6 +69,7 @@ impl Default for LlmOptions {
             prefill_chunk: 256,
             prefix: String::new(),
             provider: Provider::Cpu,
+            prepack_dir: None,
             runtime_path: None,
             metrics: None,
         }
@@ -132,7 +135,7 @@ impl OnnxLlm {
 
     /// Generates for many prompts and waits for all, in order. Blocking, never refused for overload: for the trainer.
     pub fn generate_all(&self, requests: &[GenerateRequest]) -> Vec<Result<Generation, LlmError>> {
-        let jobs: Vec<Result<(Job, oneshot::Receiver<Result<Written, LlmError>>), LlmError>> =
+        let jobs: Vec<Result<Prepared<Written>, LlmError>> =
             requests.iter().map(|request| self.whole(request)).collect();
         // Prompts of like length come together: less padding.
         let mut order: Vec<usize> = (0..requests.len()).collect();
@@ -157,6 +160,12 @@ impl OnnxLlm {
     /// Natural-log probability of each continuation token, given its prompt and the tokens before it, for many pairs, in
     /// order. Blocking.
     pub fn score_all(&self, pairs: &[(&[u32], &[u32])]) -> Vec<Result<Vec<f64>, LlmError>> {
+        let logprobs = |scored: Vec<Scored>| scored.iter().map(|token| token.logprob).collect();
+        self.judge_all(pairs).into_iter().map(|answer| answer.map(logprobs)).collect()
+    }
+
+    /// The same, with whether each token is what the model would have written.
+    pub fn judge_all(&self, pairs: &[(&[u32], &[u32])]) -> Vec<Result<Vec<Scored>, LlmError>> {
         let waiting: Vec<_> = pairs
             .iter()
             .map(|(prompt, continuation)| {
@@ -175,10 +184,7 @@ impl OnnxLlm {
         self.queue.close();
     }
 
-    fn whole(
-        &self,
-        request: &GenerateRequest,
-    ) -> Result<(Job, oneshot::Receiver<Result<Written, LlmError>>), LlmError> {
+    fn whole(&self, request: &GenerateRequest) -> Result<Prepared<Written>, LlmError> {
         let (reply, answer) = oneshot::channel();
         Ok((self.preparer.generate(request, Reply::Whole(reply), false)?, answer))
     }
@@ -212,17 +218,25 @@ fn open_device(dir: &Path, options: &LlmOptions) -> Result<(Device, GraphDims, u
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let session = runtime::open_session_on(&environment, &dir.join(GRAPH_FILE), threads, options.provider)?;
+    let open = |graph: &Path| match &options.prepack_dir {
+        Some(cache) if options.provider == Provider::Cpu => {
+            prepack::open_prepacked(&environment, graph, threads, cache).map_err(|error| error.to_string())
+        }
+        _ => runtime::open_session_on(&environment, graph, threads, options.provider),
+    };
+    let session = open(&dir.join(GRAPH_FILE))?;
     let dims = GraphDims::of(&session)?;
     let slots = options.max_len.min(dims.positions);
     if slots < options.max_len {
         tracing::warn!(asked = options.max_len, graph = dims.positions, "rows are shorter than configured");
     }
     let device_options = DeviceOptions { rows: options.max_rows.max(1), slots, provider: options.provider };
-    let open = |graph: &Path| runtime::open_session_on(&environment, graph, threads, options.provider);
     let beams = BeamGraphs::open(dir, &dims, open)?;
-    let mut device = Device::new(environment, session, dims, device_options)?;
+    let mut device = Device::new(environment.clone(), session, dims, device_options)?;
     device.set_beams(beams);
+    // What unused slots hold must not matter: in tests they begin full of garbage.
+    #[cfg(test)]
+    device.fill(7.0).map_err(|error| error.to_string())?;
     Ok((device, dims, slots))
 }
 
@@ -254,7 +268,7 @@ impl LlmEngine for OnnxLlm {
         answer.await.map_err(|_| LlmError::Closed)?
     }
 
-    async fn score(&self, prompt: Vec<u32>, continuation: Vec<u32>) -> Result<Vec<f64>, LlmError> {
+    async fn score(&self, prompt: Vec<u32>, continuation: Vec<u32>) -> Result<Vec<Scored>, LlmError> {
         let (job, answer) = self.preparer.score(&prompt, &continuation, Priority::Interactive)?;
         if let Some(job) = job {
             self.push(job)?;

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use ort::environment::Environment;
 use ort::session::Session;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::builder::GraphOptimizationLevel;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::GRAPH_FILE;
+use super::runtime::session_builder;
 
 /// File of the prepacked weights, beside their graph.
 const DATA_FILE: &str = "graph.onnx.data";
@@ -68,7 +69,7 @@ pub fn open_prepacked(
     let packed = folder.join(GRAPH_FILE);
     let failed = |error: ort::Error| PrepackError::Session { path: packed.clone(), message: error.to_string() };
     // Optimising again would copy weights out of the mapped file.
-    builder(environment, threads)
+    session_builder(environment, threads)
         .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::Disable)?))
         .and_then(|mut builder| builder.commit_from_file(&packed))
         .map_err(failed)
@@ -130,7 +131,7 @@ fn make(
 
 /// Refuses what would come back from disk wrong. Looking costs little: nothing is packed for it.
 fn check_products(environment: &Environment, graph: &Path) -> Result<(), PrepackError> {
-    let level = builder(environment, 1)
+    let level = session_builder(environment, 1)
         .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::Disable)?))
         .and_then(|builder| Ok(builder.with_config_entry("session.disable_prepacking", "1")?))
         .and_then(|mut builder| builder.commit_from_file(graph))
@@ -146,7 +147,7 @@ fn check_products(environment: &Environment, graph: &Path) -> Result<(), Prepack
 
 /// Lets ONNX Runtime optimise and prepack, and write what came of it.
 fn save(environment: &Environment, graph: &Path, threads: usize, folder: &Path) -> Result<(), ort::Error> {
-    let mut builder = builder(environment, threads)?.with_optimized_model_path(folder.join(GRAPH_FILE))?;
+    let mut builder = session_builder(environment, threads)?.with_optimized_model_path(folder.join(GRAPH_FILE))?;
     for (name, value) in [
         ("session.optimized_model_external_initializers_file_name", DATA_FILE),
         ("session.optimized_model_external_initializers_min_size_in_bytes", "1024"),
@@ -155,11 +156,6 @@ fn save(environment: &Environment, graph: &Path, threads: usize, folder: &Path) 
         builder = builder.with_config_entry(name, value)?;
     }
     builder.commit_from_file(graph).map(drop)
-}
-
-fn builder(environment: &Environment, threads: usize) -> Result<SessionBuilder, ort::Error> {
-    let builder = Session::builder(environment)?.with_intra_threads(threads.max(1))?;
-    Ok(builder.with_inter_threads(1)?.with_intra_op_spinning(false)?)
 }
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> PrepackError {

@@ -11,10 +11,10 @@ use super::folder::GenerationDefaults;
 use super::sample::Sampler;
 use super::sequence::{Answer, Job, Reply, Task};
 use super::text::TextTail;
-use super::{Beam, BeamRequest, GenerateRequest, LlmError, Priority, Prompt, beam};
+use super::{Beam, BeamRequest, GenerateRequest, LlmError, Priority, Prompt, Scored, beam};
 
 /// A job and the way its answer will come.
-type Prepared<T, J = Job> = (J, oneshot::Receiver<Result<T, LlmError>>);
+pub type Prepared<T, J = Job> = (J, oneshot::Receiver<Result<T, LlmError>>);
 
 /// What checking needs to know of the model.
 pub struct Preparer {
@@ -76,8 +76,8 @@ impl Preparer {
         prompt: &[u32],
         continuation: &[u32],
         priority: Priority,
-    ) -> Result<Prepared<Vec<f64>, Option<Job>>, LlmError> {
-        let (reply, answer): (Answer<Vec<f64>>, _) = oneshot::channel();
+    ) -> Result<Prepared<Vec<Scored>, Option<Job>>, LlmError> {
+        let (reply, answer): (Answer<Vec<Scored>>, _) = oneshot::channel();
         if continuation.is_empty() {
             drop(reply.send(Ok(Vec::new())));
             return Ok((None, answer));

@@ -165,6 +165,15 @@ pub enum Piece {
     End(Result<Generation, super::LlmError>),
 }
 
+/// What a model says of a token that stands in a given text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scored {
+    /// Natural-log probability, given everything before it.
+    pub logprob: f64,
+    /// It is what the model itself would write greedily.
+    pub is_best: bool,
+}
+
 /// Beam search over the token sequences of a trie.
 #[derive(Debug, Clone)]
 pub struct BeamRequest {

@@ -128,7 +128,8 @@ pub fn open_session_on(
     builder.commit_from_file(graph).map_err(|error| missing(error.to_string()))
 }
 
-fn session_builder(environment: &Environment, threads: usize) -> Result<SessionBuilder, ort::Error> {
+/// Threads as [`open_session`] has them.
+pub(super) fn session_builder(environment: &Environment, threads: usize) -> Result<SessionBuilder, ort::Error> {
     let builder = Session::builder(environment)?;
     let builder = builder.with_intra_threads(threads.max(1)).map_err(ort::Error::<()>::from)?;
     let builder = builder.with_inter_threads(1).map_err(ort::Error::<()>::from)?;

@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::beam::slots_needed;
 use super::measure::Ended;
-use super::sample::{Sampler, log_probability};
+use super::sample::{Sampler, greedy, log_probability};
 use super::text::TextTail;
 use super::trie::Trie;
-use super::{Beam, Finish, Generation, LlmError, Piece, Priority};
+use super::{Beam, Finish, Generation, LlmError, Piece, Priority, Scored};
 
 /// Where one answer goes.
 pub type Answer<T> = oneshot::Sender<Result<T, LlmError>>;
@@ -52,9 +52,9 @@ pub enum Task {
         /// First token to score, at least 1.
         from: usize,
         /// So far.
-        scores: Vec<f64>,
+        scores: Vec<Scored>,
         /// Where they go.
-        reply: Option<Answer<Vec<f64>>>,
+        reply: Option<Answer<Vec<Scored>>>,
     },
     /// Find the best continuations of a trie.
     Beam {
@@ -311,11 +311,11 @@ impl Sequence {
     pub fn score(&mut self, logits: &[f32], vocabulary: usize, first: usize) -> Next {
         let Task::Score { scores, reply, .. } = &mut self.job.task else { return Next::Failed };
         for (row, &token) in logits.chunks(vocabulary).zip(&self.job.tokens[first..]) {
-            let Some(score) = log_probability(row, token) else {
+            let Some(logprob) = log_probability(row, token) else {
                 self.job.fail(LlmError::Run(NOT_FINITE.to_owned()));
                 return Next::Failed;
             };
-            scores.push(score);
+            scores.push(Scored { logprob, is_best: greedy(row) == Some(token) });
         }
         if self.past + 1 < self.job.tokens.len() {
             return Next::Read;

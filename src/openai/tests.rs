@@ -98,7 +98,7 @@ impl LlmEngine for Script {
         Ok(Vec::new())
     }
 
-    async fn score(&self, _prompt: Vec<u32>, _continuation: Vec<u32>) -> Result<Vec<f64>, LlmError> {
+    async fn score(&self, _prompt: Vec<u32>, _continuation: Vec<u32>) -> Result<Vec<crate::llm::Scored>, LlmError> {
         Ok(Vec::new())
     }
 

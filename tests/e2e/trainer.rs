@@ -95,7 +95,7 @@ fn a_malformed_line_is_named_by_file_and_number() {
 }
 
 #[test]
-fn export_writes_a_graph_and_says_what_is_not_built() {
+fn export_writes_graphs_and_says_what_does_not_go_together() {
     let folder = tempfile::tempdir().expect("tempdir");
     for fixture in ["qwen2", "qwen2-tied", "qwen3-tied", "bert"] {
         let checkpoint = in_repository("tests/fixtures").join(fixture).display().to_string();
@@ -105,12 +105,22 @@ fn export_writes_a_graph_and_says_what_is_not_built() {
         for file in ["graph.onnx", "graph.onnx.data", "tokenizer.json"] {
             assert!(out.join(file).metadata().expect(file).len() > 0, "{fixture}/{file}");
         }
-        for refused in [["--precision", "int4"], ["--flavour", "paged"]] {
-            let mut arguments = vec!["export", "--checkpoint", &checkpoint, "--out", &shown];
-            arguments.extend(refused);
-            let told = run_with(TRAINER, &arguments, &[]).expect_code(64).stderr;
-            assert!(told.contains("not built yet"), "{told}");
-        }
+    }
+    let checkpoint = in_repository("tests/fixtures/qwen3-tied").display().to_string();
+    let out = folder.path().join("many");
+    let shown = out.display().to_string();
+    let export = ["export", "--checkpoint", &checkpoint, "--out", &shown];
+    output_of(TRAINER, &[&export[..], &["--precision", "int4", "--flavour", "gqa,tree,std"]].concat());
+    for file in ["graph.onnx", "graph.tree.onnx", "graph.std.onnx", "graph.onnx.data"] {
+        assert!(out.join(file).metadata().expect(file).len() > 0, "{file}");
+    }
+    for (refused, reason) in [
+        (["--flavour", "paged"], "f16 and bf16 only"),
+        (["--flavour", "gqa,gqa"], "named twice"),
+        (["--flavour", "gqa,other"], "possible values"),
+    ] {
+        let told = run_with(TRAINER, &[&export[..], &refused].concat(), &[]).expect_code(64).stderr;
+        assert!(told.contains(reason), "{told}");
     }
     let nowhere = folder.path().join("nowhere").display().to_string();
     let told = run_with(TRAINER, &["export", "--checkpoint", &nowhere, "--out", &nowhere], &[]).expect_code(69).stderr;

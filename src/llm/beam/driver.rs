@@ -20,11 +20,21 @@ pub struct Ended {
     pub result: Result<Vec<Beam>, LlmError>,
 }
 
+/// Most of a batch's tokens, and of its scratch slots, that may be padding: beyond that sharing costs more than it gains.
+const MAX_PADDING: f64 = 0.25;
+
 /// Runs the searches of one device; owned by the thread that owns the device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct BeamDriver {
     waiting: VecDeque<Running>,
     batch: Batch,
+    max_padding: f64,
+}
+
+impl Default for BeamDriver {
+    fn default() -> Self {
+        Self::with_padding(MAX_PADDING)
+    }
 }
 
 #[derive(Debug)]
@@ -47,6 +57,11 @@ enum Batch {
 }
 
 impl BeamDriver {
+    /// A driver that lets this share of a batch be padding.
+    pub fn with_padding(max_padding: f64) -> Self {
+        Self { waiting: VecDeque::new(), batch: Batch::None, max_padding }
+    }
+
     /// Takes a search that was started; its prompt must stay in `row` until the search has ended.
     pub fn push(&mut self, row: usize, search: BeamSearch) {
         self.waiting.push_back(Running { row, search });
@@ -55,6 +70,11 @@ impl BeamDriver {
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && matches!(self.batch, Batch::None)
+    }
+
+    /// Whether the next step takes up searches that wait. More of them then share its calls.
+    pub fn is_between_batches(&self) -> bool {
+        matches!(self.batch, Batch::None)
     }
 
     /// Searches that wait or run.
@@ -150,13 +170,10 @@ impl BeamDriver {
         done.into_iter().map(|running| Ended { row: running.row, result: Ok(running.search.beams()) }).collect()
     }
 
-    /// Takes the oldest that wait: as many as the scratch buffer has room for.
+    /// Takes the oldest that wait: as many as the scratch buffer has room for and are alike enough.
     fn begin(&mut self, device: &mut dyn BeamDevice, ended: &mut Vec<Ended>) {
-        let slots =
-            |count: usize| StdCall::slots_needed(self.waiting.iter().take(count).map(|running| &running.search));
-        let fits = |count: &usize| device.scratch_rows(slots(*count)) >= *count;
-        let count = (2..=self.waiting.len()).take_while(fits).last().unwrap_or(1);
-        let needed = slots(count);
+        let count = (2..=self.waiting.len()).take_while(|&count| self.can_share(count, device)).last().unwrap_or(1);
+        let needed = self.slots(0, count);
         if count == 1 {
             self.batch = self.waiting.pop_front().map_or(Batch::None, Batch::Tree);
             return;
@@ -172,6 +189,22 @@ impl BeamDriver {
                 entries.iter().map(|running| Ended { row: running.row, result: Err(LlmError::Run(message.clone())) }),
             ),
         }
+    }
+
+    /// Scratch slots that a row needs for `count` of the waiting searches.
+    fn slots(&self, first: usize, count: usize) -> usize {
+        StdCall::slots_needed(self.waiting.iter().skip(first).take(count).map(|running| &running.search))
+    }
+
+    /// Whether the oldest `count` fit the scratch buffer together without too much padding.
+    fn can_share(&self, count: usize, device: &dyn BeamDevice) -> bool {
+        let slots = self.slots(0, count);
+        let widths = self.waiting.iter().take(count).map(|running| running.search.width());
+        let (widest, tokens) = widths.fold((0, 0), |(widest, tokens), width| (width.max(widest), tokens + width));
+        let own_slots: usize = (0..count).map(|index| self.slots(index, 1)).sum();
+        let padding = |used: usize, cells: usize| 1.0 - used as f64 / cells.max(1) as f64;
+        let is_padded = padding(tokens, widest * count).max(padding(own_slots, slots * count)) > self.max_padding;
+        !is_padded && device.scratch_rows(slots) >= count
     }
 }
 

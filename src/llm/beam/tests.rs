@@ -86,9 +86,12 @@ fn start(device: &mut ToyDevice, asked: &Asked) -> Result<(usize, BeamSearch), L
     Ok((row, search))
 }
 
-/// All of them at once through the driver; answers in order.
+/// All of them at once through the driver, however unlike; answers in order.
 fn run(device: &mut ToyDevice, asked: &[Asked]) -> Vec<Result<Vec<Beam>, LlmError>> {
-    let mut driver = BeamDriver::default();
+    run_on(BeamDriver::with_padding(1.0), device, asked)
+}
+
+fn run_on(mut driver: BeamDriver, device: &mut ToyDevice, asked: &[Asked]) -> Vec<Result<Vec<Beam>, LlmError>> {
     let started: Vec<Result<usize, LlmError>> = asked
         .iter()
         .map(|asked| {
@@ -216,6 +219,25 @@ fn waiting_searches_share_calls() {
 }
 
 #[test]
+fn unlike_searches_do_not_share() {
+    let trie = trie(&spread(2000, 3));
+    let ask =
+        |length: u32, width| Asked { prompt: (0..length).map(|token| token % 20).collect(), trie: trie.clone(), width };
+    for (asked, std_calls, tree_calls) in [
+        (vec![ask(8, 20), ask(9, 18), ask(7, 20)], 2, 0),
+        (vec![ask(8, 20), ask(8, 3), ask(8, 3)], 2, 2),
+        (vec![ask(8, 20), ask(200, 20), ask(210, 20)], 2, 2),
+    ] {
+        let mut device = ToyDevice::new(SMOOTH, 10_000);
+        let answers = run_on(BeamDriver::default(), &mut device, &asked);
+        assert_eq!((device.std_calls, device.tree_calls), (std_calls, tree_calls));
+        for (answer, asked) in answers.into_iter().zip(&asked) {
+            assert_eq!(answer, alone(SMOOTH, &asked.prompt, &asked.trie, asked.width));
+        }
+    }
+}
+
+#[test]
 fn a_width_of_512_and_a_width_of_one() {
     let catalogue = spread(2000, 3);
     let trie = trie(&catalogue);
@@ -301,6 +323,33 @@ fn cancelled_searches_leave_the_others_alone() {
             }
             assert_eq!(ended, [Ended { row: 1, result: alone(SMOOTH, &[2], &trie, 5) }]);
         }
+    }
+}
+
+#[test]
+fn searches_may_move_to_other_rows() {
+    let trie = trie(&spread(300, 4));
+    for (room, steps) in [(0, 0), (0, 1), (0, 2), (1000, 0), (1000, 1), (1000, 2)] {
+        let (mut device, mut driver) = (ToyDevice::new(SMOOTH, room), BeamDriver::default());
+        for token in 1..4 {
+            let asked = Asked { prompt: vec![token], trie: trie.clone(), width: 5 };
+            let (row, search) = start(&mut device, &asked).unwrap();
+            driver.push(row, search);
+        }
+        device.prefill(&[9], 100);
+        let mut ended: Vec<Ended> = (0..steps).flat_map(|_| driver.step(&mut device)).collect();
+        for (from, to) in [(0, 3), (2, 0), (1, 2)] {
+            device.move_row(from, to, driver.used(from).unwrap());
+            driver.relocate(from, to);
+        }
+        while !driver.is_idle() {
+            ended.extend(driver.step(&mut device));
+        }
+        ended.sort_by_key(|end| end.row);
+        let wanted =
+            [(0, 3), (2, 2), (3, 1)].map(|(row, token)| Ended { row, result: alone(SMOOTH, &[token], &trie, 5) });
+        assert_eq!(ended, wanted);
+        assert_eq!(driver.used(0), None);
     }
 }
 

@@ -83,6 +83,14 @@ impl ToyDevice {
         }
     }
 
+    /// Copies the first slots of a row over another one, and forgets the first.
+    pub fn move_row(&mut self, from: usize, to: usize, tokens: usize) {
+        let moved = std::mem::take(&mut self.pool[from]);
+        self.pool[from] = vec![GARBAGE; moved.len()];
+        self.pool[to] = vec![GARBAGE; moved.len()];
+        self.pool[to][..tokens].copy_from_slice(&moved[..tokens]);
+    }
+
     /// Reads a prompt into a new row of so many slots.
     pub fn prefill(&mut self, prompt: &[u32], slots: usize) -> usize {
         let mut row = vec![GARBAGE; slots];

@@ -11,7 +11,7 @@ use crate::llm::sequence::{Next, Sequence, Task};
 
 impl<B: Backend> Schedule<B> {
     pub(super) fn search(&mut self) {
-        if self.driver.is_idle() {
+        if self.driver.is_idle() || self.waits_for_more() {
             return;
         }
         let started = Instant::now();
@@ -34,6 +34,18 @@ impl<B: Backend> Schedule<B> {
             });
             sequence.job.answer_beams(end.result);
         }
+    }
+
+    /// Whether searches that could begin wait for one whose prompt is read with the next piece: they share graph calls where
+    /// the device can. The wait is bounded by the rows.
+    fn waits_for_more(&mut self) -> bool {
+        let comes = self.staged.first().is_some_and(|sequence| {
+            let rest = sequence.to_read();
+            matches!(sequence.job.task, Task::Beam { .. }) && rest <= self.piece(sequence.past, rest)
+        });
+        comes
+            && self.driver.is_between_batches()
+            && self.backend.beams().is_some_and(|device| device.scratch_rows(1) > 1)
     }
 }
 

@@ -110,13 +110,15 @@ impl<B: Backend> Schedule<B> {
         Ok(())
     }
 
-    /// One round: who has gone, who comes, one piece of prefill, one decode step, one level of beams.
+    /// One round: who has gone, who comes, one piece of prefill, one decode step, who comes, one level of beams.
     pub fn turn(&mut self, queue: &Queue) {
         let now = Instant::now();
         self.drop_dead(now);
         self.admit(queue, now);
         self.prefill();
         self.decode();
+        // Searches share their calls: those that came meanwhile must be seen before a search begins alone.
+        self.admit(queue, Instant::now());
         self.search();
         let rows = self.under_way().count();
         self.measures.rows_under_way(rows);

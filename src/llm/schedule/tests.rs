@@ -12,7 +12,7 @@ use super::*;
 use crate::llm::queue::QueueLimits;
 use crate::llm::sample::{Sampler, log_probability};
 use crate::llm::sequence::{Reply, Written};
-use crate::llm::{Finish, Priority, Sampling};
+use crate::llm::{Finish, Priority, Sampling, Scored};
 use crate::telemetry::Metrics;
 
 const STOP: u32 = 7;
@@ -39,7 +39,7 @@ enum Kind {
 
 enum Waiting {
     Written(oneshot::Receiver<Result<Written, LlmError>>),
-    Scores(oneshot::Receiver<Result<Vec<f64>, LlmError>>),
+    Scores(oneshot::Receiver<Result<Vec<Scored>, LlmError>>),
     Left,
 }
 
@@ -128,7 +128,7 @@ fn run(asks: &[Ask], rows: usize, chunk: usize, bucket: usize, prefix: usize) {
             Waiting::Scores(mut answer) => {
                 let (found, wanted) = (answer.try_recv().unwrap().unwrap(), scores_alone(&ask.prompt));
                 assert_eq!(found.len(), wanted.len());
-                assert!(found.iter().zip(&wanted).all(|(one, other)| (one - other).abs() < 1e-9));
+                assert!(found.iter().zip(&wanted).all(|(one, other)| (one.logprob - other).abs() < 1e-9));
             }
             Waiting::Left => {}
         }

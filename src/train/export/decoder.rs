@@ -13,7 +13,8 @@ use super::writer::GraphWriter;
 
 /// Name of the embedding table.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
+/// Name of the output head.
+pub const HEAD: &str = "lm_head.weight";
 
 /// What kind of graph is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

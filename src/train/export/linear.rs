@@ -5,7 +5,7 @@
 
 use super::ExportError;
 use super::checkpoint::{Checkpoint, Weight};
-use super::decoder::DecoderGraph;
+use super::decoder::{DecoderGraph, HEAD};
 use super::nbits::PackedWeight;
 use super::onnx::{AttributeProto, FLOAT, UINT8, int, microsoft, node};
 use super::options::{Blocks, Element};
@@ -41,7 +41,7 @@ impl DecoderGraph<'_> {
         output: &str,
         read: impl FnOnce(&mut Checkpoint) -> Result<Weight, ExportError>,
     ) -> Result<(), ExportError> {
-        let Some(blocks) = self.numbers.blocks else {
+        let Some(blocks) = (if name == HEAD { self.numbers.head_blocks } else { self.numbers.blocks }) else {
             self.weight(name, |source| Ok(read(source)?.transposed()))?;
             self.graph.node(node("MatMul", &[input, name], &[output], vec![]));
             return Ok(());
@@ -54,7 +54,7 @@ impl DecoderGraph<'_> {
 
     /// `input_ids` → `embedded` from a table in blocks, whose bytes the head shares.
     pub fn write_packed_embedding(&mut self, name: &str, shape: [usize; 2]) -> Result<(), ExportError> {
-        let Some(blocks) = self.numbers.blocks else { return Ok(()) };
+        let Some(blocks) = self.numbers.head_blocks else { return Ok(()) };
         let [rows, width] = shape;
         let (row_blocks, padded) = (blocks.of_row(width), blocks.of_row(width) * blocks.block);
         self.write_packed(name, blocks, &[rows, row_blocks * blocks.bytes()], |source| source.read(name, &shape))?;
@@ -87,7 +87,7 @@ impl DecoderGraph<'_> {
         input: &str,
         output: &str,
     ) -> Result<(), ExportError> {
-        let Some(blocks) = self.numbers.blocks else { return Ok(()) };
+        let Some(blocks) = self.numbers.head_blocks else { return Ok(()) };
         self.graph.alias(name, table, &[shape[0], blocks.of_row(shape[1]), blocks.bytes()])?;
         self.multiply_packed(name, &scales(table), blocks, shape, [input, output]);
         Ok(())
@@ -110,7 +110,12 @@ impl DecoderGraph<'_> {
         if self.graph.reuse(name) && self.graph.reuse(&scales(name)) {
             return Ok(());
         }
-        let packed = PackedWeight::of(&read(self.source)?, blocks);
+        let weight = read(self.source)?;
+        if let Some(value) = weight.values.iter().find(|value| !value.is_finite()) {
+            let message = format!("holds {value}, which cannot be packed: choose another precision");
+            return Err(ExportError::Weight { name: name.to_owned(), message });
+        }
+        let packed = PackedWeight::of(&weight, blocks);
         let mut scale_bytes = Vec::new();
         Element::F32.write(&packed.scales.values, &mut scale_bytes);
         self.graph.packed(name, shape, UINT8, &packed.bytes, packed.parameters)?;

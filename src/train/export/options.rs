@@ -58,6 +58,8 @@ pub struct ExportOptions {
     pub block: Option<usize>,
     /// int4, int8: 1 computes in f32; 4 rounds activations to 8 bits, which is the fast way.
     pub accuracy_level: i64,
+    /// int4: bits of the output head, and of the embedding tied to it, 4 or 8; `None` = those of the other layers.
+    pub head_bits: Option<usize>,
     /// `None` = encoder if the checkpoint says how to pool, else decoder.
     pub role: Option<Role>,
 }
@@ -70,6 +72,7 @@ impl Default for ExportOptions {
             flavours: vec![Flavour::default()],
             block: None,
             accuracy_level: 4,
+            head_bits: None,
             role: None,
         }
     }
@@ -104,12 +107,17 @@ pub struct Numbers {
     pub element: Element,
     /// Weights of the linear layers.
     pub blocks: Option<Blocks>,
+    /// Weights of the output head, and of the embedding tied to it.
+    pub head_blocks: Option<Blocks>,
 }
 
 impl ExportOptions {
     /// Checks the number settings.
     pub(super) fn numbers(&self) -> Result<Numbers, ExportError> {
-        let float = |element| Ok(Numbers { element, blocks: None });
+        if self.head_bits.is_some() && self.precision != Precision::Int4 {
+            return Err(ExportError::Option("bits of the head are chosen for int4 only".to_owned()));
+        }
+        let float = |element| Ok(Numbers { element, blocks: None, head_blocks: None });
         let (bits, usual) = match self.precision {
             Precision::F32 => return float(Element::F32),
             Precision::F16 => return float(Element::F16),
@@ -124,7 +132,12 @@ impl ExportOptions {
         if !(0..=4).contains(&self.accuracy_level) {
             return Err(ExportError::Option(format!("accuracy level {}: choose 0 to 4", self.accuracy_level)));
         }
-        Ok(Numbers { element: Element::F32, blocks: Some(Blocks { bits, block, accuracy_level: self.accuracy_level }) })
+        let head_bits = self.head_bits.unwrap_or(bits);
+        if head_bits != 4 && head_bits != 8 {
+            return Err(ExportError::Option(format!("{head_bits} bits of the head: choose 4 or 8")));
+        }
+        let blocks = |bits| Some(Blocks { bits, block, accuracy_level: self.accuracy_level });
+        Ok(Numbers { element: Element::F32, blocks: blocks(bits), head_blocks: blocks(head_bits) })
     }
 
     /// An encoder has one graph.

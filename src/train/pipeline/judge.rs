@@ -15,7 +15,7 @@ use crate::train::models::{Answered, ModelFolders, ServedModels};
 use crate::train::synth::{self, SynthSettings};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Lists searched per query; all of a small index.
 const NPROBE: usize = 64;
@@ -61,16 +61,24 @@ fn judge_synth(
     models: &ServedModels,
     generation: &Path,
 ) -> Result<Judged, PipelineError> {
-    let per_user = world.events as f64 / world.users.max(1) as f64;
-    let events = (per_user * users as f64) as usize;
-    let held_out = synth::generate(&SynthSettings { users, events, seed, ..world }).dataset();
-    let sources = test_sources(&held_out, models, users);
+    let (dataset, sources) = held_out(world, users, seed, models);
     let source = format!("generated users of seed {seed}, never seen in training");
-    judge_sources(&sources, &held_out, models, generation, seed, source)
+    judge_sources(&sources, &dataset, models, generation, seed, source)
 }
 
 /// Judges a finished bundle, on the held-out tails of a data folder or on generated users: `taiji-trainer evaluate`.
 pub fn evaluate_bundle(bundle: &Path, data: Option<&Path>, seed: u64, users: usize) -> Result<Judged, PipelineError> {
+    let (models, generation) = open_bundle(bundle)?;
+    let Some(folder) = data else {
+        return judge_synth(SynthSettings::default(), users, seed, &models, &generation);
+    };
+    let dataset = Dataset::load(folder, &ActionTable::default())?;
+    let sources = test_sources(&dataset, &models, users);
+    judge_sources(&sources, &dataset, &models, &generation, seed, format!("last items of {}", folder.display()))
+}
+
+/// The models of a finished bundle, and the folder of its generation.
+pub(super) fn open_bundle(bundle: &Path) -> Result<(ServedModels, PathBuf), PipelineError> {
     let manifest = Manifest::read(bundle)?;
     manifest.verify(bundle)?;
     let schema = PromptSchema::load(&bundle.join("prompt.toml"))?;
@@ -82,13 +90,21 @@ pub fn evaluate_bundle(bundle: &Path, data: Option<&Path>, seed: u64, users: usi
         encoder: bundle.join(ENCODER_FOLDER),
         codebook: bundle.join(CODEBOOK_FILE),
     };
-    let models = ServedModels::open(&folders, &schema, &items)?;
-    let Some(folder) = data else {
-        return judge_synth(SynthSettings::default(), users, seed, &models, &generation);
-    };
-    let dataset = Dataset::load(folder, &ActionTable::default())?;
-    let sources = test_sources(&dataset, &models, users);
-    judge_sources(&sources, &dataset, &models, &generation, seed, format!("last items of {}", folder.display()))
+    Ok((ServedModels::open(&folders, &schema, &items)?, generation))
+}
+
+/// Prompts of generated users that training never saw, and the data set they come from.
+pub(super) fn held_out(
+    world: SynthSettings,
+    users: usize,
+    seed: u64,
+    models: &ServedModels,
+) -> (Dataset, Vec<SftSource>) {
+    let per_user = world.events as f64 / world.users.max(1) as f64;
+    let events = (per_user * users as f64) as usize;
+    let dataset = synth::generate(&SynthSettings { users, events, seed, ..world }).dataset();
+    let sources = test_sources(&dataset, models, users);
+    (dataset, sources)
 }
 
 /// One test source a user, at most `users`, evenly over the file.

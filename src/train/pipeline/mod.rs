@@ -8,6 +8,7 @@
 //!                         encoder ───┘
 //! ```
 
+mod compare;
 mod examples;
 mod judge;
 mod publish;
@@ -15,6 +16,7 @@ mod recipe;
 mod run;
 mod stage;
 
+pub use compare::{Compared, compare_llm};
 pub use judge::{Judged, evaluate_bundle};
 pub use recipe::{DataRecipe, EvaluateRecipe, IndexRecipe, Recipe};
 pub use run::{RunOptions, run};

@@ -133,3 +133,12 @@ fn every_input_of_every_node_is_there_before_it() {
         assert!(graph.output.iter().all(|output| known.contains(output.name.as_str())), "{name}");
     }
 }
+
+/// There is no kernel for it here, but the runtime knows the operator: it gets as far as placing it.
+#[test]
+fn the_cpu_refuses_it_by_name() {
+    let (_, out) = paged("qwen2", Precision::F16);
+    let environment = runtime::environment(None).unwrap();
+    let refused = runtime::open_session(&environment, &out.path().join(GRAPH_FILE), 1).err().unwrap().to_string();
+    assert!(refused.contains("PagedAttention"), "{refused}");
+}

@@ -6,7 +6,7 @@ use half::f16;
 use ort::value::PrimitiveTensorElementType;
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::run::{Reference, Runner, prompt_then_answer};
+use super::run::{Reference, Runner, error_of, prompt_then_answer};
 use super::*;
 use crate::train::export::nbits::PackedWeight;
 use crate::train::export::options::Blocks;
@@ -116,6 +116,25 @@ fn packed_files_have_the_bytes_that_the_format_says() {
 }
 
 #[test]
+fn the_head_can_keep_more_bits_than_the_layers() {
+    for name in ["qwen2", "qwen3-tied"] {
+        let reference = Reference::of(name);
+        let (plain, _) = exported_as(&fixture(name), &ExportOptions::default());
+        let wanted = all_logits(&plain, &reference, 7.0_f32);
+        let of = |head_bits| {
+            let options = ExportOptions { head_bits, accuracy_level: 1, block: Some(32), ..with(Precision::Int4) };
+            let (out, report) = exported_as(&fixture(name), &options);
+            let found = all_logits(&out, &reference, 7.0_f32);
+            let square: f32 = found.iter().zip(&wanted).map(|(a, b)| (a - b).powi(2)).sum();
+            ((square / wanted.len() as f32).sqrt(), report.data_bytes)
+        };
+        let (four, eight) = (of(None), of(Some(8)));
+        println!("{name}: root mean square error {} with a head of 4 bits, {} with 8", four.0, eight.0);
+        assert!(eight.0 < four.0 && eight.1 > four.1);
+    }
+}
+
+#[test]
 fn halves_run_on_the_cpu_within_their_rounding() {
     for name in ["qwen2", "qwen2-tied", "qwen3-tied"] {
         let reference = Reference::of(name);
@@ -126,6 +145,38 @@ fn halves_run_on_the_cpu_within_their_rounding() {
         println!("{name} f16: {error:e}, logits to {}", reference.scale());
         assert!(error < 2e-2 * reference.scale(), "{error}");
         assert!(report.data_bytes < std::fs::metadata(plain.path().join(DATA_FILE)).unwrap().len());
+    }
+}
+
+/// Errors of the tree and standard graphs of a precision against the reference.
+fn flavour_errors<T: PrimitiveTensorElementType + Copy + Debug + 'static>(
+    name: &str,
+    options: ExportOptions,
+    number: fn(f32) -> T,
+) -> [f32; 2] {
+    let flavours = vec![Flavour::Tree, Flavour::Std];
+    let (out, _) = exported_as(&fixture(name), &ExportOptions { flavours, ..options });
+    let reference = Reference::of(name);
+    let open = |file: &str| Runner::open(&out.path().join(file), reference.rows(), 40, number(7.0));
+    let (mut tree, mut standard) = (open(GRAPH_FILE), open("graph.std.onnx"));
+    let mut errors = [0.0_f32; 2];
+    for pieces in prompt_then_answer(&reference) {
+        let of = |found: Vec<f32>| error_of(&found, &reference, &pieces);
+        errors[0] = errors[0].max(of(tree.shared(&reference, &pieces, Some(number))));
+        errors[1] = errors[1].max(of(standard.standard(&reference, &pieces)));
+    }
+    errors
+}
+
+#[test]
+fn the_other_flavours_run_in_halves_and_packed() {
+    for name in ["qwen2", "qwen3-tied"] {
+        let scale = Reference::of(name).scale();
+        let halves = flavour_errors(name, with(Precision::F16), f16::from_f32);
+        let packed = flavour_errors(name, ExportOptions { block: Some(16), ..with(Precision::Int8) }, |value| value);
+        println!("{name}: tree and std {halves:?} in f16, {packed:?} in int8, logits to {scale}");
+        assert!(halves.iter().all(|error| *error < 2e-2 * scale), "{halves:?}");
+        assert!(packed.iter().all(|error| *error < 0.2 * scale), "{packed:?}");
     }
 }
 
@@ -179,6 +230,10 @@ fn number_settings_are_checked() {
         let message = refused("qwen2", ExportOptions { block: Some(block), ..with(Precision::Int4) });
         assert_eq!(message, format!("block {block}: choose a power of two from 16"));
     }
+    let message = refused("qwen2", ExportOptions { head_bits: Some(6), ..with(Precision::Int4) });
+    assert_eq!(message, "6 bits of the head: choose 4 or 8");
+    let message = refused("qwen2", ExportOptions { head_bits: Some(8), ..with(Precision::F16) });
+    assert_eq!(message, "bits of the head are chosen for int4 only");
     let message = refused("qwen2", ExportOptions { accuracy_level: 5, ..with(Precision::Int8) });
     assert_eq!(message, "accuracy level 5: choose 0 to 4");
     assert_eq!(refused("bert", with(Precision::Int4)), "precision int4 of a BertModel: not built yet");
