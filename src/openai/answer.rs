@@ -165,3 +165,47 @@ impl Usage {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const STOP: (u32, &str) = (7, "</answer>");
+
+    proptest! {
+        /// Whatever the pieces are, their texts make up the answer, each at its offset, without the stop token's text;
+        /// what became readable together with the stop token stays.
+        #[test]
+        fn pieces_make_up_the_answer(texts in prop::collection::vec("[a-zé</]{0,4}", 0..12), late in "[a-z]{0,3}") {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let tokens = texts.iter().map(|text| (1, text.clone()));
+            for (token, text) in tokens.chain([(STOP.0, format!("{late}{}", STOP.1))]) {
+                sender.send(Piece::Token { token, text, logprob: None }).expect("sent");
+            }
+            let generation = Generation {
+                text: String::new(), tokens: vec![], logprobs: vec![], prompt_tokens: 3, cached_tokens: 0, new_tokens: 1,
+                finish: Finish::Stop, logprob: 0.0,
+            };
+            sender.send(Piece::End(Ok(generation))).expect("sent");
+            let choice = Choice::new(0, receiver, Arc::new(vec![(STOP.0, STOP.1.to_string())]));
+            let answer = futures::executor::block_on(collect(vec![choice])).expect("answer").remove(0);
+            prop_assert_eq!(&answer.text, &(texts.concat() + &late));
+            let characters: Vec<char> = answer.text.chars().collect();
+            for token in &answer.tokens {
+                let length = token.text.chars().count();
+                let found: String = characters[token.offset..token.offset + length].iter().collect();
+                prop_assert_eq!(&found, &token.text);
+            }
+        }
+    }
+
+    #[test]
+    fn an_engine_that_goes_away_is_a_failure_and_not_an_end() {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        drop(sender);
+        let choice = Choice::new(0, receiver, Arc::default());
+        let error = futures::executor::block_on(collect(vec![choice])).expect_err("failed");
+        assert!(matches!(error, OpenAiError::Llm(LlmError::Closed)));
+    }
+}

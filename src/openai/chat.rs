@@ -187,8 +187,8 @@ impl ChatShape {
 }
 
 impl Shape for ChatShape {
-    fn head(&self) -> Value {
-        self.head.clone()
+    fn head(&self) -> &Value {
+        &self.head
     }
 
     fn opening(&self, index: usize) -> Option<Value> {

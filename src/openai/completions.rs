@@ -133,8 +133,8 @@ impl CompletionShape {
 }
 
 impl Shape for CompletionShape {
-    fn head(&self) -> Value {
-        self.head.clone()
+    fn head(&self) -> &Value {
+        &self.head
     }
 
     fn opening(&self, _index: usize) -> Option<Value> {

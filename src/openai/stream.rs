@@ -15,8 +15,8 @@ use std::convert::Infallible;
 
 /// How a resource writes the entries of `choices`.
 pub trait Shape: Send + 'static {
-    /// The fields of every chunk but `choices` and `usage`.
-    fn head(&self) -> Value;
+    /// The fields of every chunk but `choices` and `usage`; an object with at least one field.
+    fn head(&self) -> &Value;
     /// Sent before anything of an answer, if the resource has such a thing.
     fn opening(&self, index: usize) -> Option<Value>;
     /// One token.
@@ -40,7 +40,7 @@ pub fn respond(choices: Vec<Choice>, shape: impl Shape, plan: Plan) -> Response 
     let pending = choices.iter().filter_map(|choice| shape.opening(choice.index)).collect::<Vec<Value>>();
     let mut chunks = Chunks {
         events: select_all(choices.into_iter().map(events)),
-        head: shape.head(),
+        head: shape.head().to_string().strip_suffix('}').unwrap_or_default().to_string(),
         shape,
         plan,
         usage: Usage::default(),
@@ -69,7 +69,8 @@ fn events(choice: Choice) -> BoxStream<'static, (usize, Event)> {
 
 struct Chunks<S> {
     events: SelectAll<BoxStream<'static, (usize, Event)>>,
-    head: Value,
+    /// JSON of the head, still open: it is the same in every chunk, and there is a chunk for every token.
+    head: String,
     shape: S,
     plan: Plan,
     usage: Usage,
@@ -125,11 +126,10 @@ impl<S: Shape> Chunks<S> {
 
     /// One chunk. `usage` is in every chunk once it was asked for, null but for the last.
     fn push(&mut self, choices: Value, usage: Value) {
-        let mut chunk = self.head.clone();
-        chunk["choices"] = choices;
-        if self.plan.include_usage {
-            chunk["usage"] = usage;
-        }
-        self.pending.push_back(chunk.to_string());
+        let head = &self.head;
+        self.pending.push_back(match self.plan.include_usage {
+            true => format!("{head},\"choices\":{choices},\"usage\":{usage}}}"),
+            false => format!("{head},\"choices\":{choices}}}"),
+        });
     }
 }
