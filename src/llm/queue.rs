@@ -6,12 +6,17 @@
 //! never reaches the graph. Dropping a job tells its caller that the engine closed.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::sequence::Job;
 use super::{LlmError, Priority};
+
+/// A burst is over when nothing came for so long; far less than any prompt takes to read.
+const PAUSE: Duration = Duration::from_micros(100);
+/// However the burst goes on, the first prompt waits no longer than so many pauses.
+const MOST_PAUSES: usize = 20;
 
 /// What may wait.
 #[derive(Debug, Clone, Copy)]
@@ -108,11 +113,19 @@ impl Queue {
         dead
     }
 
-    /// Waits until a job is there. `false` = the queue is closed.
+    /// Waits until a job is there, and for those that come right behind it: a burst that begins on an idle engine is
+    /// read together, not its first prompt alone. `false` = the queue is closed.
     pub fn wait(&self) -> bool {
         let mut state = self.state.lock();
         while !state.closed && state.jobs == 0 {
             self.arrived.wait(&mut state);
+        }
+        for _ in 0..MOST_PAUSES {
+            let before = state.jobs;
+            self.arrived.wait_for(&mut state, PAUSE);
+            if state.jobs == before || state.closed {
+                break;
+            }
         }
         !state.closed
     }
@@ -156,8 +169,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
-
-    use std::time::Duration;
 
     use tokio::sync::oneshot;
 
