@@ -203,9 +203,10 @@ impl Device {
         Ok(&self.memory.read::<f32>(logits)?[..wanted * dims.vocabulary])
     }
 
-    /// Makes room for scratch rows and clears them: what a search with broken numbers left would spread.
-    fn shape_scratch(&mut self, rows: usize, slots: usize) -> Result<(), ort::Error> {
-        let dims = self.dims;
+    /// Makes room for scratch rows and clears what the prompts will not cover: what a search with broken numbers left would
+    /// spread.
+    fn shape_scratch(&mut self, prompts: &[ScratchRow], slots: usize) -> Result<(), ort::Error> {
+        let (dims, rows) = (self.dims, prompts.len());
         let Some(BeamGraphs { scratch, .. }) = &mut self.beams else { return Err(no_graph(STD_FILE)) };
         let needed = rows * dims.kv_heads * slots * dims.head;
         if scratch.room < needed {
@@ -226,11 +227,15 @@ impl Device {
             let span = |&buffer| Span { from: (zeros, 0), to: (buffer, 0), elements: needed };
             return self.memory.copy(&self.environment, &buffers.map(span).collect::<Vec<_>>());
         }
+        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.length).collect();
+        let shape = [dims.kv_heads, slots, dims.head];
         for &buffer in buffers {
             match dims.element {
-                TensorElementType::Float16 => self.memory.write(buffer)?[..needed].fill(half::f16::ZERO),
-                TensorElementType::Bfloat16 => self.memory.write(buffer)?[..needed].fill(half::bf16::ZERO),
-                _ => self.memory.write(buffer)?[..needed].fill(0.0_f32),
+                TensorElementType::Float16 => clear_tails(self.memory.write(buffer)?, half::f16::ZERO, &lengths, shape),
+                TensorElementType::Bfloat16 => {
+                    clear_tails(self.memory.write(buffer)?, half::bf16::ZERO, &lengths, shape)
+                }
+                _ => clear_tails(self.memory.write(buffer)?, 0.0_f32, &lengths, shape),
             }
         }
         Ok(())
@@ -265,13 +270,18 @@ impl BeamDevice for Device {
     }
 
     fn load_scratch(&mut self, rows: &[ScratchRow], slots: usize) -> Result<(), String> {
-        self.shape_scratch(rows.len(), slots)
-            .and_then(|()| self.copy_prompts(rows, slots))
-            .map_err(|error| error.to_string())
+        self.shape_scratch(rows, slots).and_then(|()| self.copy_prompts(rows, slots)).map_err(|error| error.to_string())
     }
 
     fn run_std(&mut self, call: &StdCall) -> Result<&[f32], String> {
         self.std_call(call).map_err(|error| error.to_string())
+    }
+}
+
+/// Fills rows `[heads, slots, width]` behind the first `length` slots of every head.
+fn clear_tails<T: Copy>(values: &mut [T], zero: T, lengths: &[usize], [heads, slots, width]: [usize; 3]) {
+    for (head, values) in values.chunks_mut(slots * width).take(lengths.len() * heads).enumerate() {
+        values[lengths[head / heads] * width..].fill(zero);
     }
 }
 
