@@ -47,7 +47,7 @@ int4-check: build ## top-1 agreement of the demo's LLM in int4 with itself in f3
 memcheck: setup ## the tests of the unsafe code under valgrind
 	@bash scripts/memcheck.sh
 
-bench-llm: build ## our LLM engine beside onnxruntime-genai and torch (35 minutes, 6 GB of packages; BENCH_PAIRS, ONLY=sections)
+bench-llm: build ## our LLM engine beside onnxruntime-genai and torch (an hour of an idle machine, 6 GB of packages; BENCH_PAIRS, ONLY=sections)
 	@bash scripts/bench_llm/venv.sh
 	@.cache/bench-venv/bin/python scripts/bench_llm/run.py $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 

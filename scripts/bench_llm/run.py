@@ -38,8 +38,6 @@ class Context:
         self.models = prepare.Models(work, shape, self.programs)
         self.log = work / "workers.log"
         self.log.write_text("")
-        # Long runs are repeated less often.
-        self.long_pairs = 2 if quick else 3
         self.trace_requests, self.trace_rate = (24, 100.0) if quick else (48, 8.0)
         self.long_prompt = 3000 if quick else 13000
         self.rss_requests = 2000 if quick else 10000

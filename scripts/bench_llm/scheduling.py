@@ -32,7 +32,7 @@ def trace(context):
     speeds = {name: [] for name in ways}
     command = prepare.our_command(context.programs, context.models.ours("f32"), ROWS, 1024)
     with Worker("ours f32", command, context.log) as worker:
-        for number in range(min(context.pairs, context.long_pairs)):
+        for number in range(context.pairs):
             requests = arrivals(context, 100 + number)
             for name, (rows, padded) in rotated(list(ways.items()), number):
                 answer = worker.ask("trace", requests=requests, static_rows=rows, padded=padded)
@@ -55,7 +55,7 @@ def gap(context):
     command = prepare.our_command(context.programs, folder, ROWS, length + 1336)
     generator, figures = random.Random(3), {}
     with Worker("ours f32", command, context.log) as worker:
-        for number in range(min(context.pairs, context.long_pairs)):
+        for number in range(context.pairs):
             answer = worker.ask(
                 "gap", rows=[tokens(generator, context, 64) for _ in range(ROWS - 1)], new_tokens=1200, warm_tokens=64,
                 prompt_alone=tokens(generator, context, length), prompt_beside=tokens(generator, context, length))

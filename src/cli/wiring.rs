@@ -120,6 +120,7 @@ fn llm_options(engine: &EngineSettings, metrics: &Arc<Metrics>) -> LlmOptions {
     };
     LlmOptions {
         threads: engine.llm_threads,
+        spin: engine.llm_spin,
         max_rows: engine.max_rows,
         queue_limit: engine.queue_limit,
         queue_tokens: engine.queue_tokens,

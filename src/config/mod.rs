@@ -115,6 +115,7 @@ pub struct EngineSettings {
     pub onnxruntime: String,
     pub llm_threads: usize,
     pub encoder_threads: usize,
+    pub llm_spin: bool,
     pub provider: ProviderKind,
     pub device: i32,
     pub cuda_graphs: bool,

@@ -17,6 +17,7 @@ use super::beam::BeamDevice;
 use super::binding::{Binding, BufferId, Memory, Place, Span};
 use super::device_beam::BeamGraphs;
 use super::graph::{GraphDims, past, present};
+use super::mirror::{Mirror, Mirrors};
 use super::runtime::Provider;
 
 /// Bindings kept; beyond that all are made anew (they cost some 100 µs each).
@@ -114,10 +115,11 @@ pub struct Device {
     /// Room for one row of one layer, for exchanging rows.
     spare: BufferId,
     prefix: Option<Prefix>,
-    inputs: Inputs,
+    mirrors: Mirrors,
     bindings: HashMap<(usize, usize), Bound>,
     eager: RunOptions<NoSelectedOutputs>,
-    captured: HashMap<usize, RunOptions<NoSelectedOutputs>>,
+    /// By rows and edition of the buffers: a captured graph reads and writes the addresses it was captured with.
+    captured: HashMap<(usize, usize), RunOptions<NoSelectedOutputs>>,
     pub(super) beams: Option<BeamGraphs>,
 }
 
@@ -126,30 +128,13 @@ struct Prefix {
     cache: Vec<[BufferId; 2]>,
 }
 
+/// An input's name, where it is, and its shape.
+type Bindable = (&'static str, Mirror, Vec<usize>);
+
 /// A binding with its rows' cache bound, and the shapes of what else is bound.
 struct Bound {
     binding: Binding,
     shapes: Option<(usize, usize, usize)>,
-}
-
-/// Buffers of inputs and logits. Host and device are the same buffer on a CPU.
-struct Inputs {
-    input_ids: Mirror,
-    seqlens: Mirror,
-    total: BufferId,
-    logits_indices: Mirror,
-    logits: Mirror,
-    /// Rises when a buffer was replaced by a larger one: what is bound is then stale.
-    edition: usize,
-}
-
-/// One tensor's bytes on the host and on the device.
-#[derive(Clone, Copy)]
-pub(super) struct Mirror {
-    pub host: BufferId,
-    pub device: BufferId,
-    pub elements: usize,
-    pub element: TensorElementType,
 }
 
 impl Device {
@@ -177,7 +162,6 @@ impl Device {
             cache.push([buffer(options.rows * row)?, buffer(options.rows * row)?]);
         }
         let spare = buffer(row)?;
-        let inputs = Inputs::new(&mut memory, &options, &dims).map_err(text)?;
         let mut eager = RunOptions::new().map_err(text)?;
         if options.provider.captures_graphs() {
             eager.set("gpu_graph_id", "-1").map_err(text)?;
@@ -191,7 +175,7 @@ impl Device {
             cache,
             spare,
             prefix: None,
-            inputs,
+            mirrors: Mirrors::default(),
             bindings: HashMap::new(),
             eager,
             captured: HashMap::new(),
@@ -222,10 +206,10 @@ impl Device {
     }
 
     fn run_call(&mut self, call: &Call) -> Result<&[f32], ort::Error> {
+        let vocabulary = self.dims.vocabulary;
         let wanted = call.logits_indices.len();
-        let Self { memory, inputs, .. } = self;
-        inputs.reserve(memory, call.input_ids.len(), wanted, self.dims.vocabulary)?;
-        inputs.write(memory, &self.environment, call)?;
+        let inputs = self.write_inputs(call)?;
+        let logits = self.mirrors.room(&mut self.memory, "logits", TensorElementType::Float32, wanted * vocabulary)?;
         let key = (call.first, call.rows);
         if !self.bindings.contains_key(&key) {
             if self.bindings.len() >= MAX_BINDINGS {
@@ -237,19 +221,33 @@ impl Device {
         let Some(bound) = self.bindings.get_mut(&key) else {
             return Err(ort::Error::new("the binding is missing"));
         };
-        let shapes = Some((call.width, wanted, self.inputs.edition));
+        let shapes = Some((call.width, wanted, self.mirrors.edition()));
         if bound.shapes != shapes {
-            self.inputs.bind(&self.memory, &mut bound.binding, call, self.dims.vocabulary)?;
+            for (name, mirror, shape) in &inputs {
+                bound.binding.input(name, &self.memory.view(mirror.device, 0, shape)?)?;
+            }
+            bound.binding.output("logits", &self.memory.view(logits.device, 0, &[wanted, vocabulary])?)?;
             bound.shapes = shapes;
         }
         let options = match call.width == 1 && self.options.provider.captures_graphs() && call.first == 0 {
-            true => captured(&mut self.captured, call.rows)?,
+            true => captured(&mut self.captured, call.rows, self.mirrors.edition(), self.options.rows)?,
             false => &self.eager,
         };
         bound.binding.run(&mut self.session, &mut self.memory, options)?;
-        let logits = self.inputs.logits;
-        logits.to_host(&mut self.memory, &self.environment, wanted * self.dims.vocabulary)?;
-        Ok(&self.memory.read::<f32>(logits.host)?[..wanted * self.dims.vocabulary])
+        logits.to_host(&mut self.memory, &self.environment, wanted * vocabulary)?;
+        Ok(&self.memory.read::<f32>(logits.host)?[..wanted * vocabulary])
+    }
+
+    /// Writes a call's inputs; where they are, and their shapes.
+    fn write_inputs(&mut self, call: &Call) -> Result<[Bindable; 4], ort::Error> {
+        let mut at = self.mirrors.at(&mut self.memory, &self.environment);
+        let shape = vec![call.rows, call.width];
+        Ok([
+            ("input_ids", at.write("input_ids", &call.input_ids)?, shape),
+            ("seqlens_k", at.write("seqlens_k", &call.seqlens)?, vec![call.rows]),
+            ("total_sequence_length", at.write_host("total_sequence_length", &[call.total])?, vec![]),
+            ("logits_indices", at.write("logits_indices", &call.logits_indices)?, vec![call.logits_indices.len()]),
+        ])
     }
 
     fn bind_rows(&self, first: usize, rows: usize) -> Result<Bound, ort::Error> {
@@ -382,107 +380,18 @@ impl Backend for Device {
     }
 }
 
-impl Inputs {
-    fn new(memory: &mut Memory, options: &DeviceOptions, dims: &GraphDims) -> Result<Self, ort::Error> {
-        use TensorElementType::{Float32, Int32, Int64};
-        Ok(Self {
-            input_ids: Mirror::new(memory, Int64, options.rows)?,
-            seqlens: Mirror::new(memory, Int32, options.rows)?,
-            total: memory.allocate(Place::Host, Int32, 1)?,
-            logits_indices: Mirror::new(memory, Int64, options.rows)?,
-            logits: Mirror::new(memory, Float32, options.rows * dims.vocabulary)?,
-            edition: 0,
-        })
-    }
-
-    /// Makes room for a call.
-    fn reserve(
-        &mut self,
-        memory: &mut Memory,
-        tokens: usize,
-        wanted: usize,
-        vocabulary: usize,
-    ) -> Result<(), ort::Error> {
-        for (mirror, elements) in
-            [(&mut self.input_ids, tokens), (&mut self.logits_indices, wanted), (&mut self.logits, wanted * vocabulary)]
-        {
-            if mirror.elements < elements {
-                *mirror = Mirror::new(memory, mirror.element, elements.next_power_of_two())?;
-                self.edition += 1;
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&self, memory: &mut Memory, environment: &Environment, call: &Call) -> Result<(), ort::Error> {
-        memory.write::<i64>(self.input_ids.host)?[..call.input_ids.len()].copy_from_slice(&call.input_ids);
-        memory.write::<i32>(self.seqlens.host)?[..call.seqlens.len()].copy_from_slice(&call.seqlens);
-        memory.write::<i64>(self.logits_indices.host)?[..call.logits_indices.len()]
-            .copy_from_slice(&call.logits_indices);
-        memory.write::<i32>(self.total)?[0] = call.total;
-        for (mirror, elements) in [
-            (&self.input_ids, call.input_ids.len()),
-            (&self.seqlens, call.seqlens.len()),
-            (&self.logits_indices, call.logits_indices.len()),
-        ] {
-            mirror.to_device(memory, environment, elements)?;
-        }
-        Ok(())
-    }
-
-    fn bind(&self, memory: &Memory, binding: &mut Binding, call: &Call, vocabulary: usize) -> Result<(), ort::Error> {
-        let wanted = call.logits_indices.len();
-        binding.input("input_ids", &memory.view(self.input_ids.device, 0, &[call.rows, call.width])?)?;
-        binding.input("seqlens_k", &memory.view(self.seqlens.device, 0, &[call.rows])?)?;
-        binding.input("total_sequence_length", &memory.view(self.total, 0, &[])?)?;
-        binding.input("logits_indices", &memory.view(self.logits_indices.device, 0, &[wanted])?)?;
-        binding.output("logits", &memory.view(self.logits.device, 0, &[wanted, vocabulary])?)
-    }
-}
-
-impl Mirror {
-    pub fn new(memory: &mut Memory, element: TensorElementType, elements: usize) -> Result<Self, ort::Error> {
-        let host = memory.allocate(Place::Host, element, elements)?;
-        let device = match memory.device_is_host() {
-            true => host,
-            false => memory.allocate(Place::Device, element, elements)?,
-        };
-        Ok(Self { host, device, elements, element })
-    }
-
-    pub fn to_device(self, memory: &mut Memory, environment: &Environment, elements: usize) -> Result<(), ort::Error> {
-        self.transfer(memory, environment, self.host, self.device, elements)
-    }
-
-    pub fn to_host(self, memory: &mut Memory, environment: &Environment, elements: usize) -> Result<(), ort::Error> {
-        self.transfer(memory, environment, self.device, self.host, elements)
-    }
-
-    fn transfer(
-        self,
-        memory: &mut Memory,
-        environment: &Environment,
-        from: BufferId,
-        to: BufferId,
-        elements: usize,
-    ) -> Result<(), ort::Error> {
-        if self.host == self.device || elements == 0 {
-            return Ok(());
-        }
-        memory.copy(environment, &[Span { from: (from, 0), to: (to, 0), elements }])
-    }
-}
-
 /// Run options that capture, then replay, the CUDA graph of a decode bucket.
 fn captured(
-    all: &mut HashMap<usize, RunOptions<NoSelectedOutputs>>,
+    all: &mut HashMap<(usize, usize), RunOptions<NoSelectedOutputs>>,
     rows: usize,
+    edition: usize,
+    most_rows: usize,
 ) -> Result<&RunOptions<NoSelectedOutputs>, ort::Error> {
-    match all.entry(rows) {
+    match all.entry((rows, edition)) {
         Entry::Occupied(kept) => Ok(kept.into_mut()),
         Entry::Vacant(place) => {
             let mut made = RunOptions::new()?;
-            made.set("gpu_graph_id", rows.to_string())?;
+            made.set("gpu_graph_id", (edition * (most_rows + 1) + rows).to_string())?;
             Ok(place.insert(made))
         }
     }

@@ -11,8 +11,9 @@ use ort::value::{PrimitiveTensorElementType, TensorElementType};
 
 use super::beam::{BeamDevice, ScratchRow, StdCall, TreeCall};
 use super::binding::{Binding, BufferId, Memory, Place, Span};
-use super::device::{Backend, Device, Mirror};
+use super::device::{Backend, Device};
 use super::graph::{GraphDims, past, present};
+use super::mirror::Mirrors;
 
 /// File name of the graph for one search.
 pub const TREE_FILE: &str = "graph.tree.onnx";
@@ -23,8 +24,7 @@ pub const STD_FILE: &str = "graph.std.onnx";
 pub struct BeamGraphs {
     tree: Session,
     std: Option<Session>,
-    inputs: Vec<(&'static str, Mirror)>,
-    logits: Option<Mirror>,
+    mirrors: Mirrors,
     scratch: Scratch,
     eager: RunOptions<NoSelectedOutputs>,
 }
@@ -67,7 +67,7 @@ impl BeamGraphs {
         let mut eager = RunOptions::new().map_err(text)?;
         // Shapes change from call to call: nothing to capture, where decode steps are captured as CUDA graphs.
         eager.set("gpu_graph_id", "-1").map_err(text)?;
-        Ok(Some(Self { tree, std, inputs: Vec::new(), logits: None, scratch: Scratch::default(), eager }))
+        Ok(Some(Self { tree, std, mirrors: Mirrors::default(), scratch: Scratch::default(), eager }))
     }
 }
 
@@ -76,7 +76,7 @@ struct Feed<'a> {
     memory: &'a mut Memory,
     environment: &'a Environment,
     binding: Binding,
-    inputs: &'a mut Vec<(&'static str, Mirror)>,
+    mirrors: &'a mut Mirrors,
 }
 
 impl Feed<'_> {
@@ -99,23 +99,7 @@ impl Feed<'_> {
         values: &[T],
         shape: &[usize],
     ) -> Result<(), ort::Error> {
-        // The two graphs may want an input in different numbers.
-        let element = T::into_tensor_element_type();
-        let kept = self.inputs.iter().position(|(other, mirror)| *other == name && mirror.element == element);
-        let mirror = match kept {
-            Some(index) if self.inputs[index].1.elements >= values.len() => self.inputs[index].1,
-            _ => {
-                let room = values.len().next_power_of_two();
-                let made = Mirror::new(self.memory, element, room)?;
-                match kept {
-                    Some(index) => self.inputs[index].1 = made,
-                    None => self.inputs.push((name, made)),
-                }
-                made
-            }
-        };
-        self.memory.write::<T>(mirror.host)?[..values.len()].copy_from_slice(values);
-        mirror.to_device(self.memory, self.environment, values.len())?;
+        let mirror = self.mirrors.at(self.memory, self.environment).write(name, values)?;
         self.binding.input(name, &self.memory.view(mirror.device, 0, shape)?)
     }
 
@@ -141,17 +125,10 @@ impl Feed<'_> {
         mut self,
         session: &mut Session,
         options: &RunOptions<NoSelectedOutputs>,
-        logits: &mut Option<Mirror>,
         shape: [usize; 2],
     ) -> Result<BufferId, ort::Error> {
         let elements = shape[0] * shape[1];
-        let mirror = match *logits {
-            Some(mirror) if mirror.elements >= elements => mirror,
-            _ => {
-                let room = shape[0].next_power_of_two() * shape[1];
-                *logits.insert(Mirror::new(self.memory, TensorElementType::Float32, room)?)
-            }
-        };
+        let mirror = self.mirrors.room(self.memory, "logits", TensorElementType::Float32, elements)?;
         self.binding.output("logits", &self.memory.view(mirror.device, 0, &shape)?)?;
         self.binding.run(session, self.memory, options)?;
         mirror.to_host(self.memory, self.environment, elements)?;
@@ -166,8 +143,8 @@ impl Device {
         let cache_shape = [1, dims.kv_heads, self.shape().slots, dims.head];
         let Some(graphs) = &mut self.beams else { return Err(no_graph(TREE_FILE)) };
         let binding = Binding::new(&graphs.tree, &self.memory)?;
-        let (memory, environment, inputs) = (&mut self.memory, &self.environment, &mut graphs.inputs);
-        let mut feed = Feed { memory, environment, binding, inputs };
+        let (memory, environment, mirrors) = (&mut self.memory, &self.environment, &mut graphs.mirrors);
+        let mut feed = Feed { memory, environment, binding, mirrors };
         let (width, total) = (call.width, call.total());
         feed.cache(&self.cache, start, &cache_shape)?;
         feed.input("input_ids", &call.input_ids, &[1, width])?;
@@ -177,20 +154,20 @@ impl Device {
         feed.input("logits_indices", &call.logits_indices, &[width])?;
         feed.bias(dims.element, &call.attention_bias, &[1, 1, width, total])?;
         let shape = [width, dims.vocabulary];
-        let logits = feed.run(&mut graphs.tree, &graphs.eager, &mut graphs.logits, shape)?;
+        let logits = feed.run(&mut graphs.tree, &graphs.eager, shape)?;
         Ok(&self.memory.read::<f32>(logits)?[..width * dims.vocabulary])
     }
 
     fn std_call(&mut self, call: &StdCall) -> Result<&[f32], ort::Error> {
         let dims = self.dims;
-        let Some(BeamGraphs { std: Some(session), inputs, logits, scratch, eager, .. }) = &mut self.beams else {
+        let Some(BeamGraphs { std: Some(session), mirrors, scratch, eager, .. }) = &mut self.beams else {
             return Err(no_graph(STD_FILE));
         };
         if call.rows > scratch.rows || call.slots != scratch.slots {
             return Err(ort::Error::new("the scratch rows are of another shape"));
         }
         let binding = Binding::new(session, &self.memory)?;
-        let mut feed = Feed { memory: &mut self.memory, environment: &self.environment, binding, inputs };
+        let mut feed = Feed { memory: &mut self.memory, environment: &self.environment, binding, mirrors };
         let (rows, width, wanted) = (call.rows, call.width, call.logits_indices.len());
         feed.cache(&scratch.cache, 0, &[rows, dims.kv_heads, call.slots, dims.head])?;
         feed.input("input_ids", &call.input_ids, &[rows, width])?;
@@ -199,7 +176,7 @@ impl Device {
         feed.input("nonpad_kv_seqlen", &call.nonpad_kv_seqlen, &[rows])?;
         feed.input("logits_indices", &call.logits_indices, &[wanted])?;
         feed.bias(TensorElementType::Float32, &call.attention_bias, &[rows, 1, width, call.slots])?;
-        let logits = feed.run(session, eager, logits, [wanted, dims.vocabulary])?;
+        let logits = feed.run(session, eager, [wanted, dims.vocabulary])?;
         Ok(&self.memory.read::<f32>(logits)?[..wanted * dims.vocabulary])
     }
 

@@ -11,6 +11,7 @@ mod device_beam;
 pub(crate) mod folder;
 pub(crate) mod graph;
 mod measure;
+mod mirror;
 mod null;
 mod onnx;
 pub mod prepack;

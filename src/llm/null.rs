@@ -62,7 +62,6 @@ impl NullLlm {
             logprobs: Vec::new(),
             cached_tokens: 0,
             finish,
-            logprob: 0.0,
         })
     }
 }

@@ -19,7 +19,7 @@ use super::graph::GraphDims;
 use super::measure::{Ended, Measures};
 use super::prepare::{Prepared, Preparer};
 use super::queue::{Queue, QueueLimits};
-use super::runtime::Provider;
+use super::runtime::{Provider, Threads};
 use super::schedule::{Schedule, ScheduleOptions};
 use super::sequence::{Job, Reply, Written};
 use super::{
@@ -33,6 +33,8 @@ use crate::telemetry::Metrics;
 pub struct LlmOptions {
     /// Threads of one graph call; 0 = one per core.
     pub threads: usize,
+    /// Whether they spin within a call ([`Threads::spin`]).
+    pub spin: bool,
     /// Rows of the key-value pool: most requests under way.
     pub max_rows: usize,
     /// Most tokens of a row, prompt and answer together; the graph's own limit applies where it is lower.
@@ -61,6 +63,7 @@ impl Default for LlmOptions {
     fn default() -> Self {
         Self {
             threads: 0,
+            spin: true,
             max_rows: 8,
             max_len: 2048,
             queue_limit: 256,
@@ -214,10 +217,11 @@ fn blocking<T>(answer: oneshot::Receiver<Result<T, LlmError>>) -> Result<T, LlmE
 /// Opens the sessions and makes the pool; slots of a row are what is asked for or what the graph has.
 fn open_device(dir: &Path, options: &LlmOptions) -> Result<(Device, GraphDims, usize), String> {
     let environment = runtime::environment(options.runtime_path.as_deref()).map_err(|error| error.to_string())?;
-    let threads = match options.threads {
+    let count = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
+        count => count,
     };
+    let threads = Threads { count, spin: options.spin };
     let open = |graph: &Path| match &options.prepack_dir {
         Some(cache) if options.provider == Provider::Cpu => {
             prepack::open_prepacked(&environment, graph, threads, cache).map_err(|error| error.to_string())

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::GRAPH_FILE;
-use super::runtime::session_builder;
+use super::runtime::{Threads, session_builder};
 
 /// File of the prepacked weights, beside their graph.
 const DATA_FILE: &str = "graph.onnx.data";
@@ -59,7 +59,7 @@ pub enum PrepackError {
 pub fn open_prepacked(
     environment: &Environment,
     graph: &Path,
-    threads: usize,
+    threads: Threads,
     cache: &Path,
 ) -> Result<Session, PrepackError> {
     let folder = cache.join(key(graph)?);
@@ -96,7 +96,7 @@ fn cpu() -> String {
 fn make(
     environment: &Environment,
     graph: &Path,
-    threads: usize,
+    threads: Threads,
     cache: &Path,
     folder: &Path,
 ) -> Result<(), PrepackError> {
@@ -131,7 +131,7 @@ fn make(
 
 /// Refuses what would come back from disk wrong. Looking costs little: nothing is packed for it.
 fn check_products(environment: &Environment, graph: &Path) -> Result<(), PrepackError> {
-    let level = session_builder(environment, 1)
+    let level = session_builder(environment, Threads::from(1))
         .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::Disable)?))
         .and_then(|builder| Ok(builder.with_config_entry("session.disable_prepacking", "1")?))
         .and_then(|mut builder| builder.commit_from_file(graph))
@@ -146,7 +146,7 @@ fn check_products(environment: &Environment, graph: &Path) -> Result<(), Prepack
 }
 
 /// Lets ONNX Runtime optimise and prepack, and write what came of it.
-fn save(environment: &Environment, graph: &Path, threads: usize, folder: &Path) -> Result<(), ort::Error> {
+fn save(environment: &Environment, graph: &Path, threads: Threads, folder: &Path) -> Result<(), ort::Error> {
     let mut builder = session_builder(environment, threads)?.with_optimized_model_path(folder.join(GRAPH_FILE))?;
     for (name, value) in [
         ("session.optimized_model_external_initializers_file_name", DATA_FILE),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn prepacked(graph: &Path, cache: &TempDir) -> Session {
-        open_prepacked(&environment(), graph, 1, cache.path()).unwrap()
+        open_prepacked(&environment(), graph, 1.into(), cache.path()).unwrap()
     }
 
     /// Logits of a prompt of 9 tokens at every position.
@@ -302,7 +302,7 @@ mod tests {
         let options = ExportOptions { precision: Precision::Int4, ..ExportOptions::default() };
         export(&checkpoint, model.path(), &options).unwrap();
         let graph = model.path().join(GRAPH_FILE);
-        let refused = open_prepacked(&environment(), &graph, 1, cache.path()).err().unwrap();
+        let refused = open_prepacked(&environment(), &graph, 1.into(), cache.path()).err().unwrap();
         assert!(matches!(refused, PrepackError::EightBitProducts { .. }), "{refused}");
         assert!(refused.to_string().contains("accuracy level 4"), "{refused}");
         assert!(!cache.path().join(key(&graph).unwrap()).exists());
@@ -311,8 +311,9 @@ mod tests {
     #[test]
     fn errors_name_the_file() {
         let cache = tempfile::tempdir().unwrap();
-        let open =
-            |graph: &Path, cache: &Path| open_prepacked(&environment(), graph, 1, cache).err().unwrap().to_string();
+        let open = |graph: &Path, cache: &Path| {
+            open_prepacked(&environment(), graph, 1.into(), cache).err().unwrap().to_string()
+        };
         let missing = cache.path().join("no.onnx");
         assert!(open(&missing, cache.path()).contains("no.onnx"));
         std::fs::write(&missing, "not a graph").unwrap();

@@ -145,8 +145,6 @@ pub struct Generation {
     pub new_tokens: usize,
     /// Why it ended.
     pub finish: Finish,
-    /// Sum of the chosen tokens' log-probabilities (natural log).
-    pub logprob: f64,
 }
 
 /// One event of a stream. Dropping the receiver cancels the request.

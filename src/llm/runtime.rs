@@ -94,17 +94,37 @@ impl Provider {
     }
 }
 
-/// Opens a graph on `threads` threads of the processor that sleep when idle: spinning would take the cores of the async
-/// threads.
-pub fn open_session(environment: &Environment, graph: &Path, threads: usize) -> Result<Session, ort::Error> {
-    session_builder(environment, threads)?.commit_from_file(graph)
+/// Threads of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Threads {
+    /// Number; 0 counts as 1.
+    pub count: usize,
+    /// Whether they spin between the operators of a call: faster, and other work of the machine gets less meanwhile.
+    /// Between calls they always sleep: spinning on would take the cores of the async threads.
+    pub spin: bool,
+}
+
+impl From<usize> for Threads {
+    /// Threads that sleep between operators.
+    fn from(count: usize) -> Self {
+        Self { count, spin: false }
+    }
+}
+
+/// Opens a graph on the processor.
+pub fn open_session(
+    environment: &Environment,
+    graph: &Path,
+    threads: impl Into<Threads>,
+) -> Result<Session, ort::Error> {
+    session_builder(environment, threads.into())?.commit_from_file(graph)
 }
 
 /// The same where the provider says. CUDA that is asked for and not there is an error, never a silent CPU.
 pub fn open_session_on(
     environment: &Environment,
     graph: &Path,
-    threads: usize,
+    threads: Threads,
     provider: Provider,
 ) -> Result<Session, String> {
     let plain = |error: ort::Error| error.to_string();
@@ -129,11 +149,14 @@ pub fn open_session_on(
 }
 
 /// Threads as [`open_session`] has them.
-pub(super) fn session_builder(environment: &Environment, threads: usize) -> Result<SessionBuilder, ort::Error> {
+pub(super) fn session_builder(environment: &Environment, threads: Threads) -> Result<SessionBuilder, ort::Error> {
+    let plain = ort::Error::<()>::from;
     let builder = Session::builder(environment)?;
-    let builder = builder.with_intra_threads(threads.max(1)).map_err(ort::Error::<()>::from)?;
-    let builder = builder.with_inter_threads(1).map_err(ort::Error::<()>::from)?;
-    builder.with_intra_op_spinning(false).map_err(ort::Error::<()>::from)
+    let builder = builder.with_intra_threads(threads.count.max(1)).map_err(plain)?;
+    let builder = builder.with_inter_threads(1).map_err(plain)?;
+    let builder = builder.with_intra_op_spinning(threads.spin).map_err(plain)?;
+    // Only matters where they spin: they stop when the call returns.
+    builder.with_config_entry("session.force_spinning_stop", "1").map_err(plain)
 }
 
 /// Refuses a key-value pool that this machine's free memory (or the container's limit) does not hold, before it is made.

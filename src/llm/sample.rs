@@ -42,12 +42,12 @@ impl Sampler {
 
     /// The next token; `None` when the row is empty or holds a NaN or only infinities: the graph's result is unusable.
     pub fn choose(&mut self, logits: &[f32]) -> Option<u32> {
-        maximum(logits)?;
+        let best = maximum(logits)?;
         let token = match self.seen.is_empty() {
-            true => self.draw(logits)?,
+            true => self.draw(logits, best)?,
             false => {
                 let penalised = self.penalised(logits);
-                self.draw(&penalised)?
+                self.draw(&penalised, maximum(&penalised)?)?
             }
         };
         if self.sampling.repetition_penalty != 1.0
@@ -69,13 +69,13 @@ impl Sampler {
         changed
     }
 
-    fn draw(&mut self, logits: &[f32]) -> Option<u32> {
+    /// `best`: the row's highest logit.
+    fn draw(&mut self, logits: &[f32], best: f32) -> Option<u32> {
         if self.sampling.temperature == 0.0 {
-            return greedy(logits);
+            return first_at(logits, best);
         }
-        let best = f64::from(maximum(logits)?);
         let temperature = f64::from(self.sampling.temperature);
-        let weight = |token: u32| ((f64::from(logits[token as usize]) - best) / temperature).exp();
+        let weight = |token: u32| ((f64::from(logits[token as usize]) - f64::from(best)) / temperature).exp();
         // One number whatever the cuts, so that the n-th token has the n-th number.
         let number: f64 = self.random.random();
         let everything = || 0..logits.len() as u32;
@@ -156,7 +156,10 @@ fn pick(tokens: impl Iterator<Item = u32>, weight: impl Fn(u32) -> f64, mark: f6
 /// The token with the highest logit, the lowest id among equals. `None` when the row is empty or holds a NaN or only
 /// infinities.
 pub fn greedy(logits: &[f32]) -> Option<u32> {
-    let best = maximum(logits)?;
+    first_at(logits, maximum(logits)?)
+}
+
+fn first_at(logits: &[f32], best: f32) -> Option<u32> {
     logits.iter().position(|&logit| logit == best).map(|token| token as u32)
 }
 

@@ -389,7 +389,6 @@ impl Written {
         Generation {
             text: self.text.unwrap_or(decoded),
             new_tokens: self.tokens.len(),
-            logprob: self.logprobs.iter().sum(),
             tokens: self.tokens,
             logprobs: self.logprobs,
             prompt_tokens: self.prompt_tokens,

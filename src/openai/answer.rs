@@ -185,7 +185,7 @@ mod tests {
             }
             let generation = Generation {
                 text: String::new(), tokens: vec![], logprobs: vec![], prompt_tokens: 3, cached_tokens: 0, new_tokens: 1,
-                finish: Finish::Stop, logprob: 0.0,
+                finish: Finish::Stop,
             };
             sender.send(Piece::End(Ok(generation))).expect("sent");
             let choice = Choice::new(0, receiver, Arc::new(vec![(STOP.0, STOP.1.to_string())]));

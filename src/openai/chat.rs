@@ -2,16 +2,15 @@
 //!
 //! Contents are text, whole or in parts. Tools, images and sound are refused by name.
 
-use super::answer::{self, Answer, Token, Usage, finish_reason};
+use super::answer::{self, Answer, Token, finish_reason};
 use super::options::Options;
-use super::stream::{self, Plan, Shape};
+use super::respond::{Plan, Shape, respond};
 use super::{Fields, OpenAiError, OpenAiState};
 use crate::llm::{Finish, GenerateRequest, Prompt};
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -45,23 +44,15 @@ pub async fn post_chat_completions(
         .map(|request| GenerateRequest { stop_tokens: stop_tokens.clone(), ..request })
         .collect();
     let choices = answer::start(state.llm.as_ref(), requests, stops).await?;
-    if options.stream {
-        let head = state.head("chatcmpl", "chat.completion.chunk", &model);
-        let plan = Plan { n: options.n, include_usage: options.include_usage, every_token: options.logprobs };
-        let shape = ChatShape { head, logprobs: options.logprobs };
-        return Ok(stream::respond(choices, shape, plan));
-    }
-    let shape = ChatShape { head: state.head("chatcmpl", "chat.completion", &model), logprobs: options.logprobs };
-    let answers = answer::collect(choices).await?;
-    let mut usage = Usage::default();
-    for (index, answer) in answers.iter().enumerate() {
-        usage.add(&answer.generation, index, options.n);
-    }
-    let choices: Vec<Value> = answers.iter().enumerate().map(|(index, answer)| shape.whole(index, answer)).collect();
-    let mut whole = shape.head;
-    whole["choices"] = json!(choices);
-    whole["usage"] = usage.json();
-    Ok(Json(whole).into_response())
+    let object = if options.stream { "chat.completion.chunk" } else { "chat.completion" };
+    let shape = ChatShape { head: state.head("chatcmpl", object, &model), logprobs: options.logprobs };
+    let plan = Plan {
+        stream: options.stream,
+        n: options.n,
+        include_usage: options.include_usage,
+        every_token: options.logprobs,
+    };
+    respond(choices, shape, plan).await
 }
 
 fn options(mut fields: Fields, state: &OpenAiState) -> Result<Options, OpenAiError> {
@@ -164,15 +155,6 @@ struct ChatShape {
 }
 
 impl ChatShape {
-    fn whole(&self, index: usize, answer: &Answer) -> Value {
-        json!({
-            "index": index,
-            "message": { "role": "assistant", "content": answer.text, "refusal": null },
-            "logprobs": self.logprobs(&answer.tokens),
-            "finish_reason": finish_reason(answer.generation.finish),
-        })
-    }
-
     fn logprobs(&self, tokens: &[Token]) -> Option<Value> {
         let entry = |token: &Token| {
             json!({
@@ -189,6 +171,15 @@ impl ChatShape {
 impl Shape for ChatShape {
     fn head(&self) -> &Value {
         &self.head
+    }
+
+    fn whole(&self, index: usize, answer: &Answer) -> Value {
+        json!({
+            "index": index,
+            "message": { "role": "assistant", "content": answer.text, "refusal": null },
+            "logprobs": self.logprobs(&answer.tokens),
+            "finish_reason": finish_reason(answer.generation.finish),
+        })
     }
 
     fn opening(&self, index: usize) -> Option<Value> {

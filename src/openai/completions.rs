@@ -3,16 +3,15 @@
 //! Prompts are a text, a list of texts, token ids, or a list of lists of them. Answers come in the order of the prompts,
 //! `n` for each.
 
-use super::answer::{self, Answer, Token, Usage, finish_reason};
+use super::answer::{self, Answer, Token, finish_reason};
 use super::options::Options;
-use super::stream::{self, Plan, Shape};
+use super::respond::{Plan, Shape, respond};
 use super::{Fields, OpenAiError, OpenAiState};
 use crate::llm::{Finish, Prompt};
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -35,20 +34,13 @@ pub async fn post_completions(
     let stops = if options.ignore_eos { Vec::new() } else { state.model.stops.clone() };
     let choices = answer::start(state.llm.as_ref(), requests.collect(), stops).await?;
     let shape = CompletionShape { head: state.head("cmpl", "text_completion", &model), logprobs: options.logprobs };
-    if options.stream {
-        let plan = Plan { n: options.n, include_usage: options.include_usage, every_token: options.logprobs };
-        return Ok(stream::respond(choices, shape, plan));
-    }
-    let answers = answer::collect(choices).await?;
-    let mut usage = Usage::default();
-    for (index, answer) in answers.iter().enumerate() {
-        usage.add(&answer.generation, index, options.n);
-    }
-    let choices: Vec<Value> = answers.iter().enumerate().map(|(index, answer)| shape.whole(index, answer)).collect();
-    let mut whole = shape.head;
-    whole["choices"] = json!(choices);
-    whole["usage"] = usage.json();
-    Ok(Json(whole).into_response())
+    let plan = Plan {
+        stream: options.stream,
+        n: options.n,
+        include_usage: options.include_usage,
+        every_token: options.logprobs,
+    };
+    respond(choices, shape, plan).await
 }
 
 fn options(mut fields: Fields, state: &OpenAiState) -> Result<Options, OpenAiError> {
@@ -111,15 +103,6 @@ struct CompletionShape {
 }
 
 impl CompletionShape {
-    fn whole(&self, index: usize, answer: &Answer) -> Value {
-        json!({
-            "index": index,
-            "text": answer.text,
-            "logprobs": self.logprobs(&answer.tokens),
-            "finish_reason": finish_reason(answer.generation.finish),
-        })
-    }
-
     fn logprobs(&self, tokens: &[Token]) -> Option<Value> {
         self.logprobs.then(|| {
             json!({
@@ -135,6 +118,15 @@ impl CompletionShape {
 impl Shape for CompletionShape {
     fn head(&self) -> &Value {
         &self.head
+    }
+
+    fn whole(&self, index: usize, answer: &Answer) -> Value {
+        json!({
+            "index": index,
+            "text": answer.text,
+            "logprobs": self.logprobs(&answer.tokens),
+            "finish_reason": finish_reason(answer.generation.finish),
+        })
     }
 
     fn opening(&self, _index: usize) -> Option<Value> {

@@ -15,6 +15,7 @@ mod layers;
 mod model;
 mod models;
 mod options;
+mod respond;
 mod stream;
 mod template;
 

@@ -1,11 +1,11 @@
 //! Answers as server-sent events: `data: {…}` a chunk, `data: [DONE]` at the end.
 //!
 //! In: [`Choice`]s and the resource's way to write a chunk ([`Shape`]). Out: an HTTP response. What fails after the head
-//! was sent is a chunk with OpenAI's error body, and no `[DONE]` follows. Callers: `completions`, `chat`.
+//! was sent is a chunk with OpenAI's error body, and no `[DONE]` follows. Caller: `respond`.
 
 use super::OpenAiError;
-use super::answer::{Choice, Event, Token, Usage};
-use crate::llm::Finish;
+use super::answer::{Choice, Event, Usage};
+use super::respond::{Plan, Shape};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{BoxStream, SelectAll, StreamExt, select_all, unfold};
@@ -13,30 +13,8 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
-/// How a resource writes the entries of `choices`.
-pub trait Shape: Send + 'static {
-    /// The fields of every chunk but `choices` and `usage`; an object with at least one field.
-    fn head(&self) -> &Value;
-    /// Sent before anything of an answer, if the resource has such a thing.
-    fn opening(&self, index: usize) -> Option<Value>;
-    /// One token.
-    fn token(&self, index: usize, token: &Token) -> Value;
-    /// The end of an answer.
-    fn closing(&self, index: usize, finish: Finish) -> Value;
-}
-
-/// What the answers of one request have in common.
-pub struct Plan {
-    /// Answers per prompt.
-    pub n: usize,
-    /// End with the counts.
-    pub include_usage: bool,
-    /// Tokens without text (half characters) are sent, too, for their log-probabilities.
-    pub every_token: bool,
-}
-
 /// Answers with the pieces as they come.
-pub fn respond(choices: Vec<Choice>, shape: impl Shape, plan: Plan) -> Response {
+pub fn stream(choices: Vec<Choice>, shape: impl Shape, plan: Plan) -> Response {
     let pending = choices.iter().filter_map(|choice| shape.opening(choice.index)).collect::<Vec<Value>>();
     let mut chunks = Chunks {
         events: select_all(choices.into_iter().map(events)),

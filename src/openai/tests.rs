@@ -49,7 +49,6 @@ impl Script {
             cached_tokens: words.len() / 2,
             new_tokens: tokens.len(),
             finish,
-            logprob: -0.5 * tokens.len() as f64,
         };
         (tokens, generation)
     }

@@ -47,7 +47,7 @@ fn engine(folder: &TempDir) -> OnnxLlm {
 
 fn device(folder: &TempDir) -> Device {
     let environment = runtime::environment(None).unwrap();
-    let open = |graph: &Path| runtime::open_session_on(&environment, graph, 1, Provider::Cpu);
+    let open = |graph: &Path| runtime::open_session_on(&environment, graph, 1.into(), Provider::Cpu);
     let session = open(&folder.path().join(GRAPH_FILE)).unwrap();
     let dims = GraphDims::of(&session).unwrap();
     let graphs = BeamGraphs::open(folder.path(), &dims, open).unwrap();

@@ -114,11 +114,12 @@ impl<B: Backend> Schedule<B> {
     pub fn turn(&mut self, queue: &Queue) {
         let now = Instant::now();
         self.drop_dead(now);
-        self.admit(queue, now);
+        self.sweep(queue, now);
+        self.admit(queue);
         self.prefill();
         self.decode();
         // Searches share their calls: those that came meanwhile must be seen before a search begins alone.
-        self.admit(queue, Instant::now());
+        self.admit(queue);
         self.search();
         let rows = self.under_way().count();
         self.measures.rows_under_way(rows);
@@ -165,11 +166,14 @@ impl<B: Backend> Schedule<B> {
         }
     }
 
-    fn admit(&mut self, queue: &Queue, now: Instant) {
+    fn sweep(&self, queue: &Queue, now: Instant) {
         for job in queue.sweep(now) {
             self.measures.gave_up(&job);
             job.give_up();
         }
+    }
+
+    fn admit(&mut self, queue: &Queue) {
         loop {
             let rows = self.under_way().count();
             if rows >= self.shape.rows {

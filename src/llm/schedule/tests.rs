@@ -259,7 +259,7 @@ fn a_deadline_ends_waiting_and_running_requests() {
     schedule.turn(&queue);
     schedule.drop_dead(deadline);
     assert_eq!(running.try_recv().unwrap(), Err(LlmError::Deadline { new_tokens: 3 }));
-    schedule.admit(&queue, deadline);
+    schedule.sweep(&queue, deadline);
     assert_eq!(waiting.try_recv().unwrap(), Err(LlmError::Deadline { new_tokens: 0 }));
     assert!(schedule.is_idle());
 }

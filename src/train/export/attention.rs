@@ -182,6 +182,9 @@ impl DecoderGraph<'_> {
     }
 
     /// Rotation, cache and attention as separate operators: rows of any length at any position in one call.
+    ///
+    /// The H/K query heads of a key-value head see the same keys, so they are laid one behind the other along the tokens:
+    /// [B, H, S, hd] read as [B, K, H/K * S, hd]. The operator would copy keys and values once per query head instead.
     fn write_standard(&mut self, layer: usize, packed: &str) -> Result<(), ExportError> {
         let local = |name: &str| format!("layers.{layer}.{name}");
         let present = |part: &str| format!("present.{layer}.{part}");
@@ -209,24 +212,36 @@ impl DecoderGraph<'_> {
             self.graph.node(node("TensorScatter", &inputs, &[&present(part)], vec![int("axis", 2)]));
         }
         let bias = self.standard_bias(layer);
-        let inputs = [&local("query_turned"), &present("key"), &present("value"), bias, "", "", "nonpad_kv_seqlen"];
+        let (grouped, attended) = (local("query_grouped"), local("heads_grouped"));
+        self.graph.node(node("Reshape", &[&local("query_turned"), "per_group"], &[&grouped], vec![]));
+        let inputs = [&grouped, &present("key"), &present("value"), bias, "", "", "nonpad_kv_seqlen"];
         let attributes = vec![float("scale", self.scale()), int("is_causal", 0)];
-        self.graph.node(node("Attention", &inputs, &[&local("heads_first")], attributes));
+        self.graph.node(node("Attention", &inputs, &[&attended], attributes));
+        self.graph.node(node("Reshape", &[&attended, "per_query_head"], &[&local("heads_first")], vec![]));
         self.graph.node(node("Transpose", &[&local("heads_first")], &[&local("tokens_first")], vec![by_head()]));
         self.graph.node(node("Reshape", &[&local("tokens_first"), "query_flat"], &[&local("heads")], vec![]));
         Ok(())
     }
 
-    /// The bias in the graph's own numbers; it comes in as f32.
+    /// The bias of all heads of a group, in the graph's own numbers; it comes in as f32, for one head. Made with the first
+    /// layer, for all.
     fn standard_bias(&mut self, layer: usize) -> &'static str {
+        const GROUPED: &str = "attention_bias_grouped";
+        if layer > 0 {
+            return GROUPED;
+        }
         let element = self.numbers.element;
-        if element == Element::F32 {
-            return "attention_bias";
-        }
-        if layer == 0 {
+        let mut one_head = "attention_bias";
+        if element != Element::F32 {
             let to = vec![int("to", i64::from(element.onnx()))];
-            self.graph.node(node("Cast", &["attention_bias"], &["attention_bias_rounded"], to));
+            self.graph.node(node("Cast", &[one_head], &["attention_bias_rounded"], to));
+            one_head = "attention_bias_rounded";
         }
-        "attention_bias_rounded"
+        let (heads, kv_heads, head) = (self.shape.heads, self.shape.kv_heads, self.shape.head as i64);
+        self.graph.node(node("Concat", &vec![one_head; heads / kv_heads], &[GROUPED], vec![int("axis", 2)]));
+        for (name, rows) in [("per_group", kv_heads), ("per_query_head", heads)] {
+            self.graph.integers(name, &[4], &[0, rows as i64, -1, head]);
+        }
+        GROUPED
     }
 }
