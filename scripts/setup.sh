@@ -24,6 +24,8 @@ need cmake command -v cmake
 need pkg-config command -v pkg-config
 need python3 command -v python3
 need python3-pip python3 -m pip --version
+need redis-server command -v redis-server
+need openssl command -v openssl
 need libopenblas-dev bash -c 'ls /usr/lib/*/libopenblas.so /usr/lib64/libopenblas.so /usr/lib/libopenblas.so 2>/dev/null | grep -q .'
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -54,6 +54,8 @@ impl ApiError {
             ApiError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             ApiError::Timeout { .. } => (StatusCode::REQUEST_TIMEOUT, "timeout"),
             ApiError::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+            ApiError::Store(StoreError::Full { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "store_full"),
+            ApiError::Store(StoreError::Denied { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "store_denied"),
             ApiError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
             ApiError::Record(_) => (StatusCode::INTERNAL_SERVER_ERROR, "corrupt_record"),
         }

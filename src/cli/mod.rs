@@ -5,6 +5,7 @@
 mod bundle;
 mod check_config;
 pub mod feed;
+mod migrate;
 mod serve;
 mod wiring;
 
@@ -57,6 +58,11 @@ enum Command {
         after_help = "Example:\n  taiji feed --file events.jsonl --items items.jsonl --rate 500 --http http://127.0.0.1:8080"
     )]
     Feed(feed::FeedArgs),
+    /// Bring a Redis namespace to this program's schema.
+    #[command(
+        after_help = "Examples:\n  taiji migrate --store redis://127.0.0.1:6379 plan\n  taiji migrate --store redis+cluster://a:7000,b:7000 apply"
+    )]
+    Migrate(migrate::MigrateArgs),
     /// Look at a bundle.
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
@@ -82,7 +88,7 @@ pub(crate) struct ServeArgs {
     /// Address of the OpenAI-compatible port, e.g. 127.0.0.1:8000; off when not given.
     #[arg(long, value_name = "ADDR")]
     openai_listen: Option<String>,
-    /// embedded:DIR.
+    /// embedded:DIR, redis://…, rediss://…, redis+cluster://… or rediss+cluster://….
     #[arg(long, value_name = "URL")]
     store: Option<String>,
     /// Folder that holds manifest.json.
@@ -109,6 +115,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Feed(args) => feed::run(args),
+        Command::Migrate(args) => migrate::run(args),
         Command::Bundle(command) => bundle::run(command),
         Command::CheckConfig(args) => check_config::run(args),
     };

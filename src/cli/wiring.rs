@@ -11,6 +11,7 @@ use crate::openai::{self, OpenAiState, ServedModel};
 use crate::refresh::{DuePolicy, Refresher, Worker};
 use crate::retrieve::VectorTail;
 use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
+use crate::store::redis::{Address, Patience, RedisOptions, RedisStore};
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::events::StoreCallFailed;
 use crate::telemetry::{Metrics, Readiness};
@@ -36,7 +37,7 @@ pub(super) async fn build(
     metrics: &Arc<Metrics>,
     readiness: &Readiness,
 ) -> Result<Parts, CommandError> {
-    let store = open_store(settings)?;
+    let store = open_store(settings).await?;
     readiness.release("store");
     let bundle = load_bundle(settings, metrics).await?;
     let space = bundle.manifest.space.clone();
@@ -80,7 +81,11 @@ pub(super) async fn build(
     Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, metrics: metrics.clone() })
 }
 
-fn open_store(settings: &Settings) -> Result<Arc<dyn FeatureStore>, CommandError> {
+async fn open_store(settings: &Settings) -> Result<Arc<dyn FeatureStore>, CommandError> {
+    if Address::is_redis(&settings.store.url) {
+        let opened = RedisStore::open(redis_address(settings)?, redis_options(settings)).await;
+        return Ok(opened.map_err(|error| CommandError::Unavailable(format!("store.url: {error}")))?);
+    }
     // The scheme was checked with the settings.
     let folder = settings.store.url.trim_start_matches("embedded:");
     let options = EmbeddedOptions {
@@ -91,6 +96,28 @@ fn open_store(settings: &Settings) -> Result<Arc<dyn FeatureStore>, CommandError
     let store = EmbeddedStore::open(Path::new(folder), options)
         .map_err(|error| CommandError::Unavailable(format!("store.url: {error}")))?;
     Ok(store)
+}
+
+/// The address of `store.url`, with the authority of `store.ca_file`.
+pub(super) fn redis_address(settings: &Settings) -> Result<Address, CommandError> {
+    let address =
+        Address::parse(&settings.store.url).map_err(|message| CommandError::Usage(format!("store.url: {message}")))?;
+    if settings.store.ca_file.is_empty() {
+        return Ok(address);
+    }
+    let pem = std::fs::read(&settings.store.ca_file)
+        .map_err(|error| CommandError::Unavailable(format!("store.ca_file {}: {error}", settings.store.ca_file)))?;
+    Ok(address.with_authority(pem))
+}
+
+pub(super) fn redis_options(settings: &Settings) -> RedisOptions {
+    let store = &settings.store;
+    let patience = Patience {
+        connect: Duration::from_millis(store.connect_timeout_ms),
+        response: Duration::from_millis(store.response_timeout_ms),
+        retries: store.retries,
+    };
+    RedisOptions { namespace: store.namespace.clone(), shards: store.shards, patience }
 }
 
 async fn load_bundle(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<Bundle>, CommandError> {

@@ -69,13 +69,25 @@ impl std::fmt::Debug for AuthSettings {
 }
 
 /// `[store]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct StoreSettings {
     pub url: String,
     pub namespace: String,
     pub flush_interval_ms: u64,
+    pub connect_timeout_ms: u64,
+    pub response_timeout_ms: u64,
+    pub retries: u32,
+    pub shards: u32,
+    pub ca_file: String,
+}
+
+/// The url may hold a password, which never reaches a log.
+impl std::fmt::Debug for StoreSettings {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "StoreSettings(namespace {})", self.namespace)
+    }
 }
 
 /// `[bundle]`

@@ -2,6 +2,7 @@
 
 use super::{ConfigErrors, Settings};
 use crate::event::ActionClass;
+use crate::store::redis::Address;
 
 pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     let mut errors = Vec::new();
@@ -43,11 +44,19 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         check(keys.len() <= 2, format!("auth.{scope}_keys: at most two keys"));
         check(keys.iter().all(|key| key.len() >= 16), format!("auth.{scope}_keys: a key has at least 16 characters"));
     }
+    if let Err(message) = check_store_url(&settings.store.url) {
+        check(false, message);
+    }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    let namespace = &settings.store.namespace;
     check(
-        settings.store.url.strip_prefix("embedded:").is_some_and(|folder| !folder.is_empty()),
-        format!("store.url {:?} must be embedded:DIR (redis is not built yet)", settings.store.url),
+        (1..=64).contains(&namespace.len()) && namespace.bytes().all(plain),
+        "store.namespace must be 1 to 64 letters, digits, '_' or '-'".to_string(),
     );
-    check(!settings.store.namespace.is_empty(), "store.namespace must not be empty".to_string());
+    check(settings.store.connect_timeout_ms > 0, "store.connect_timeout_ms must be at least 1".to_string());
+    check(settings.store.response_timeout_ms > 0, "store.response_timeout_ms must be at least 1".to_string());
+    check(settings.store.retries <= 100, "store.retries must be 0 to 100".to_string());
+    check((1..=1024).contains(&settings.store.shards), "store.shards must be 1 to 1024".to_string());
     check(settings.store.flush_interval_ms > 0, "store.flush_interval_ms must be at least 1".to_string());
     let refresh = &settings.refresh;
     check(refresh.lease_ms >= 1000, "refresh.lease_ms must be at least 1000".to_string());
@@ -83,4 +92,19 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         format!("log.format {:?} must be text or json", settings.log.format),
     );
     if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+}
+
+/// The message never repeats a url that may hold a password.
+fn check_store_url(url: &str) -> Result<(), String> {
+    if Address::is_redis(url) {
+        return Address::parse(url).map(|_| ()).map_err(|message| format!("store.url: {message}"));
+    }
+    match url.strip_prefix("embedded:") {
+        Some(folder) if !folder.is_empty() => Ok(()),
+        Some(_) => Err("store.url: embedded: is followed by a folder".to_string()),
+        None => {
+            Err("store.url must begin with embedded:, redis://, rediss://, redis+cluster:// or rediss+cluster://"
+                .into())
+        }
+    }
 }

@@ -77,9 +77,14 @@ fn ended(finished: Result<Result<(), StoreError>, tokio::task::JoinError>) -> Re
 async fn one(refresher: Arc<Refresher>, claim: Claim) -> Result<(), StoreError> {
     let started = Instant::now();
     let result = with_renewal(&refresher, &claim).await;
-    finish(&refresher, &claim, result, started).await.inspect_err(|error| {
+    let finished = finish(&refresher, &claim, result, started).await.inspect_err(|error| {
         StoreCallFailed { operation: "release", error }.emit(&refresher.metrics);
-    })
+    });
+    match finished {
+        // A server that is away comes back, and the user with it when the lease runs out.
+        Err(error) if error.is_transient() => Ok(()),
+        finished => finished,
+    }
 }
 
 /// Runs the refresh, renewing the lease at half time.

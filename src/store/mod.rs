@@ -9,9 +9,11 @@ mod codec;
 mod conformance;
 pub mod embedded;
 mod kept;
+pub mod redis;
 pub mod types;
 
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
+pub use redis::{RedisOptions, RedisStore};
 
 pub use types::*;
 
@@ -31,6 +33,38 @@ pub enum StoreError {
         /// The engine's own words.
         message: String,
     },
+    /// The server does not answer, after the retries; whether the call was carried out is unknown, and it may be repeated.
+    #[error("store {operation}: {message}")]
+    Unreachable {
+        /// What was being done.
+        operation: &'static str,
+        /// Which server, and what was tried.
+        message: String,
+    },
+    /// The server answers, but cannot do this now (loading, failing over, a disk it cannot write); repeat later.
+    #[error("store {operation}: {message}")]
+    Busy {
+        /// What was being done.
+        operation: &'static str,
+        /// The server's own words.
+        message: String,
+    },
+    /// The server's memory is full: back-pressure, nothing is lost, repeat later.
+    #[error("store {operation}: {message}")]
+    Full {
+        /// What was being done.
+        operation: &'static str,
+        /// Which server, and the remedy.
+        message: String,
+    },
+    /// The server refuses us: password, permission, read-only replica. Repeating does not help.
+    #[error("store {operation}: {message}")]
+    Denied {
+        /// What was being done.
+        operation: &'static str,
+        /// Which server, and the remedy.
+        message: String,
+    },
     /// The folder or server cannot be used at all.
     #[error("store {place} cannot be opened: {message}")]
     Open {
@@ -47,6 +81,13 @@ pub enum StoreError {
         /// What is wrong with it.
         message: String,
     },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later without anyone's help to this process.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, StoreError::Unreachable { .. } | StoreError::Busy { .. } | StoreError::Full { .. })
+    }
 }
 
 /// Result of every store call.
@@ -121,4 +162,7 @@ pub trait FeatureStore: Send + Sync {
 
     /// Makes everything acknowledged so far survive a power loss, too.
     async fn flush(&self) -> StoreResult<()>;
+
+    /// Changes whenever the store may have lost acknowledged writes (DESIGN 5.5): a restarted or failed-over Redis. Constant for the embedded store.
+    async fn incarnation(&self) -> StoreResult<u64>;
 }

@@ -24,6 +24,10 @@ mod history;
 mod keys;
 mod locks;
 mod put;
+/// The version rules of a put, which every store applies.
+pub(in crate::store) mod put_rules {
+    pub(in crate::store) use super::put::decide;
+}
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -148,7 +152,8 @@ fn writing<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-fn system_clock() -> i64 {
+/// The machine's clock, unix ms.
+pub(in crate::store) fn system_clock() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
 }
 
@@ -237,5 +242,9 @@ impl FeatureStore for EmbeddedStore {
 
     async fn flush(&self) -> StoreResult<()> {
         self.on_own_thread("flush", |inner| inner.engine.sync(PersistMode::SyncAll)).await
+    }
+
+    async fn incarnation(&self) -> StoreResult<u64> {
+        Ok(0)
     }
 }

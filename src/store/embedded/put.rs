@@ -71,7 +71,11 @@ fn note_refresh(user: &mut UserRecord, space: &str, version: Version, now_ms: i6
 }
 
 /// The record after the put, or why it is refused; an outer error is a stored blob that cannot be decoded.
-fn decide(stored: FeatureRecord, put: &FeaturePut, now_ms: i64) -> CodecResult<Result<FeatureRecord, PutRefusal>> {
+pub(in crate::store) fn decide(
+    stored: FeatureRecord,
+    put: &FeaturePut,
+    now_ms: i64,
+) -> CodecResult<Result<FeatureRecord, PutRefusal>> {
     match &put.body {
         PutBody::Write { groups, prompt_hash, embedding } => {
             Ok(write_groups(stored, put, groups, (*prompt_hash, embedding), now_ms))

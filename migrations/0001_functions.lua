@@ -1,0 +1,446 @@
+#!lua name=taiji_1
+-- taiji's functions inside Redis, schema version 1. Loaded by `taiji migrate`; called by src/store/redis.
+--
+-- Every function touches the keys of one slot and reads everything before it writes anything, so a wrong type found on the
+-- way leaves nothing half done. (Lua's libraries are there in calls only, not while this file is loaded.) ARGV[1] is the time in unix ms, empty in production (Redis' own clock); tests move it.
+--
+-- A kept list (engagements, impressions, queries) is one string: a 2-byte count, then the entries, newest first by
+-- (ts, event id). An entry is `length | ts | id length | id | body | length`; lengths have 2 bytes, ts has 6 (ms + 2^47), all
+-- big-endian. The second length lets the oldest entry be dropped without a walk.
+
+local EPOCH = 140737488355328
+local HISTORY_CAP, QUERY_CAP, PROFILE_CAP, ITEM_USERS_CAP = 100, 20, 64, 5
+local OPT_OUT = 'cross_opt_out'
+local CLASSES = 4
+
+local function now_ms(given)
+  if given ~= '' then return tonumber(given) end
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function integer(number) return string.format('%.0f', number) end
+
+local function two_bytes(text, at)
+  local high, low = string.byte(text, at, at + 1)
+  return high * 256 + low
+end
+
+local function ts_at(text, at)
+  local a, b, c, d, e, f = string.byte(text, at, at + 5)
+  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f - EPOCH
+end
+
+-- Byte by byte: Lua's own comparison depends on the server's locale.
+local function id_above(left, right)
+  for at = 1, math.min(#left, #right) do
+    local l, r = string.byte(left, at), string.byte(right, at)
+    if l ~= r then return l > r end
+  end
+  return #left > #right
+end
+
+-- ---- kept lists
+
+-- Whether `at` is where an entry's id length stands, and not some byte of a body that looks like one.
+local function is_id_place(list, at)
+  local start = 3
+  while start + 8 < at do start = start + two_bytes(list, start) + 4 end
+  return start + 8 == at
+end
+
+local function keeps(list, id)
+  local needle = string.char(#id) .. id
+  local at = string.find(list, needle, 3, true)
+  while at do
+    if is_id_place(list, at) then return true end
+    at = string.find(list, needle, at + 1, true)
+  end
+  return false
+end
+
+-- The list with the entry in its place, or nil when `cap` entries sort above it.
+local function insert(list, ts, id, packed, cap)
+  local count = list == '' and 0 or two_bytes(list, 1)
+  local at, above = 3, 0
+  while above < count do
+    local entry_ts = ts_at(list, at + 2)
+    if entry_ts < ts then break end
+    if entry_ts == ts then
+      local id_length = string.byte(list, at + 8)
+      if not id_above(string.sub(list, at + 9, at + 8 + id_length), id) then break end
+    end
+    at = at + two_bytes(list, at) + 4
+    above = above + 1
+  end
+  if above >= cap then return nil end
+  local last = #list
+  if count == cap then
+    last = last - two_bytes(list, #list - 1) - 4
+    count = count - 1
+  end
+  count = count + 1
+  local length = string.char(math.floor(#packed / 256), #packed % 256)
+  local head = string.char(math.floor(count / 256), count % 256)
+  return head .. string.sub(list, 3, at - 1) .. length .. packed .. length .. string.sub(list, at, last)
+end
+
+-- ---- profile
+
+local function profile_of(key)
+  local profile, flat = { size = 0, values = {}, changed = {} }, redis.call('HGETALL', key)
+  for at = 1, #flat, 2 do
+    profile.values[flat[at]] = flat[at + 1]
+    profile.size = profile.size + 1
+  end
+  return profile
+end
+
+-- (ts, id) of a stored attribute, which is `ts | id length | id | value`.
+local function stamp_of(value)
+  return ts_at(value, 1), string.sub(value, 8, 7 + string.byte(value, 7))
+end
+
+local function is_newer(ts, id, stored)
+  local stored_ts, stored_id = stamp_of(stored)
+  if ts ~= stored_ts then return ts > stored_ts end
+  return id_above(id, stored_id)
+end
+
+local function evict_older_than(profile, ts, id)
+  local oldest
+  for name, value in pairs(profile.values) do
+    if name ~= OPT_OUT then
+      if oldest == nil then
+        oldest = name
+      else
+        local old_ts, old_id = stamp_of(profile.values[oldest])
+        local a_ts, an_id = stamp_of(value)
+        local same = a_ts == old_ts and an_id == old_id
+        if (same and id_above(oldest, name)) or (not same and not is_newer(a_ts, an_id, profile.values[oldest])) then
+          oldest = name
+        end
+      end
+    end
+  end
+  if oldest == nil or not is_newer(ts, id, profile.values[oldest]) then return false end
+  profile.values[oldest] = nil
+  profile.changed[oldest] = false
+  profile.size = profile.size - 1
+  return true
+end
+
+local function merge(profile, ts, id, head, args, first, pairs_count)
+  local newer = false
+  for nth = 0, pairs_count - 1 do
+    local name, value = args[first + nth * 2], args[first + nth * 2 + 1]
+    local stored = profile.values[name]
+    local takes = stored == nil or is_newer(ts, id, stored)
+    if takes and stored == nil and profile.size >= PROFILE_CAP then takes = evict_older_than(profile, ts, id) end
+    if takes then
+      if stored == nil then profile.size = profile.size + 1 end
+      profile.values[name] = head .. value
+      profile.changed[name] = head .. value
+      newer = true
+    end
+  end
+  return newer
+end
+
+local function write_profile(key, profile)
+  for name, value in pairs(profile.changed) do
+    if value then redis.call('HSET', key, name, value) else redis.call('HDEL', key, name) end
+  end
+end
+
+-- ---- append
+
+local CAPS = { HISTORY_CAP, HISTORY_CAP, QUERY_CAP }
+local LIST_OF = { e = 1, i = 2, q = 3 }
+
+-- KEYS: st, engagements, impressions, queries, profile.
+-- ARGV: time, space, then of each record: kind (e, i, q, p; n enters nothing), weight, `ts | id length | id | body`; of p also
+-- the number of attributes, then name and value of each.
+-- Returns a flag of each record (a accepted, k kept already, o too old), whether the user is new, the state, refreshed.
+local function append(keys, args)
+  local st = redis.call('HMGET', keys[1], 'seq', 'weight', 'last_refresh_ms', 'era', 'erased_before_ms', 'r:' .. args[2])
+  local seq, weight = tonumber(st[1] or '0'), tonumber(st[2] or '0')
+  local erased = tonumber(st[5] or '0')
+  local lists, changed, profile, flags = nil, {}, nil, {}
+  if #args > 2 then
+    lists = {}
+    for nth = 1, 3 do lists[nth] = redis.call('GET', keys[nth + 1]) or '' end
+  end
+  local at = 3
+  while at <= #args do
+    local kind, packed = args[at], args[at + 2]
+    local ts, id = ts_at(packed, 1), string.sub(packed, 8, 7 + string.byte(packed, 7))
+    local flag = 'o'
+    if erased ~= 0 and ts <= erased then
+      flag = 'o'
+    elseif keeps(lists[1], id) or keeps(lists[2], id) or keeps(lists[3], id) then
+      flag = 'k'
+    elseif kind == 'p' then
+      profile = profile or profile_of(keys[5])
+      if merge(profile, ts, id, packed, args, at + 4, tonumber(args[at + 3])) then flag = 'a' end
+    elseif LIST_OF[kind] then
+      local nth = LIST_OF[kind]
+      local grown = insert(lists[nth], ts, id, packed, CAPS[nth])
+      if grown then
+        lists[nth], changed[nth], flag = grown, true, 'a'
+      end
+    end
+    if flag == 'a' then
+      seq, weight = seq + 1, weight + tonumber(args[at + 1])
+    end
+    flags[#flags + 1] = flag
+    at = at + 3
+    if kind == 'p' then at = at + 1 + 2 * tonumber(args[at]) end
+  end
+  local flags_text = table.concat(flags)
+  local weight_text, is_new = string.format('%.17g', weight), 0
+  if string.find(flags_text, 'a', 1, true) then
+    if not st[1] then is_new = 1 end
+    redis.call('HSET', keys[1], 'seq', integer(seq), 'weight', weight_text)
+    for nth = 1, 3 do
+      if changed[nth] then redis.call('SET', keys[nth + 1], lists[nth]) end
+    end
+    if profile then write_profile(keys[5], profile) end
+  end
+  return { flags_text, is_new, integer(seq), weight_text, st[3] or '0', st[4] or '0', st[5] or '0', st[6] or '' }
+end
+
+-- ---- features
+
+-- KEYS: st, features. ARGV: time, space, era, seq, turn, revision read, note the refresh (1 or 0), expiry in ms or empty, then
+-- fields and values. The caller decided by the version rules on what it had read; this writes only if that still stands.
+local function put(keys, args)
+  local st = redis.call('HMGET', keys[1], 'seq', 'era')
+  local current, revision = tonumber(st[1] or '0'), redis.call('HGET', keys[2], 'rev') or '0'
+  if (st[2] or '0') ~= args[3] then return { 'era', 0, 0 } end
+  if tonumber(args[4]) > current then return { 'future', 0, 0 } end
+  if revision ~= args[6] then return { 'changed', 0, 0 } end
+  redis.call('HSET', keys[2], 'rev', integer(tonumber(revision) + 1), unpack(args, 9))
+  if args[8] ~= '' then redis.call('PEXPIREAT', keys[2], args[8]) else redis.call('PERSIST', keys[2]) end
+  local is_new = redis.call('HSETNX', keys[1], 'seq', '0')
+  if args[7] == '1' then
+    redis.call('HSET', keys[1], 'last_refresh_ms', integer(now_ms(args[1])), 'r:' .. args[2], args[4] .. ' ' .. args[5])
+    if tonumber(args[4]) == current then redis.call('HSET', keys[1], 'weight', '0') end
+  end
+  return { 'written', integer(current), is_new }
+end
+
+-- ---- due queue. KEYS of all: one sorted set a class, the leases' ends, the leases (`token class due [again's class, due]`).
+
+local LEASES, LEASED = CLASSES + 1, CLASSES + 2
+
+local function place_of(keys, user)
+  for class = 0, CLASSES - 1 do
+    local due = redis.call('ZSCORE', keys[class + 1], user)
+    if due then return class, tonumber(due) end
+  end
+end
+
+local function wait(keys, user, class, due)
+  local old_class, old_due = place_of(keys, user)
+  if old_class then
+    if old_class > class then redis.call('ZREM', keys[old_class + 1], user) end
+    class, due = math.min(class, old_class), math.min(due, old_due)
+  end
+  redis.call('ZADD', keys[class + 1], integer(due), user)
+end
+
+local function lease_of(keys, user)
+  local stored = redis.call('HGET', keys[LEASED], user)
+  if not stored then return nil end
+  local token, class, due, rest = string.match(stored, '^(%d+) (%d+) (%-?%d+)(.*)$')
+  local lease = { token = token, class = tonumber(class), due = tonumber(due) }
+  local again_class, again_due = string.match(rest, '^ (%d+) (%-?%d+)$')
+  if again_class then lease.again_class, lease.again_due = tonumber(again_class), tonumber(again_due) end
+  return lease
+end
+
+local function end_leases(keys, now)
+  repeat
+    local users = redis.call('ZRANGEBYSCORE', keys[LEASES], '-inf', integer(now), 'LIMIT', 0, 1000)
+    for _, user in ipairs(users) do
+      local lease = lease_of(keys, user)
+      if lease then
+        wait(keys, user, lease.class, lease.due)
+        if lease.again_class then wait(keys, user, lease.again_class, lease.again_due) end
+      end
+      redis.call('ZREM', keys[LEASES], user)
+      redis.call('HDEL', keys[LEASED], user)
+    end
+  until #users < 1000
+end
+
+local function mark_one(keys, user, class, due)
+  local lease = lease_of(keys, user)
+  if not lease then return wait(keys, user, class, due) end
+  class, due = math.min(class, lease.again_class or class), math.min(due, lease.again_due or due)
+  redis.call('HSET', keys[LEASED], user,
+    string.format('%s %d %.0f %d %.0f', lease.token, lease.class, lease.due, class, due))
+end
+
+-- ARGV: time, then user, class, due of each.
+local function mark(keys, args)
+  for at = 2, #args, 3 do mark_one(keys, args[at], tonumber(args[at + 1]), tonumber(args[at + 2])) end
+  return (#args - 1) / 3
+end
+
+-- ARGV: time, class, users. Marks those who neither wait nor are leased due now; returns how many.
+local function mark_absent(keys, args)
+  local now, marked = now_ms(args[1]), 0
+  for at = 3, #args do
+    local user = args[at]
+    if not place_of(keys, user) and redis.call('HEXISTS', keys[LEASED], user) == 0 then
+      redis.call('ZADD', keys[tonumber(args[2]) + 1], integer(now), user)
+      marked = marked + 1
+    end
+  end
+  return marked
+end
+
+-- ARGV: time, limit. Returns class, due, user of the first who are due, class by class.
+local function peek(keys, args)
+  local now, found = now_ms(args[1]), {}
+  end_leases(keys, now)
+  local left = tonumber(args[2])
+  for class = 0, CLASSES - 1 do
+    if left > 0 then
+      local users = redis.call('ZRANGEBYSCORE', keys[class + 1], '-inf', integer(now), 'WITHSCORES', 'LIMIT', 0, left)
+      for at = 1, #users, 2 do
+        found[#found + 1] = integer(class)
+        found[#found + 1] = integer(tonumber(users[at + 1]))
+        found[#found + 1] = users[at]
+        left = left - 1
+      end
+    end
+  end
+  return found
+end
+
+-- ARGV: time, lease in ms, then user, class, due, token of each. Returns a flag of each: 1 taken, 0 no longer there.
+local function take(keys, args)
+  local ends, taken = now_ms(args[1]) + tonumber(args[2]), {}
+  for at = 3, #args, 4 do
+    local user, class, due, token = args[at], args[at + 1], args[at + 2], args[at + 3]
+    local score = redis.call('ZSCORE', keys[tonumber(class) + 1], user)
+    if score and tonumber(score) == tonumber(due) then
+      redis.call('ZREM', keys[tonumber(class) + 1], user)
+      redis.call('ZADD', keys[LEASES], integer(ends), user)
+      redis.call('HSET', keys[LEASED], user, token .. ' ' .. class .. ' ' .. due)
+      taken[#taken + 1] = 1
+    else
+      taken[#taken + 1] = 0
+    end
+  end
+  return taken
+end
+
+local function holds(keys, now, user, token)
+  local lease = lease_of(keys, user)
+  if not lease or lease.token ~= token then return nil end
+  local ends = redis.call('ZSCORE', keys[LEASES], user)
+  if not ends or tonumber(ends) <= now then return nil end
+  return lease
+end
+
+-- ARGV: time, user, token, lease in ms.
+local function renew(keys, args)
+  local now = now_ms(args[1])
+  if not holds(keys, now, args[2], args[3]) then return 0 end
+  redis.call('ZADD', keys[LEASES], integer(now + tonumber(args[4])), args[2])
+  return 1
+end
+
+-- ARGV: time, user, token.
+local function release(keys, args)
+  local lease = holds(keys, now_ms(args[1]), args[2], args[3])
+  if not lease then return 0 end
+  redis.call('ZREM', keys[LEASES], args[2])
+  redis.call('HDEL', keys[LEASED], args[2])
+  if lease.again_class then wait(keys, args[2], lease.again_class, lease.again_due) end
+  return 1
+end
+
+-- ARGV: time. Returns the number of leases, then class, length, oldest due of each class in use.
+local function depth(keys, args)
+  end_leases(keys, now_ms(args[1]))
+  local found = { redis.call('ZCARD', keys[LEASES]) }
+  for class = 0, CLASSES - 1 do
+    local first = redis.call('ZRANGE', keys[class + 1], 0, 0, 'WITHSCORES')
+    if first[1] then
+      found[#found + 1] = class
+      found[#found + 1] = redis.call('ZCARD', keys[class + 1])
+      found[#found + 1] = tonumber(first[2])
+    end
+  end
+  return found
+end
+
+-- ---- feeds. KEYS: member → id (sorted set), member → value (hash), last id.
+
+-- ARGV: time, user, `era seq turn`, value. A late writer does not take the newest out. Returns the entry's id.
+local function feed_vector(keys, args)
+  local old = redis.call('HGET', keys[2], args[2])
+  if old then
+    local era, seq, turn = string.match(old, '^(%d+) (%d+) (%d+) ')
+    local new_era, new_seq, new_turn = string.match(args[3], '^(%d+) (%d+) (%d+)$')
+    local stored, fresh = { era, seq, turn }, { new_era, new_seq, new_turn }
+    for nth = 1, 3 do
+      local left, right = tonumber(stored[nth]), tonumber(fresh[nth])
+      if left > right then return integer(tonumber(redis.call('ZSCORE', keys[1], args[2]))) end
+      if left < right then break end
+    end
+  end
+  local id = redis.call('INCR', keys[3])
+  redis.call('ZADD', keys[1], id, args[2])
+  redis.call('HSET', keys[2], args[2], args[3] .. ' ' .. args[4])
+  return integer(id)
+end
+
+-- ARGV: time, then member and value of each.
+local function feed_items(keys, args)
+  for at = 2, #args, 2 do
+    redis.call('ZADD', keys[1], redis.call('INCR', keys[3]), args[at])
+    redis.call('HSET', keys[2], args[at], args[at + 1])
+  end
+  return (#args - 1) / 2
+end
+
+-- ARGV: time, cursor, limit. Returns id and value of each entry after the cursor.
+local function feed_page(keys, args)
+  local members = redis.call('ZRANGEBYSCORE', keys[1], '(' .. args[2], '+inf', 'WITHSCORES', 'LIMIT', 0, args[3])
+  local page = {}
+  for at = 1, #members, 2 do
+    page[#page + 1] = integer(tonumber(members[at + 1]))
+    page[#page + 1] = redis.call('HGET', keys[2], members[at]) or ''
+  end
+  return page
+end
+
+-- KEYS: an item's users. ARGV: time, hashes of users. Returns how many are known; a full set never changes.
+local function item_users(keys, args)
+  local known = redis.call('SCARD', keys[1])
+  for at = 2, #args do
+    if known >= ITEM_USERS_CAP then break end
+    known = known + redis.call('SADD', keys[1], args[at])
+  end
+  return known
+end
+
+redis.register_function('taiji_1_append', append)
+redis.register_function('taiji_1_put', put)
+redis.register_function('taiji_1_mark', mark)
+redis.register_function('taiji_1_mark_absent', mark_absent)
+redis.register_function('taiji_1_peek', peek)
+redis.register_function('taiji_1_take', take)
+redis.register_function('taiji_1_renew', renew)
+redis.register_function({ function_name = 'taiji_1_release', callback = release, flags = { 'allow-oom' } })
+redis.register_function('taiji_1_depth', depth)
+redis.register_function('taiji_1_feed_vector', feed_vector)
+redis.register_function('taiji_1_feed_items', feed_items)
+redis.register_function({ function_name = 'taiji_1_feed_page', callback = feed_page, flags = { 'no-writes', 'allow-oom' } })
+redis.register_function('taiji_1_item_users', item_users)

@@ -1,0 +1,97 @@
+//! Redis' errors in our words, and which of them are worth another try.
+
+use crate::store::StoreError;
+use redis::{ErrorKind, RedisError};
+
+/// What to do about an error of one command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remedy {
+    /// The slot lives elsewhere now: read the map again, then repeat.
+    Remap,
+    /// This one command goes to that node, after `ASKING`.
+    Ask(String, u16),
+    /// The node cannot answer right now: wait, then repeat.
+    Wait,
+    /// The connection is gone: open another one, then repeat.
+    Reconnect,
+    /// Repeating changes nothing.
+    GiveUp,
+}
+
+/// What to do about an error. Every function is idempotent, so repeating after a lost answer is always allowed.
+pub fn remedy(error: &RedisError) -> Remedy {
+    match code(error).as_str() {
+        "MOVED" => Remedy::Remap,
+        "ASK" => match error.redirect_node() {
+            Some((address, _)) => match address.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
+                Some((host, Ok(port))) => Remedy::Ask(host.to_string(), port),
+                _ => Remedy::Remap,
+            },
+            None => Remedy::Remap,
+        },
+        "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" => Remedy::Wait,
+        "" if is_connection(error) => Remedy::Reconnect,
+        _ => Remedy::GiveUp,
+    }
+}
+
+/// An error in our words, after the last try.
+pub fn failed(operation: &'static str, node: &str, error: &RedisError) -> StoreError {
+    let text = text(error);
+    let named = |message: String| format!("redis {node}: {message}");
+    match code(error).as_str() {
+        "OOM" => StoreError::Full {
+            operation,
+            message: named("its maxmemory is reached; raise it or shorten what is kept".into()),
+        },
+        "WRONGPASS" | "NOAUTH" => StoreError::Denied {
+            operation,
+            message: named("user or password is refused; put the right ones into store.url".into()),
+        },
+        "NOPERM" => StoreError::Denied {
+            operation,
+            message: named(format!("this user lacks a permission ({text}); allow it with ACL SETUSER")),
+        },
+        "READONLY" => StoreError::Denied {
+            operation,
+            message: named("it is a read-only replica; name the master in store.url".into()),
+        },
+        "MISCONF" => StoreError::Busy {
+            operation,
+            message: named("it refuses writes because it cannot persist them; see its log, free disk space".into()),
+        },
+        "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "MOVED" | "ASK" => {
+            StoreError::Busy { operation, message: named(text) }
+        }
+        "WRONGTYPE" => StoreError::Corrupt {
+            key: format!("of {operation}"),
+            message: named(
+                "a key under our namespace is of another type: does another program use store.namespace?".into(),
+            ),
+        },
+        _ if text.contains("Function not found") => StoreError::Engine {
+            operation,
+            message: named("taiji's functions are gone; run `taiji migrate --store … apply`".into()),
+        },
+        _ if error.kind() == ErrorKind::AuthenticationFailed => StoreError::Denied {
+            operation,
+            message: named(format!("{text}; put the right user and password into store.url")),
+        },
+        _ if is_connection(error) => StoreError::Unreachable { operation, message: named(text) },
+        _ => StoreError::Engine { operation, message: named(text) },
+    }
+}
+
+fn is_connection(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_connection_refusal()
+}
+
+/// `OOM`, `WRONGTYPE`, …; empty when the error is not the server's.
+fn code(error: &RedisError) -> String {
+    error.code().unwrap_or_default().to_string()
+}
+
+/// Redis' own words; it never repeats a password.
+fn text(error: &RedisError) -> String {
+    error.to_string()
+}

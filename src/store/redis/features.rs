@@ -1,0 +1,206 @@
+//! Writing and reading features (DESIGN 5.2, Put and Skip).
+//!
+//! A user's features in a space are one hash: a field a group (a short header, then the message as it goes on the wire),
+//! the refreshed version, the prompt's hash, the vector, a revision. A read is one `HGETALL`.
+//!
+//! A put reads, decides by the rules the embedded store uses, and hands the result to a function that writes only if
+//! era and revision are still those read; else it reads again.
+
+use super::RedisStore;
+use super::function;
+use super::link::Call;
+use super::values::{corrupt, number, read};
+use crate::store::codec::{CodecResult, FeatureRecord};
+use crate::store::embedded::put_rules;
+use crate::store::{
+    FeaturePut, Group, GroupBlob, PutOutcome, PutRefusal, StoreError, StoreResult, StoredFeatures, Version,
+};
+use redis::Value;
+
+/// A key outlives its last group by this, so that readers learn "expired" and not "never made", in ms.
+const EXPIRY_GRACE_MS: i64 = 3_600_000;
+/// Other writers of one user that a put gives way to; two replicas at one user are rare, ten puts at once are a fault.
+const PUT_ROUNDS: u32 = 10;
+/// Bytes before a group's message: tier, seq, turn, expiry.
+const HEADER: usize = 25;
+
+/// What a put read.
+struct Read {
+    seq: u64,
+    era: u64,
+    record: FeatureRecord,
+    revision: String,
+    now_ms: i64,
+}
+
+impl RedisStore {
+    /// See [`crate::store::FeatureStore::features`].
+    pub(super) async fn read_features(
+        &self,
+        space: &str,
+        users: &[String],
+    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        let calls = users.iter().map(|user| Call::new("HGETALL", &self.keys.features(user, space))).collect();
+        let answers = self.link.run("read features", calls).await?;
+        let decode = |(user, value): (&String, Value)| {
+            let (record, revision) = decode(&self.keys.features(user, space), value)?;
+            Ok((!revision.is_empty()).then_some(record.features))
+        };
+        users.iter().zip(answers).map(decode).collect()
+    }
+
+    /// See [`crate::store::FeatureStore::put`].
+    pub(super) async fn put_features(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome> {
+        for _ in 0..PUT_ROUNDS {
+            let read = self.read_for_put(space, &put.user).await?;
+            if put.era != read.era {
+                return Ok(PutOutcome::Refused(PutRefusal::Era));
+            }
+            if put.version.seq > read.seq {
+                return Ok(PutOutcome::Refused(PutRefusal::FutureSeq));
+            }
+            let key = self.keys.features(&put.user, space);
+            let decided =
+                put_rules::decide(read.record, &put, read.now_ms).map_err(|message| corrupt(&key, message))?;
+            let record = match decided {
+                Ok(record) => record,
+                Err(refusal) => return Ok(PutOutcome::Refused(refusal)),
+            };
+            if let Some(outcome) = self.write_put(space, &put, &record, &read.revision).await? {
+                return Ok(outcome);
+            }
+        }
+        let message = format!("user {:?} was written by others {PUT_ROUNDS} times in a row; try again", put.user);
+        Err(StoreError::Busy { operation: "put", message })
+    }
+
+    async fn read_for_put(&self, space: &str, user: &str) -> StoreResult<Read> {
+        let (state_key, key) = (self.keys.of_user(user, "st"), self.keys.features(user, space));
+        let calls = vec![
+            Call::new("HMGET", &state_key).arg(&["seq", "era"]),
+            Call::new("HGETALL", &key),
+            Call::beside("TIME", &key),
+        ];
+        let answers = self.link.run("put", calls).await?;
+        let Ok([state, features, time]) = <[Value; 3]>::try_from(answers) else {
+            return Err(corrupt(&key, "answers are missing"));
+        };
+        let state: (Option<Vec<u8>>, Option<Vec<u8>>) = read(&state_key, state)?;
+        let (record, revision) = decode(&key, features)?;
+        Ok(Read {
+            seq: number(&state_key, state.0.as_deref())?,
+            era: number(&state_key, state.1.as_deref())?,
+            record,
+            revision: if revision.is_empty() { "0".into() } else { revision },
+            now_ms: self.time_of(time)?,
+        })
+    }
+
+    /// `None` when someone else wrote in between.
+    async fn write_put(
+        &self,
+        space: &str,
+        put: &FeaturePut,
+        record: &FeatureRecord,
+        revision: &str,
+    ) -> StoreResult<Option<PutOutcome>> {
+        let keys = [self.keys.of_user(&put.user, "st"), self.keys.features(&put.user, space)];
+        let notes = put.tier >= 1 && record.refreshed == Some(put.version);
+        let mut call = Call::function(function!("put"), &keys)
+            .arg(self.clock_argument())
+            .arg(space)
+            .arg(put.era)
+            .arg(put.version.seq)
+            .arg(put.version.turn)
+            .arg(revision)
+            .arg(u8::from(notes))
+            .arg(expiry(record).map_or(String::new(), |at_ms| at_ms.to_string()));
+        for (field, value) in fields(record) {
+            call = call.arg(field).arg(value);
+        }
+        let (word, current_seq, is_new): (String, u64, u64) = read(&keys[0], self.link.one("put", call).await?)?;
+        match word.as_str() {
+            "written" => {
+                if is_new > 0 {
+                    self.link.one("count users", Call::new("INCRBY", &self.keys.user_count()).arg(1)).await?;
+                }
+                Ok(Some(PutOutcome::Written { current_seq }))
+            }
+            "era" => Ok(Some(PutOutcome::Refused(PutRefusal::Era))),
+            "future" => Ok(Some(PutOutcome::Refused(PutRefusal::FutureSeq))),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// When the key may go: never while a group lives for ever.
+fn expiry(record: &FeatureRecord) -> Option<i64> {
+    let ends = record.features.groups.iter().map(|blob| blob.expires_at_ms);
+    let last = ends.clone().max()?;
+    (!ends.into_iter().any(|at_ms| at_ms == 0)).then_some(last.saturating_add(EXPIRY_GRACE_MS))
+}
+
+fn fields(record: &FeatureRecord) -> Vec<(&'static str, Vec<u8>)> {
+    let refreshed = record.refreshed.map_or(String::new(), |version| format!("{} {}", version.seq, version.turn));
+    let mut fields = vec![
+        ("r", refreshed.into_bytes()),
+        ("h", record.features.prompt_hash.to_string().into_bytes()),
+        ("emb", record.features.embedding.clone()),
+    ];
+    for blob in &record.features.groups {
+        let mut bytes = Vec::with_capacity(HEADER + blob.bytes.len());
+        bytes.push(blob.tier);
+        bytes.extend_from_slice(&blob.version.seq.to_be_bytes());
+        bytes.extend_from_slice(&blob.version.turn.to_be_bytes());
+        bytes.extend_from_slice(&blob.expires_at_ms.to_be_bytes());
+        bytes.extend_from_slice(&blob.bytes);
+        fields.push((blob.group.as_str(), bytes));
+    }
+    fields
+}
+
+/// The record and its revision, which is empty when there is none.
+fn decode(key: &str, value: Value) -> StoreResult<(FeatureRecord, String)> {
+    let stored: Vec<(String, Vec<u8>)> = read(key, value)?;
+    let (mut record, mut revision) = (FeatureRecord::default(), String::new());
+    for (field, bytes) in stored {
+        match field.as_str() {
+            "rev" => revision = number::<u64>(key, Some(&bytes))?.to_string(),
+            "r" => record.refreshed = version(key, &bytes)?,
+            "h" => record.features.prompt_hash = number(key, Some(&bytes))?,
+            "emb" => record.features.embedding = bytes,
+            name => {
+                let group =
+                    Group::parse(name).ok_or_else(|| corrupt(key, format!("unknown feature group {name:?}")))?;
+                record.features.groups.push(blob(group, &bytes).map_err(|message| corrupt(key, message))?);
+            }
+        }
+    }
+    record.features.groups.sort_by_key(|blob| blob.group);
+    record.features.refreshed_seq = record.refreshed.map(|version| version.seq);
+    Ok((record, revision))
+}
+
+fn version(key: &str, bytes: &[u8]) -> StoreResult<Option<Version>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let mut parts = bytes.split(|byte| *byte == b' ');
+    Ok(Some(Version { seq: number(key, parts.next())?, turn: number(key, parts.next())? }))
+}
+
+fn blob(group: Group, bytes: &[u8]) -> CodecResult<GroupBlob> {
+    let (header, message) = bytes.split_first_chunk::<HEADER>().ok_or("a group shorter than its header")?;
+    let eight = |at: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&header[at..at + 8]);
+        word
+    };
+    Ok(GroupBlob {
+        group,
+        bytes: message.to_vec(),
+        tier: header[0],
+        version: Version { seq: u64::from_be_bytes(eight(1)), turn: u64::from_be_bytes(eight(9)) },
+        expires_at_ms: i64::from_be_bytes(eight(17)),
+    })
+}

@@ -1,0 +1,198 @@
+//! Appending events and reading histories. One function call a user, one pipeline a batch.
+//!
+//! The kept lists are packed strings that the function takes apart and puts together (`packed` has the bytes). Users of items
+//! stand in other slots, so they are counted after the append, for events that are new or delivered again: a crash
+//! between the two is healed by the redelivery.
+
+use super::RedisStore;
+use super::link::Call;
+use super::values::{corrupt, number, read};
+use super::{function, packed};
+use crate::event::ActionClass;
+use crate::feature::proto::Behaviour;
+use crate::store::codec::CodecResult;
+use crate::store::{AppendOutcome, ITEM_USERS_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserState};
+use prost::Message;
+use redis::Value;
+use std::collections::BTreeMap;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Items known to have all the users that are counted; bounded, because it is only a short cut.
+const FULL_ITEMS_KEPT: usize = 100_000;
+
+/// What the function answers: flags, new, seq, weight, last refresh, era, erased before, refreshed.
+type Answer = (Vec<u8>, u8, u64, f64, i64, u64, i64, String);
+
+impl RedisStore {
+    /// See [`crate::store::FeatureStore::append`].
+    pub(super) async fn append_all(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+        let calls = batches.iter().map(|batch| self.append_call(space, batch)).collect::<StoreResult<Vec<_>>>()?;
+        let answers = self.link.run("append", calls).await?;
+        let mut outcomes = Vec::with_capacity(batches.len());
+        let (mut engaged, mut new_users) = (BTreeMap::new(), 0);
+        for (batch, answer) in batches.iter().zip(answers) {
+            let key = self.keys.of_user(&batch.user, "st");
+            let (flags, is_new, seq, weight, last_refresh_ms, era, erased_before_ms, refreshed): Answer =
+                read(&key, answer)?;
+            new_users += u64::from(is_new);
+            for (record, flag) in batch.records.iter().zip(&flags) {
+                note_engagement(&mut engaged, &batch.user, record, *flag);
+            }
+            let accepted = flags.iter().filter(|flag| **flag == b'a').count() as u32;
+            outcomes.push(AppendOutcome {
+                accepted,
+                duplicates: batch.records.len() as u32 - accepted,
+                state: UserState { seq, weight, last_refresh_ms, era, erased_before_ms },
+                refreshed_seq: refreshed_seq(&key, &refreshed)?,
+            });
+        }
+        self.count(engaged, new_users).await?;
+        Ok(outcomes)
+    }
+
+    fn append_call(&self, space: &str, batch: &UserBatch) -> StoreResult<Call> {
+        let user = batch.user.as_str();
+        let keys = ["st", "h:e", "h:i", "q", "prof"].map(|part| self.keys.of_user(user, part));
+        let mut call = Call::function(function!("append"), &keys).arg(self.clock_argument()).arg(space);
+        for record in &batch.records {
+            let mut bytes = packed::head(record.ts_ms, &record.event_id);
+            let kind = match &record.body {
+                RecordBody::Behaviour { class, behaviour } => {
+                    let body = Behaviour { ts_ms: 0, event_id: String::new(), ..behaviour.clone() };
+                    body.encode(&mut bytes).map_err(|error| corrupt(&keys[1], error.to_string()))?;
+                    match class {
+                        ActionClass::Engagement => "e",
+                        ActionClass::Impression => "i",
+                        ActionClass::None => "n",
+                    }
+                }
+                RecordBody::Query(query) => {
+                    bytes.extend_from_slice(query.as_bytes());
+                    "q"
+                }
+                RecordBody::Profile(_) => "p",
+            };
+            if bytes.len() > usize::from(u16::MAX) {
+                return Err(corrupt(&keys[0], format!("event of {} bytes; at most 65535 are kept", bytes.len())));
+            }
+            call = call.arg(kind).arg(record.weight).arg(bytes);
+            if let RecordBody::Profile(attributes) = &record.body {
+                call = call.arg(attributes.len());
+                for (name, value) in attributes {
+                    call = call.arg(name).arg(value.to_string());
+                }
+            }
+        }
+        Ok(call)
+    }
+
+    /// Counts users of items and new users.
+    async fn count(&self, engaged: BTreeMap<&str, Vec<i64>>, new_users: u64) -> StoreResult<()> {
+        let open: Vec<(&str, Vec<i64>)> = {
+            let full = self.full_items.lock();
+            engaged.into_iter().filter(|(item, _)| !full.contains(*item)).collect()
+        };
+        let mut calls: Vec<Call> = Vec::with_capacity(open.len() + 1);
+        for (item, users) in &open {
+            let key = [self.keys.item_users(item)];
+            calls.push(Call::function(function!("item_users"), &key).arg("").arg(users.as_slice()));
+        }
+        if new_users > 0 {
+            calls.push(Call::new("INCRBY", &self.keys.user_count()).arg(new_users));
+        }
+        let answers = self.link.run("count users", calls).await?;
+        let mut full = self.full_items.lock();
+        for ((item, _), answer) in open.iter().zip(answers) {
+            if matches!(answer, Value::Int(known) if known >= i64::from(ITEM_USERS_CAP)) && full.len() < FULL_ITEMS_KEPT
+            {
+                full.insert(item.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`crate::store::FeatureStore::histories`].
+    pub(super) async fn read_histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
+        const PARTS: usize = 5;
+        let mut calls = Vec::with_capacity(users.len() * PARTS);
+        for user in users {
+            let state = Call::new("HMGET", &self.keys.of_user(user, "st"));
+            calls.push(state.arg(&["seq", "weight", "last_refresh_ms", "era", "erased_before_ms"]));
+            calls.extend(["h:e", "h:i", "q"].map(|part| Call::new("GET", &self.keys.of_user(user, part))));
+            calls.push(Call::new("HGETALL", &self.keys.of_user(user, "prof")));
+        }
+        let mut answers = self.link.run("read histories", calls).await?.into_iter();
+        let history = |user: &String| {
+            let parts: Vec<Value> = answers.by_ref().take(PARTS).collect();
+            history_of(&self.keys.of_user(user, "st"), parts)
+        };
+        users.iter().map(history).collect()
+    }
+}
+
+fn note_engagement<'a>(engaged: &mut BTreeMap<&'a str, Vec<i64>>, user: &str, record: &'a Record, flag: u8) {
+    if let RecordBody::Behaviour { class: ActionClass::Engagement, behaviour } = &record.body
+        && !behaviour.item_id.is_empty()
+        && matches!(flag, b'a' | b'k')
+    {
+        let users = engaged.entry(behaviour.item_id.as_str()).or_default();
+        let user = xxh3_64(user.as_bytes()) as i64;
+        if !users.contains(&user) {
+            users.push(user);
+        }
+    }
+}
+
+fn refreshed_seq(key: &str, text: &str) -> StoreResult<Option<u64>> {
+    match text.split(' ').next() {
+        None | Some("") => Ok(None),
+        Some(seq) => number(key, Some(seq.as_bytes())).map(Some),
+    }
+}
+
+/// The history of a user out of the five answers.
+fn history_of(key: &str, parts: Vec<Value>) -> StoreResult<Option<UserHistory>> {
+    let Ok([state, engagements, impressions, queries, profile]) = <[Value; 5]>::try_from(parts) else {
+        return Err(corrupt(key, "answers are missing"));
+    };
+    let state: Vec<Option<Vec<u8>>> = read(key, state)?;
+    let field = |nth: usize| state.get(nth).and_then(|value| value.as_deref());
+    if field(0).is_none() {
+        return Ok(None);
+    }
+    let unreadable = |message: String| corrupt(key, message);
+    let list = |value: Value| read::<Option<Vec<u8>>>(key, value).map(Option::unwrap_or_default);
+    let attributes: Vec<(String, Vec<u8>)> = read(key, profile)?;
+    Ok(Some(UserHistory {
+        state: UserState {
+            seq: number(key, field(0))?,
+            weight: number(key, field(1))?,
+            last_refresh_ms: number(key, field(2))?,
+            era: number(key, field(3))?,
+            erased_before_ms: number(key, field(4))?,
+        },
+        engagements: behaviours(&list(engagements)?).map_err(unreadable)?,
+        impressions: behaviours(&list(impressions)?).map_err(unreadable)?,
+        queries: texts(&list(queries)?).map_err(unreadable)?,
+        profile: attributes.into_iter().map(attribute).collect::<CodecResult<_>>().map_err(unreadable)?,
+    }))
+}
+
+fn behaviours(list: &[u8]) -> CodecResult<Vec<Behaviour>> {
+    let restore = |(ts_ms, id, body): (i64, &str, &[u8])| {
+        let behaviour = Behaviour::decode(body).map_err(|error| error.to_string())?;
+        Ok(Behaviour { ts_ms, event_id: id.to_string(), ..behaviour })
+    };
+    packed::entries(list)?.into_iter().map(restore).collect()
+}
+
+fn texts(list: &[u8]) -> CodecResult<Vec<(i64, String)>> {
+    let text = |body: &[u8]| String::from_utf8(body.to_vec()).map_err(|error| error.to_string());
+    packed::entries(list)?.into_iter().map(|(ts_ms, _, body)| Ok((ts_ms, text(body)?))).collect()
+}
+
+fn attribute((name, bytes): (String, Vec<u8>)) -> CodecResult<(String, (i64, serde_json::Value))> {
+    let (ts_ms, _, value) = packed::split(&bytes)?;
+    let value = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    Ok((name, (ts_ms, value)))
+}

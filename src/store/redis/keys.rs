@@ -1,0 +1,159 @@
+//! Names of keys (DESIGN 5.2) and the slots they live in. In: namespace and ids. Out: key text.
+//!
+//! A key's slot is that of its first `{…}`; ids inside it are percent-escaped for `{`, `}` and `%`, so that no id can end
+//! the tag or look like another's.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Slots of Redis Cluster.
+pub const SLOTS: u16 = 16384;
+/// Classes of the due queue that have a sorted set; what is less urgent waits in the last one.
+pub const CLASSES: u8 = 4;
+
+/// Makes keys of one namespace.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    namespace: String,
+}
+
+impl Keys {
+    /// Keys that begin with `namespace:`.
+    pub fn new(namespace: &str) -> Keys {
+        Keys { namespace: namespace.to_string() }
+    }
+
+    /// A key of one user; all of them share a slot.
+    pub fn of_user(&self, user: &str, part: &str) -> String {
+        format!("{}:{{{}}}:{part}", self.namespace, escape(user))
+    }
+
+    /// A user's features in a space.
+    pub fn features(&self, user: &str, space: &str) -> String {
+        self.of_user(user, &format!("f:{space}"))
+    }
+
+    /// Users who show this one in a space.
+    pub fn referrers(&self, user: &str, space: &str) -> String {
+        self.of_user(user, &format!("refs:{space}"))
+    }
+
+    /// Pattern of all users' counters.
+    pub fn all_states(&self) -> String {
+        format!("{}:{{*}}:st", self.namespace)
+    }
+
+    /// The user in a key of counters.
+    pub fn user_of_state(&self, key: &str) -> Option<String> {
+        let inner = key.strip_prefix(&self.namespace)?.strip_prefix(":{")?.strip_suffix("}:st")?;
+        unescape(inner)
+    }
+
+    /// The queue of a shard: a sorted set a class, the leases' ends, the leases.
+    pub fn queue(&self, shard: u32, space: &str) -> Vec<String> {
+        let namespace = &self.namespace;
+        let mut keys: Vec<String> =
+            (0..CLASSES).map(|class| format!("{namespace}:due:{{{shard}}}:{space}:{class}")).collect();
+        keys.push(format!("{namespace}:lease:{{{shard}}}:{space}"));
+        keys.push(format!("{namespace}:leased:{{{shard}}}:{space}"));
+        keys
+    }
+
+    /// A space's feed of vectors: ids, values, last id.
+    pub fn vectors(&self, space: &str) -> [String; 3] {
+        feed(format!("{}:vec:{{{}}}", self.namespace, escape(space)))
+    }
+
+    /// The feed of catalogue changes.
+    pub fn items(&self) -> [String; 3] {
+        feed(format!("{}:items:{{items}}", self.namespace))
+    }
+
+    /// Who engaged with an item.
+    pub fn item_users(&self, item: &str) -> String {
+        format!("{}:item:{{{}}}:users", self.namespace, escape(item))
+    }
+
+    /// Schema version and shard count.
+    pub fn epoch(&self) -> String {
+        format!("{}:epoch", self.namespace)
+    }
+
+    /// Number of users, counted apart from their keys.
+    pub fn user_count(&self) -> String {
+        format!("{}:users", self.namespace)
+    }
+}
+
+fn feed(base: String) -> [String; 3] {
+    [base.clone(), format!("{base}:v"), format!("{base}:n")]
+}
+
+/// The user's shard of the due queue.
+pub fn shard_of(user: &str, shards: u32) -> u32 {
+    (xxh3_64(user.as_bytes()) % u64::from(shards.max(1))) as u32
+}
+
+/// The slot of a key, as Redis Cluster computes it.
+pub fn slot_of(key: &str) -> u16 {
+    let tagged = key.find('{').and_then(|open| {
+        let rest = &key[open + 1..];
+        rest.find('}').filter(|length| *length > 0).map(|length| &rest[..length])
+    });
+    crc16(tagged.unwrap_or(key).as_bytes()) % SLOTS
+}
+
+/// CRC-16/XMODEM.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc: u16, byte| {
+        (0..8).fold(
+            crc ^ (u16::from(*byte) << 8),
+            |crc, _| {
+                if crc & 0x8000 != 0 { (crc << 1) ^ 0x1021 } else { crc << 1 }
+            },
+        )
+    })
+}
+
+fn escape(id: &str) -> String {
+    id.replace('%', "%25").replace('{', "%7B").replace('}', "%7D")
+}
+
+fn unescape(escaped: &str) -> Option<String> {
+    let mut id = String::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let Some(at) = rest.find('%') {
+        id.push_str(&rest[..at]);
+        id.push(match rest.get(at..at + 3)? {
+            "%25" => '%',
+            "%7B" => '{',
+            "%7D" => '}',
+            _ => return None,
+        });
+        rest = &rest[at + 3..];
+    }
+    id.push_str(rest);
+    Some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_come_back_and_stay_inside_their_tag() {
+        let keys = Keys::new("ns");
+        for user in ["u", "{}", "a{b}c", "%7B", "ü 😀", "}", "%", "x:st"] {
+            let key = keys.of_user(user, "st");
+            assert_eq!(keys.user_of_state(&key).as_deref(), Some(user));
+            assert_eq!(slot_of(&key), slot_of(&keys.features(user, "space")), "{user}");
+        }
+        assert_eq!(keys.user_of_state("ns:{%zz}:st"), None);
+    }
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(crc16(b"123456789"), 0x31C3);
+        assert_eq!(slot_of("{user1000}.following"), slot_of("user1000"));
+        assert_eq!(slot_of("foo{}{bar}"), crc16(b"foo{}{bar}") % SLOTS);
+    }
+}

@@ -1,0 +1,208 @@
+//! The store in a Redis or a Redis Cluster, shared by any number of processes. See [`super::FeatureStore`] for what it promises.
+//!
+//! In: an [`Address`] and [`RedisOptions`]. Out: a [`RedisStore`]. Callers: `cli::wiring` opens it; everyone else sees the
+//! trait. What must be atomic is one function call in one slot (`migrations/0001_functions.lua`); every call may be repeated.
+//!
+//! | file | job |
+//! |---|---|
+//! | `address`, `link`, `errors` | the URL; connections, slots, retries; errors in our words |
+//! | `keys`, `values`, `packed` | names of keys; answers; bytes of lists |
+//! | `schema` | versions, functions, migration |
+//! | `history`, `features`, `queue`, `feeds` | the trait's calls, by subject |
+
+mod address;
+mod errors;
+mod features;
+mod feeds;
+mod history;
+mod keys;
+mod link;
+mod packed;
+mod queue;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use address::Address;
+pub use link::Patience;
+pub use schema::{Migration, Step};
+
+use super::{
+    AppendOutcome, Claim, DueEntry, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth, StoreResult,
+    StoreStats, StoredFeatures, UserBatch, UserHistory,
+};
+use crate::event::Item;
+use async_trait::async_trait;
+use keys::Keys;
+use link::{Call, Link};
+use parking_lot::Mutex;
+use redis::Value;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A function of this schema version.
+macro_rules! function {
+    ($name:literal) => {
+        concat!("taiji_1_", $name)
+    };
+}
+use function;
+
+/// How to open a [`RedisStore`].
+#[derive(Debug, Clone)]
+pub struct RedisOptions {
+    /// First part of every key: letters, digits, `_`, `-`.
+    pub namespace: String,
+    /// Shards of the due queue, if the namespace is empty; later it is what was written then.
+    pub shards: u32,
+    /// Time-outs and tries.
+    pub patience: Patience,
+}
+
+/// [`FeatureStore`] in Redis.
+pub struct RedisStore {
+    link: Link,
+    keys: Keys,
+    shards: u32,
+    full_items: Mutex<HashSet<String>>,
+    /// Tests stop the clock; otherwise it is Redis' own.
+    stopped_clock: Option<Arc<AtomicI64>>,
+}
+
+impl RedisStore {
+    /// Connects; initialises an empty namespace, refuses one of another schema.
+    pub async fn open(address: Address, options: RedisOptions) -> StoreResult<Arc<Self>> {
+        Self::open_with_clock(address, options, None).await
+    }
+
+    async fn open_with_clock(
+        address: Address,
+        options: RedisOptions,
+        stopped_clock: Option<Arc<AtomicI64>>,
+    ) -> StoreResult<Arc<Self>> {
+        let link = Link::open(address, options.patience).await?;
+        let keys = Keys::new(&options.namespace);
+        let shards = schema::ready(&link, &keys, options.shards).await?;
+        Ok(Arc::new(RedisStore { link, keys, shards, full_items: Default::default(), stopped_clock }))
+    }
+
+    /// What functions get as the time: nothing, so that they ask Redis.
+    fn clock_argument(&self) -> String {
+        self.stopped_clock.as_ref().map_or(String::new(), |clock| clock.load(Ordering::Relaxed).to_string())
+    }
+
+    /// Unix ms of an answer to `TIME`.
+    fn time_of(&self, answer: Value) -> StoreResult<i64> {
+        if let Some(clock) = &self.stopped_clock {
+            return Ok(clock.load(Ordering::Relaxed));
+        }
+        let (seconds, micros): (i64, i64) = values::read("time", answer)?;
+        Ok(seconds * 1000 + micros / 1000)
+    }
+}
+
+#[async_trait]
+impl FeatureStore for RedisStore {
+    async fn now_ms(&self) -> StoreResult<i64> {
+        let time = self.link.one("time", Call::beside("TIME", &self.keys.epoch())).await?;
+        self.time_of(time)
+    }
+
+    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+        self.append_all(space, batches).await
+    }
+
+    async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
+        self.read_histories(users).await
+    }
+
+    async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        self.read_features(space, users).await
+    }
+
+    async fn put(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome> {
+        self.put_features(space, put).await
+    }
+
+    async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
+        self.mark(space, entries).await
+    }
+
+    async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
+        self.take(space, limit, lease).await
+    }
+
+    async fn renew(&self, space: &str, claim: &Claim, lease: Duration) -> StoreResult<bool> {
+        self.prolong(space, claim, lease).await
+    }
+
+    async fn release(&self, space: &str, claim: &Claim) -> StoreResult<bool> {
+        self.end(space, claim).await
+    }
+
+    async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth> {
+        self.depth(space).await
+    }
+
+    async fn sweep(&self, space: &str) -> StoreResult<usize> {
+        self.walk(space).await
+    }
+
+    async fn add_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<usize> {
+        self.note_referrer(space, neighbour, user).await
+    }
+
+    async fn remove_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<()> {
+        self.drop_referrer(space, neighbour, user).await
+    }
+
+    async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>> {
+        let keys = neighbours.iter().map(|user| self.keys.referrers(user, space)).collect();
+        self.sizes("referrer counts", keys).await
+    }
+
+    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64> {
+        self.feed_vector(space, vector).await
+    }
+
+    async fn vectors_after(&self, space: &str, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, FreshVector)>> {
+        self.vectors_page(space, cursor, limit).await
+    }
+
+    async fn put_items(&self, items: &[Item]) -> StoreResult<()> {
+        self.feed_items(items).await
+    }
+
+    async fn items_after(&self, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, Item)>> {
+        self.items_page(cursor, limit).await
+    }
+
+    async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>> {
+        self.sizes("item user counts", items.iter().map(|item| self.keys.item_users(item)).collect()).await
+    }
+
+    async fn stats(&self) -> StoreResult<StoreStats> {
+        self.totals().await
+    }
+
+    /// Redis decides itself when it writes to the disk.
+    async fn flush(&self) -> StoreResult<()> {
+        Ok(())
+    }
+
+    async fn incarnation(&self) -> StoreResult<u64> {
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let mut text = String::new();
+        for answer in self.link.everywhere("incarnation", &info).await? {
+            let info: String = values::read("info", answer)?;
+            text.extend(info.lines().filter(|line| line.starts_with("run_id:")));
+        }
+        text.extend(self.link.owners().iter().map(|owner| format!(",{owner}")));
+        Ok(xxh3_64(text.as_bytes()))
+    }
+}

@@ -1,0 +1,168 @@
+//! Due queue, leases and the sweep. The queue of a space lies in N shards by user; each shard is one slot.
+//!
+//! A claim takes two rounds: all shards tell their first due users, then the most urgent of all of them are taken. So the
+//! order promised by the trait holds over all shards, as of the first round; who was taken by another replica in between is
+//! left out, and the claim is that much shorter. A lost answer costs the users in it one lease time.
+
+use super::RedisStore;
+use super::function;
+use super::keys::{CLASSES, shard_of};
+use super::link::Call;
+use super::values::{number, read};
+use crate::store::{Claim, DueEntry, QueueDepth, SWEEP_CLASS, StoreResult};
+use redis::Value;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Keys asked for in one step of a walk.
+const SCAN_STEP: usize = 1000;
+
+impl RedisStore {
+    /// See [`crate::store::FeatureStore::mark_due`].
+    pub(super) async fn mark(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
+        let mut by_shard: BTreeMap<u32, Vec<&DueEntry>> = BTreeMap::new();
+        for entry in entries {
+            by_shard.entry(self.shard(&entry.user)).or_default().push(entry);
+        }
+        let calls = by_shard.into_iter().map(|(shard, entries)| {
+            let call = self.queue_call(function!("mark"), shard, space);
+            entries
+                .into_iter()
+                .fold(call, |call, entry| call.arg(&entry.user).arg(entry.class.min(CLASSES - 1)).arg(entry.due_ms))
+        });
+        self.link.run("mark due", calls.collect()).await?;
+        Ok(())
+    }
+
+    /// See [`crate::store::FeatureStore::claim`].
+    pub(super) async fn take(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let peeks = (0..self.shards).map(|shard| self.queue_call(function!("peek"), shard, space).arg(limit));
+        let mut due: Vec<(u8, i64, String)> = Vec::new();
+        for answer in self.link.run("claim", peeks.collect()).await? {
+            let flat: Vec<Vec<u8>> = read("due queue", answer)?;
+            for place in flat.chunks_exact(3) {
+                let user = String::from_utf8_lossy(&place[2]).into_owned();
+                due.push((number("due queue", Some(&place[0]))?, number("due queue", Some(&place[1]))?, user));
+            }
+        }
+        due.sort_unstable();
+        due.truncate(limit);
+        self.lease(space, due, lease).await
+    }
+
+    async fn lease(&self, space: &str, due: Vec<(u8, i64, String)>, lease: Duration) -> StoreResult<Vec<Claim>> {
+        let wanted: Vec<Claim> = due
+            .into_iter()
+            // Random tokens: two replicas never hold the same one.
+            .map(|(class, due_ms, user)| Claim { user, class, due_ms, token: rand::random() })
+            .collect();
+        let mut by_shard: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (index, claim) in wanted.iter().enumerate() {
+            by_shard.entry(self.shard(&claim.user)).or_default().push(index);
+        }
+        let calls = by_shard.iter().map(|(shard, indices)| {
+            let call = self.queue_call(function!("take"), *shard, space).arg(millis(lease));
+            indices.iter().map(|index| &wanted[*index]).fold(call, |call, claim| {
+                call.arg(&claim.user).arg(claim.class).arg(claim.due_ms).arg(claim.token.to_string())
+            })
+        });
+        let answers = self.link.run("claim", calls.collect()).await?;
+        let mut taken = vec![false; wanted.len()];
+        for (indices, answer) in by_shard.values().zip(answers) {
+            let flags: Vec<u8> = read::<Vec<i64>>("due queue", answer)?.into_iter().map(|flag| flag as u8).collect();
+            for (index, flag) in indices.iter().zip(flags) {
+                taken[*index] = flag == 1;
+            }
+        }
+        Ok(wanted.into_iter().zip(taken).filter_map(|(claim, taken)| taken.then_some(claim)).collect())
+    }
+
+    /// See [`crate::store::FeatureStore::renew`].
+    pub(super) async fn prolong(&self, space: &str, claim: &Claim, lease: Duration) -> StoreResult<bool> {
+        let call = self.lease_call(function!("renew"), space, claim).arg(millis(lease));
+        read("lease", self.link.one("renew", call).await?)
+    }
+
+    /// See [`crate::store::FeatureStore::release`].
+    pub(super) async fn end(&self, space: &str, claim: &Claim) -> StoreResult<bool> {
+        read("lease", self.link.one("release", self.lease_call(function!("release"), space, claim)).await?)
+    }
+
+    /// See [`crate::store::FeatureStore::queue_depth`].
+    pub(super) async fn depth(&self, space: &str) -> StoreResult<QueueDepth> {
+        let calls = (0..self.shards).map(|shard| self.queue_call(function!("depth"), shard, space));
+        let (mut classes, mut leased): (BTreeMap<u8, (usize, i64)>, usize) = Default::default();
+        for answer in self.link.run("queue depth", calls.collect()).await? {
+            let flat: Vec<i64> = read("due queue", answer)?;
+            let Some((leases, rest)) = flat.split_first() else { continue };
+            leased += *leases as usize;
+            for class in rest.chunks_exact(3) {
+                let all = classes.entry(class[0] as u8).or_insert((0, i64::MAX));
+                *all = (all.0 + class[1] as usize, all.1.min(class[2]));
+            }
+        }
+        Ok(QueueDepth { classes: classes.into_iter().map(|(class, (users, ms))| (class, users, ms)).collect(), leased })
+    }
+
+    /// See [`crate::store::FeatureStore::sweep`]. Counts the users on its way, which heals a count that a crash left behind.
+    pub(super) async fn walk(&self, space: &str) -> StoreResult<usize> {
+        let (mut marked, mut users) = (0, 0u64);
+        for node in self.link.masters() {
+            let mut cursor = "0".to_string();
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(&cursor).arg("MATCH").arg(self.keys.all_states()).arg("COUNT").arg(SCAN_STEP);
+                let (next, mut keys): (String, Vec<String>) = read("scan", self.link.on("sweep", &node, &scan).await?)?;
+                keys.sort_unstable();
+                keys.dedup();
+                users += keys.len() as u64;
+                marked += self.mark_stale(space, &keys).await?;
+                if next == "0" {
+                    break;
+                }
+                cursor = next;
+            }
+        }
+        self.link.one("sweep", Call::new("SET", &self.keys.user_count()).arg(users)).await?;
+        Ok(marked)
+    }
+
+    /// Marks those of the users due whose features are behind and who stand nowhere.
+    async fn mark_stale(&self, space: &str, state_keys: &[String]) -> StoreResult<usize> {
+        let field = format!("r:{space}");
+        let calls = state_keys.iter().map(|key| Call::new("HMGET", key).arg("seq").arg(&field)).collect();
+        let mut by_shard: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for (key, answer) in state_keys.iter().zip(self.link.run("sweep", calls).await?) {
+            let (seq, refreshed): (Option<Vec<u8>>, Option<Vec<u8>>) = read(key, answer)?;
+            let refreshed = refreshed.as_deref().and_then(|version| version.split(|byte| *byte == b' ').next());
+            let behind = number::<u64>(key, seq.as_deref())? > number::<u64>(key, refreshed)?;
+            if let Some(user) = self.keys.user_of_state(key).filter(|_| behind) {
+                by_shard.entry(self.shard(&user)).or_default().push(user);
+            }
+        }
+        let calls = by_shard
+            .into_iter()
+            .map(|(shard, users)| self.queue_call(function!("mark_absent"), shard, space).arg(SWEEP_CLASS).arg(users));
+        let answers = self.link.run("sweep", calls.collect()).await?;
+        answers.into_iter().map(|answer: Value| read::<usize>("due queue", answer)).sum()
+    }
+
+    fn shard(&self, user: &str) -> u32 {
+        shard_of(user, self.shards)
+    }
+
+    fn queue_call(&self, name: &str, shard: u32, space: &str) -> Call {
+        Call::function(name, &self.keys.queue(shard, space)).arg(self.clock_argument())
+    }
+
+    fn lease_call(&self, name: &str, space: &str, claim: &Claim) -> Call {
+        self.queue_call(name, self.shard(&claim.user), space).arg(&claim.user).arg(claim.token.to_string())
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
