@@ -42,6 +42,11 @@ end
 
 -- ---- kept lists
 
+-- Whether it can be one of ours: another program's string would be taken apart at random.
+local function is_list(list, cap)
+  return list == '' or (#list > 12 and two_bytes(list, 1) <= cap)
+end
+
 -- Whether `at` is where an entry's id length stands, and not some byte of a body that looks like one.
 local function is_id_place(list, at)
   local start = 3
@@ -169,7 +174,10 @@ local function append(keys, args)
   local lists, changed, profile, flags = nil, {}, nil, {}
   if #args > 2 then
     lists = {}
-    for nth = 1, 3 do lists[nth] = redis.call('GET', keys[nth + 1]) or '' end
+    for nth = 1, 3 do
+      lists[nth] = redis.call('GET', keys[nth + 1]) or ''
+      if not is_list(lists[nth], CAPS[nth]) then return redis.error_reply('WRONGTYPE no kept list at ' .. keys[nth + 1]) end
+    end
   end
   local at = 3
   while at <= #args do
