@@ -2,6 +2,7 @@
 //!
 //! In: the command line. Out: an exit code (DESIGN 5.7). Callers: `main`.
 
+mod backfill;
 mod bundle;
 mod check_config;
 pub mod feed;
@@ -57,6 +58,11 @@ enum Command {
         after_help = "Example:\n  taiji feed --file events.jsonl --items items.jsonl --rate 500 --http http://127.0.0.1:8080"
     )]
     Feed(feed::FeedArgs),
+    /// Take bulk history from a file into the store, then refresh its users by a budget, the busiest first.
+    #[command(
+        after_help = "Example:\n  taiji backfill --file events.parquet --config taiji.toml --rate 5000 --refresh-rate 10"
+    )]
+    Backfill(backfill::BackfillArgs),
     /// Look at a bundle.
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
@@ -109,6 +115,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Feed(args) => feed::run(args),
+        Command::Backfill(args) => backfill::run(args),
         Command::Bundle(command) => bundle::run(command),
         Command::CheckConfig(args) => check_config::run(args),
     };

@@ -80,7 +80,7 @@ pub(super) async fn build(
     Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, metrics: metrics.clone() })
 }
 
-fn open_store(settings: &Settings) -> Result<Arc<dyn FeatureStore>, CommandError> {
+pub(super) fn open_store(settings: &Settings) -> Result<Arc<dyn FeatureStore>, CommandError> {
     // The scheme was checked with the settings.
     let folder = settings.store.url.trim_start_matches("embedded:");
     let options = EmbeddedOptions {

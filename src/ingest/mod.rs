@@ -1,14 +1,23 @@
 //! Validated events → history and due queue, in the order that makes a redelivery harmless.
 //!
-//! In: [`Event`]s (from HTTP now, from Kafka later). Out: counts, after the store has them. Callers: `api`.
+//! In: [`Event`]s (from HTTP now, from Kafka later). Out: counts, after the store has them. Callers: `api`; `backfill` (bulk
+//! history from a file, beside what happens now).
 //! DESIGN 5.2, Append: append, then mark due whenever the user's features are behind, **even for duplicates**, and
 //! only then acknowledge: a crash between the two is healed by the client's retry.
+
+mod backfill;
+mod checkpoint;
+mod rows;
+
+pub use backfill::{Backfill, BackfillError, BackfillOptions, BackfillReport, Progress, Rejection};
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use rows::{Rows, RowsError};
 
 use crate::event::{ActionClass, ActionTable, Event};
 use crate::feature::proto::Behaviour;
 use crate::prompt::OPT_OUT_ATTRIBUTE;
-use crate::refresh::DuePolicy;
-use crate::store::{DueEntry, FeatureStore, Record, RecordBody, StoreError, UserBatch};
+use crate::refresh::{CLASS_ROUTINE, DuePolicy};
+use crate::store::{AppendOutcome, DueEntry, FeatureStore, Record, RecordBody, StoreError, UserBatch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,15 +45,7 @@ impl Ingest {
 
     /// Appends events and marks their users due. When it returns, the events survive a kill of this process.
     pub async fn append(&self, events: Vec<Event>) -> Result<AppendCounts, StoreError> {
-        let mut batches: BTreeMap<String, Batch> = BTreeMap::new();
-        for event in events {
-            // Who opts out of being shown to others waits for nothing.
-            let immediate = self.policy.is_immediate(&event.action) || event.context.contains_key(OPT_OUT_ATTRIBUTE);
-            let user = event.user_id.clone();
-            let batch = batches.entry(user).or_default();
-            batch.immediate |= immediate;
-            batch.records.push(self.record(event));
-        }
+        let batches = self.batches(events);
         let immediate: Vec<bool> = batches.values().map(|batch| batch.immediate).collect();
         let user_batches: Vec<UserBatch> =
             batches.into_iter().map(|(user, batch)| UserBatch { user, records: batch.records }).collect();
@@ -62,6 +63,50 @@ impl Ingest {
         }
         self.store.mark_due(&self.space, &due).await?;
         Ok(counts)
+    }
+
+    /// Appends events and marks nobody due: for bulk history, whose users get their turn by a plan.
+    pub async fn append_history(&self, events: Vec<Event>) -> Result<AppendCounts, StoreError> {
+        let batches: Vec<UserBatch> =
+            self.batches(events).into_iter().map(|(user, batch)| UserBatch { user, records: batch.records }).collect();
+        let mut counts = AppendCounts::default();
+        for outcome in self.store.append(&self.space, &batches).await? {
+            counts.accepted += u64::from(outcome.accepted);
+            counts.duplicates += u64::from(outcome.duplicates);
+        }
+        Ok(counts)
+    }
+
+    /// Marks those of the users due, in the order given, whose features are behind; each at its own time after now.
+    /// Returns how many.
+    pub async fn mark_behind(&self, users: &[String], after_ms: impl Fn(usize) -> i64) -> Result<usize, StoreError> {
+        let ask = |user: &String| UserBatch { user: user.clone(), records: Vec::new() };
+        let outcomes = self.store.append(&self.space, &users.iter().map(ask).collect::<Vec<UserBatch>>()).await?;
+        let now_ms = self.store.now_ms().await?;
+        let is_behind = |outcome: &AppendOutcome| outcome.state.seq > outcome.refreshed_seq.unwrap_or(0);
+        let behind = users.iter().zip(&outcomes).filter(|(_, outcome)| is_behind(outcome)).enumerate();
+        let due: Vec<DueEntry> = behind
+            .map(|(place, (user, _))| DueEntry {
+                user: user.clone(),
+                class: CLASS_ROUTINE,
+                due_ms: now_ms.saturating_add(after_ms(place)),
+            })
+            .collect();
+        self.store.mark_due(&self.space, &due).await?;
+        Ok(due.len())
+    }
+
+    fn batches(&self, events: Vec<Event>) -> BTreeMap<String, Batch> {
+        let mut batches: BTreeMap<String, Batch> = BTreeMap::new();
+        for event in events {
+            // Who opts out of being shown to others waits for nothing.
+            let immediate = self.policy.is_immediate(&event.action) || event.context.contains_key(OPT_OUT_ATTRIBUTE);
+            let user = event.user_id.clone();
+            let batch = batches.entry(user).or_default();
+            batch.immediate |= immediate;
+            batch.records.push(self.record(event));
+        }
+        batches
     }
 
     fn record(&self, event: Event) -> Record {

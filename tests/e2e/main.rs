@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod auth;
+mod backfill;
 mod bad_input;
 mod bad_start;
 mod crash;
