@@ -8,6 +8,7 @@ mod auth;
 mod backfill;
 mod bad_input;
 mod bad_start;
+mod chaos;
 mod crash;
 mod drain;
 mod openai;
