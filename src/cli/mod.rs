@@ -4,7 +4,9 @@
 
 mod bundle;
 mod check_config;
+mod dlq;
 pub mod feed;
+mod feed_kafka;
 mod serve;
 mod wiring;
 
@@ -52,11 +54,14 @@ enum Command {
         after_help = "Example:\n  taiji serve --bundle models/demo/1 --store embedded:data --listen 0.0.0.0:8080"
     )]
     Serve(ServeArgs),
-    /// Replay a file of events (and items) over HTTP.
+    /// Replay a file of events (and items) over HTTP, or into Kafka.
     #[command(
-        after_help = "Example:\n  taiji feed --file events.jsonl --items items.jsonl --rate 500 --http http://127.0.0.1:8080"
+        after_help = "Examples:\n  taiji feed --file events.jsonl --items items.jsonl --rate 500 --http http://127.0.0.1:8080\n  taiji feed --file events.jsonl --kafka localhost:9092"
     )]
     Feed(feed::FeedArgs),
+    /// Look at dead letters, and send them back.
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Look at a bundle.
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
@@ -88,6 +93,9 @@ pub(crate) struct ServeArgs {
     /// Folder that holds manifest.json.
     #[arg(long, value_name = "DIR")]
     bundle: Option<String>,
+    /// Kafka brokers to read events from, "host:port,…"; off when not given.
+    #[arg(long, value_name = "BROKERS")]
+    kafka: Option<String>,
     /// onnx, or null for canned answers (measuring the data plane).
     #[arg(long, value_name = "KIND")]
     engine: Option<String>,
@@ -109,6 +117,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Feed(args) => feed::run(args),
+        Command::Dlq(command) => dlq::run(command),
         Command::Bundle(command) => bundle::run(command),
         Command::CheckConfig(args) => check_config::run(args),
     };
