@@ -109,8 +109,9 @@ pub(super) fn run(command: DlqCommand) -> Result<(), CommandError> {
             let done = replay(&settings, &letters.filter(), cap, dry_run)?;
             let verb = if dry_run { "would be sent back" } else { "sent back" };
             println!(
-                "{} {verb}; left out: {} replayed {cap} times already, {} without value, {} without source",
-                done.sent, done.capped, done.without_value, done.without_source
+                "{} {verb}; left out: {} replayed {cap} times already, {} superseded by the letter of a later failure, \
+                 {} without value, {} without source",
+                done.sent, done.capped, done.superseded, done.without_value, done.without_source
             );
             Ok(())
         }
@@ -137,9 +138,8 @@ fn list(settings: &KafkaSettings, filter: &LetterFilter, as_json: bool) -> Resul
 fn as_line(letter: &Letter) -> String {
     let (topic, partition, offset) = &letter.source;
     format!(
-        "{}/{}  {}  {}  replays {}  from {topic}/{partition}/{offset}  {}",
-        letter.partition,
-        letter.offset,
+        "{}  {}  {}  replays {}  from {topic}/{partition}/{offset}  {}",
+        letter.name(),
         letter.timestamp_ms.map(rfc3339).unwrap_or_default(),
         letter.reason,
         letter.replays,

@@ -9,6 +9,9 @@ mod bad_input;
 mod bad_start;
 mod crash;
 mod drain;
+mod kafka;
+#[path = "../rig/kafka.rs"]
+mod kafka_rig;
 mod openai;
 mod quality;
 mod real_data;

@@ -86,6 +86,12 @@ impl<'a> Session<'a> {
             closing: AtomicBool::new(false),
             undelivered: Mutex::new(BTreeMap::new()),
         });
+        for role in [Role::Events, Role::Items] {
+            for outcome in ["accepted", "duplicate", "dead_letter", "dropped"] {
+                // A rate is defined before the first record.
+                shared.metrics.kafka_records.with_label_values(&[shared.topics.name(role), outcome]);
+            }
+        }
         let decoder = RecordDecoder::new(parts.decoder.clone(), settings.max_record_bytes);
         Session { settings, parts, producer, shared, decoder }
     }

@@ -31,6 +31,8 @@ pub(super) const REASON_HEADER: &str = "__connect.errors.exception.class.name";
 pub(super) const MESSAGE_HEADER: &str = "__connect.errors.exception.message";
 /// How often the record was replayed.
 pub(super) const REPLAYS_HEADER: &str = "taiji.dlq.replays";
+/// On a replayed record: `partition/offset` of the letter it was. If it fails again, that letter is superseded by the new one.
+pub(super) const REPLAYED_FROM_HEADER: &str = "taiji.dlq.replayed_from";
 /// Set when the value was too large for the dead-letter topic: its size. The value stands in the source topic only.
 pub(super) const DROPPED_HEADER: &str = "taiji.dlq.value_dropped_bytes";
 

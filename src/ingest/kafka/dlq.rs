@@ -1,14 +1,15 @@
 //! Reading the dead-letter topic, and sending its records back to where they came from.
 //!
 //! In: `[kafka]`, a [`LetterFilter`]. Out: [`Letter`]s in order within each partition; replayed records, each with one more in
-//! the header that counts replays, so that a loop ends at the cap. Letters stay where they are: the topic's retention removes
-//! them. A replay that is repeated is harmless, since an event counts once. Callers: `cli::dlq`. Blocking.
+//! the header that counts replays, so that a loop ends at the cap. Letters stay where they are until the topic's retention
+//! removes them; one whose replay failed is superseded by the letter of that failure and not sent again. A replay that is
+//! repeated is harmless, since an event counts once. Callers: `cli::dlq`. Blocking.
 
 use super::KafkaError;
 use super::client::{self, Producer};
 use super::dead_letter::{
-    CONNECT_PREFIX, DROPPED_HEADER, MESSAGE_HEADER, OFFSET_HEADER, PARTITION_HEADER, REASON_HEADER, REPLAYS_HEADER,
-    TOPIC_HEADER,
+    CONNECT_PREFIX, DROPPED_HEADER, MESSAGE_HEADER, OFFSET_HEADER, PARTITION_HEADER, REASON_HEADER,
+    REPLAYED_FROM_HEADER, REPLAYS_HEADER, TOPIC_HEADER,
 };
 use super::record::Body;
 use crate::config::KafkaSettings;
@@ -18,6 +19,7 @@ use rdkafka::message::{BorrowedMessage, Header, Message};
 use rdkafka::producer::FutureRecord;
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -66,6 +68,8 @@ pub struct Letter {
     pub source: (String, String, String),
     /// How often it was replayed before it came here.
     pub replays: u32,
+    /// The letter it was when it was replayed, as `partition/offset`.
+    pub replayed_from: Option<String>,
     /// Its value was too large to be kept: it cannot be replayed.
     pub is_value_dropped: bool,
     body: Body,
@@ -83,9 +87,15 @@ impl Letter {
             message: text(MESSAGE_HEADER),
             source: (text(TOPIC_HEADER), text(PARTITION_HEADER), text(OFFSET_HEADER)),
             replays: text(REPLAYS_HEADER).parse().unwrap_or(0),
+            replayed_from: body.header_text(REPLAYED_FROM_HEADER),
             is_value_dropped: body.header(DROPPED_HEADER).is_some(),
             body,
         }
+    }
+
+    /// `partition/offset` in the dead-letter topic.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.partition, self.offset)
     }
 
     /// The record's key.
@@ -108,41 +118,52 @@ pub fn read_letters(
     let topic = &settings.dead_letter_topic;
     let consumer: BaseConsumer =
         client::reader_config(settings).create().map_err(|error| KafkaError::Client { message: error.to_string() })?;
-    let mut open = assign_everything(&consumer, topic)?;
+    // What comes while we read is left out: a replay must not chase the letters of its own failures.
+    let mut ends = assign_everything(&consumer, topic)?;
     let mut taken = 0;
-    while open > 0 && filter.limit.is_none_or(|limit| taken < limit) {
-        match consumer.poll(BROKER_TIMEOUT) {
-            Some(Ok(message)) => {
-                let letter = Letter::of(&message);
-                if !filter.takes(&letter) {
-                    continue;
-                }
-                taken += 1;
-                if each(letter).is_break() {
-                    return Ok(());
-                }
+    while !ends.is_empty() && filter.limit.is_none_or(|limit| taken < limit) {
+        let message = match consumer.poll(BROKER_TIMEOUT) {
+            Some(Ok(message)) => message,
+            Some(Err(ClientError::PartitionEOF(partition))) => {
+                ends.remove(&partition);
+                continue;
             }
-            Some(Err(ClientError::PartitionEOF(_))) => open -= 1,
             Some(Err(error)) => return Err(failed("read", topic, &error)),
             None => return Err(failed("read", topic, &"the broker does not answer")),
+        };
+        let Some(end) = ends.get(&message.partition()).copied() else { continue };
+        if message.offset() >= end - 1 {
+            ends.remove(&message.partition());
+        }
+        let letter = Letter::of(&message);
+        if message.offset() >= end || !filter.takes(&letter) {
+            continue;
+        }
+        taken += 1;
+        if each(letter).is_break() {
+            return Ok(());
         }
     }
     Ok(())
 }
 
-/// Stands at the beginning of every partition; returns how many there are.
-fn assign_everything(consumer: &BaseConsumer, topic: &str) -> Result<usize, KafkaError> {
-    let metadata = consumer.fetch_metadata(Some(topic), BROKER_TIMEOUT).map_err(|e| failed("read", topic, &e))?;
+/// Stands at the beginning of every partition; returns where each ends now.
+fn assign_everything(consumer: &BaseConsumer, topic: &str) -> Result<BTreeMap<i32, i64>, KafkaError> {
+    let read_failed = |error: ClientError| failed("read", topic, &error);
+    let metadata = consumer.fetch_metadata(Some(topic), BROKER_TIMEOUT).map_err(read_failed)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
     let mut list = TopicPartitionList::new();
-    for partition in metadata.topics().iter().filter(|found| found.name() == topic).flat_map(|found| found.partitions())
-    {
-        list.add_partition_offset(topic, partition.id(), Offset::Beginning).map_err(|e| failed("read", topic, &e))?;
+    let mut ends = BTreeMap::new();
+    for partition in found.map(|found| found.partitions()).unwrap_or_default() {
+        let (_, end) = consumer.fetch_watermarks(topic, partition.id(), BROKER_TIMEOUT).map_err(read_failed)?;
+        ends.insert(partition.id(), end);
+        list.add_partition_offset(topic, partition.id(), Offset::Beginning).map_err(read_failed)?;
     }
-    if list.count() == 0 {
+    if ends.is_empty() {
         return Err(failed("read", topic, &"there is no such topic; set kafka.dead_letter_topic, or create it"));
     }
-    consumer.assign(&list).map_err(|error| failed("read", topic, &error))?;
-    Ok(list.count())
+    consumer.assign(&list).map_err(read_failed)?;
+    Ok(ends)
 }
 
 /// What a replay did.
@@ -152,6 +173,8 @@ pub struct Replayed {
     pub sent: u64,
     /// Left out: replayed `max_replays` times already.
     pub capped: u64,
+    /// Left out: replayed before, and its failure has a letter of its own.
+    pub superseded: u64,
     /// Left out: their value was not kept.
     pub without_value: u64,
     /// Left out: they do not say where they came from.
@@ -165,6 +188,11 @@ pub fn replay(
     max_replays: u32,
     is_dry_run: bool,
 ) -> Result<Replayed, KafkaError> {
+    let mut superseded = BTreeSet::new();
+    read_letters(settings, &LetterFilter::default(), |letter| {
+        superseded.extend(letter.replayed_from);
+        ControlFlow::Continue(())
+    })?;
     let producer = client::producer(settings)?;
     let mut outcome = Replayed::default();
     let mut sent: Vec<DeliveryFuture> = Vec::new();
@@ -172,6 +200,8 @@ pub fn replay(
     read_letters(settings, filter, |letter| {
         if letter.replays >= max_replays {
             outcome.capped += 1;
+        } else if superseded.contains(&letter.name()) {
+            outcome.superseded += 1;
         } else if letter.is_value_dropped {
             outcome.without_value += 1;
         } else if letter.source.0.is_empty() {
@@ -195,8 +225,12 @@ pub fn replay(
 
 fn send_back(producer: &Producer, letter: &Letter, sent: &mut Vec<DeliveryFuture>) -> Result<(), KafkaError> {
     let count = (letter.replays + 1).to_string();
-    let ours = |name: &str| name.starts_with(CONNECT_PREFIX) || name == REPLAYS_HEADER;
-    let headers = letter.body.headers_without(ours).insert(Header { key: REPLAYS_HEADER, value: Some(&count) });
+    let ours = |name: &str| name.starts_with(CONNECT_PREFIX) || name == REPLAYS_HEADER || name == REPLAYED_FROM_HEADER;
+    let headers = letter
+        .body
+        .headers_without(ours)
+        .insert(Header { key: REPLAYS_HEADER, value: Some(&count) })
+        .insert(Header { key: REPLAYED_FROM_HEADER, value: Some(&letter.name()) });
     let topic = &letter.source.0;
     let mut record = FutureRecord::<[u8], [u8]>::to(topic).headers(headers);
     record.key = letter.key();

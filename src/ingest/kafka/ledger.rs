@@ -81,13 +81,16 @@ impl Ledger {
         Some(Ticket { generation: self.generation, serial })
     }
 
-    /// Whether work on a record may begin; from then on a revoke waits for it. False for records of an older generation
-    /// and of a partition that is being taken away.
+    /// Whether work on a record may begin; from then on a revoke waits for it. False for records of an older generation,
+    /// of a partition that is being taken away, and for finished ones.
     pub fn start(&mut self, ticket: Ticket) -> bool {
         if self.revoking {
             return false;
         }
         let Some(entry) = self.entry(ticket) else { return false };
+        if entry.finished.is_some() {
+            return false;
+        }
         if !entry.started {
             entry.started = true;
             self.started += 1;

@@ -158,6 +158,15 @@ fn abandoned_work_is_not_waited_for_and_stays_unfinished() {
     assert_eq!((ledger.started(), ledger.unfinished()), (0, 1));
 }
 
+#[test]
+fn finished_work_is_not_begun_again() {
+    let mut ledger = Ledger::new(1, DELAY);
+    let tickets = deliver(&mut ledger, &[0]);
+    assert!(ledger.complete(tickets[0], 0));
+    assert!(!ledger.start(tickets[0]));
+    assert_eq!(ledger.started(), 0);
+}
+
 /// One thing that happens to a partition.
 #[derive(Debug, Clone)]
 enum Step {

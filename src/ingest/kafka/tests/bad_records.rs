@@ -133,3 +133,52 @@ async fn without_a_topic_for_dead_letters_nothing_is_lost_and_the_offset_waits()
     assert_eq!(broker.read_all(&topic, 1).len(), 1);
     running.stop().await;
 }
+
+/// The cause stays, so every replay fails again: each time one letter more, until the cap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_sends_each_record_back_once_and_the_cap_ends_the_loop() {
+    let broker = Broker::shared();
+    let world = World::new(broker, 1);
+    let store = Double::new();
+    let running = world.start(&store);
+    let unstorable = click(0, 0);
+    *store.corrupt_user.lock() = Some(unstorable.user_id.clone());
+    world.produce_events(std::slice::from_ref(&unstorable)).await;
+    world.produce(&[Outgoing::raw(&world, Some(b"k"), Some(b"no json"), &[("own", b"1")])]).await;
+    let letters = || broker.ends(&world.settings.kafka.dead_letter_topic, 1)[0];
+    until("two letters", || letters() == 2).await;
+    let settings = world.settings.kafka.clone();
+    let replay = |filter: dlq::LetterFilter, is_dry_run: bool| {
+        let settings = settings.clone();
+        tokio::task::spawn_blocking(move || dlq::replay(&settings, &filter, 3, is_dry_run).unwrap())
+    };
+    let only = |reason: &str| dlq::LetterFilter { reason: Some(reason.into()), ..dlq::LetterFilter::default() };
+    assert_eq!(replay(only("json"), true).await.unwrap().sent, 1);
+    for turn in 1..=3 {
+        let done = replay(only("json"), false).await.unwrap();
+        assert_eq!((done.sent, done.superseded, done.capped), (1, turn - 1, 0));
+        until("the next letter", || letters() == 2 + turn as i64).await;
+    }
+    let done = replay(only("json"), false).await.unwrap();
+    assert_eq!((done.sent, done.superseded, done.capped), (0, 3, 1));
+
+    // The cause of the other is gone.
+    *store.corrupt_user.lock() = None;
+    let limited = dlq::LetterFilter { limit: Some(1), to_ms: Some(i64::MAX), ..only("store") };
+    assert_eq!(replay(limited, false).await.unwrap().sent, 1);
+    wait_for(&store, &[unstorable]).await;
+    running.stop().await;
+    let all = broker.read_all(&world.settings.kafka.dead_letter_topic, 1);
+    let last = all.last().unwrap();
+    assert_eq!((header(last, REPLAYS_HEADER).as_deref(), header(last, "own").as_deref()), (Some("3"), Some("1")));
+    let replays = last.headers().unwrap().iter().filter(|header| header.key == REPLAYS_HEADER).count();
+    assert_eq!(replays, 1, "one count, not a list of them");
+    let nothing = dlq::LetterFilter { from_ms: Some(i64::MAX), ..dlq::LetterFilter::default() };
+    let mut seen = 0;
+    let count = |_| {
+        seen += 1;
+        std::ops::ControlFlow::Continue(())
+    };
+    tokio::task::block_in_place(|| dlq::read_letters(&settings, &nothing, count)).unwrap();
+    assert_eq!(seen, 0);
+}

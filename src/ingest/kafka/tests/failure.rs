@@ -121,6 +121,7 @@ async fn a_store_that_lost_its_tail_is_healed_by_a_rewind() {
     wait_for(&store, &events).await;
     // Twice, so that the second rewind falls into what the first one repeats.
     for turn in 1..=2 {
+        until("appends behind the safe ones", || store.appends() > safe).await;
         assert!(store.lose_tail(store.appends() - safe) > 0, "nothing was lost");
         until("a rewind", || running.metrics.kafka_rewinds.get() >= turn).await;
     }
