@@ -122,6 +122,8 @@ impl ClientContext for ClientLog {
 /// One line of librdkafka's log.
 pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
+        // Consumers and producers share the properties; each says which of them are the other's.
+        _ if facility == "CONFWARN" => tracing::debug!(target: "taiji::kafka", facility, message),
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
             tracing::error!(target: "taiji::kafka", facility, message);
         }
