@@ -38,7 +38,7 @@ pub struct ApiState {
     /// Space, provenance, shape of the defaults.
     pub bundle: Arc<Bundle>,
     /// The way of an event.
-    pub ingest: Ingest,
+    pub ingest: Arc<Ingest>,
     /// JSON → event.
     pub decoder: EventDecoder,
     /// Counters.

@@ -6,6 +6,7 @@ use crate::bundle::{self, Bundle, LLM_FOLDER, LoadOptions};
 use crate::config::{EngineKind, EngineSettings, ProviderKind, Settings};
 use crate::event::EventDecoder;
 use crate::ingest::Ingest;
+use crate::ingest::kafka::{KafkaIngest, KafkaParts};
 use crate::llm::{LlmOptions, Provider};
 use crate::openai::{self, OpenAiState, ServedModel};
 use crate::refresh::{DuePolicy, Refresher, Worker};
@@ -17,6 +18,7 @@ use crate::telemetry::{Metrics, Readiness};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -58,10 +60,11 @@ pub(super) async fn build(
     let policy = DuePolicy::new(&settings.refresh);
     let actions = settings.events.actions.clone();
     let auth = &settings.auth;
+    let ingest = Arc::new(Ingest::new(store.clone(), space, actions.clone(), policy));
     let api = ApiState {
         store: store.clone(),
         bundle: bundle.clone(),
-        ingest: Ingest::new(store.clone(), space, actions.clone(), policy),
+        ingest,
         decoder: EventDecoder::new(actions, settings.events.field_map.clone()),
         metrics: metrics.clone(),
         limits: settings.server.clone(),
@@ -133,6 +136,31 @@ fn llm_options(engine: &EngineSettings, metrics: &Arc<Metrics>) -> LlmOptions {
     }
 }
 
+/// The Kafka ingest where brokers are configured; holds its readiness latch.
+pub(super) fn kafka_ingest(
+    settings: &Settings,
+    parts: &Parts,
+    readiness: &Readiness,
+) -> Result<Option<KafkaIngest>, CommandError> {
+    if !settings.kafka.is_on() {
+        return Ok(None);
+    }
+    let api = &parts.api;
+    let kafka_parts = KafkaParts {
+        store: parts.store.clone(),
+        ingest: api.ingest.clone(),
+        decoder: api.decoder.clone(),
+        catalogue: parts.bundle.catalogue.clone(),
+        metrics: parts.metrics.clone(),
+        readiness: readiness.clone(),
+        wake: api.wake.clone(),
+        // The rest of the drain comes after it.
+        drain_limit: Duration::from_millis(settings.server.drain_timeout_ms.saturating_mul(2) / 3),
+    };
+    let ingest = KafkaIngest::new(settings.kafka.clone(), kafka_parts);
+    ingest.map(Some).map_err(|error| CommandError::Usage(error.to_string()))
+}
+
 /// What the OpenAI-compatible port shares; reads the chat template.
 pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<OpenAiState>, CommandError> {
     let bundle = &parts.bundle;
@@ -153,14 +181,22 @@ pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<Ope
 }
 
 impl Parts {
-    /// Starts the refresh worker, the feeds' tails and the sweep; each ends when `stopped` turns true, and only then
+    /// Starts the refresh worker, the feeds' tails, the sweep and Kafka's ingest; each ends when `stopped` turns true, and only then
     /// without an error.
     pub(super) fn spawn_tasks(
         self: &Parts,
         settings: &Settings,
+        kafka: Option<KafkaIngest>,
         stopped: watch::Receiver<bool>,
     ) -> JoinSet<Result<(), StoreError>> {
         let mut tasks = JoinSet::new();
+        if let Some(kafka) = kafka {
+            let (runtime, stop) = (Handle::current(), stopped.clone());
+            tasks.spawn_blocking(move || {
+                kafka.run_blocking(&runtime, stop);
+                Ok(())
+            });
+        }
         if settings.refresh.enabled {
             let worker = self.worker.clone();
             let stop = stopped.clone();

@@ -30,6 +30,7 @@ pub struct Settings {
     pub bundle: BundleSettings,
     pub engine: EngineSettings,
     pub events: EventSettings,
+    pub kafka: KafkaSettings,
     pub refresh: RefreshSettings,
     pub retrieve: RetrieveSettings,
     pub openai: OpenAiSettings,
@@ -135,6 +136,49 @@ pub struct EngineSettings {
 pub struct EventSettings {
     pub field_map: BTreeMap<String, String>,
     pub actions: ActionTable,
+}
+
+/// `[kafka]`
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct KafkaSettings {
+    pub brokers: String,
+    pub group: String,
+    pub events_topic: String,
+    pub items_topic: String,
+    pub dead_letter_topic: String,
+    pub features_topic: String,
+    pub commit_delay_ms: u64,
+    pub lanes: usize,
+    pub batch_records: usize,
+    pub max_in_flight_records: usize,
+    pub max_in_flight_bytes: usize,
+    pub max_record_bytes: usize,
+    pub max_replays: u32,
+    pub properties: BTreeMap<String, String>,
+}
+
+impl KafkaSettings {
+    /// True when a broker is named.
+    pub fn is_on(&self) -> bool {
+        !self.brokers.is_empty()
+    }
+}
+
+/// The properties hold passwords, which never reach a log.
+impl std::fmt::Debug for KafkaSettings {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let properties: Vec<&String> = self.properties.keys().collect();
+        formatter
+            .debug_struct("KafkaSettings")
+            .field("brokers", &self.brokers)
+            .field("group", &self.group)
+            .field("events_topic", &self.events_topic)
+            .field("items_topic", &self.items_topic)
+            .field("properties", &properties)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `[refresh]`

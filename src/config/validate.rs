@@ -2,6 +2,7 @@
 
 use super::{ConfigErrors, Settings};
 use crate::event::ActionClass;
+use crate::ingest::kafka::client;
 
 pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     let mut errors = Vec::new();
@@ -25,6 +26,11 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         ("openai.max_tokens_default", settings.openai.max_tokens_default),
         ("openai.max_inputs", settings.openai.max_inputs),
         ("openai.max_in_flight", settings.openai.max_in_flight),
+        ("kafka.lanes", settings.kafka.lanes),
+        ("kafka.batch_records", settings.kafka.batch_records),
+        ("kafka.max_in_flight_records", settings.kafka.max_in_flight_records),
+        ("kafka.max_in_flight_bytes", settings.kafka.max_in_flight_bytes),
+        ("kafka.max_record_bytes", settings.kafka.max_record_bytes),
         ("refresh.concurrency", settings.refresh.concurrency),
         ("retrieve.candidates", settings.retrieve.candidates),
         ("retrieve.nprobe", settings.retrieve.nprobe),
@@ -49,6 +55,19 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     );
     check(!settings.store.namespace.is_empty(), "store.namespace must not be empty".to_string());
     check(settings.store.flush_interval_ms > 0, "store.flush_interval_ms must be at least 1".to_string());
+    let kafka = &settings.kafka;
+    for (key, value) in [
+        ("kafka.group", &kafka.group),
+        ("kafka.events_topic", &kafka.events_topic),
+        ("kafka.dead_letter_topic", &kafka.dead_letter_topic),
+    ] {
+        check(!value.is_empty(), format!("{key} must not be empty"));
+    }
+    // Redis with the usual append-only file may lose two seconds (DESIGN 5.5).
+    check(kafka.commit_delay_ms >= 2000, "kafka.commit_delay_ms must be at least 2000".to_string());
+    for name in kafka.properties.keys().filter(|name| client::is_owned(name)) {
+        check(false, format!("kafka.properties: {name} is taiji's own; remove it"));
+    }
     let refresh = &settings.refresh;
     check(refresh.lease_ms >= 1000, "refresh.lease_ms must be at least 1000".to_string());
     check(refresh.poll_ms > 0, "refresh.poll_ms must be at least 1".to_string());

@@ -121,4 +121,14 @@ pub trait FeatureStore: Send + Sync {
 
     /// Makes everything acknowledged so far survive a power loss, too.
     async fn flush(&self) -> StoreResult<()>;
+
+    /// True when no crash can take back what was acknowledged before a successful [`Self::flush`], so that offsets may
+    /// be let go at once (DESIGN 5.5, drain). False where a fail-over may lose the last moments whatever we do.
+    fn flush_is_final(&self) -> bool {
+        false
+    }
+
+    /// Changes whenever the store may have lost acknowledged writes (DESIGN 5.5): a restarted or failed-over Redis.
+    /// Constant for the embedded store.
+    async fn incarnation(&self) -> StoreResult<u64>;
 }

@@ -11,6 +11,9 @@ mod bad_start;
 mod chaos;
 mod crash;
 mod drain;
+mod kafka;
+#[path = "../rig/kafka.rs"]
+mod kafka_rig;
 mod openai;
 mod quality;
 mod real_data;

@@ -238,4 +238,13 @@ impl FeatureStore for EmbeddedStore {
     async fn flush(&self) -> StoreResult<()> {
         self.on_own_thread("flush", |inner| inner.engine.sync(PersistMode::SyncAll)).await
     }
+
+    fn flush_is_final(&self) -> bool {
+        true
+    }
+
+    /// A commit has reached the operating system when the call returns: a restart takes nothing back.
+    async fn incarnation(&self) -> StoreResult<u64> {
+        Ok(0)
+    }
 }
