@@ -32,6 +32,7 @@ pub struct Settings {
     pub events: EventSettings,
     pub refresh: RefreshSettings,
     pub retrieve: RetrieveSettings,
+    pub erase: EraseSettings,
     pub openai: OpenAiSettings,
     pub log: LogSettings,
 }
@@ -166,6 +167,15 @@ pub struct RetrieveSettings {
     pub max_referrers: usize,
     pub min_item_users: u32,
     pub tail_interval_ms: u64,
+}
+
+/// `[erase]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct EraseSettings {
+    pub retention_ms: i64,
+    pub interval_ms: u64,
 }
 
 /// `[openai]`

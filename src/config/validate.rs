@@ -75,6 +75,8 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     }
     check((1..=5).contains(&settings.retrieve.min_item_users), "retrieve.min_item_users must be 1 to 5".to_string());
     check(settings.retrieve.tail_interval_ms > 0, "retrieve.tail_interval_ms must be at least 1".to_string());
+    check(settings.erase.retention_ms > 0, "erase.retention_ms must be at least 1".to_string());
+    check(settings.erase.interval_ms > 0, "erase.interval_ms must be at least 1".to_string());
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&settings.log.level) {
         check(false, format!("log.level {:?}: {error}", settings.log.level));
     }

@@ -37,11 +37,15 @@ impl DuePolicy {
         self.immediate_actions.iter().any(|name| name == action)
     }
 
-    /// Class and due time after an append; `None` when the features have seen every event.
+    /// Class and due time after an append; `None` when the features have seen every event, or none is
+    /// kept: the user was erased, and what came again counts as duplicate.
     ///
     /// `immediate`: the call carried a high-value action (a redelivered one counts, too: it may have crashed before).
     pub fn due(&self, outcome: &AppendOutcome, immediate: bool, now_ms: i64) -> Option<(u8, i64)> {
         let state = &outcome.state;
+        if !state.has_events() {
+            return None;
+        }
         let Some(refreshed_seq) = outcome.refreshed_seq else {
             return Some((CLASS_URGENT, now_ms));
         };
@@ -87,6 +91,9 @@ mod tests {
         assert_eq!(due(outcome(4, 4.0, 4990, Some(3)), false), Some((CLASS_THRESHOLD, 5090)));
         assert_eq!(due(outcome(4, 1.0, 4990, Some(3)), false), Some((CLASS_ROUTINE, 5990)));
         assert_eq!(due(outcome(4, 1.0, 10, Some(3)), false), Some((CLASS_ROUTINE, 5000)));
+        let mut erased = outcome(4, 0.0, 0, None);
+        erased.state.erased_seq = 4;
+        assert_eq!(due(erased, true), None, "nothing is kept to refresh from");
     }
 
     proptest! {
@@ -97,6 +104,7 @@ mod tests {
         ) {
             let due = policy().due(&outcome(seq, weight, last, refreshed), immediate, 10_000);
             match refreshed {
+                _ if seq == 0 => prop_assert_eq!(due, None),
                 Some(refreshed) if seq <= refreshed => prop_assert_eq!(due, None),
                 _ => {
                     let (_, due_ms) = due.expect("behind");

@@ -100,6 +100,38 @@ impl RefreshEnded<'_> {
     }
 }
 
+/// An erasure was asked for; the user can no longer be read.
+#[allow(missing_docs)]
+pub struct ErasureNoted<'a> {
+    pub user: &'a str,
+    pub referrers: usize,
+}
+
+impl ErasureNoted<'_> {
+    /// Counts and logs; who it was only at debug level.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.erasures.with_label_values(&["noted"]).inc();
+        tracing::info!(referrers = self.referrers, "erasure noted; the user can no longer be read");
+        tracing::debug!(user = self.user, "erasure noted");
+    }
+}
+
+/// The last step of an erasure was done.
+#[allow(missing_docs)]
+pub struct ErasureFinished<'a> {
+    pub user: &'a str,
+    pub referrers: usize,
+}
+
+impl ErasureFinished<'_> {
+    /// Counts and logs; who it was only at debug level.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.erasures.with_label_values(&["finished"]).inc();
+        tracing::info!(referrers = self.referrers, "erasure finished");
+        tracing::debug!(user = self.user, "erasure finished");
+    }
+}
+
 /// A store call failed.
 #[allow(missing_docs)]
 pub struct StoreCallFailed<'a> {

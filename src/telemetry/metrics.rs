@@ -74,6 +74,7 @@ metrics_table! {
     queue_age: GaugeVec ["class"] "taiji_queue_oldest_age_seconds" "How long the longest-waiting user of a class has been due.";
     queue_leased: IntGauge [] "taiji_queue_leased" "Users being refreshed now.";
     queue_swept: IntCounter [] "taiji_queue_swept_total" "Users the sweep found stale and in no queue.";
+    erasures: IntCounterVec ["result"] "taiji_erasures_total" "Erasures of users by state: noted, finished.";
     answers: IntCounterVec ["format", "grounded"] "taiji_answers_total" "LLM answers by format (ok, broken) and grounding (item, category, none).";
     llm_tokens: IntCounterVec ["kind"] "taiji_llm_tokens_total" "LLM tokens: prompt (read), cached (out of the prefix cache), generated.";
     llm_queue: IntGauge [] "taiji_llm_queue_requests" "Requests waiting for the LLM.";
@@ -114,6 +115,9 @@ impl Metrics {
         }
         for result in ["written", "skipped", "refused", "failed", "deferred"] {
             self.refreshes.with_label_values(&[result]);
+        }
+        for result in ["noted", "finished"] {
+            self.erasures.with_label_values(&[result]);
         }
         for kind in ["prompt", "cached", "generated"] {
             self.llm_tokens.with_label_values(&[kind]);

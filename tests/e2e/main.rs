@@ -9,6 +9,7 @@ mod bad_input;
 mod bad_start;
 mod crash;
 mod drain;
+mod erase;
 mod openai;
 mod quality;
 mod real_data;
