@@ -111,7 +111,7 @@ async fn an_erasure_and_its_note_survive_a_restart() {
     let noted = store.note_erasure("u").await.unwrap();
     drop(store);
     let store = open();
-    assert_eq!(store.erasures().await.unwrap(), [noted.clone()], "noted, nothing done yet");
+    assert_eq!(store.erasures().await.unwrap(), std::slice::from_ref(&noted), "noted, nothing done yet");
     let state = store.erase_user(&noted).await.unwrap();
     drop(store);
     let store = open();
