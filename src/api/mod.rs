@@ -14,6 +14,7 @@ mod features;
 mod history;
 mod items;
 mod layers;
+mod refresh;
 mod view;
 
 pub use auth::{ApiKeys, Scope};
@@ -66,6 +67,7 @@ pub fn router(state: Arc<ApiState>) -> Router {
         .route("/get-online-features", post(feast::get_online_features))
         .route("/v1/users/{id}/features", get(features::get_user_features))
         .route("/v1/users/{id}", delete(erase::delete_user))
+        .route("/v1/users/{id}/refresh", post(refresh::post_refresh))
         .route("/v1/users/{id}/history", get(history::get_history))
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::not_found)

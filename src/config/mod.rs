@@ -154,6 +154,10 @@ pub struct RefreshSettings {
     pub sweep_interval_ms: u64,
     pub ttl_ms: i64,
     pub retry_ms: i64,
+    pub tokens_per_second: u64,
+    pub tokens_per_day: u64,
+    pub sparse_events: u64,
+    pub returning_after_ms: i64,
 }
 
 /// `[retrieve]`

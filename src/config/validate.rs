@@ -59,6 +59,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     );
     check(refresh.ttl_ms >= 0, "refresh.ttl_ms must not be negative".to_string());
     check(refresh.retry_ms >= 100, "refresh.retry_ms must be at least 100".to_string());
+    check(refresh.returning_after_ms >= 0, "refresh.returning_after_ms must not be negative".to_string());
     for action in &refresh.immediate_actions {
         let known = settings.events.actions.get(action).is_some();
         check(known, format!("refresh.immediate_actions: {action:?} is not in events.actions"));

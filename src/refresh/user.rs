@@ -4,7 +4,7 @@
 //! one repeated refresh.
 
 use super::neighbour::Chooser;
-use super::{CLASS_SYNC, RefreshError, Seen, is_opted_out, look_back, prompt_input, shown_neighbour};
+use super::{CLASS_SYNC, RefreshError, Seen, TokenBudget, is_opted_out, look_back, prompt_input, shown_neighbour};
 use crate::bundle::Bundle;
 use crate::catalogue::Grounding;
 use crate::config::{RefreshSettings, RetrieveSettings};
@@ -18,7 +18,7 @@ use crate::store::{
 };
 use crate::telemetry::Metrics;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// What one refresh did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,7 @@ pub struct Refresher {
     pub(super) metrics: Arc<Metrics>,
     pub(super) refresh: RefreshSettings,
     pub(super) retrieve: RetrieveSettings,
+    pub(super) budget: TokenBudget,
 }
 
 /// What was read at the start of a refresh.
@@ -76,7 +77,10 @@ impl Refresher {
         refresh: RefreshSettings,
         retrieve: RetrieveSettings,
     ) -> Refresher {
-        Refresher { store, bundle, metrics, refresh, retrieve }
+        // The first refreshes are taken to cost the most they can.
+        let most = bundle.schema.max_prompt_tokens + bundle.schema.max_new_tokens;
+        let budget = TokenBudget::new(refresh.tokens_per_second, refresh.tokens_per_day, most, unix_ms());
+        Refresher { store, bundle, metrics, refresh, retrieve, budget }
     }
 
     /// The space it writes.
@@ -172,6 +176,7 @@ impl Refresher {
             ..GenerateRequest::new(prompt.text.clone(), self.bundle.schema.max_new_tokens)
         };
         let generation: Generation = self.timed("llm", async { Ok(self.bundle.llm.generate(request).await?) }).await?;
+        self.budget.spend(generation.prompt_tokens + generation.new_tokens, unix_ms());
         let parsed = parse(&generation.text);
         let grounding = self.bundle.catalogue.ground(&parsed.answer);
         let text = parsed.embedding_text();
@@ -338,6 +343,11 @@ impl Refresher {
     fn observe(&self, stage: &str, started: Instant) {
         self.metrics.stage_duration.with_label_values(&[stage]).observe(started.elapsed().as_secs_f64());
     }
+}
+
+/// This process's clock, for the budget: the store's would cost a call.
+pub(super) fn unix_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
 }
 
 /// Newest event of a history, unix ms; 0 when it holds none.

@@ -56,6 +56,10 @@ pub enum RefreshEnded<'a> {
         user: &'a str,
         seq: u64,
     },
+    /// No event of the user is kept.
+    Nothing {
+        user: &'a str,
+    },
     Refused {
         user: &'a str,
         refusal: PutRefusal,
@@ -82,7 +86,13 @@ impl RefreshEnded<'_> {
             }
             RefreshEnded::Skipped { user, seq } => {
                 count("skipped");
+                metrics.skips.with_label_values(&["unchanged"]).inc();
                 tracing::debug!(user, seq, "refresh skipped: prompt unchanged");
+            }
+            RefreshEnded::Nothing { user } => {
+                count("skipped");
+                metrics.skips.with_label_values(&["no_events"]).inc();
+                tracing::debug!(user, "refresh skipped: no event is kept");
             }
             RefreshEnded::Refused { user, refusal } => {
                 count("refused");

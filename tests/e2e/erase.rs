@@ -4,7 +4,17 @@ use crate::rig::{Answer, SOON, Server, Setup, call, percent, wait_until};
 use crate::worlds::{data_plane_bundle, now_ms, small_world};
 use serde_json::{Value, json};
 use std::path::Path;
-use taiji::event::Item;
+use std::sync::Arc;
+use taiji::bundle::{self, Bundle, LoadOptions};
+use taiji::config;
+use taiji::erase::carry_out;
+use taiji::event::{ActionClass, Item};
+use taiji::feature::proto::Behaviour;
+use taiji::llm::LlmOptions;
+use taiji::refresh::{Refreshed, Refresher, shown_neighbour};
+use taiji::retrieve::VectorTail;
+use taiji::store::{EmbeddedOptions, EmbeddedStore, FeatureStore, Record, RecordBody, UserBatch};
+use taiji::telemetry::Metrics;
 
 const REFERRERS: usize = 300;
 /// Everybody has the same history, so all vectors are equal, and of equal neighbours the first by name is shown.
@@ -154,4 +164,53 @@ fn what_cannot_be_a_user_is_refused() {
     assert_eq!(delete(&server, "a\nb").error().0, 400);
     let answer = call(server.public(), "DELETE", "/v1/users/u/features", &[], b"").expect("answer");
     assert_eq!(answer.error().1, "method_not_allowed");
+}
+
+/// A refresh that died between its put and its look back, after the job had passed: nobody is left to clear `cross` but the
+/// refresh's repeat, and to it the prompt looks unchanged.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_repeat_of_a_refresh_that_died_does_not_skip_over_an_erased_neighbour() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let bundle = load_canned(&data_plane_bundle(folder.path()));
+    let store = EmbeddedStore::open(&folder.path().join("store"), EmbeddedOptions::default()).expect("store");
+    let settings = config::load(None, std::iter::empty(), &[]).expect("defaults");
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let (refresh, retrieve) = (settings.refresh.clone(), settings.retrieve.clone());
+    let refresher = Refresher::new(store.clone(), bundle.clone(), metrics, refresh, retrieve);
+    let space = bundle.manifest.space.clone();
+    let items = small_world(30, 5).items;
+    let record = |(place, item): (usize, &Item)| {
+        let behaviour = Behaviour { item_id: item.id.clone(), action: "click".into(), ..Behaviour::default() };
+        let body = RecordBody::Behaviour { class: ActionClass::Engagement, behaviour };
+        Record { ts_ms: place as i64, event_id: format!("e{place}"), weight: 1.0, body }
+    };
+    let records: Vec<Record> = items.iter().take(4).enumerate().map(record).collect();
+    let batches = ["hub", "other"].map(|user| UserBatch { user: user.into(), records: records.clone() });
+    store.append(&space, &batches).await.expect("append");
+    store.note_space(&space).await.expect("space");
+    let written = Refreshed::Written { seq: 4, current_seq: 4 };
+    assert_eq!(refresher.refresh("hub", 1).await.expect("refresh"), written);
+    VectorTail::new(store.clone(), bundle.index.clone(), space.clone()).catch_up().await.expect("tail");
+    assert_eq!(refresher.refresh("other", 1).await.expect("refresh"), written);
+    let shown = async || {
+        let stored = store.features(&space, &["other".to_string()]).await.expect("features").remove(0);
+        shown_neighbour(&stored.expect("features")).map(|seen| seen.user)
+    };
+    assert_eq!(shown().await.as_deref(), Some("hub"));
+    let skipped = Refreshed::Skipped { seq: 4, current_seq: 4 };
+    assert_eq!(refresher.refresh("other", 1).await.expect("refresh"), skipped, "unchanged");
+
+    let erasure = store.note_erasure("hub").await.expect("note");
+    store.remove_referrer(&space, "hub", "other").await.expect("as if noted after the job had passed");
+    carry_out(store.as_ref(), &erasure, &|| true).await.expect("job");
+    assert_eq!(shown().await.as_deref(), Some("hub"), "nobody else knows");
+    assert_eq!(refresher.refresh("other", 1).await.expect("refresh"), written);
+    assert_ne!(shown().await.as_deref(), Some("hub"));
+    assert_eq!(refresher.refresh("hub", 1).await.expect("refresh"), Refreshed::Unknown, "nothing to refresh from");
+}
+
+fn load_canned(folder: &Path) -> Arc<Bundle> {
+    let options =
+        LoadOptions { canned: true, onnxruntime: None, llm: LlmOptions::default(), encoder_threads: 1, nprobe: 1 };
+    Arc::new(bundle::load(folder, &options).expect("bundle"))
 }

@@ -11,6 +11,7 @@ mod crash;
 mod drain;
 mod erase;
 mod openai;
+mod policy;
 mod quality;
 mod real_data;
 mod recipe;
