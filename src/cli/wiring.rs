@@ -4,6 +4,7 @@ use super::CommandError;
 use crate::api::{ApiKeys, ApiState};
 use crate::bundle::{self, Bundle, LLM_FOLDER, LoadOptions};
 use crate::config::{EngineKind, EngineSettings, ProviderKind, Settings};
+use crate::erase::{self, Eraser};
 use crate::event::EventDecoder;
 use crate::ingest::Ingest;
 use crate::ingest::kafka::{KafkaIngest, KafkaParts};
@@ -50,10 +51,14 @@ pub(super) async fn build(
     readiness.release("bundle");
 
     let failed = |error: crate::store::StoreError| CommandError::Unavailable(error.to_string());
+    store.note_space(&space).await.map_err(failed)?;
     let mut tail = VectorTail::new(store.clone(), bundle.index.clone(), space.clone());
     let vectors = tail.catch_up().await.map_err(failed)?;
+    let hidden = erase::hide_in_index(store.as_ref(), bundle.index.as_ref())
+        .await
+        .map_err(|error| CommandError::Unavailable(error.to_string()))?;
     let items = bundle.catalogue.catch_up(store.as_ref()).await.map_err(failed)?;
-    tracing::info!(vectors, items, "replayed fresh vectors and catalogue changes");
+    tracing::info!(vectors, hidden, items, "replayed fresh vectors, erasures and catalogue changes");
     readiness.release("index");
 
     let wake = Arc::new(Notify::new());
@@ -66,6 +71,12 @@ pub(super) async fn build(
         bundle: bundle.clone(),
         ingest,
         decoder: EventDecoder::new(actions, settings.events.field_map.clone()),
+        eraser: Arc::new(Eraser::new(
+            store.clone(),
+            metrics.clone(),
+            settings.erase.retention_ms,
+            Duration::from_millis(settings.erase.interval_ms),
+        )),
         metrics: metrics.clone(),
         limits: settings.server.clone(),
         keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
@@ -203,6 +214,11 @@ impl Parts {
             tasks.spawn(async move { worker.run(stop).await });
             tasks.spawn(self.sweep(settings.refresh.sweep_interval_ms, stopped.clone()));
         }
+        let (eraser, stop) = (self.api.eraser.clone(), stopped.clone());
+        tasks.spawn(async move {
+            eraser.run(stop).await;
+            Ok(())
+        });
         tasks.spawn(self.follow_feeds(settings.retrieve.tail_interval_ms, stopped));
         tasks
     }

@@ -33,6 +33,7 @@ pub struct Settings {
     pub kafka: KafkaSettings,
     pub refresh: RefreshSettings,
     pub retrieve: RetrieveSettings,
+    pub erase: EraseSettings,
     pub openai: OpenAiSettings,
     pub log: LogSettings,
 }
@@ -197,6 +198,10 @@ pub struct RefreshSettings {
     pub sweep_interval_ms: u64,
     pub ttl_ms: i64,
     pub retry_ms: i64,
+    pub tokens_per_second: u64,
+    pub tokens_per_day: u64,
+    pub sparse_events: u64,
+    pub returning_after_ms: i64,
 }
 
 /// `[retrieve]`
@@ -210,6 +215,15 @@ pub struct RetrieveSettings {
     pub max_referrers: usize,
     pub min_item_users: u32,
     pub tail_interval_ms: u64,
+}
+
+/// `[erase]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct EraseSettings {
+    pub retention_ms: i64,
+    pub interval_ms: u64,
 }
 
 /// `[openai]`

@@ -78,6 +78,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     );
     check(refresh.ttl_ms >= 0, "refresh.ttl_ms must not be negative".to_string());
     check(refresh.retry_ms >= 100, "refresh.retry_ms must be at least 100".to_string());
+    check(refresh.returning_after_ms >= 0, "refresh.returning_after_ms must not be negative".to_string());
     for action in &refresh.immediate_actions {
         let known = settings.events.actions.get(action).is_some();
         check(known, format!("refresh.immediate_actions: {action:?} is not in events.actions"));
@@ -94,6 +95,8 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     }
     check((1..=5).contains(&settings.retrieve.min_item_users), "retrieve.min_item_users must be 1 to 5".to_string());
     check(settings.retrieve.tail_interval_ms > 0, "retrieve.tail_interval_ms must be at least 1".to_string());
+    check(settings.erase.retention_ms > 0, "erase.retention_ms must be at least 1".to_string());
+    check(settings.erase.interval_ms > 0, "erase.interval_ms must be at least 1".to_string());
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&settings.log.level) {
         check(false, format!("log.level {:?}: {error}", settings.log.level));
     }

@@ -11,10 +11,12 @@ mod bad_start;
 mod chaos;
 mod crash;
 mod drain;
+mod erase;
 mod kafka;
 #[path = "../rig/kafka.rs"]
 mod kafka_rig;
 mod openai;
+mod policy;
 mod quality;
 mod real_data;
 mod recipe;

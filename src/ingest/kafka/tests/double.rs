@@ -2,8 +2,9 @@
 
 use crate::event::Item;
 use crate::store::{
-    AppendOutcome, Claim, DueEntry, EmbeddedOptions, EmbeddedStore, FeaturePut, FeatureStore, FreshVector, PutOutcome,
-    QueueDepth, StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory,
+    AppendOutcome, Claim, CrossBlank, DueEntry, EmbeddedOptions, EmbeddedStore, Erasure, FeaturePut, FeatureStore,
+    FreshVector, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory,
+    UserState,
 };
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -171,6 +172,46 @@ impl FeatureStore for Double {
 
     async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>> {
         self.store()?.referrer_counts(space, neighbours).await
+    }
+
+    async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>> {
+        self.store()?.referrers(space, neighbour).await
+    }
+
+    async fn note_space(&self, space: &str) -> StoreResult<()> {
+        self.store()?.note_space(space).await
+    }
+
+    async fn spaces(&self) -> StoreResult<Vec<String>> {
+        self.store()?.spaces().await
+    }
+
+    async fn note_erasure(&self, user: &str) -> StoreResult<Erasure> {
+        self.store()?.note_erasure(user).await
+    }
+
+    async fn erasures(&self) -> StoreResult<Vec<Erasure>> {
+        self.store()?.erasures().await
+    }
+
+    async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState> {
+        self.store()?.erase_user(erasure).await
+    }
+
+    async fn blank_cross(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank> {
+        self.store()?.blank_cross(space, user, neighbour, era).await
+    }
+
+    async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()> {
+        self.store()?.forget_due(space, user).await
+    }
+
+    async fn finish_erasure(&self, erasure: &Erasure, era: u64) -> StoreResult<()> {
+        self.store()?.finish_erasure(erasure, era).await
+    }
+
+    async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize> {
+        self.store()?.expire_erasures(before_ms).await
     }
 
     async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64> {
