@@ -168,7 +168,8 @@ local LIST_OF = { e = 1, i = 2, q = 3 }
 -- the number of attributes, then name and value of each.
 -- Returns a flag of each record (a accepted, k kept already, o too old), whether the user is new, the state, refreshed.
 local function append(keys, args)
-  local st = redis.call('HMGET', keys[1], 'seq', 'weight', 'last_refresh_ms', 'era', 'erased_before_ms', 'r:' .. args[2])
+  local st = redis.call('HMGET', keys[1], 'seq', 'weight', 'last_refresh_ms', 'era', 'erased_before_ms',
+    'erased_seq', 'r:' .. args[2])
   local seq, weight = tonumber(st[1] or '0'), tonumber(st[2] or '0')
   local erased = tonumber(st[5] or '0')
   local lists, changed, profile, flags = nil, {}, nil, {}
@@ -215,7 +216,8 @@ local function append(keys, args)
     end
     if profile then write_profile(keys[5], profile) end
   end
-  return { flags_text, is_new, integer(seq), weight_text, st[3] or '0', st[4] or '0', st[5] or '0', st[6] or '' }
+  return { flags_text, is_new, integer(seq), weight_text, st[3] or '0', st[4] or '0', st[5] or '0', st[6] or '0',
+    st[7] or '' }
 end
 
 -- ---- features
@@ -236,6 +238,79 @@ local function put(keys, args)
     if tonumber(args[4]) == current then redis.call('HSET', keys[1], 'weight', '0') end
   end
   return { 'written', integer(current), is_new }
+end
+
+-- KEYS: features. ARGV: time, revision read, then fields and values. For changes that are no put; the expiry stays.
+local function rewrite(keys, args)
+  local revision = redis.call('HGET', keys[1], 'rev') or '0'
+  if revision ~= args[2] then return 0 end
+  redis.call('HSET', keys[1], 'rev', integer(tonumber(revision) + 1), unpack(args, 3))
+  return 1
+end
+
+-- ---- erasure
+
+-- KEYS: st, engagements, impressions, queries, profile, then the features of every space. ARGV: time, id of the erasure, the
+-- spaces. Returns whether a space is missing, whether the user is new, and the counters; an id not above the last changes nothing.
+local function erase(keys, args)
+  local st = redis.call('HMGET', keys[1], 'seq', 'weight', 'last_refresh_ms', 'era', 'erased_before_ms', 'erased_seq', 'erasure')
+  local function state(changed)
+    return { changed, st[1] and 0 or 1, st[1] or '0', st[2] or '0', st[3] or '0', st[4] or '0', st[5] or '0', st[6] or '0' }
+  end
+  if tonumber(args[2]) <= tonumber(st[7] or '0') then return state(0) end
+  local given, refreshed = {}, {}
+  for at = 3, #args do given['r:' .. args[at]] = true end
+  for _, field in ipairs(redis.call('HKEYS', keys[1])) do
+    if string.sub(field, 1, 2) == 'r:' then
+      if not given[field] then return { 1, 0, '0', '0', '0', '0', '0', '0' } end
+      refreshed[#refreshed + 1] = field
+    end
+  end
+  local newest = math.max(now_ms(args[1]), tonumber(st[5] or '0'))
+  for nth = 1, 3 do
+    local list = redis.call('GET', keys[nth + 1]) or ''
+    if #list > 12 then newest = math.max(newest, ts_at(list, 5)) end
+  end
+  for _, value in ipairs(redis.call('HVALS', keys[5])) do newest = math.max(newest, ts_at(value, 1)) end
+  local was_new = not st[1]
+  local seq = st[1] or '0'
+  st[2], st[3], st[4], st[5], st[6] = '0', '0', integer(tonumber(st[4] or '0') + 1), integer(newest), seq
+  redis.call('DEL', unpack(keys, 2))
+  for _, field in ipairs(refreshed) do redis.call('HDEL', keys[1], field) end
+  redis.call('HSET', keys[1], 'seq', seq, 'weight', '0', 'last_refresh_ms', '0', 'era', st[4], 'erased_before_ms', st[5],
+    'erased_seq', seq, 'erasure', args[2])
+  local answer = state(0)
+  answer[2] = was_new and 1 or 0
+  return answer
+end
+
+-- KEYS: user → `id era` (era empty while unfinished), last id. ARGV: time, user.
+local function note_erasure(keys, args)
+  local id = math.max(tonumber(redis.call('GET', keys[2]) or '0') + 1, now_ms(args[1]))
+  redis.call('SET', keys[2], integer(id))
+  redis.call('HSET', keys[1], args[2], integer(id) .. ' ')
+  return integer(id)
+end
+
+-- ARGV: time, user, id, era.
+local function finish_erasure(keys, args)
+  local noted = redis.call('HGET', keys[1], args[2])
+  if not noted or string.match(noted, '^%d+') ~= args[3] then return 0 end
+  redis.call('HSET', keys[1], args[2], args[3] .. ' ' .. args[4])
+  return 1
+end
+
+-- ARGV: time, ids below which finished ones go.
+local function expire_erasures(keys, args)
+  local flat, gone = redis.call('HGETALL', keys[1]), 0
+  for at = 1, #flat, 2 do
+    local id, era = string.match(flat[at + 1], '^(%d+) (%d+)$')
+    if era and tonumber(id) < tonumber(args[2]) then
+      redis.call('HDEL', keys[1], flat[at])
+      gone = gone + 1
+    end
+  end
+  return gone
 end
 
 -- ---- due queue. KEYS of all: one sorted set a class, the leases' ends, the leases (`token class due [again's class, due]`).
@@ -373,6 +448,18 @@ local function release(keys, args)
   return 1
 end
 
+-- ARGV: time, user. A running lease stays, without the marks made since.
+local function forget(keys, args)
+  local user = args[2]
+  end_leases(keys, now_ms(args[1]))
+  local lease = lease_of(keys, user)
+  if lease then
+    redis.call('HSET', keys[LEASED], user, string.format('%s %d %.0f', lease.token, lease.class, lease.due))
+  end
+  for class = 1, CLASSES do redis.call('ZREM', keys[class], user) end
+  return 1
+end
+
 -- ARGV: time. Returns the number of leases, then class, length, oldest due of each class in use.
 local function depth(keys, args)
   end_leases(keys, now_ms(args[1]))
@@ -441,6 +528,12 @@ end
 
 redis.register_function('taiji_1_append', append)
 redis.register_function('taiji_1_put', put)
+redis.register_function('taiji_1_rewrite', rewrite)
+redis.register_function({ function_name = 'taiji_1_erase', callback = erase, flags = { 'allow-oom' } })
+redis.register_function('taiji_1_note_erasure', note_erasure)
+redis.register_function('taiji_1_finish_erasure', finish_erasure)
+redis.register_function('taiji_1_expire_erasures', expire_erasures)
+redis.register_function('taiji_1_forget', forget)
 redis.register_function('taiji_1_mark', mark)
 redis.register_function('taiji_1_mark_absent', mark_absent)
 redis.register_function('taiji_1_peek', peek)

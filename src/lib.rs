@@ -18,6 +18,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod encode;
+pub mod erase;
 pub mod event;
 pub mod feature;
 pub mod ingest;

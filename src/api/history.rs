@@ -11,7 +11,7 @@ use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-/// Behaviours, queries and profile; 404 for a user without any event.
+/// Behaviours, queries and profile; 404 for a user without any event, and after an erasure.
 pub async fn get_history(
     State(state): State<Arc<ApiState>>,
     user: Result<Path<String>, PathRejection>,
@@ -21,7 +21,9 @@ pub async fn get_history(
     require_json(&headers)?;
     let user = path_user(user)?;
     let found = state.store.histories(std::slice::from_ref(&user)).await?.pop().flatten();
-    let history = found.ok_or_else(|| ApiError::NotFound(format!("user {user:?} has no events")))?;
+    let history = found
+        .filter(|history| history.state.has_events())
+        .ok_or_else(|| ApiError::NotFound(format!("user {user:?} has no events")))?;
     let profile: Map<String, Value> = history
         .profile
         .iter()

@@ -6,6 +6,7 @@
 mod auth;
 mod body;
 mod columnar;
+mod erase;
 mod error;
 mod events;
 mod feast;
@@ -13,6 +14,7 @@ mod features;
 mod history;
 mod items;
 mod layers;
+mod refresh;
 mod view;
 
 pub use auth::{ApiKeys, Scope};
@@ -21,13 +23,14 @@ pub use error::{ApiError, json_error};
 
 use crate::bundle::Bundle;
 use crate::config::ServerSettings;
+use crate::erase::Eraser;
 use crate::event::EventDecoder;
 use crate::ingest::Ingest;
 use crate::store::FeatureStore;
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore};
 
@@ -38,9 +41,11 @@ pub struct ApiState {
     /// Space, provenance, shape of the defaults.
     pub bundle: Arc<Bundle>,
     /// The way of an event.
-    pub ingest: Ingest,
+    pub ingest: Arc<Ingest>,
     /// JSON → event.
     pub decoder: EventDecoder,
+    /// Takes requests for erasures.
+    pub eraser: Arc<Eraser>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Limits.
@@ -61,6 +66,8 @@ pub fn router(state: Arc<ApiState>) -> Router {
         .route("/v1/features", post(features::post_features))
         .route("/get-online-features", post(feast::get_online_features))
         .route("/v1/users/{id}/features", get(features::get_user_features))
+        .route("/v1/users/{id}", delete(erase::delete_user))
+        .route("/v1/users/{id}/refresh", post(refresh::post_refresh))
         .route("/v1/users/{id}/history", get(history::get_history))
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::not_found)

@@ -51,7 +51,7 @@ pub struct Bundle {
     /// Vector → codes.
     pub codebook: PqCodebook,
     /// Items.
-    pub catalogue: Catalogue,
+    pub catalogue: Arc<Catalogue>,
     /// Users by similarity.
     pub index: Arc<dyn UserIndex>,
     /// Histories of the index's main part.
@@ -98,7 +98,17 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<Bundle, BundleError>
         return Err(invalid("encoder")(&message));
     }
     let index = Arc::new(index);
-    Ok(Bundle { manifest, schema, llm, encoder, codebook, catalogue, index, snapshot, canned: options.canned })
+    Ok(Bundle {
+        manifest,
+        schema,
+        llm,
+        encoder,
+        codebook,
+        catalogue: Arc::new(catalogue),
+        index,
+        snapshot,
+        canned: options.canned,
+    })
 }
 
 /// Checksums; canned answers do without the external files (the encoder is not read).

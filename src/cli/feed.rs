@@ -1,4 +1,4 @@
-//! `taiji feed`: replays a file of events over HTTP, at a rate, with retries, and says how it went.
+//! `taiji feed`: replays a file of events over HTTP (or Kafka, `feed_kafka`), at a rate, with retries, and says how it went.
 
 use super::CommandError;
 use clap::Args;
@@ -19,16 +19,25 @@ const MAX_ATTEMPTS: u32 = 10;
 pub struct FeedArgs {
     /// Events, one JSON object a line (.gz accepted).
     #[arg(long, value_name = "FILE")]
-    file: PathBuf,
+    pub(super) file: PathBuf,
     /// Items to post first, one JSON object a line (.gz accepted).
     #[arg(long, value_name = "FILE")]
-    items: Option<PathBuf>,
+    pub(super) items: Option<PathBuf>,
     /// Events a second; 0 = as fast as they are taken.
     #[arg(long, default_value_t = 0, value_name = "N")]
-    rate: u64,
+    pub(super) rate: u64,
     /// Address of the service's public port.
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     http: String,
+    /// Kafka brokers, "host:port,…": produce records instead of posting.
+    #[arg(long, value_name = "BROKERS", conflicts_with_all = ["http", "key"])]
+    pub(super) kafka: Option<String>,
+    /// With --kafka: topic of the events; kafka.events_topic where not given.
+    #[arg(long, value_name = "TOPIC", requires = "kafka")]
+    pub(super) topic: Option<String>,
+    /// With --kafka: settings file (TOML), whose `[kafka]` counts.
+    #[arg(long, value_name = "FILE", requires = "kafka")]
+    pub(super) config: Option<PathBuf>,
     /// Bearer key with write scope, where the service has keys.
     #[arg(long, value_name = "KEY", env = "TAIJI_KEY", hide_env_values = true)]
     key: Option<String>,
@@ -71,6 +80,9 @@ pub(super) fn run(args: FeedArgs) -> Result<(), CommandError> {
         .build()
         .map_err(|error| CommandError::Internal(format!("runtime: {error}")))?;
     runtime.block_on(async {
+        if args.kafka.is_some() {
+            return super::feed_kafka::run(&args).await;
+        }
         if let Some(items) = &args.items {
             let totals = replay(&args, items, "/v1/items", 0).await?;
             println!("items: {} sent, {} accepted, {} rejected", totals.sent, totals.accepted, totals.rejected);
@@ -201,13 +213,13 @@ fn summary(mut totals: Totals, elapsed: Duration) -> String {
     line
 }
 
-fn open(path: &Path) -> Result<BufReader<Box<dyn Read>>, CommandError> {
+pub(super) fn open(path: &Path) -> Result<BufReader<Box<dyn Read>>, CommandError> {
     let file = File::open(path).map_err(|error| CommandError::Unavailable(format!("{}: {error}", path.display())))?;
     let gz = path.extension().is_some_and(|extension| extension == "gz");
     Ok(BufReader::with_capacity(1 << 20, if gz { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) }))
 }
 
-fn count_lines(path: &Path) -> Result<u64, CommandError> {
+pub(super) fn count_lines(path: &Path) -> Result<u64, CommandError> {
     let mut count = 0;
     for line in open(path)?.lines() {
         line.map_err(|error| CommandError::Usage(format!("{}: {error}", path.display())))?;

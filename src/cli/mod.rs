@@ -2,9 +2,12 @@
 //!
 //! In: the command line. Out: an exit code (DESIGN 5.7). Callers: `main`.
 
+mod backfill;
 mod bundle;
 mod check_config;
+mod dlq;
 pub mod feed;
+mod feed_kafka;
 mod migrate;
 mod serve;
 mod wiring;
@@ -53,9 +56,9 @@ enum Command {
         after_help = "Example:\n  taiji serve --bundle models/demo/1 --store embedded:data --listen 0.0.0.0:8080"
     )]
     Serve(ServeArgs),
-    /// Replay a file of events (and items) over HTTP.
+    /// Replay a file of events (and items) over HTTP, or into Kafka.
     #[command(
-        after_help = "Example:\n  taiji feed --file events.jsonl --items items.jsonl --rate 500 --http http://127.0.0.1:8080"
+        after_help = "Examples:\n  taiji feed --file events.jsonl --items items.jsonl --rate 500 --http http://127.0.0.1:8080\n  taiji feed --file events.jsonl --kafka localhost:9092"
     )]
     Feed(feed::FeedArgs),
     /// Bring a Redis namespace to this program's schema.
@@ -63,6 +66,14 @@ enum Command {
         after_help = "Examples:\n  taiji migrate --store redis://127.0.0.1:6379 plan\n  taiji migrate --store redis+cluster://a:7000,b:7000 apply"
     )]
     Migrate(migrate::MigrateArgs),
+    /// Take bulk history from a file into the store, then refresh its users by a budget, the busiest first.
+    #[command(
+        after_help = "Example:\n  taiji backfill --file events.parquet --config taiji.toml --rate 5000 --refresh-rate 10"
+    )]
+    Backfill(backfill::BackfillArgs),
+    /// Look at dead letters, and send them back.
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Look at a bundle.
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
@@ -94,6 +105,9 @@ pub(crate) struct ServeArgs {
     /// Folder that holds manifest.json.
     #[arg(long, value_name = "DIR")]
     bundle: Option<String>,
+    /// Kafka brokers to read events from, "host:port,…"; off when not given.
+    #[arg(long, value_name = "BROKERS")]
+    kafka: Option<String>,
     /// onnx, or null for canned answers (measuring the data plane).
     #[arg(long, value_name = "KIND")]
     engine: Option<String>,
@@ -116,6 +130,8 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Feed(args) => feed::run(args),
         Command::Migrate(args) => migrate::run(args),
+        Command::Backfill(args) => backfill::run(args),
+        Command::Dlq(command) => dlq::run(command),
         Command::Bundle(command) => bundle::run(command),
         Command::CheckConfig(args) => check_config::run(args),
     };

@@ -3,6 +3,7 @@
 use super::wiring::{self, Parts};
 use super::{CommandError, ServeArgs};
 use crate::config::{self, LogSettings, Settings};
+use crate::ingest::kafka::KAFKA_LATCH;
 use crate::telemetry::{Metrics, Readiness};
 use crate::{admin, api, openai};
 use std::io::IsTerminal;
@@ -36,6 +37,7 @@ fn load_settings(args: &ServeArgs) -> Result<Settings, CommandError> {
         ("store.url", &args.store),
         ("bundle.dir", &args.bundle),
         ("engine.kind", &args.engine),
+        ("kafka.brokers", &args.kafka),
     ]
     .into_iter()
     .filter_map(|(key, value)| value.clone().map(|value| (key, value)))
@@ -71,6 +73,10 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     for latch in ["store", "bundle", "index"] {
         readiness.hold(latch, "starting");
     }
+    if settings.kafka.is_on() {
+        // Held already here, so that the process is at no moment ready without it.
+        readiness.hold(KAFKA_LATCH, "starting");
+    }
     let admin_state = Arc::new(admin::AdminState::new(readiness.clone(), metrics.clone()));
     let (stop_admin, admin_stopped) = watch::channel(false);
     let admin_task = tokio::spawn(serve_until(operators, admin::router(admin_state.clone()), admin_stopped));
@@ -85,7 +91,8 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
         None => None,
     };
     let (stop, stopped) = watch::channel(false);
-    let mut tasks = parts.spawn_tasks(&settings, stopped.clone());
+    let kafka = wiring::kafka_ingest(&settings, &parts, &readiness)?;
+    let mut tasks = parts.spawn_tasks(&settings, kafka, stopped.clone());
     let app = api::router(parts.api.clone());
     let mut server = tokio::spawn(serve_until(public, app, stopped.clone()));
     let openai_server = openai_port.map(|(listener, app)| tokio::spawn(serve_until(listener, app, stopped)));
@@ -160,6 +167,10 @@ fn announce(settings: &Settings, parts: &Parts) {
     }
     if let Some(openai) = settings.openai.listen {
         tracing::info!(%openai, llm = parts.bundle.llm.model_id(), "the OpenAI-compatible port is on");
+    }
+    if settings.kafka.is_on() {
+        let kafka = &settings.kafka;
+        tracing::info!(brokers = kafka.brokers, group = kafka.group, events = kafka.events_topic, "reading from Kafka");
     }
     tracing::info!(
         listen = %settings.server.listen,

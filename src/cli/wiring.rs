@@ -4,8 +4,10 @@ use super::CommandError;
 use crate::api::{ApiKeys, ApiState};
 use crate::bundle::{self, Bundle, LLM_FOLDER, LoadOptions};
 use crate::config::{EngineKind, EngineSettings, ProviderKind, Settings};
+use crate::erase::{self, Eraser};
 use crate::event::EventDecoder;
 use crate::ingest::Ingest;
+use crate::ingest::kafka::{KafkaIngest, KafkaParts};
 use crate::llm::{LlmOptions, Provider};
 use crate::openai::{self, OpenAiState, ServedModel};
 use crate::refresh::{DuePolicy, Refresher, Worker};
@@ -18,6 +20,7 @@ use crate::telemetry::{Metrics, Readiness};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -49,21 +52,32 @@ pub(super) async fn build(
     readiness.release("bundle");
 
     let failed = |error: crate::store::StoreError| CommandError::Unavailable(error.to_string());
+    store.note_space(&space).await.map_err(failed)?;
     let mut tail = VectorTail::new(store.clone(), bundle.index.clone(), space.clone());
     let vectors = tail.catch_up().await.map_err(failed)?;
+    let hidden = erase::hide_in_index(store.as_ref(), bundle.index.as_ref())
+        .await
+        .map_err(|error| CommandError::Unavailable(error.to_string()))?;
     let items = bundle.catalogue.catch_up(store.as_ref()).await.map_err(failed)?;
-    tracing::info!(vectors, items, "replayed fresh vectors and catalogue changes");
+    tracing::info!(vectors, hidden, items, "replayed fresh vectors, erasures and catalogue changes");
     readiness.release("index");
 
     let wake = Arc::new(Notify::new());
     let policy = DuePolicy::new(&settings.refresh);
     let actions = settings.events.actions.clone();
     let auth = &settings.auth;
+    let ingest = Arc::new(Ingest::new(store.clone(), space, actions.clone(), policy));
     let api = ApiState {
         store: store.clone(),
         bundle: bundle.clone(),
-        ingest: Ingest::new(store.clone(), space, actions.clone(), policy),
+        ingest,
         decoder: EventDecoder::new(actions, settings.events.field_map.clone()),
+        eraser: Arc::new(Eraser::new(
+            store.clone(),
+            metrics.clone(),
+            settings.erase.retention_ms,
+            Duration::from_millis(settings.erase.interval_ms),
+        )),
         metrics: metrics.clone(),
         limits: settings.server.clone(),
         keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
@@ -81,7 +95,7 @@ pub(super) async fn build(
     Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, metrics: metrics.clone() })
 }
 
-async fn open_store(settings: &Settings) -> Result<Arc<dyn FeatureStore>, CommandError> {
+pub(super) async fn open_store(settings: &Settings) -> Result<Arc<dyn FeatureStore>, CommandError> {
     if Address::is_redis(&settings.store.url) {
         let opened = RedisStore::open(redis_address(settings)?, redis_options(settings)).await;
         return Ok(opened.map_err(|error| CommandError::Unavailable(format!("store.url: {error}")))?);
@@ -160,6 +174,31 @@ fn llm_options(engine: &EngineSettings, metrics: &Arc<Metrics>) -> LlmOptions {
     }
 }
 
+/// The Kafka ingest where brokers are configured; holds its readiness latch.
+pub(super) fn kafka_ingest(
+    settings: &Settings,
+    parts: &Parts,
+    readiness: &Readiness,
+) -> Result<Option<KafkaIngest>, CommandError> {
+    if !settings.kafka.is_on() {
+        return Ok(None);
+    }
+    let api = &parts.api;
+    let kafka_parts = KafkaParts {
+        store: parts.store.clone(),
+        ingest: api.ingest.clone(),
+        decoder: api.decoder.clone(),
+        catalogue: parts.bundle.catalogue.clone(),
+        metrics: parts.metrics.clone(),
+        readiness: readiness.clone(),
+        wake: api.wake.clone(),
+        // The rest of the drain comes after it.
+        drain_limit: Duration::from_millis(settings.server.drain_timeout_ms.saturating_mul(2) / 3),
+    };
+    let ingest = KafkaIngest::new(settings.kafka.clone(), kafka_parts);
+    ingest.map(Some).map_err(|error| CommandError::Usage(error.to_string()))
+}
+
 /// What the OpenAI-compatible port shares; reads the chat template.
 pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<OpenAiState>, CommandError> {
     let bundle = &parts.bundle;
@@ -180,20 +219,33 @@ pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<Ope
 }
 
 impl Parts {
-    /// Starts the refresh worker, the feeds' tails and the sweep; each ends when `stopped` turns true, and only then
+    /// Starts the refresh worker, the feeds' tails, the sweep and Kafka's ingest; each ends when `stopped` turns true, and only then
     /// without an error.
     pub(super) fn spawn_tasks(
         self: &Parts,
         settings: &Settings,
+        kafka: Option<KafkaIngest>,
         stopped: watch::Receiver<bool>,
     ) -> JoinSet<Result<(), StoreError>> {
         let mut tasks = JoinSet::new();
+        if let Some(kafka) = kafka {
+            let (runtime, stop) = (Handle::current(), stopped.clone());
+            tasks.spawn_blocking(move || {
+                kafka.run_blocking(&runtime, stop);
+                Ok(())
+            });
+        }
         if settings.refresh.enabled {
             let worker = self.worker.clone();
             let stop = stopped.clone();
             tasks.spawn(async move { worker.run(stop).await });
             tasks.spawn(self.sweep(settings.refresh.sweep_interval_ms, stopped.clone()));
         }
+        let (eraser, stop) = (self.api.eraser.clone(), stopped.clone());
+        tasks.spawn(async move {
+            eraser.run(stop).await;
+            Ok(())
+        });
         tasks.spawn(self.follow_feeds(settings.retrieve.tail_interval_ms, stopped));
         tasks
     }

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
 /// Tables whose keys are the user's own, not ours: `(section, table)`.
-const OPEN_TABLES: [(&str, &str); 2] = [("events", "field_map"), ("events", "actions")];
+const OPEN_TABLES: [(&str, &str); 3] = [("events", "field_map"), ("events", "actions"), ("kafka", "properties")];
 
 /// Loads and checks the settings.
 ///
@@ -185,6 +185,25 @@ mod tests {
         assert_eq!(on.openai.listen.map(|address| address.port()), Some(8000));
         for (address, part) in [("127.0.0.1:8080", "openai.listen must differ"), ("here", "openai.listen")] {
             let errors = load_with(None, &[], &[("openai.listen", address)]).expect_err("bad").0;
+            assert!(errors.len() == 1 && errors[0].contains(part), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn kafka_takes_the_clients_properties_but_not_those_that_would_lose_events() {
+        let file = Some("[kafka]\nbrokers = \"b:9092\"\n[kafka.properties]\n\"security.protocol\" = \"SASL_SSL\"");
+        let environment = [("TAIJI__KAFKA__PROPERTIES__SASL_PASSWORD", "geheim")];
+        let settings = load_with(file, &environment, &[("kafka.brokers", "other:9092")]).expect("valid");
+        assert_eq!(settings.kafka.brokers, "other:9092");
+        assert_eq!(settings.kafka.properties["security.protocol"], "SASL_SSL");
+        assert_eq!(settings.kafka.properties["sasl_password"], "geheim");
+        assert!(!format!("{settings:?}").contains("geheim"), "a password in the log");
+        for (flag, part) in [
+            ("kafka.properties.enable_auto_commit", "is taiji's own"),
+            ("kafka.lanes", "kafka.lanes must be at least 1"),
+            ("kafka.commit_delay_ms", "kafka.commit_delay_ms must be at least 2000"),
+        ] {
+            let errors = load_with(file, &[], &[(flag, "0")]).expect_err("bad").0;
             assert!(errors.len() == 1 && errors[0].contains(part), "{errors:?}");
         }
     }

@@ -30,8 +30,10 @@ pub struct Settings {
     pub bundle: BundleSettings,
     pub engine: EngineSettings,
     pub events: EventSettings,
+    pub kafka: KafkaSettings,
     pub refresh: RefreshSettings,
     pub retrieve: RetrieveSettings,
+    pub erase: EraseSettings,
     pub openai: OpenAiSettings,
     pub log: LogSettings,
 }
@@ -149,6 +151,49 @@ pub struct EventSettings {
     pub actions: ActionTable,
 }
 
+/// `[kafka]`
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct KafkaSettings {
+    pub brokers: String,
+    pub group: String,
+    pub events_topic: String,
+    pub items_topic: String,
+    pub dead_letter_topic: String,
+    pub features_topic: String,
+    pub commit_delay_ms: u64,
+    pub lanes: usize,
+    pub batch_records: usize,
+    pub max_in_flight_records: usize,
+    pub max_in_flight_bytes: usize,
+    pub max_record_bytes: usize,
+    pub max_replays: u32,
+    pub properties: BTreeMap<String, String>,
+}
+
+impl KafkaSettings {
+    /// True when a broker is named.
+    pub fn is_on(&self) -> bool {
+        !self.brokers.is_empty()
+    }
+}
+
+/// The properties hold passwords, which never reach a log.
+impl std::fmt::Debug for KafkaSettings {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let properties: Vec<&String> = self.properties.keys().collect();
+        formatter
+            .debug_struct("KafkaSettings")
+            .field("brokers", &self.brokers)
+            .field("group", &self.group)
+            .field("events_topic", &self.events_topic)
+            .field("items_topic", &self.items_topic)
+            .field("properties", &properties)
+            .finish_non_exhaustive()
+    }
+}
+
 /// `[refresh]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -165,6 +210,10 @@ pub struct RefreshSettings {
     pub sweep_interval_ms: u64,
     pub ttl_ms: i64,
     pub retry_ms: i64,
+    pub tokens_per_second: u64,
+    pub tokens_per_day: u64,
+    pub sparse_events: u64,
+    pub returning_after_ms: i64,
 }
 
 /// `[retrieve]`
@@ -178,6 +227,15 @@ pub struct RetrieveSettings {
     pub max_referrers: usize,
     pub min_item_users: u32,
     pub tail_interval_ms: u64,
+}
+
+/// `[erase]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct EraseSettings {
+    pub retention_ms: i64,
+    pub interval_ms: u64,
 }
 
 /// `[openai]`

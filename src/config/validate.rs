@@ -2,6 +2,7 @@
 
 use super::{ConfigErrors, Settings};
 use crate::event::ActionClass;
+use crate::ingest::kafka::client;
 use crate::store::redis::Address;
 
 pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
@@ -26,6 +27,11 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         ("openai.max_tokens_default", settings.openai.max_tokens_default),
         ("openai.max_inputs", settings.openai.max_inputs),
         ("openai.max_in_flight", settings.openai.max_in_flight),
+        ("kafka.lanes", settings.kafka.lanes),
+        ("kafka.batch_records", settings.kafka.batch_records),
+        ("kafka.max_in_flight_records", settings.kafka.max_in_flight_records),
+        ("kafka.max_in_flight_bytes", settings.kafka.max_in_flight_bytes),
+        ("kafka.max_record_bytes", settings.kafka.max_record_bytes),
         ("refresh.concurrency", settings.refresh.concurrency),
         ("retrieve.candidates", settings.retrieve.candidates),
         ("retrieve.nprobe", settings.retrieve.nprobe),
@@ -58,6 +64,19 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     check(settings.store.retries <= 100, "store.retries must be 0 to 100".to_string());
     check((1..=1024).contains(&settings.store.shards), "store.shards must be 1 to 1024".to_string());
     check(settings.store.flush_interval_ms > 0, "store.flush_interval_ms must be at least 1".to_string());
+    let kafka = &settings.kafka;
+    for (key, value) in [
+        ("kafka.group", &kafka.group),
+        ("kafka.events_topic", &kafka.events_topic),
+        ("kafka.dead_letter_topic", &kafka.dead_letter_topic),
+    ] {
+        check(!value.is_empty(), format!("{key} must not be empty"));
+    }
+    // Redis with the usual append-only file may lose two seconds (DESIGN 5.5).
+    check(kafka.commit_delay_ms >= 2000, "kafka.commit_delay_ms must be at least 2000".to_string());
+    for name in kafka.properties.keys().filter(|name| client::is_owned(name)) {
+        check(false, format!("kafka.properties: {name} is taiji's own; remove it"));
+    }
     let refresh = &settings.refresh;
     check(refresh.lease_ms >= 1000, "refresh.lease_ms must be at least 1000".to_string());
     check(refresh.poll_ms > 0, "refresh.poll_ms must be at least 1".to_string());
@@ -68,6 +87,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     );
     check(refresh.ttl_ms >= 0, "refresh.ttl_ms must not be negative".to_string());
     check(refresh.retry_ms >= 100, "refresh.retry_ms must be at least 100".to_string());
+    check(refresh.returning_after_ms >= 0, "refresh.returning_after_ms must not be negative".to_string());
     for action in &refresh.immediate_actions {
         let known = settings.events.actions.get(action).is_some();
         check(known, format!("refresh.immediate_actions: {action:?} is not in events.actions"));
@@ -84,6 +104,8 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     }
     check((1..=5).contains(&settings.retrieve.min_item_users), "retrieve.min_item_users must be 1 to 5".to_string());
     check(settings.retrieve.tail_interval_ms > 0, "retrieve.tail_interval_ms must be at least 1".to_string());
+    check(settings.erase.retention_ms > 0, "erase.retention_ms must be at least 1".to_string());
+    check(settings.erase.interval_ms > 0, "erase.interval_ms must be at least 1".to_string());
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&settings.log.level) {
         check(false, format!("log.level {:?}: {error}", settings.log.level));
     }

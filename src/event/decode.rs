@@ -1,5 +1,6 @@
-//! JSON → [`Event`]: field map, validation, and the id of events that carry none.
+//! JSON → [`Event`]: CloudEvents' envelope, field map, validation, and the id of events that carry none.
 
+use super::cloudevent::{self, Envelope};
 use super::{ActionTable, Domain, Event, MAX_ATTRIBUTES, MAX_FUTURE_MS, MAX_ID_BYTES, MAX_TEXT_BYTES, MIN_TS_MS};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -63,22 +64,41 @@ impl EventDecoder {
 
     /// Decodes and validates one event against the wall clock `now_ms`.
     pub fn decode(&self, value: &Value, now_ms: i64) -> Result<Event, FieldError> {
-        let mapped;
-        let object = if self.field_map.is_empty() {
-            value.as_object().ok_or_else(|| FieldError::new("event", "must be a json object"))?
-        } else {
-            mapped = self.apply_map(value);
-            &mapped
-        };
+        match cloudevent::open(value)? {
+            Some(envelope) => self.decode_mapped(&envelope.data, &envelope, now_ms),
+            None => self.decode_mapped(value, &Envelope::default(), now_ms),
+        }
+    }
+
+    /// Applies the field map, then decodes; `envelope` fills what the record itself leaves out.
+    fn decode_mapped(&self, value: &Value, envelope: &Envelope, now_ms: i64) -> Result<Event, FieldError> {
+        if self.field_map.is_empty() {
+            let object = value.as_object().ok_or_else(|| FieldError::new("event", "must be a json object"))?;
+            return self.decode_fields(object, envelope, now_ms);
+        }
+        self.decode_fields(&self.apply_map(value), envelope, now_ms)
+    }
+
+    /// Decodes a record with taiji's own field names, as the protobuf message has them.
+    pub fn decode_own(&self, object: &Map<String, Value>, now_ms: i64) -> Result<Event, FieldError> {
+        self.decode_fields(object, &Envelope::default(), now_ms)
+    }
+
+    fn decode_fields(
+        &self,
+        object: &Map<String, Value>,
+        envelope: &Envelope,
+        now_ms: i64,
+    ) -> Result<Event, FieldError> {
         if let Some(unknown) = object.keys().find(|key| !FIELDS.contains(&key.as_str())) {
             return Err(FieldError::new(unknown.as_str(), "unknown field"));
         }
         let mut event = Event {
-            event_id: optional_id(object, "event_id")?.unwrap_or_default(),
+            event_id: optional_id(object, "event_id")?.or_else(|| envelope.event_id.clone()).unwrap_or_default(),
             user_id: optional_id(object, "user_id")?.ok_or_else(|| FieldError::new("user_id", "is missing"))?,
             item_id: optional_id(object, "item_id")?,
             action: optional_id(object, "action")?.ok_or_else(|| FieldError::new("action", "is missing"))?,
-            ts_ms: timestamp(object)?,
+            ts_ms: timestamp(object)?.or(envelope.ts_ms).ok_or_else(|| FieldError::new("ts_ms", "is missing"))?,
             value: number(object, "value")?,
             domain: domain(object)?,
             request_id: optional_id(object, "request_id")?,
@@ -161,10 +181,12 @@ fn optional_id(object: &Map<String, Value>, field: &str) -> Result<Option<String
     Ok(Some(text))
 }
 
-fn timestamp(object: &Map<String, Value>) -> Result<i64, FieldError> {
+fn timestamp(object: &Map<String, Value>) -> Result<Option<i64>, FieldError> {
     match object.get("ts_ms") {
-        None | Some(Value::Null) => Err(FieldError::new("ts_ms", "is missing")),
-        Some(value) => value.as_i64().ok_or_else(|| FieldError::new("ts_ms", "must be an integer, unix milliseconds")),
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            value.as_i64().map(Some).ok_or_else(|| FieldError::new("ts_ms", "must be an integer, unix milliseconds"))
+        }
     }
 }
 

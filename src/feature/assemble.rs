@@ -10,6 +10,8 @@ use prost::Message;
 pub struct CrossFinding {
     /// Who; kept in the text group only (admin scope).
     pub user: String,
+    /// Era of that user when their history was read.
+    pub era: u64,
     /// Cosine similarity.
     pub similarity: f32,
     /// Similarity minus that of the next candidate; 0 when there is none.
@@ -59,6 +61,7 @@ pub fn assemble(finding: Finding) -> Vec<GroupBlob> {
         answer: finding.answer,
         grounded_item_id: finding.grounded_item_id,
         neighbour_user_id: finding.cross.as_ref().map(|cross| cross.user.clone()).unwrap_or_default(),
+        neighbour_era: finding.cross.as_ref().map_or(0, |cross| cross.era),
     };
     let cross = match &finding.cross {
         Some(found) => CrossGroup {

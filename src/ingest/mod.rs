@@ -1,14 +1,24 @@
 //! Validated events → history and due queue, in the order that makes a redelivery harmless.
 //!
-//! In: [`Event`]s (from HTTP now, from Kafka later). Out: counts, after the store has them. Callers: `api`.
+//! In: [`Event`]s from HTTP and from Kafka ([`kafka`]). Out: counts, after the store has them. Callers: `api`, `cli::wiring`,
+//! `backfill` (bulk history from a file, beside what happens now).
 //! DESIGN 5.2, Append: append, then mark due whenever the user's features are behind, **even for duplicates**, and
 //! only then acknowledge: a crash between the two is healed by the client's retry.
+
+mod backfill;
+mod checkpoint;
+pub mod kafka;
+mod rows;
+
+pub use backfill::{Backfill, BackfillError, BackfillOptions, BackfillReport, Progress, Rejection};
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use rows::{Rows, RowsError};
 
 use crate::event::{ActionClass, ActionTable, Event};
 use crate::feature::proto::Behaviour;
 use crate::prompt::OPT_OUT_ATTRIBUTE;
-use crate::refresh::DuePolicy;
-use crate::store::{DueEntry, FeatureStore, Record, RecordBody, StoreError, UserBatch};
+use crate::refresh::{CLASS_ROUTINE, DuePolicy};
+use crate::store::{AppendOutcome, DueEntry, FeatureStore, Record, RecordBody, StoreError, UserBatch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,32 +46,74 @@ impl Ingest {
 
     /// Appends events and marks their users due. When it returns, the events survive a kill of this process.
     pub async fn append(&self, events: Vec<Event>) -> Result<AppendCounts, StoreError> {
-        let mut batches: BTreeMap<String, Batch> = BTreeMap::new();
-        for event in events {
+        self.store(&self.prepare(events)).await
+    }
+
+    /// Groups events by user; each user's stay in the order given.
+    pub fn prepare(&self, events: Vec<Event>) -> Prepared {
+        let mut users: BTreeMap<String, PreparedUser> = BTreeMap::new();
+        for (position, event) in events.into_iter().enumerate() {
             // Who opts out of being shown to others waits for nothing.
             let immediate = self.policy.is_immediate(&event.action) || event.context.contains_key(OPT_OUT_ATTRIBUTE);
-            let user = event.user_id.clone();
-            let batch = batches.entry(user).or_default();
-            batch.immediate |= immediate;
-            batch.records.push(self.record(event));
+            let user = users.entry(event.user_id.clone()).or_default();
+            user.immediate |= immediate;
+            user.positions.push(position);
+            user.records.push(self.record(event));
         }
-        let immediate: Vec<bool> = batches.values().map(|batch| batch.immediate).collect();
-        let user_batches: Vec<UserBatch> =
-            batches.into_iter().map(|(user, batch)| UserBatch { user, records: batch.records }).collect();
-        let outcomes = self.store.append(&self.space, &user_batches).await?;
-        let now_ms = self.store.now_ms().await?;
+        let mut prepared = Prepared::default();
+        for (user, PreparedUser { records, immediate, positions }) in users {
+            prepared.batches.push(UserBatch { user, records });
+            prepared.immediate.push(immediate);
+            prepared.positions.push(positions);
+        }
+        prepared
+    }
 
+    /// Stores prepared events and marks their users due; doing it again is harmless. When it returns, the events survive a
+    /// kill of this process.
+    pub async fn store(&self, prepared: &Prepared) -> Result<AppendCounts, StoreError> {
+        let outcomes = self.store.append(&self.space, &prepared.batches).await?;
+        let now_ms = self.store.now_ms().await?;
         let mut counts = AppendCounts::default();
         let mut due = Vec::new();
-        for ((batch, outcome), immediate) in user_batches.into_iter().zip(&outcomes).zip(immediate) {
+        for ((batch, outcome), immediate) in prepared.batches.iter().zip(&outcomes).zip(&prepared.immediate) {
             counts.accepted += u64::from(outcome.accepted);
             counts.duplicates += u64::from(outcome.duplicates);
-            if let Some((class, due_ms)) = self.policy.due(outcome, immediate, now_ms) {
-                due.push(DueEntry { user: batch.user, class, due_ms });
+            if let Some((class, due_ms)) = self.policy.due(outcome, *immediate, now_ms) {
+                due.push(DueEntry { user: batch.user.clone(), class, due_ms });
             }
         }
         self.store.mark_due(&self.space, &due).await?;
         Ok(counts)
+    }
+
+    /// Appends events and marks nobody due: for bulk history, whose users get their turn by a plan.
+    pub async fn append_history(&self, events: Vec<Event>) -> Result<AppendCounts, StoreError> {
+        let mut counts = AppendCounts::default();
+        for outcome in self.store.append(&self.space, &self.prepare(events).batches).await? {
+            counts.accepted += u64::from(outcome.accepted);
+            counts.duplicates += u64::from(outcome.duplicates);
+        }
+        Ok(counts)
+    }
+
+    /// Marks those of the users due, in the order given, whose features are behind; each at its own time after now.
+    /// Returns how many.
+    pub async fn mark_behind(&self, users: &[String], after_ms: impl Fn(usize) -> i64) -> Result<usize, StoreError> {
+        let ask = |user: &String| UserBatch { user: user.clone(), records: Vec::new() };
+        let outcomes = self.store.append(&self.space, &users.iter().map(ask).collect::<Vec<UserBatch>>()).await?;
+        let now_ms = self.store.now_ms().await?;
+        let is_behind = |outcome: &AppendOutcome| outcome.state.seq > outcome.refreshed_seq.unwrap_or(0);
+        let behind = users.iter().zip(&outcomes).filter(|(_, outcome)| is_behind(outcome)).enumerate();
+        let due: Vec<DueEntry> = behind
+            .map(|(place, (user, _))| DueEntry {
+                user: user.clone(),
+                class: CLASS_ROUTINE,
+                due_ms: now_ms.saturating_add(after_ms(place)),
+            })
+            .collect();
+        self.store.mark_due(&self.space, &due).await?;
+        Ok(due.len())
     }
 
     fn record(&self, event: Event) -> Record {
@@ -79,10 +131,38 @@ impl Ingest {
     }
 }
 
+/// Events ready for the store, grouped by user.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    batches: Vec<UserBatch>,
+    /// One of the user's events makes them due at once.
+    immediate: Vec<bool>,
+    /// Where each user's events stood in the list they came from.
+    positions: Vec<Vec<usize>>,
+}
+
 #[derive(Default)]
-struct Batch {
+struct PreparedUser {
     records: Vec<Record>,
     immediate: bool,
+    positions: Vec<usize>,
+}
+
+impl Prepared {
+    /// One part a user.
+    pub fn split(self) -> Vec<Prepared> {
+        let one = |((batch, immediate), positions)| Prepared {
+            batches: vec![batch],
+            immediate: vec![immediate],
+            positions: vec![positions],
+        };
+        self.batches.into_iter().zip(self.immediate).zip(self.positions).map(one).collect()
+    }
+
+    /// Where its events stood in the list given to [`Ingest::prepare`].
+    pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
+        self.positions.iter().flatten().copied()
+    }
 }
 
 /// A search is kept as its query; everything else that enters no history carries profile attributes.

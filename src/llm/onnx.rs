@@ -33,7 +33,7 @@ use crate::telemetry::Metrics;
 pub struct LlmOptions {
     /// Threads of one graph call; 0 = one per core.
     pub threads: usize,
-    /// Whether they spin within a call ([`Threads::spin`]).
+    /// Whether they spin while there is work ([`Threads::spin`]).
     pub spin: bool,
     /// Rows of the key-value pool: most requests under way.
     pub max_rows: usize,

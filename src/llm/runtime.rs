@@ -99,8 +99,8 @@ impl Provider {
 pub struct Threads {
     /// Number; 0 counts as 1.
     pub count: usize,
-    /// Whether they spin between the operators of a call: faster, and other work of the machine gets less meanwhile.
-    /// Between calls they always sleep: spinning on would take the cores of the async threads.
+    /// Whether they spin between operators, and for some milliseconds after a call: faster, and other work of the machine
+    /// gets less meanwhile. Idle, they sleep.
     pub spin: bool,
 }
 
@@ -154,9 +154,7 @@ pub(super) fn session_builder(environment: &Environment, threads: Threads) -> Re
     let builder = Session::builder(environment)?;
     let builder = builder.with_intra_threads(threads.count.max(1)).map_err(plain)?;
     let builder = builder.with_inter_threads(1).map_err(plain)?;
-    let builder = builder.with_intra_op_spinning(threads.spin).map_err(plain)?;
-    // Only matters where they spin: they stop when the call returns.
-    builder.with_config_entry("session.force_spinning_stop", "1").map_err(plain)
+    builder.with_intra_op_spinning(threads.spin).map_err(plain)
 }
 
 /// Refuses a key-value pool that this machine's free memory (or the container's limit) does not hold, before it is made.

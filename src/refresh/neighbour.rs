@@ -50,6 +50,7 @@ impl Chooser<'_> {
             let next = candidates.get(place + 1).map(|other| other.similarity);
             return Ok(Some(CrossFinding {
                 user: candidate.user.clone(),
+                era: history.map_or(0, |history| history.state.era),
                 similarity: candidate.similarity,
                 gap_to_second: next.map(|similarity| candidate.similarity - similarity).unwrap_or(0.0),
                 engagements: shown,

@@ -1,7 +1,7 @@
 //! When a user becomes due, and how urgently (DESIGN 7).
 
 use crate::config::RefreshSettings;
-use crate::store::AppendOutcome;
+use crate::store::{AppendOutcome, UserState};
 
 /// A caller waits for this user.
 pub const CLASS_SYNC: u8 = 0;
@@ -19,6 +19,8 @@ pub struct DuePolicy {
     min_interval_ms: i64,
     max_interval_ms: i64,
     immediate_actions: Vec<String>,
+    sparse_events: u64,
+    returning_after_ms: i64,
 }
 
 impl DuePolicy {
@@ -29,6 +31,8 @@ impl DuePolicy {
             min_interval_ms: settings.min_interval_ms,
             max_interval_ms: settings.max_interval_ms,
             immediate_actions: settings.immediate_actions.clone(),
+            sparse_events: settings.sparse_events,
+            returning_after_ms: settings.returning_after_ms,
         }
     }
 
@@ -37,18 +41,22 @@ impl DuePolicy {
         self.immediate_actions.iter().any(|name| name == action)
     }
 
-    /// Class and due time after an append; `None` when the features have seen every event.
+    /// Class and due time after an append; `None` when the features have seen every event, or none is
+    /// kept: the user was erased, and what came again counts as duplicate.
     ///
     /// `immediate`: the call carried a high-value action (a redelivered one counts, too: it may have crashed before).
     pub fn due(&self, outcome: &AppendOutcome, immediate: bool, now_ms: i64) -> Option<(u8, i64)> {
         let state = &outcome.state;
+        if !state.has_events() {
+            return None;
+        }
         let Some(refreshed_seq) = outcome.refreshed_seq else {
             return Some((CLASS_URGENT, now_ms));
         };
         if state.seq <= refreshed_seq {
             return None;
         }
-        if immediate {
+        if immediate || self.returns_after_long(state, now_ms) {
             return Some((CLASS_URGENT, now_ms));
         }
         if state.weight >= self.weight_threshold {
@@ -56,12 +64,18 @@ impl DuePolicy {
         }
         Some((CLASS_ROUTINE, now_ms.max(state.last_refresh_ms.saturating_add(self.max_interval_ms))))
     }
+
+    /// Few events ever, and none for long. The last refresh stands for the last event: no event waits for its refresh
+    /// longer than `max_interval`, and the time of events before is not among the counters.
+    fn returns_after_long(&self, state: &UserState, now_ms: i64) -> bool {
+        let events = state.seq.saturating_sub(state.erased_seq);
+        events <= self.sparse_events && now_ms.saturating_sub(state.last_refresh_ms) >= self.returning_after_ms
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::UserState;
     use proptest::prelude::*;
 
     fn policy() -> DuePolicy {
@@ -70,6 +84,8 @@ mod tests {
             min_interval_ms: 100,
             max_interval_ms: 1000,
             immediate_actions: vec!["purchase".into()],
+            sparse_events: 0,
+            returning_after_ms: 2000,
         }
     }
 
@@ -87,6 +103,22 @@ mod tests {
         assert_eq!(due(outcome(4, 4.0, 4990, Some(3)), false), Some((CLASS_THRESHOLD, 5090)));
         assert_eq!(due(outcome(4, 1.0, 4990, Some(3)), false), Some((CLASS_ROUTINE, 5990)));
         assert_eq!(due(outcome(4, 1.0, 10, Some(3)), false), Some((CLASS_ROUTINE, 5000)));
+        let mut erased = outcome(4, 0.0, 0, None);
+        erased.state.erased_seq = 4;
+        assert_eq!(due(erased, true), None, "nothing is kept to refresh from");
+    }
+
+    #[test]
+    fn a_user_of_few_events_who_comes_back_goes_first() {
+        let policy = DuePolicy { sparse_events: 4, ..policy() };
+        let class = |outcome| policy.due(&outcome, false, 5000).map(|(class, _)| class);
+        assert_eq!(class(outcome(4, 1.0, 3000, Some(3))), Some(CLASS_URGENT));
+        assert_eq!(class(outcome(4, 1.0, 3001, Some(3))), Some(CLASS_ROUTINE), "was here not long ago");
+        assert_eq!(class(outcome(5, 1.0, 3000, Some(3))), Some(CLASS_ROUTINE), "acts often");
+        let mut again = outcome(9, 1.0, 3000, Some(8));
+        again.state.erased_seq = 5;
+        assert_eq!(class(again), Some(CLASS_URGENT), "events before an erasure do not count");
+        assert_eq!(class(outcome(3, 0.0, 10, Some(3))), None, "nothing new");
     }
 
     proptest! {
@@ -97,6 +129,7 @@ mod tests {
         ) {
             let due = policy().due(&outcome(seq, weight, last, refreshed), immediate, 10_000);
             match refreshed {
+                _ if seq == 0 => prop_assert_eq!(due, None),
                 Some(refreshed) if seq <= refreshed => prop_assert_eq!(due, None),
                 _ => {
                     let (_, due_ms) = due.expect("behind");

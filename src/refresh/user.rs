@@ -1,15 +1,15 @@
 //! One refresh of one user: read → prompt → LLM → embed → quantise → neighbour → write.
 //!
-//! The order of the writes is DESIGN 5.2's: referrer, vector, put. A crash anywhere costs one repeated refresh.
-//! (The look back at the neighbour's era comes with erasure, which is not built yet: no era can change.)
+//! The order of the writes is DESIGN 5.2's: referrer, vector, put, then the look back at the eras. A crash anywhere costs
+//! one repeated refresh.
 
 use super::neighbour::Chooser;
-use super::{CLASS_SYNC, RefreshError, is_opted_out, prompt_input};
+use super::{CLASS_SYNC, RefreshError, Seen, TokenBudget, is_opted_out, look_back, prompt_input, shown_neighbour};
 use crate::bundle::Bundle;
 use crate::catalogue::Grounding;
 use crate::config::{RefreshSettings, RetrieveSettings};
 use crate::feature::proto::GroupMeta;
-use crate::feature::{CrossFinding, DecodedGroup, Finding, assemble, flags};
+use crate::feature::{CrossFinding, Finding, assemble, flags};
 use crate::llm::{GenerateRequest, Generation, Priority};
 use crate::prompt::{ParsedAnswer, RenderedPrompt, parse, prompt_hash, render};
 use crate::retrieve::encode_f16;
@@ -18,7 +18,7 @@ use crate::store::{
 };
 use crate::telemetry::Metrics;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// What one refresh did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub enum Refreshed {
     },
     /// The store refused; nothing changed.
     Refused(PutRefusal),
-    /// The user has no state; nothing to do.
+    /// No event of the user is kept; nothing to do.
     Unknown,
 }
 
@@ -50,6 +50,7 @@ pub struct Refresher {
     pub(super) metrics: Arc<Metrics>,
     pub(super) refresh: RefreshSettings,
     pub(super) retrieve: RetrieveSettings,
+    pub(super) budget: TokenBudget,
 }
 
 /// What was read at the start of a refresh.
@@ -76,7 +77,10 @@ impl Refresher {
         refresh: RefreshSettings,
         retrieve: RetrieveSettings,
     ) -> Refresher {
-        Refresher { store, bundle, metrics, refresh, retrieve }
+        // The first refreshes are taken to cost the most they can.
+        let most = bundle.schema.max_prompt_tokens + bundle.schema.max_new_tokens;
+        let budget = TokenBudget::new(refresh.tokens_per_second, refresh.tokens_per_day, most, unix_ms());
+        Refresher { store, bundle, metrics, refresh, retrieve, budget }
     }
 
     /// The space it writes.
@@ -89,16 +93,21 @@ impl Refresher {
         let Some(read) = self.timed("read", self.read(user)).await? else {
             return Ok(Refreshed::Unknown);
         };
+        if !read.history.state.has_events() {
+            return Ok(Refreshed::Unknown);
+        }
         let version = Version { seq: read.history.state.seq, turn: 0 };
         let prompt = self.prompt(&read.history);
         let hash = prompt_hash(&prompt.text, self.bundle.manifest.epoch);
         let previous = shown_neighbour(&read.stored);
-        if self.unchanged(&read, hash) && !self.has_opted_out(previous.as_deref()).await? {
+        if self.unchanged(&read, hash) && !self.must_go(previous.as_ref()).await? {
             return self.skip(user, &read, version).await;
         }
         let made = self.run_models(&prompt, class).await?;
         self.count_answer(&made);
-        let chosen = self.timed("retrieve", self.neighbour(user, &made, previous.as_deref())).await?;
+        let chosen = self
+            .timed("retrieve", self.neighbour(user, &made, previous.as_ref().map(|seen| seen.user.as_str())))
+            .await?;
         let started = Instant::now();
         let written = self.write(user, &read, version, hash, &prompt, made, chosen, previous).await;
         self.observe("write", started);
@@ -134,11 +143,11 @@ impl Refresher {
         read.stored.prompt_hash == hash && [Group::Intra, Group::Cross, Group::Text].into_iter().all(fresh)
     }
 
-    /// Whether the neighbour now shown asked since not to be: then `cross` must be made anew.
-    async fn has_opted_out(&self, neighbour: Option<&str>) -> Result<bool, RefreshError> {
+    /// Whether the neighbour now shown asked since not to be, or was erased: then `cross` must be made anew.
+    async fn must_go(&self, neighbour: Option<&Seen>) -> Result<bool, RefreshError> {
         let Some(neighbour) = neighbour else { return Ok(false) };
-        let history = self.store.histories(&[neighbour.to_string()]).await?.pop().flatten();
-        Ok(history.is_some_and(|history| is_opted_out(&history)))
+        let history = self.store.histories(std::slice::from_ref(&neighbour.user)).await?.pop().flatten();
+        Ok(history.is_some_and(|history| is_opted_out(&history) || history.state.era != neighbour.era))
     }
 
     async fn skip(&self, user: &str, read: &Read, version: Version) -> Result<Refreshed, RefreshError> {
@@ -167,6 +176,7 @@ impl Refresher {
             ..GenerateRequest::new(prompt.text.clone(), self.bundle.schema.max_new_tokens)
         };
         let generation: Generation = self.timed("llm", async { Ok(self.bundle.llm.generate(request).await?) }).await?;
+        self.budget.spend(generation.prompt_tokens + generation.new_tokens, unix_ms());
         let parsed = parse(&generation.text);
         let grounding = self.bundle.catalogue.ground(&parsed.answer);
         let text = parsed.embedding_text();
@@ -212,13 +222,13 @@ impl Refresher {
         prompt: &RenderedPrompt,
         made: Made,
         chosen: Option<CrossFinding>,
-        previous: Option<String>,
+        previous: Option<Seen>,
     ) -> Result<Refreshed, RefreshError> {
         let (space, era) = (self.space().to_string(), read.history.state.era);
         let embedding = encode_f16(&made.vector);
-        let neighbour = chosen.as_ref().map(|chosen| chosen.user.clone());
-        if let Some(name) = &neighbour {
-            self.store.add_referrer(&space, name, user).await?;
+        let neighbour = chosen.as_ref().map(|chosen| Seen { user: chosen.user.clone(), era: chosen.era });
+        if let Some(neighbour) = &neighbour {
+            self.store.add_referrer(&space, &neighbour.user, user).await?;
         }
         // Who opted out is not indexed; the tombstone hides a vector of before.
         let vector = (!is_opted_out(&read.history)).then(|| embedding.clone());
@@ -231,22 +241,38 @@ impl Refresher {
             tier: 1,
             body: PutBody::Write { groups: assemble(finding), prompt_hash: hash, embedding },
         };
-        let outcome = self.store.put(&space, put).await?;
-        let current = neighbour.as_deref();
-        let PutOutcome::Written { current_seq } = outcome else {
-            // What stands in the store still shows the previous neighbour.
-            if let Some(name) = current.filter(|name| previous.as_deref() != Some(name)) {
-                self.store.remove_referrer(&space, name, user).await?;
+        let current_seq = match self.store.put(&space, put).await? {
+            PutOutcome::Written { current_seq } => current_seq,
+            PutOutcome::Refused(refusal) => {
+                self.take_note_back(user, refusal, neighbour.as_ref(), previous.as_ref()).await?;
+                return Ok(Refreshed::Refused(refusal));
             }
-            return Ok(match outcome {
-                PutOutcome::Refused(refusal) => Refreshed::Refused(refusal),
-                PutOutcome::Written { .. } => Refreshed::Unknown,
-            });
         };
-        if let Some(old) = previous.filter(|old| Some(old.as_str()) != current) {
-            self.store.remove_referrer(&space, &old, user).await?;
+        let current = neighbour.as_ref().map(|neighbour| neighbour.user.as_str());
+        if let Some(old) = previous.filter(|old| Some(old.user.as_str()) != current) {
+            self.store.remove_referrer(&space, &old.user, user).await?;
+        }
+        if let Some(neighbour) = &neighbour {
+            let seen = Seen { user: user.to_string(), era };
+            look_back(self.store.as_ref(), &space, &seen, neighbour).await?;
         }
         Ok(Refreshed::Written { seq: version.seq, current_seq })
+    }
+
+    /// After a refused put: what stands in the store still shows the previous neighbour, or nobody if the user was erased.
+    async fn take_note_back(
+        &self,
+        user: &str,
+        refusal: PutRefusal,
+        noted: Option<&Seen>,
+        previous: Option<&Seen>,
+    ) -> Result<(), RefreshError> {
+        let Some(noted) = noted else { return Ok(()) };
+        let still_shown = previous.is_some_and(|previous| previous.user == noted.user);
+        if refusal == PutRefusal::Era || !still_shown {
+            self.store.remove_referrer(self.space(), &noted.user, user).await?;
+        }
+        Ok(())
     }
 
     fn finding(
@@ -319,6 +345,11 @@ impl Refresher {
     }
 }
 
+/// This process's clock, for the budget: the store's would cost a call.
+pub(super) fn unix_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
+}
+
 /// Newest event of a history, unix ms; 0 when it holds none.
 fn newest_event(history: &UserHistory) -> i64 {
     let engagement = history.engagements.first().map(|behaviour| behaviour.ts_ms);
@@ -326,13 +357,4 @@ fn newest_event(history: &UserHistory) -> i64 {
     let query = history.queries.first().map(|(ts_ms, _)| *ts_ms);
     let profile = history.profile.values().map(|(ts_ms, _)| *ts_ms).max();
     [engagement, impression, query, profile].into_iter().flatten().max().unwrap_or(0)
-}
-
-/// The neighbour the stored `cross` shows.
-fn shown_neighbour(stored: &StoredFeatures) -> Option<String> {
-    let blob = stored.groups.iter().find(|blob| blob.group == Group::Text)?;
-    match DecodedGroup::decode(blob) {
-        Ok(DecodedGroup::Text(text)) if !text.neighbour_user_id.is_empty() => Some(text.neighbour_user_id),
-        _ => None,
-    }
 }

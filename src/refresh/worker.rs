@@ -1,8 +1,9 @@
 //! The loop that empties the due queue: claim, refresh many at once, renew, release.
 
-use super::{CLASS_ROUTINE, CLASS_THRESHOLD, CLASS_URGENT, RefreshError, Refreshed, Refresher};
+use super::user::unix_ms;
+use super::{CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, RefreshError, Refreshed, Refresher, Ticket};
 use crate::llm::LlmError;
-use crate::store::{Claim, DueEntry, PutRefusal, StoreError};
+use crate::store::{Claim, DueEntry, PutRefusal, QueueDepth, StoreError};
 use crate::telemetry::events::{RefreshEnded, StoreCallFailed};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,10 +31,11 @@ impl Worker {
         let poll = Duration::from_millis(self.refresher.refresh.poll_ms);
         while !*stop.borrow() {
             let free = self.refresher.refresh.concurrency - running.len();
-            let claimed = if free > 0 { self.claim(free).await } else { Vec::new() };
+            let allowed = self.allowed(free).await;
+            let claimed = if allowed > 0 { self.claim(allowed).await } else { Vec::new() };
             let idle = claimed.is_empty();
             for claim in claimed {
-                running.spawn(one(self.refresher.clone(), claim));
+                running.spawn(one(self.refresher.clone(), claim, self.refresher.budget.reserve()));
             }
             if idle || running.len() >= self.refresher.refresh.concurrency {
                 tokio::select! {
@@ -53,6 +55,31 @@ impl Worker {
         Ok(())
     }
 
+    /// How many users to claim into `free` places: what the token budget lets begin, and always those a caller waits for.
+    /// A claim takes the most urgent first, so asking for as many as stand in that class takes them. (If another
+    /// replica was quicker, somebody else comes: one refresh of debt, which the next ones wait for.)
+    async fn allowed(&self, free: usize) -> usize {
+        let (refresher, now_ms) = (&self.refresher, unix_ms());
+        let left = refresher.budget.left(now_ms);
+        for (window, left) in [("second", left.second), ("day", left.day)] {
+            if let Some(left) = left {
+                refresher.metrics.budget_left.with_label_values(&[window]).set(left);
+            }
+        }
+        let fits = refresher.budget.fits(now_ms);
+        if free == 0 || fits >= free {
+            return free;
+        }
+        let waiting = match refresher.store.queue_depth(refresher.space()).await {
+            Ok(depth) => waiting_callers(&depth, now_ms),
+            Err(error) => {
+                StoreCallFailed { operation: "queue_depth", error: &error }.emit(&refresher.metrics);
+                0
+            }
+        };
+        free.min(fits.max(waiting))
+    }
+
     async fn claim(&self, limit: usize) -> Vec<Claim> {
         let lease = Duration::from_millis(self.refresher.refresh.lease_ms);
         match self.refresher.store.claim(self.refresher.space(), limit, lease).await {
@@ -65,6 +92,12 @@ impl Worker {
     }
 }
 
+/// Users of class 0 whose time has come (all of them, if it has for the oldest).
+fn waiting_callers(depth: &QueueDepth, now_ms: i64) -> usize {
+    let mut due = depth.classes.iter().filter(|(class, _, oldest_ms)| *class == CLASS_SYNC && *oldest_ms <= now_ms);
+    due.next().map_or(0, |(_, users, _)| *users)
+}
+
 /// A panicked task leaves its lease to run out; the user is then claimed again.
 fn ended(finished: Result<Result<(), StoreError>, tokio::task::JoinError>) -> Result<(), StoreError> {
     finished.unwrap_or_else(|error| {
@@ -74,9 +107,10 @@ fn ended(finished: Result<Result<(), StoreError>, tokio::task::JoinError>) -> Re
 }
 
 /// One claimed user: refresh, mark due again where needed, release.
-async fn one(refresher: Arc<Refresher>, claim: Claim) -> Result<(), StoreError> {
+async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket) -> Result<(), StoreError> {
     let started = Instant::now();
     let result = with_renewal(&refresher, &claim).await;
+    drop(ticket);
     let finished = finish(&refresher, &claim, result, started).await.inspect_err(|error| {
         StoreCallFailed { operation: "release", error }.emit(&refresher.metrics);
     });
@@ -131,7 +165,7 @@ async fn finish(
             // Stale: something newer stands there. Anything else changed under us: read again.
             again = (*refusal != PutRefusal::Stale).then(|| (claim.class, now_ms + refresher.refresh.retry_ms));
         }
-        Ok(Refreshed::Unknown) => {}
+        Ok(Refreshed::Unknown) => RefreshEnded::Nothing { user }.emit(metrics),
         Err(RefreshError::Llm(LlmError::Overloaded { .. })) => {
             RefreshEnded::Deferred { user }.emit(metrics);
             again = Some((claim.class, now_ms + refresher.refresh.retry_ms));

@@ -4,12 +4,14 @@
 //! holds a message. Each kind starts with a format byte: a reader that meets another one says so instead of guessing.
 //! Callers: the stores. The kept lists of a history have their own file, [`super::kept`].
 
-use super::types::{FreshVector, Group, GroupBlob, StoredFeatures, UserState, Version};
+use super::types::{Erasure, FreshVector, Group, GroupBlob, StoredFeatures, UserState, Version};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Format byte of every record written by this version.
+/// Format byte of every record written by this version, but a user's.
 const FORMAT: u8 = 1;
+/// Format byte of a [`UserRecord`]; the first had no erasures.
+const USER_FORMAT: u8 = 2;
 
 /// What is wrong with a record; the store adds the key.
 pub type CodecResult<T> = Result<T, String>;
@@ -21,6 +23,8 @@ pub struct UserRecord {
     pub state: UserState,
     /// Version of the last tier-1 write or skip, by space.
     pub refreshed: BTreeMap<String, Version>,
+    /// Highest id of an erasure that was applied, 0 = none.
+    pub erasure_id: u64,
 }
 
 /// One profile attribute: its value and the event that set it.
@@ -39,7 +43,7 @@ pub type Profile = BTreeMap<String, ProfileAttribute>;
 
 /// Bytes of a [`UserRecord`].
 pub fn encode_user(record: &UserRecord) -> Vec<u8> {
-    let mut bytes = vec![FORMAT];
+    let mut bytes = vec![USER_FORMAT];
     let state = &record.state;
     put_u64(&mut bytes, state.seq);
     put_u64(&mut bytes, state.weight.to_bits());
@@ -51,26 +55,57 @@ pub fn encode_user(record: &UserRecord) -> Vec<u8> {
         put_bytes(&mut bytes, space.as_bytes());
         put_version(&mut bytes, *version);
     }
+    put_u64(&mut bytes, state.erased_seq);
+    put_u64(&mut bytes, record.erasure_id);
     bytes
 }
 
 /// The [`UserRecord`] of these bytes.
 pub fn decode_user(bytes: &[u8]) -> CodecResult<UserRecord> {
-    let mut reader = Reader::of_record(bytes)?;
-    let state = UserState {
+    let mut reader = Reader::new(bytes);
+    let format = reader.u8()?;
+    if !(FORMAT..=USER_FORMAT).contains(&format) {
+        return Err(format!("record format {format}, this version reads up to {USER_FORMAT}"));
+    }
+    let mut state = UserState {
         seq: reader.u64()?,
         weight: f64::from_bits(reader.u64()?),
         last_refresh_ms: reader.i64()?,
         era: reader.u64()?,
         erased_before_ms: reader.i64()?,
+        erased_seq: 0,
     };
     let mut refreshed = BTreeMap::new();
     for _ in 0..reader.length()? {
         let space = reader.text()?.to_string();
         refreshed.insert(space, reader.version()?);
     }
+    let mut erasure_id = 0;
+    if format == USER_FORMAT {
+        state.erased_seq = reader.u64()?;
+        erasure_id = reader.u64()?;
+    }
     reader.end()?;
-    Ok(UserRecord { state, refreshed })
+    Ok(UserRecord { state, refreshed, erasure_id })
+}
+
+/// Bytes of an [`Erasure`]; its user is the key.
+pub fn encode_erasure(erasure: &Erasure) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    put_u64(&mut bytes, erasure.id);
+    bytes.push(u8::from(erasure.finished_era.is_some()));
+    put_u64(&mut bytes, erasure.finished_era.unwrap_or(0));
+    bytes
+}
+
+/// The [`Erasure`] of these bytes.
+pub fn decode_erasure(user: &str, bytes: &[u8]) -> CodecResult<Erasure> {
+    let mut reader = Reader::of_record(bytes)?;
+    let id = reader.u64()?;
+    let finished = reader.u8()? == 1;
+    let era = reader.u64()?;
+    reader.end()?;
+    Ok(Erasure { user: user.to_string(), id, finished_era: finished.then_some(era) })
 }
 
 /// Features as stored: what readers get, and the full version behind `refreshed_seq`.
@@ -286,8 +321,9 @@ mod tests {
     fn records_come_back_as_they_went_in() {
         let version = Version { seq: 7, turn: 2 };
         let user = UserRecord {
-            state: UserState { seq: 9, weight: 1.5, last_refresh_ms: -1, era: 3, erased_before_ms: 4 },
+            state: UserState { seq: 9, weight: 1.5, last_refresh_ms: -1, era: 3, erased_before_ms: 4, erased_seq: 5 },
             refreshed: BTreeMap::from([("s1".to_string(), version), (String::new(), Version::default())]),
+            erasure_id: 6,
         };
         assert_eq!(decode_user(&encode_user(&user)).unwrap(), user);
         let blob = GroupBlob { group: Group::Scid, bytes: vec![1; 300], tier: 1, version, expires_at_ms: 77 };
@@ -306,6 +342,20 @@ mod tests {
             assert_eq!(decode_vector(&encode_vector(&entry)).unwrap(), entry);
         }
         assert_eq!(decode_due(&encode_due(3, -5)).unwrap(), (3, -5));
+        for finished_era in [None, Some(4)] {
+            let erasure = Erasure { user: "ü".into(), id: 9, finished_era };
+            assert_eq!(decode_erasure("ü", &encode_erasure(&erasure)).unwrap(), erasure);
+        }
+    }
+
+    #[test]
+    fn a_user_written_before_erasures_were_is_read() {
+        let state = UserState { seq: 9, weight: 1.5, era: 0, ..UserState::default() };
+        let user = UserRecord { state, ..UserRecord::default() };
+        let mut bytes = encode_user(&user);
+        bytes[0] = FORMAT;
+        bytes.truncate(bytes.len() - 16);
+        assert_eq!(decode_user(&bytes).unwrap(), user);
     }
 
     #[test]
@@ -315,7 +365,7 @@ mod tests {
             assert!(decode_user(&whole[..length]).is_err(), "cut at {length}");
         }
         assert!(decode_user(&[whole.clone(), vec![0]].concat()).unwrap_err().contains("too many"));
-        assert!(decode_user(&[2]).unwrap_err().contains("record format 2"));
+        assert!(decode_user(&[3]).unwrap_err().contains("record format 3"));
         let huge = [vec![FORMAT], vec![0; 25], vec![0xff; 9], vec![1]].concat();
         assert!(decode_features(&huge).is_err());
     }

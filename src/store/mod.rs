@@ -4,6 +4,7 @@
 //! Callers: `api` (append, read), `refresh` (claim, history, put), `retrieve` and `catalogue` (tail the feeds).
 //! The meaning of every call is DESIGN 5.2; the embedded store does in one transaction what Redis will do in one slot.
 
+mod blank;
 mod codec;
 #[cfg(test)]
 mod conformance;
@@ -141,6 +142,46 @@ pub trait FeatureStore: Send + Sync {
     /// How many users' `cross` shows each of these.
     async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>>;
 
+    /// Who is noted as showing `neighbour`, in any order. No more than the cap on referrers, so it comes at once.
+    async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>>;
+
+    /// Says that this space will be written. Called before anything is, at every start: an erasure looks into the
+    /// spaces named here and nowhere else.
+    async fn note_space(&self, space: &str) -> StoreResult<()>;
+
+    /// Every space ever noted, in the order of their names.
+    async fn spaces(&self) -> StoreResult<Vec<String>>;
+
+    /// First step of an erasure: from now on it survives every crash. Of two notes of a user the later replaces the
+    /// earlier, which it covers. A user never seen can be noted: their events may be on their way.
+    async fn note_erasure(&self, user: &str) -> StoreResult<Erasure>;
+
+    /// Every erasure noted and not expired: unfinished ones first, then by id.
+    async fn erasures(&self) -> StoreResult<Vec<Erasure>>;
+
+    /// Deletes history, profile, queries and the features of all spaces, and changes the counters: `era` up by one,
+    /// `erased_before_ms` = the store's clock or the newest ts kept, whichever is later, `erased_seq` = `seq`, which
+    /// stays, `weight` and `last_refresh_ms` 0. Atomic. Returns the counters.
+    ///
+    /// Once per erasure: the user's record remembers the highest id that was applied, and an id not above it changes
+    /// nothing (a job that goes on after a crash, or two jobs at once). Creates the record of a user never seen.
+    async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState>;
+
+    /// Empties `user`'s `cross` if it shows `neighbour` as they were before `era`: no items, `neighbour_user_id` cleared,
+    /// prompt hash cleared, so that no skip keeps it. Version, tier and expiry stay, so that no older refresh fills the
+    /// gap. Atomic.
+    async fn blank_cross(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank>;
+
+    /// Takes a user out of the due queue. A lease stays, but a mark made while it runs is dropped, too.
+    async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()>;
+
+    /// Last step of an erasure; nothing if a later one of the same user was noted meanwhile.
+    async fn finish_erasure(&self, erasure: &Erasure, era: u64) -> StoreResult<()>;
+
+    /// Forgets finished erasures with an id below `before_ms` (an id is never below the time it was noted). Returns how
+    /// many. The user's counters stay for good: they keep `seq` and `era` from going back.
+    async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize>;
+
     /// Appends to the space's feed of fresh vectors; returns the entry's stream id (rising). A user's older entry may
     /// leave the feed: reading from cursor 0 yields at least each user's latest.
     async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64>;
@@ -163,6 +204,13 @@ pub trait FeatureStore: Send + Sync {
     /// Makes everything acknowledged so far survive a power loss, too.
     async fn flush(&self) -> StoreResult<()>;
 
-    /// Changes whenever the store may have lost acknowledged writes (DESIGN 5.5): a restarted or failed-over Redis. Constant for the embedded store.
+    /// True when no crash can take back what was acknowledged before a successful [`Self::flush`], so that offsets may
+    /// be let go at once (DESIGN 5.5, drain). False where a fail-over may lose the last moments whatever we do.
+    fn flush_is_final(&self) -> bool {
+        false
+    }
+
+    /// Changes whenever the store may have lost acknowledged writes (DESIGN 5.5): a restarted or failed-over Redis.
+    /// Constant for the embedded store.
     async fn incarnation(&self) -> StoreResult<u64>;
 }

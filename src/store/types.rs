@@ -66,6 +66,37 @@ pub struct UserState {
     pub era: u64,
     /// Events up to this ts are refused as duplicates.
     pub erased_before_ms: i64,
+    /// `seq` at the last erasure: while they are equal nothing is kept, and there is nothing to refresh from.
+    pub erased_seq: u64,
+}
+
+impl UserState {
+    /// Whether any event has come since the last erasure (or ever).
+    pub fn has_events(&self) -> bool {
+        self.seq > self.erased_seq
+    }
+}
+
+/// An erasure that was asked for (`ns:erased`); finished ones stay as tombstones until they expire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Erasure {
+    /// Whose.
+    pub user: String,
+    /// Rises with every erasure noted and is never below the store's clock (unix ms) of that moment.
+    pub id: u64,
+    /// The user's era after it, once it is finished; `None` = steps are left to do.
+    pub finished_era: Option<u64>,
+}
+
+/// What [`super::FeatureStore::blank_cross`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrossBlank {
+    /// `cross` showed the erased user; it is empty now, and the prompt hash is cleared.
+    Blanked,
+    /// It shows the neighbour as they are after the erasure; nothing changed.
+    Current,
+    /// It shows somebody else or nobody; nothing changed.
+    Other,
 }
 
 /// What an append did to one user.

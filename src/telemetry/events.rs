@@ -56,6 +56,10 @@ pub enum RefreshEnded<'a> {
         user: &'a str,
         seq: u64,
     },
+    /// No event of the user is kept.
+    Nothing {
+        user: &'a str,
+    },
     Refused {
         user: &'a str,
         refusal: PutRefusal,
@@ -82,7 +86,13 @@ impl RefreshEnded<'_> {
             }
             RefreshEnded::Skipped { user, seq } => {
                 count("skipped");
+                metrics.skips.with_label_values(&["unchanged"]).inc();
                 tracing::debug!(user, seq, "refresh skipped: prompt unchanged");
+            }
+            RefreshEnded::Nothing { user } => {
+                count("skipped");
+                metrics.skips.with_label_values(&["no_events"]).inc();
+                tracing::debug!(user, "refresh skipped: no event is kept");
             }
             RefreshEnded::Refused { user, refusal } => {
                 count("refused");
@@ -97,6 +107,38 @@ impl RefreshEnded<'_> {
                 tracing::debug!(user, "refresh deferred: llm queue full");
             }
         }
+    }
+}
+
+/// An erasure was asked for; the user can no longer be read.
+#[allow(missing_docs)]
+pub struct ErasureNoted<'a> {
+    pub user: &'a str,
+    pub referrers: usize,
+}
+
+impl ErasureNoted<'_> {
+    /// Counts and logs; who it was only at debug level.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.erasures.with_label_values(&["noted"]).inc();
+        tracing::info!(referrers = self.referrers, "erasure noted; the user can no longer be read");
+        tracing::debug!(user = self.user, "erasure noted");
+    }
+}
+
+/// The last step of an erasure was done.
+#[allow(missing_docs)]
+pub struct ErasureFinished<'a> {
+    pub user: &'a str,
+    pub referrers: usize,
+}
+
+impl ErasureFinished<'_> {
+    /// Counts and logs; who it was only at debug level.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.erasures.with_label_values(&["finished"]).inc();
+        tracing::info!(referrers = self.referrers, "erasure finished");
+        tracing::debug!(user = self.user, "erasure finished");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Every metric of the process, in one table. Names: prefix `taiji_`, base units, `_total` on counters.
 
+use crate::ingest::kafka::BadReason;
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -65,6 +66,16 @@ metrics_table! {
     http_shed: IntCounter [] "taiji_http_shed_total" "Requests refused with 429 because too many were in flight.";
     events: IntCounterVec ["result"] "taiji_events_total" "Events by result: accepted, duplicate, rejected.";
     items: IntCounterVec ["result"] "taiji_items_total" "Catalogue items by result: accepted, rejected.";
+    kafka_records: IntCounterVec ["topic", "outcome"] "taiji_kafka_records_total" "Kafka records by outcome: accepted, duplicate, dead_letter, dropped (taken away or rewound before their work began).";
+    kafka_dead_letters: IntCounterVec ["reason"] "taiji_kafka_dead_letters_total" "Bad records set aside, by reason.";
+    kafka_lag_records: IntGaugeVec ["topic", "partition"] "taiji_kafka_lag_records" "Records of our partitions that are not stored yet.";
+    kafka_lag_seconds: GaugeVec ["topic", "partition"] "taiji_kafka_lag_seconds" "Age of the oldest record read and not stored yet.";
+    kafka_in_flight: IntGauge [] "taiji_kafka_in_flight_records" "Records read and not stored yet.";
+    kafka_paused: IntGauge [] "taiji_kafka_paused" "1 while reading is paused: too much is under way, or the store refuses.";
+    kafka_rebalances: IntCounterVec ["kind"] "taiji_kafka_rebalances_total" "Rebalances by kind: assign, revoke, lost.";
+    kafka_rewinds: IntCounter [] "taiji_kafka_rewinds_total" "Times the store may have lost its tail and records were read again.";
+    kafka_commits: IntCounterVec ["result"] "taiji_kafka_commits_total" "Commits of offsets by result: ok, failed.";
+    kafka_retries: IntCounterVec ["what"] "taiji_kafka_retries_total" "Failed and tried again, by what: append, items, dead_letter, incarnation, flush, seek, pause, poll, store_offsets.";
     served: IntCounterVec ["group", "status"] "taiji_served_values_total" "Feature groups served, by status: present or the reason of absence.";
     refreshes: IntCounterVec ["result"] "taiji_refreshes_total" "Refreshes by result: written, skipped, refused, failed, deferred.";
     refresh_duration: Histogram [] "taiji_refresh_duration_seconds" "Time of one refresh, claim to release." in LATENCY_BUCKETS;
@@ -74,6 +85,9 @@ metrics_table! {
     queue_age: GaugeVec ["class"] "taiji_queue_oldest_age_seconds" "How long the longest-waiting user of a class has been due.";
     queue_leased: IntGauge [] "taiji_queue_leased" "Users being refreshed now.";
     queue_swept: IntCounter [] "taiji_queue_swept_total" "Users the sweep found stale and in no queue.";
+    skips: IntCounterVec ["reason"] "taiji_refresh_skips_total" "Refreshes that needed no LLM, by reason: unchanged (the prompt), no_events (nothing is kept).";
+    budget_left: GaugeVec ["window"] "taiji_refresh_budget_left_tokens" "LLM tokens left for refreshes by window: second, day; below 0 is a debt. Absent without a limit.";
+    erasures: IntCounterVec ["result"] "taiji_erasures_total" "Erasures of users by state: noted, finished.";
     answers: IntCounterVec ["format", "grounded"] "taiji_answers_total" "LLM answers by format (ok, broken) and grounding (item, category, none).";
     llm_tokens: IntCounterVec ["kind"] "taiji_llm_tokens_total" "LLM tokens: prompt (read), cached (out of the prefix cache), generated.";
     llm_queue: IntGauge [] "taiji_llm_queue_requests" "Requests waiting for the LLM.";
@@ -112,8 +126,23 @@ impl Metrics {
         for result in ["accepted", "rejected"] {
             self.items.with_label_values(&[result]);
         }
+        for reason in BadReason::ALL {
+            self.kafka_dead_letters.with_label_values(&[reason.as_str()]);
+        }
+        for kind in ["assign", "revoke", "lost"] {
+            self.kafka_rebalances.with_label_values(&[kind]);
+        }
+        for result in ["ok", "failed"] {
+            self.kafka_commits.with_label_values(&[result]);
+        }
         for result in ["written", "skipped", "refused", "failed", "deferred"] {
             self.refreshes.with_label_values(&[result]);
+        }
+        for reason in ["unchanged", "no_events"] {
+            self.skips.with_label_values(&[reason]);
+        }
+        for result in ["noted", "finished"] {
+            self.erasures.with_label_values(&[result]);
         }
         for kind in ["prompt", "cached", "generated"] {
             self.llm_tokens.with_label_values(&[kind]);

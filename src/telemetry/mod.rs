@@ -3,6 +3,7 @@
 //! In: happenings of every room. Out: Prometheus text on the admin port, log lines. Callers: all rooms.
 
 pub mod events;
+pub mod kafka;
 pub mod metrics;
 pub mod readiness;
 

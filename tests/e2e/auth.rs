@@ -22,6 +22,8 @@ fn doors() -> Vec<(&'static str, &'static str, Value, Vec<&'static str>)> {
         ("GET", "/v1/users/u/features", Value::Null, readers),
         ("GET", "/v1/users/u/features?groups=text", Value::Null, vec![ADMIN]),
         ("GET", "/v1/users/u/history", Value::Null, vec![ADMIN]),
+        ("POST", "/v1/users/u/refresh", json!({}), vec![WRITE, ADMIN]),
+        ("DELETE", "/v1/users/someone%20else", Value::Null, vec![ADMIN]),
     ]
 }
 

@@ -193,11 +193,12 @@ fn unknown_paths_and_methods_are_json_on_both_ports() {
     let place = Place::new();
     let server = &place.server;
     let ask = |address: &str, method: &str, path: &str| call(address, method, path, &[], b"").expect("answer");
-    for path in ["/", "/v1", "/v1/users/u", "/v2/events", "/v1/events/", "/%00", "/metrics"] {
+    for path in ["/", "/v1", "/v1/users", "/v2/events", "/v1/events/", "/%00", "/metrics"] {
         refused(&ask(server.public(), "GET", path), 404, "not_found", "");
     }
     for (method, path) in [
         ("GET", "/v1/events"),
+        ("GET", "/v1/users/u"),
         ("DELETE", "/v1/features"),
         ("POST", "/v1/users/u/features"),
         ("PUT", "/get-online-features"),

@@ -5,11 +5,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod auth;
+mod backfill;
 mod bad_input;
 mod bad_start;
+mod chaos;
 mod crash;
 mod drain;
+mod erase;
+mod kafka;
+#[path = "../rig/kafka.rs"]
+mod kafka_rig;
 mod openai;
+mod policy;
 mod quality;
 mod real_data;
 mod recipe;

@@ -114,6 +114,7 @@ pub struct Setup {
     bundle: PathBuf,
     store: PathBuf,
     engine: &'static str,
+    flags: Vec<String>,
     environment: Vec<(String, String)>,
     listen: String,
     admin: String,
@@ -126,6 +127,7 @@ impl Setup {
             bundle: bundle.to_path_buf(),
             store: store.to_path_buf(),
             engine: "null",
+            flags: Vec::new(),
             environment: Vec::new(),
             listen: free_address(),
             admin: free_address(),
@@ -144,12 +146,18 @@ impl Setup {
         self
     }
 
+    /// A further flag.
+    pub fn flag(mut self, name: &str, value: &str) -> Setup {
+        self.flags.extend([name.to_string(), value.to_string()]);
+        self
+    }
+
     fn command(&self) -> Command {
         let store = format!("embedded:{}", self.store.display());
         let bundle = self.bundle.display().to_string();
         let arguments = ["serve", "--listen", &self.listen, "--admin-listen", &self.admin, "--store", &store];
         let mut command = command(TAIJI, &arguments);
-        command.args(["--bundle", &bundle, "--engine", self.engine]);
+        command.args(["--bundle", &bundle, "--engine", self.engine]).args(&self.flags);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdout(Stdio::null());
         command
@@ -170,6 +178,18 @@ impl Setup {
             }
         }
         panic!("no free port found");
+    }
+
+    /// Starts and waits until only this latch is held, for this reason; returns what `/readyz` says.
+    pub fn start_unready(&self, latch: &str, reason: &str) -> (Server, Value) {
+        let held = |answer: &Answer| {
+            let latches = answer.json()["latches"].as_array().cloned().unwrap_or_default();
+            let held: Vec<Value> = latches.into_iter().filter(|latch| latch["ready"] == false).collect();
+            held.len() == 1 && held[0]["latch"] == latch && held[0]["reason"].as_str().unwrap_or("").contains(reason)
+        };
+        let server = Server::start_until(self.clone(), held).unwrap_or_else(|stderr| panic!("no start: {stderr}"));
+        let answer = call(server.admin(), "GET", "/readyz", &[], b"").expect("readyz").expect_status(503).json();
+        (server, answer)
     }
 
     /// Runs the server to its end, for starts that must fail.
@@ -196,6 +216,11 @@ pub struct Server {
 
 impl Server {
     fn start(setup: Setup) -> Result<Server, String> {
+        Server::start_until(setup, |answer| answer.status == 200)
+    }
+
+    /// Starts and waits until `/readyz` answers as wanted.
+    fn start_until(setup: Setup, is_up: impl Fn(&Answer) -> bool) -> Result<Server, String> {
         let mut child = setup.command().spawn().expect("spawn taiji");
         let stderr = Arc::new(Mutex::new(String::new()));
         let (stream, kept) = (child.stderr.take().expect("stderr"), stderr.clone());
@@ -212,7 +237,7 @@ impl Server {
                 return Some(Err(format!("{status}: {}", server.stderr())));
             }
             let answer = call(server.admin(), "GET", "/readyz", &[], b"").ok()?;
-            (answer.status == 200).then_some(Ok(()))
+            is_up(&answer).then_some(Ok(()))
         });
         ready.map(|()| server)
     }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod append;
+mod erase;
 mod feeds;
 pub mod model;
 mod put;
@@ -33,6 +34,7 @@ pub async fn check_all(subject: &Subject) {
     put::check(subject).await;
     queue::check(subject).await;
     feeds::check(subject).await;
+    erase::check(subject).await;
 }
 
 pub(super) fn engagement(ts_ms: i64, event_id: &str, item: &str) -> Record {

@@ -4,7 +4,7 @@
 //! shares no code with a store.
 
 use super::*;
-use crate::store::{Claim, DueEntry, HISTORY_CAP, QUERY_CAP};
+use crate::store::{Claim, DueEntry, Erasure, HISTORY_CAP, PutRefusal, QUERY_CAP};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeMap;
@@ -48,6 +48,16 @@ enum Call {
     Release {
         nth: usize,
     },
+    Erase {
+        user: u8,
+    },
+    /// The step of the last erasure once more, as a job after a crash.
+    EraseAgain {
+        user: u8,
+    },
+    Forget {
+        user: u8,
+    },
     Advance {
         ms: i64,
     },
@@ -66,6 +76,9 @@ fn call() -> impl Strategy<Value = Call> {
         3 => (0usize..3).prop_map(|limit| Call::Claim { limit }),
         1 => (0usize..8).prop_map(|nth| Call::Renew { nth }),
         2 => (0usize..8).prop_map(|nth| Call::Release { nth }),
+        1 => (0..USERS).prop_map(|user| Call::Erase { user }),
+        1 => (0..USERS).prop_map(|user| Call::EraseAgain { user }),
+        1 => (0..USERS).prop_map(|user| Call::Forget { user }),
         2 => (1i64..25).prop_map(|ms| Call::Advance { ms }),
     ]
 }
@@ -81,6 +94,11 @@ struct ModelUser {
     hash: u64,
     waiting: Option<(u8, i64)>,
     leased: Option<Lease>,
+    era: u64,
+    /// 0 = never erased.
+    erased_before_ms: i64,
+    erased_seq: u64,
+    erasure: Option<Erasure>,
 }
 
 #[derive(Clone)]
@@ -102,7 +120,27 @@ fn earlier(a: Option<(u8, i64)>, b: (u8, i64)) -> (u8, i64) {
 }
 
 impl ModelUser {
+    /// Times of events straddle the time of the last erasure.
+    fn ts_ms(&self, drawn: i64) -> i64 {
+        if self.era == 0 { drawn } else { self.erased_before_ms - 50 + drawn }
+    }
+
+    fn erase(&mut self, now_ms: i64) {
+        let newest = self.lists.iter().flatten().map(|(ts_ms, _)| *ts_ms).max();
+        self.erased_before_ms = self.erased_before_ms.max(now_ms).max(newest.unwrap_or(0));
+        self.era += 1;
+        self.erased_seq = self.seq;
+        self.weight = 0.0;
+        self.lists = Default::default();
+        self.groups.clear();
+        self.refreshed = None;
+        self.hash = 0;
+    }
+
     fn append(&mut self, kind: u8, ts_ms: i64, id: &str) -> bool {
+        if self.era > 0 && ts_ms <= self.erased_before_ms {
+            return false;
+        }
         if self.lists.iter().flatten().any(|(_, kept)| kept == id) {
             return false;
         }
@@ -222,13 +260,13 @@ impl Run<'_> {
                 let model = &mut self.users[*user as usize];
                 let possible = version.seq <= model.seq;
                 let expected = possible && model.put(version, *tier, &blobs, 9, now_ms);
-                let sent = write_put(&self.name(*user as usize), version, *tier, 9, blobs);
+                let sent = self.of_era(write_put(&self.name(*user as usize), version, *tier, 9, blobs), *user);
                 self.compare_put(*user, sent, expected).await;
             }
             Call::Skip { user, back, turn } => {
                 let version = self.version(*user, *back, *turn);
                 let expected = self.users[*user as usize].skip(version, now_ms);
-                let sent = skip_put(&self.name(*user as usize), version, 5);
+                let sent = self.of_era(skip_put(&self.name(*user as usize), version, 5), *user);
                 self.compare_put(*user, sent, expected).await;
             }
             Call::Mark { user, class, in_ms } => {
@@ -252,8 +290,33 @@ impl Run<'_> {
                     model.waiting = Some(again);
                 }
             }
+            Call::Erase { user } => {
+                let erasure = store.note_erasure(&self.name(*user as usize)).await.unwrap();
+                let model = &mut self.users[*user as usize];
+                model.erase(now_ms);
+                let state = store.erase_user(&erasure).await.unwrap();
+                assert_eq!((state.era, state.erased_before_ms), (model.era, model.erased_before_ms));
+                model.erasure = Some(erasure);
+            }
+            Call::EraseAgain { user } => {
+                let Some(erasure) = &self.users[*user as usize].erasure else { return };
+                store.erase_user(erasure).await.unwrap();
+            }
+            Call::Forget { user } => {
+                let model = &mut self.users[*user as usize];
+                model.waiting = None;
+                if let Some(lease) = &mut model.leased {
+                    lease.again = None;
+                }
+                store.forget_due(&self.space, &self.name(*user as usize)).await.unwrap();
+            }
             Call::Advance { ms } => (self.subject.advance)(*ms),
         }
+    }
+
+    /// A put of the user's era; one of the era before is refused whatever else it says.
+    fn of_era(&self, put: FeaturePut, user: u8) -> FeaturePut {
+        FeaturePut { era: self.users[user as usize].era, ..put }
     }
 
     fn version(&self, user: u8, back: i8, turn: u64) -> Version {
@@ -266,6 +329,7 @@ impl Run<'_> {
         let mut accepted = Vec::new();
         for (user, records) in batches {
             let model = &mut self.users[*user as usize];
+            let records: Vec<_> = records.iter().map(|(kind, drawn, id)| (*kind, model.ts_ms(*drawn), *id)).collect();
             let fresh =
                 records.iter().filter(|(kind, ts_ms, id)| model.append(*kind, *ts_ms, &format!("{id}"))).count();
             accepted.push((fresh as u32, (records.len() - fresh) as u32, model.seq, model.refreshed.map(|v| v.seq)));
@@ -282,8 +346,13 @@ impl Run<'_> {
     }
 
     async fn compare_put(&self, user: u8, sent: FeaturePut, expected: bool) {
+        let model = &self.users[user as usize];
+        if let Some(era) = model.era.checked_sub(1) {
+            let late = put(self.subject, &self.space, FeaturePut { era, ..sent.clone() }).await;
+            assert_eq!(late, PutOutcome::Refused(PutRefusal::Era));
+        }
         let outcome = put(self.subject, &self.space, sent).await;
-        let current_seq = self.users[user as usize].seq;
+        let current_seq = model.seq;
         assert_eq!(outcome == PutOutcome::Written { current_seq }, expected, "{outcome:?}");
     }
 
@@ -314,6 +383,7 @@ impl Run<'_> {
         for ((model, history), features) in self.users.iter().zip(histories).zip(stored) {
             let history = history.unwrap_or_default();
             assert_eq!((history.state.seq, history.state.weight), (model.seq, model.weight));
+            assert_eq!((history.state.era, history.state.erased_seq), (model.era, model.erased_seq));
             let ids = |list: &[Behaviour]| list.iter().map(|b| (b.ts_ms, b.event_id.clone())).collect::<Vec<_>>();
             assert_eq!([ids(&history.engagements), ids(&history.impressions)], model.lists[..2]);
             let texts = model.lists[2].iter().map(|(ts_ms, id)| (*ts_ms, format!("query {id}")));

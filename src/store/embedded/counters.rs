@@ -30,7 +30,7 @@ impl Inner {
     /// See [`crate::store::FeatureStore::add_referrer`].
     pub(super) fn add_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<usize> {
         let _neighbour = self.user_locks.lock(neighbour);
-        let (known, count) = self.referrers(space, neighbour, user)?;
+        let (known, count) = self.referrer(space, neighbour, user)?;
         if known {
             return Ok(count as usize);
         }
@@ -44,7 +44,7 @@ impl Inner {
     /// See [`crate::store::FeatureStore::remove_referrer`].
     pub(super) fn remove_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<()> {
         let _neighbour = self.user_locks.lock(neighbour);
-        let (known, count) = self.referrers(space, neighbour, user)?;
+        let (known, count) = self.referrer(space, neighbour, user)?;
         if !known {
             return Ok(());
         }
@@ -62,7 +62,7 @@ impl Inner {
     }
 
     /// Whether `user` is noted, and how many are.
-    fn referrers(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<(bool, u64)> {
+    fn referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<(bool, u64)> {
         let snapshot = self.engine.database.snapshot();
         let known = snapshot
             .contains_key(&self.engine.users, keys::of_referrer(neighbour, space, user))
@@ -78,6 +78,11 @@ impl Inner {
 
     fn write_referrer_count(&self, batch: &mut OwnedWriteBatch, space: &str, neighbour: &str, count: u64) {
         let key = keys::of_user_in_space(neighbour, Kind::ReferrerCount, space);
+        if count == 0 {
+            // Nothing of a user that nobody shows: an erased one leaves no trace here.
+            batch.remove(&self.engine.users, key);
+            return;
+        }
         batch.insert(&self.engine.users, key, count.to_le_bytes());
     }
 

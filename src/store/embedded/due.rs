@@ -83,6 +83,22 @@ impl Inner {
         Ok(true)
     }
 
+    /// See [`crate::store::FeatureStore::forget_due`].
+    pub(super) fn forget_due(&self, space: &str, user: &str) -> StoreResult<()> {
+        let mut queues = self.queues.lock();
+        let queue = queues.space(space);
+        let key = keys::of_due(space, user);
+        let mut batch = self.engine.batch();
+        match queue.leased_mark(self.now_ms(), user) {
+            Some(mark) => batch.insert(&self.engine.due, key, codec::encode_due(mark.class, mark.due_ms)),
+            None if queue.contains(user) => batch.remove(&self.engine.due, key),
+            None => return Ok(()),
+        }
+        self.engine.commit("forget due", batch)?;
+        queue.forget(user);
+        Ok(())
+    }
+
     /// See [`crate::store::FeatureStore::queue_depth`].
     pub(super) fn queue_depth(&self, space: &str) -> QueueDepth {
         self.queues.lock().space(space).depth(self.now_ms())
@@ -97,8 +113,9 @@ impl Inner {
             let (key, value) = entry.into_inner().map_err(|error| failed("sweep", &error))?;
             let record = codec::decode_user(&value).map_err(|message| corrupt(&key, message))?;
             let refreshed_seq = record.refreshed.get(space).map_or(0, |version| version.seq);
-            // Also true for a user without features: `seq` counts from 1. One at 0 has no event to refresh from.
-            if record.state.seq > refreshed_seq {
+            // Also true for a user without features: `seq` counts from 1. One at 0, or at the seq of an erasure, has no
+            // event to refresh from.
+            if record.state.seq > refreshed_seq.max(record.state.erased_seq) {
                 stale.push(user_of_state_key(&key)?.to_string());
             }
             if stale.len() == SWEEP_STEP {

@@ -33,6 +33,10 @@ pub struct Engine {
     pub feeds: Keyspace,
     /// Item → hashes of the users who engaged with it; and its latest place in the item feed.
     pub items: Keyspace,
+    /// `user` → erasure, unfinished or a tombstone.
+    pub erased: Keyspace,
+    /// Schema version, noted spaces.
+    pub meta: Keyspace,
 }
 
 impl Engine {
@@ -59,6 +63,8 @@ impl Engine {
             due: keyspace("due")?,
             feeds: keyspace("feeds")?,
             items: keyspace("items")?,
+            erased: keyspace("erased")?,
+            meta,
             database,
         })
     }

@@ -90,6 +90,17 @@ impl Inner {
         Ok(outcomes)
     }
 
+    /// Time of the newest event that anything kept of a user comes from.
+    pub(super) fn newest_kept(&self, snapshot: &Snapshot, user: &str) -> StoreResult<Option<i64>> {
+        let lists = KeptLists::load(&self.engine, snapshot, user)?;
+        let profile =
+            self.engine.read(snapshot, &self.engine.users, &keys::of_user(user, Kind::Profile), decode_profile)?;
+        let newest = [&lists.engagements, &lists.impressions, &lists.queries]
+            .into_iter()
+            .filter_map(|list| list.iter().next().map(|(ts_ms, ..)| ts_ms));
+        Ok(newest.chain(profile.unwrap_or_default().into_values().map(|attribute| attribute.ts_ms)).max())
+    }
+
     /// See [`crate::store::FeatureStore::histories`].
     pub(super) fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
         let snapshot = self.engine.database.snapshot();

@@ -28,7 +28,7 @@ pub enum Kind {
     Referrer = b'r',
 }
 
-/// `user`, of the `states` keyspace.
+/// `user`, of the keyspaces `states` and `erased`; and what every key of that user begins with.
 pub fn of_state(user: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(user.len() + 2);
     push(&mut key, user);
@@ -76,6 +76,24 @@ pub fn parse_due(key: &[u8]) -> Option<(&str, &str)> {
     let (space, rest) = pop(key)?;
     let (user, rest) = pop(rest)?;
     rest.is_empty().then_some((space, user))
+}
+
+/// Whether a key of the `users` keyspace, of this user, holds a referrer or their number.
+pub fn is_about_referrers(user: &str, key: &[u8]) -> bool {
+    matches!(key.get(user.len() + 2), Some(kind) if [Kind::Referrer as u8, Kind::ReferrerCount as u8].contains(kind))
+}
+
+/// What the keys of spaces, in the `meta` keyspace, begin with.
+pub const SPACE_PREFIX: &[u8] = b"space.";
+
+/// A space that was noted.
+pub fn of_space(space: &str) -> Vec<u8> {
+    [SPACE_PREFIX, space.as_bytes()].concat()
+}
+
+/// The space in a key made by [`of_space`].
+pub fn parse_space(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.strip_prefix(SPACE_PREFIX)?).ok()
 }
 
 /// `feed | id`, of the `feeds` keyspace; ids sort as numbers.

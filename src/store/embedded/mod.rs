@@ -9,6 +9,7 @@
 //! | `keys`, `locks`, `flusher` | key bytes; who may change what; syncing to disk |
 //! | `history` | append and histories |
 //! | `put` | features |
+//! | `erase` | erasures, step by step |
 //! | `due`, `queue` | due queue and leases: durable part, part in memory |
 //! | `feeds` | fresh vectors, catalogue overlay |
 //! | `counters` | referrers, users per item, totals |
@@ -18,6 +19,7 @@ mod counters;
 mod crash_tests;
 mod due;
 mod engine;
+mod erase;
 mod feeds;
 mod flusher;
 mod history;
@@ -33,8 +35,8 @@ mod queue;
 mod tests;
 
 use super::{
-    AppendOutcome, Claim, DueEntry, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth, StoreError,
-    StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory,
+    AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth,
+    StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserState,
 };
 use crate::event::Item;
 use async_trait::async_trait;
@@ -97,6 +99,8 @@ struct Inner {
     queues: Mutex<DueQueues>,
     feeds: Mutex<Feeds>,
     users: AtomicU64,
+    /// Id of the latest erasure; held while erasures are noted, finished or expired. Never taken with another lock.
+    last_erasure: Mutex<u64>,
 }
 
 impl EmbeddedStore {
@@ -108,6 +112,7 @@ impl EmbeddedStore {
         let engine = Engine::open(directory, &options.namespace, options.cache_bytes)?;
         let queues = due::load(&engine)?;
         let users = AtomicU64::new(counters::count_users(&engine)?);
+        let last_erasure = Mutex::new(erase::last_erasure(&engine)?);
         let flusher = Flusher::start(engine.database.clone(), options.flush_interval).map_err(|error| {
             let message = format!("its flush thread cannot be started: {error}; raise the limit of threads");
             StoreError::Open { place: directory.display().to_string(), message }
@@ -120,6 +125,7 @@ impl EmbeddedStore {
             queues: Mutex::new(queues),
             feeds: Mutex::new(Feeds::default()),
             users,
+            last_erasure,
         });
         Ok(Arc::new(EmbeddedStore { _flusher: flusher, inner }))
     }
@@ -216,6 +222,46 @@ impl FeatureStore for EmbeddedStore {
         self.inner.referrer_counts(space, neighbours)
     }
 
+    async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>> {
+        self.inner.referrers(space, neighbour)
+    }
+
+    async fn note_space(&self, space: &str) -> StoreResult<()> {
+        writing(|| self.inner.note_space(space))
+    }
+
+    async fn spaces(&self) -> StoreResult<Vec<String>> {
+        self.inner.spaces()
+    }
+
+    async fn note_erasure(&self, user: &str) -> StoreResult<Erasure> {
+        writing(|| self.inner.note_erasure(user))
+    }
+
+    async fn erasures(&self) -> StoreResult<Vec<Erasure>> {
+        self.inner.erasures()
+    }
+
+    async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState> {
+        writing(|| self.inner.erase_user(erasure))
+    }
+
+    async fn blank_cross(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank> {
+        writing(|| self.inner.blank_cross(space, user, neighbour, era))
+    }
+
+    async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()> {
+        writing(|| self.inner.forget_due(space, user))
+    }
+
+    async fn finish_erasure(&self, erasure: &Erasure, era: u64) -> StoreResult<()> {
+        writing(|| self.inner.finish_erasure(erasure, era))
+    }
+
+    async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize> {
+        writing(|| self.inner.expire_erasures(before_ms))
+    }
+
     async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64> {
         writing(|| self.inner.append_vector(space, vector))
     }
@@ -244,6 +290,11 @@ impl FeatureStore for EmbeddedStore {
         self.on_own_thread("flush", |inner| inner.engine.sync(PersistMode::SyncAll)).await
     }
 
+    fn flush_is_final(&self) -> bool {
+        true
+    }
+
+    /// A commit has reached the operating system when the call returns: a restart takes nothing back.
     async fn incarnation(&self) -> StoreResult<u64> {
         Ok(0)
     }

@@ -139,6 +139,28 @@ impl SpaceQueue {
         }
     }
 
+    /// The mark of a user under a running lease, without what was marked since.
+    pub fn leased_mark(&mut self, now_ms: i64, user: &str) -> Option<Mark> {
+        self.end_leases(now_ms);
+        match self.users.get(user) {
+            Some(Place::Leased { mark, .. }) => Some(*mark),
+            _ => None,
+        }
+    }
+
+    /// Takes out a user who waits; of a leased one drops what was marked since.
+    pub fn forget(&mut self, user: &str) {
+        match self.users.get_mut(user) {
+            Some(Place::Leased { again, .. }) => *again = None,
+            Some(Place::Waiting(mark)) => {
+                let mark = *mark;
+                self.stop_waiting(user, mark);
+                self.remove(user);
+            }
+            None => {}
+        }
+    }
+
     /// Lengths by class.
     pub fn depth(&mut self, now_ms: i64) -> QueueDepth {
         self.end_leases(now_ms);

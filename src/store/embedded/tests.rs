@@ -100,26 +100,52 @@ async fn a_restart_keeps_everything_and_voids_leases() {
 }
 
 #[tokio::test]
-async fn after_an_erasure_old_events_and_old_refreshes_are_refused() {
-    let (folder, subject) = subject();
-    subject.store.append("s", &[batch("u", vec![click(10, "e", "i")])]).await.unwrap();
-    drop(subject);
-    // The erase job is not written yet: this is what it will leave in the counters.
-    let engine = Engine::open(folder.path(), "taiji", 1 << 20).unwrap();
-    let mut record = engine.user_record(&engine.database.snapshot(), "u").unwrap().unwrap();
-    (record.state.era, record.state.erased_before_ms) = (1, 50);
-    let mut changes = engine.batch();
-    engine.write_user_record(&mut changes, "u", &record);
-    engine.commit("test", changes).unwrap();
-    drop(engine);
+async fn an_erasure_and_its_note_survive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let time = Arc::new(AtomicI64::new(1_700_000_000_000));
+    let open = || EmbeddedStore::open(folder.path(), options(&time)).unwrap();
+    let store = open();
+    store.note_space("s").await.unwrap();
+    store.append("s", &[batch("u", vec![click(10, "e", "i")])]).await.unwrap();
+    store.add_referrer("s", "u", "r").await.unwrap();
+    let noted = store.note_erasure("u").await.unwrap();
+    drop(store);
+    let store = open();
+    assert_eq!(store.erasures().await.unwrap(), std::slice::from_ref(&noted), "noted, nothing done yet");
+    let state = store.erase_user(&noted).await.unwrap();
+    drop(store);
+    let store = open();
+    assert_eq!(store.erase_user(&noted).await.unwrap(), state, "once, also over a restart");
+    assert_eq!((state.era, state.seq, state.erased_before_ms), (1, 1, 1_700_000_000_000));
+    assert_eq!(store.referrers("s", "u").await.unwrap(), ["r"]);
+    assert_eq!(store.spaces().await.unwrap(), ["s"]);
+    let late = store.append("s", &[batch("u", vec![click(10, "e", "i")])]).await.unwrap().remove(0);
+    assert_eq!((late.accepted, late.duplicates), (0, 1));
+    store.finish_erasure(&noted, state.era).await.unwrap();
+    drop(store);
+    let store = open();
+    assert_eq!(store.erasures().await.unwrap()[0].finished_era, Some(1));
+    assert!(store.note_erasure("u").await.unwrap().id > noted.id);
+}
 
-    let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
-    let records = vec![click(10, "again", "i"), click(50, "edge", "i"), click(51, "new", "i")];
-    let outcome = store.append("s", &[batch("u", records)]).await.unwrap().remove(0);
-    assert_eq!((outcome.accepted, outcome.duplicates, outcome.state.seq), (1, 2, 2));
-    let body = PutBody::Write { groups: vec![], prompt_hash: 1, embedding: vec![] };
-    let put = FeaturePut { user: "u".into(), era: 0, version: Version::default(), tier: 1, body };
-    assert_eq!(store.put("s", put).await.unwrap(), PutOutcome::Refused(PutRefusal::Era));
+#[tokio::test]
+async fn of_an_erased_user_only_the_counters_are_left() {
+    let (folder, subject) = subject();
+    let user = "nobody else's name";
+    let records = vec![click(10, "e", "i"), Record { body: RecordBody::Query("q".into()), ..click(11, "f", "i") }];
+    subject.store.append("s", &[batch(user, records)]).await.unwrap();
+    let body = PutBody::Write { groups: vec![], prompt_hash: 1, embedding: vec![1, 2] };
+    let put = FeaturePut { user: user.into(), era: 0, version: Version::default(), tier: 1, body };
+    assert_eq!(subject.store.put("s", put.clone()).await.unwrap(), PutOutcome::Written { current_seq: 2 });
+    subject.store.add_referrer("s", user, "r").await.unwrap();
+    let noted = subject.store.note_erasure(user).await.unwrap();
+    subject.store.erase_user(&noted).await.unwrap();
+    assert_eq!(subject.store.put("s", put).await.unwrap(), PutOutcome::Refused(PutRefusal::Era));
+    subject.store.remove_referrer("s", user, "r").await.unwrap();
+    drop(subject);
+    let engine = Engine::open(folder.path(), "taiji", 1 << 20).unwrap();
+    assert_eq!(engine.users.prefix(keys::of_state(user)).count(), 0);
+    assert_eq!(engine.states.prefix(keys::of_state(user)).count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

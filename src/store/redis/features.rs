@@ -96,6 +96,29 @@ impl RedisStore {
         })
     }
 
+    /// A record and its revision.
+    pub(super) async fn read_record(
+        &self,
+        operation: &'static str,
+        key: &str,
+    ) -> StoreResult<Option<(FeatureRecord, String)>> {
+        let (record, revision) = decode(key, self.link.one(operation, Call::new("HGETALL", key)).await?)?;
+        Ok((!revision.is_empty()).then_some((record, revision)))
+    }
+
+    /// Writes a record that no put made; false when someone else wrote in between.
+    pub(super) async fn rewrite(
+        &self,
+        operation: &'static str,
+        key: &str,
+        record: &FeatureRecord,
+        revision: &str,
+    ) -> StoreResult<bool> {
+        let call = Call::function(function!("rewrite"), &[key.to_string()]).arg("").arg(revision);
+        let call = fields(record).into_iter().fold(call, |call, (field, value)| call.arg(field).arg(value));
+        read(key, self.link.one(operation, call).await?)
+    }
+
     /// `None` when someone else wrote in between.
     async fn write_put(
         &self,

@@ -20,8 +20,8 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Items known to have all the users that are counted; bounded, because it is only a short cut.
 const FULL_ITEMS_KEPT: usize = 100_000;
 
-/// What the function answers: flags, new, seq, weight, last refresh, era, erased before, refreshed.
-type Answer = (Vec<u8>, u8, u64, f64, i64, u64, i64, String);
+/// What the function answers: flags, new, seq, weight, last refresh, era, erased before, erased seq, refreshed.
+type Answer = (Vec<u8>, u8, u64, f64, i64, u64, i64, u64, String);
 
 impl RedisStore {
     /// See [`crate::store::FeatureStore::append`].
@@ -32,7 +32,7 @@ impl RedisStore {
         let (mut engaged, mut new_users) = (BTreeMap::new(), 0);
         for (batch, answer) in batches.iter().zip(answers) {
             let key = self.keys.of_user(&batch.user, "st");
-            let (flags, is_new, seq, weight, last_refresh_ms, era, erased_before_ms, refreshed): Answer =
+            let (flags, is_new, seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq, refreshed): Answer =
                 read(&key, answer)?;
             new_users += u64::from(is_new);
             for (record, flag) in batch.records.iter().zip(&flags) {
@@ -42,7 +42,7 @@ impl RedisStore {
             outcomes.push(AppendOutcome {
                 accepted,
                 duplicates: batch.records.len() as u32 - accepted,
-                state: UserState { seq, weight, last_refresh_ms, era, erased_before_ms },
+                state: UserState { seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq },
                 refreshed_seq: refreshed_seq(&key, &refreshed)?,
             });
         }
@@ -117,7 +117,7 @@ impl RedisStore {
         let mut calls = Vec::with_capacity(users.len() * PARTS);
         for user in users {
             let state = Call::new("HMGET", &self.keys.of_user(user, "st"));
-            calls.push(state.arg(&["seq", "weight", "last_refresh_ms", "era", "erased_before_ms"]));
+            calls.push(state.arg(&["seq", "weight", "last_refresh_ms", "era", "erased_before_ms", "erased_seq"]));
             calls.extend(["h:e", "h:i", "q"].map(|part| Call::new("GET", &self.keys.of_user(user, part))));
             calls.push(Call::new("HGETALL", &self.keys.of_user(user, "prof")));
         }
@@ -170,6 +170,7 @@ fn history_of(key: &str, parts: Vec<Value>) -> StoreResult<Option<UserHistory>> 
             last_refresh_ms: number(key, field(2))?,
             era: number(key, field(3))?,
             erased_before_ms: number(key, field(4))?,
+            erased_seq: number(key, field(5))?,
         },
         engagements: behaviours(&list(engagements)?).map_err(unreadable)?,
         impressions: behaviours(&list(impressions)?).map_err(unreadable)?,

@@ -78,6 +78,17 @@ impl Keys {
         format!("{}:epoch", self.namespace)
     }
 
+    /// Erasures by user, and the last id.
+    pub fn erasures(&self) -> [String; 2] {
+        let base = format!("{}:erased:{{erased}}", self.namespace);
+        [base.clone(), format!("{base}:n")]
+    }
+
+    /// Spaces that were noted.
+    pub fn spaces(&self) -> String {
+        format!("{}:spaces", self.namespace)
+    }
+
     /// Number of users, counted apart from their keys.
     pub fn user_count(&self) -> String {
         format!("{}:users", self.namespace)

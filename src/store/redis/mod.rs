@@ -8,9 +8,10 @@
 //! | `address`, `link`, `errors` | the URL; connections, slots, retries; errors in our words |
 //! | `keys`, `values`, `packed` | names of keys; answers; bytes of lists |
 //! | `schema` | versions, functions, migration |
-//! | `history`, `features`, `queue`, `feeds` | the trait's calls, by subject |
+//! | `history`, `features`, `queue`, `feeds`, `erase` | the trait's calls, by subject |
 
 mod address;
+mod erase;
 mod errors;
 mod features;
 mod feeds;
@@ -29,8 +30,8 @@ pub use link::Patience;
 pub use schema::{Migration, Step};
 
 use super::{
-    AppendOutcome, Claim, DueEntry, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth, StoreResult,
-    StoreStats, StoredFeatures, UserBatch, UserHistory,
+    AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth,
+    StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserState,
 };
 use crate::event::Item;
 use async_trait::async_trait;
@@ -163,6 +164,46 @@ impl FeatureStore for RedisStore {
     async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>> {
         let keys = neighbours.iter().map(|user| self.keys.referrers(user, space)).collect();
         self.sizes("referrer counts", keys).await
+    }
+
+    async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>> {
+        self.who_shows(space, neighbour).await
+    }
+
+    async fn note_space(&self, space: &str) -> StoreResult<()> {
+        self.add_space(space).await
+    }
+
+    async fn spaces(&self) -> StoreResult<Vec<String>> {
+        self.all_spaces().await
+    }
+
+    async fn note_erasure(&self, user: &str) -> StoreResult<Erasure> {
+        self.add_erasure(user).await
+    }
+
+    async fn erasures(&self) -> StoreResult<Vec<Erasure>> {
+        self.all_erasures().await
+    }
+
+    async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState> {
+        self.erase(erasure).await
+    }
+
+    async fn blank_cross(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank> {
+        self.blank(space, user, neighbour, era).await
+    }
+
+    async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()> {
+        self.forget(space, user).await
+    }
+
+    async fn finish_erasure(&self, erasure: &Erasure, era: u64) -> StoreResult<()> {
+        self.end_erasure(erasure, era).await
+    }
+
+    async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize> {
+        self.drop_erasures(before_ms).await
     }
 
     async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64> {

@@ -91,6 +91,12 @@ impl RedisStore {
         read("lease", self.link.one("release", self.lease_call(function!("release"), space, claim)).await?)
     }
 
+    /// See [`crate::store::FeatureStore::forget_due`].
+    pub(super) async fn forget(&self, space: &str, user: &str) -> StoreResult<()> {
+        self.link.one("forget due", self.queue_call(function!("forget"), self.shard(user), space).arg(user)).await?;
+        Ok(())
+    }
+
     /// See [`crate::store::FeatureStore::queue_depth`].
     pub(super) async fn depth(&self, space: &str) -> StoreResult<QueueDepth> {
         let calls = (0..self.shards).map(|shard| self.queue_call(function!("depth"), shard, space));
@@ -133,12 +139,14 @@ impl RedisStore {
     /// Marks those of the users due whose features are behind and who stand nowhere.
     async fn mark_stale(&self, space: &str, state_keys: &[String]) -> StoreResult<usize> {
         let field = format!("r:{space}");
-        let calls = state_keys.iter().map(|key| Call::new("HMGET", key).arg("seq").arg(&field)).collect();
+        let calls =
+            state_keys.iter().map(|key| Call::new("HMGET", key).arg("seq").arg("erased_seq").arg(&field)).collect();
         let mut by_shard: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for (key, answer) in state_keys.iter().zip(self.link.run("sweep", calls).await?) {
-            let (seq, refreshed): (Option<Vec<u8>>, Option<Vec<u8>>) = read(key, answer)?;
+            let (seq, erased_seq, refreshed): (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>) = read(key, answer)?;
             let refreshed = refreshed.as_deref().and_then(|version| version.split(|byte| *byte == b' ').next());
-            let behind = number::<u64>(key, seq.as_deref())? > number::<u64>(key, refreshed)?;
+            let done = number::<u64>(key, refreshed)?.max(number(key, erased_seq.as_deref())?);
+            let behind = number::<u64>(key, seq.as_deref())? > done;
             if let Some(user) = self.keys.user_of_state(key).filter(|_| behind) {
                 by_shard.entry(self.shard(&user)).or_default().push(user);
             }

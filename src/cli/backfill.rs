@@ -1,0 +1,194 @@
+//! `taiji backfill`: a file of events into the store, past HTTP and Kafka, with a progress bar and a checkpoint.
+
+use super::{CommandError, wiring};
+use crate::bundle::Manifest;
+use crate::config::{self, Settings};
+use crate::event::EventDecoder;
+use crate::ingest::{
+    Backfill, BackfillError, BackfillOptions, BackfillReport, Checkpoint, CheckpointError, Ingest, Progress, Rejection,
+    Rows,
+};
+use crate::refresh::DuePolicy;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Flags of `backfill`; store, space, actions and field map come from the configuration, as for `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct BackfillArgs {
+    /// Events: one JSON object a line (.gz accepted), or .parquet with the events' fields as columns.
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// Settings file (TOML); see `taiji check-config --print-defaults`.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The store; an embedded one must not be in use by a service.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// Folder that holds manifest.json: users become due in its space.
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<String>,
+    /// Events a second; 0 = as fast as they are taken.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    rate: u64,
+    /// Events of one append.
+    #[arg(long, default_value_t = 500, value_name = "N")]
+    batch: usize,
+    /// Appends under way at once.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    concurrency: usize,
+    /// Users that become due a second when the file is read, the busiest first; 0 = none.
+    #[arg(long, default_value_t = 10.0, value_name = "N")]
+    refresh_rate: f64,
+    /// Most users that become due; 0 = all.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    refresh_users: usize,
+    /// Where to go on after an interruption; FILE.checkpoint when not given.
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Write refused rows there, one JSON object a line: row, field, reason.
+    #[arg(long, value_name = "FILE")]
+    rejected: Option<PathBuf>,
+}
+
+pub(super) fn run(args: BackfillArgs) -> Result<(), CommandError> {
+    if args.batch == 0 || args.concurrency == 0 {
+        return Err(CommandError::Usage("--batch and --concurrency must be at least 1".to_string()));
+    }
+    if !(args.refresh_rate.is_finite() && args.refresh_rate >= 0.0) {
+        return Err(CommandError::Usage("--refresh-rate must be a number from 0 on".to_string()));
+    }
+    let flags: Vec<(&str, String)> = [("store.url", &args.store), ("bundle.dir", &args.bundle)]
+        .into_iter()
+        .filter_map(|(key, value)| value.clone().map(|value| (key, value)))
+        .collect();
+    let settings = config::load(args.config.as_deref(), std::env::vars(), &flags)
+        .map_err(|errors| CommandError::Usage(errors.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::Internal(format!("runtime: {error}")))?;
+    let started = Instant::now();
+    let report = runtime.block_on(fill(&args, &settings))?;
+    println!("{}", summary(&args, &report, started.elapsed()));
+    Ok(())
+}
+
+async fn fill(args: &BackfillArgs, settings: &Settings) -> Result<BackfillReport, CommandError> {
+    let unavailable = |message: String| CommandError::Unavailable(message);
+    let manifest = Manifest::read(&settings.bundle.dir).map_err(|error| unavailable(error.to_string()))?;
+    let rows = Rows::open(&args.file).map_err(|error| unavailable(error.to_string()))?;
+    let target = format!("{} {} {}", address(&settings.store.url), settings.store.namespace, manifest.space);
+    let path = args.checkpoint.clone().unwrap_or_else(|| with_suffix(&args.file, ".checkpoint"));
+    let mut checkpoint = Checkpoint::open(&path, &args.file, &target).map_err(|error| ended(error.into()))?;
+    let mut rejected = args.rejected.as_deref().map(open_rejected).transpose().map_err(unavailable)?;
+
+    let store = wiring::open_store(settings).await?;
+    let actions = settings.events.actions.clone();
+    let ingest = Ingest::new(store.clone(), manifest.space, actions.clone(), DuePolicy::new(&settings.refresh));
+    let decoder = EventDecoder::new(actions, settings.events.field_map.clone());
+    let options = BackfillOptions {
+        batch: args.batch,
+        concurrency: args.concurrency,
+        rate: args.rate,
+        refresh_rate: args.refresh_rate,
+        refresh_users: args.refresh_users,
+    };
+    let backfill = Backfill { ingest: &ingest, decoder: &decoder, options };
+    let bar = Bar::new(rows.total());
+    let reject = |rejection: &Rejection| {
+        let Some(file) = &mut rejected else { return Ok(()) };
+        let line = serde_json::to_string(rejection).map_err(|error| error.to_string())?;
+        writeln!(file, "{line}").map_err(|error| error.to_string())
+    };
+    let result = backfill.run(rows, &mut checkpoint, now_ms(), |progress| bar.show(progress), reject).await;
+    bar.bar.finish_and_clear();
+    if let Some(mut file) = rejected {
+        file.flush().map_err(|error| unavailable(format!("rejected rows cannot be written: {error}")))?;
+    }
+    let report = result.map_err(ended)?;
+    store.flush().await.map_err(|error| unavailable(error.to_string()))?;
+    Ok(report)
+}
+
+/// The bar of both parts.
+struct Bar {
+    bar: ProgressBar,
+}
+
+impl Bar {
+    fn new(total: u64) -> Bar {
+        let bar = ProgressBar::new(total);
+        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {percent} % eta {eta}") {
+            bar.set_style(style);
+        }
+        bar.set_message("events");
+        Bar { bar }
+    }
+
+    fn show(&self, progress: Progress) {
+        match progress {
+            Progress::Read(position) => self.bar.set_position(position),
+            Progress::Marked(users, of) => {
+                self.bar.set_message("users");
+                self.bar.set_length(of as u64);
+                self.bar.set_position(users as u64);
+            }
+        }
+    }
+}
+
+fn summary(args: &BackfillArgs, report: &BackfillReport, elapsed: Duration) -> String {
+    let (seconds, counts) = (elapsed.as_secs_f64(), &report.counts);
+    let done = counts.accepted + counts.duplicates;
+    let mut line = format!(
+        "{}: {} rows in {seconds:.1} s, {} accepted ({:.0} events/s), {} duplicates, {} rejected",
+        args.file.display(),
+        report.rows,
+        counts.accepted,
+        done as f64 / seconds.max(1e-9),
+        counts.duplicates,
+        report.rejected,
+    );
+    if report.done_before > 0 {
+        line.push_str(&format!("; the first {} rows were done before", report.done_before));
+    }
+    line.push_str(&format!("\nusers: {} in the file, {} became due", report.users, report.marked));
+    if report.marked > 0 {
+        let last = (report.marked as f64 / args.refresh_rate).ceil();
+        line.push_str(&format!(", {} a second, the last in {last:.0} s", args.refresh_rate));
+    }
+    line
+}
+
+fn ended(error: BackfillError) -> CommandError {
+    match error {
+        BackfillError::Checkpoint(CheckpointError::Foreign { .. }) => CommandError::Usage(error.to_string()),
+        _ => CommandError::Unavailable(error.to_string()),
+    }
+}
+
+fn open_rejected(path: &Path) -> Result<BufWriter<File>, String> {
+    // An interrupted run's rejections stay.
+    let file = File::options().create(true).append(true).open(path);
+    file.map(BufWriter::new).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// A store's address without user and password.
+fn address(url: &str) -> &str {
+    url.rsplit_once('@').map_or(url, |(_, address)| address)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

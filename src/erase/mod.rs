@@ -1,0 +1,119 @@
+//! Erasing users: the job behind `DELETE /v1/users/{id}` (DESIGN 5.2, Erase).
+//!
+//! In: a user. Out: nothing of theirs left in the store, the index, or in what others are shown. Callers: `api` asks for
+//! an erasure, `cli::wiring` runs the [`Eraser`] and calls [`hide_in_index`] at every load of an index.
+//!
+//! An erasure is noted first and then done in small steps ([`job`]), each of which may be repeated; so whoever finds one
+//! unfinished goes on with it, after a crash or beside another replica.
+
+mod job;
+#[cfg(test)]
+mod tests;
+
+pub use job::{EraseStop, carry_out, tombstone};
+
+use crate::retrieve::{RetrieveError, UserIndex};
+use crate::store::{FeatureStore, StoreError};
+use crate::telemetry::Metrics;
+use crate::telemetry::events::{ErasureFinished, ErasureNoted, StoreCallFailed};
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::{Notify, watch};
+
+/// Why erased users could not be taken out of an index that was loaded.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum HideError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Retrieve(#[from] RetrieveError),
+}
+
+/// Takes every erased user out of an index just loaded: its main part was made before, or elsewhere. Returns how many.
+///
+/// An erasure that was only noted is applied here, because only then its era is known.
+pub async fn hide_in_index(store: &dyn FeatureStore, index: &dyn UserIndex) -> Result<usize, HideError> {
+    let erasures = store.erasures().await?;
+    for erasure in &erasures {
+        let era = match erasure.finished_era {
+            Some(era) => era,
+            None => store.erase_user(erasure).await?.era,
+        };
+        index.apply(&tombstone(&erasure.user, era))?;
+    }
+    Ok(erasures.len())
+}
+
+/// Takes requests for erasures, and carries them out in the background; one a process.
+pub struct Eraser {
+    store: Arc<dyn FeatureStore>,
+    metrics: Arc<Metrics>,
+    retention_ms: i64,
+    interval: Duration,
+    wake: Notify,
+}
+
+impl Eraser {
+    /// `retention_ms`: how long a finished erasure stays as a tombstone; `interval`: how often unfinished ones of other
+    /// processes, and of before, are looked for.
+    pub fn new(store: Arc<dyn FeatureStore>, metrics: Arc<Metrics>, retention_ms: i64, interval: Duration) -> Eraser {
+        Eraser { store, metrics, retention_ms, interval, wake: Notify::new() }
+    }
+
+    /// Notes the erasure and does what makes the user invisible: when it returns, reads show nothing. What others are
+    /// shown of the user is cleared in the background. Returns how many users show them.
+    ///
+    /// After an error the erasure may be noted already; it is then carried out like any other.
+    pub async fn erase(&self, user: &str) -> Result<usize, StoreError> {
+        let erasure = self.store.note_erasure(user).await?;
+        let spaces = self.store.spaces().await?;
+        let users = [user.to_string()];
+        let mut referrers = 0;
+        for space in &spaces {
+            referrers += self.store.referrer_counts(space, &users).await?.into_iter().sum::<usize>();
+        }
+        let hidden = job::hide(self.store.as_ref(), &erasure, &spaces, &|| true).await;
+        self.wake.notify_one();
+        match hidden {
+            // Nobody asks it to stop.
+            Ok(_) | Err(EraseStop::Asked) => {}
+            Err(EraseStop::Store(error)) => return Err(error),
+        }
+        ErasureNoted { user, referrers }.emit(&self.metrics);
+        Ok(referrers)
+    }
+
+    /// Carries out what is unfinished, at the start, when asked to and at intervals, and forgets tombstones whose time
+    /// is over. Ends when `stop` turns true, between two steps. A store that fails is tried again at the next interval.
+    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            if let Err(error) = self.carry_out_all(&stop).await {
+                StoreCallFailed { operation: "erase", error: &error }.emit(&self.metrics);
+            }
+            tokio::select! {
+                _ = stop.changed() => {}
+                _ = self.wake.notified() => {}
+                _ = tokio::time::sleep(self.interval) => {}
+            }
+        }
+    }
+
+    async fn carry_out_all(&self, stop: &watch::Receiver<bool>) -> Result<(), StoreError> {
+        let go_on = || !*stop.borrow();
+        for erasure in self.store.erasures().await? {
+            if erasure.finished_era.is_some() {
+                continue;
+            }
+            match carry_out(self.store.as_ref(), &erasure, &go_on).await {
+                Ok(referrers) => ErasureFinished { user: &erasure.user, referrers }.emit(&self.metrics),
+                Err(EraseStop::Asked) => return Ok(()),
+                Err(EraseStop::Store(error)) => return Err(error),
+            }
+        }
+        let before_ms = self.store.now_ms().await?.saturating_sub(self.retention_ms);
+        self.store.expire_erasures(before_ms).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! Whether this process should be sent traffic, as far as Kafka's ingest can tell: the latch `kafka`.
+//!
+//! It is held until the first assignment, and while the store refuses what Kafka brings. A broker that goes away after that
+//! does not hold it: reads keep answering from the store.
+
+use crate::telemetry::Readiness;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+
+/// Name of the latch.
+pub const LATCH: &str = "kafka";
+
+/// Who may be in trouble with the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Lane(usize),
+    Items,
+    Check,
+}
+
+/// Shared by `Arc` with everything of the ingest.
+pub(super) struct Health {
+    readiness: Readiness,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    assigned: bool,
+    troubles: BTreeMap<Part, String>,
+    shown: Option<String>,
+}
+
+impl Health {
+    pub fn new(readiness: Readiness) -> Health {
+        readiness.hold(LATCH, "waiting for the first assignment");
+        Health { readiness, state: Mutex::default() }
+    }
+
+    /// The group gave us partitions (possibly none).
+    pub fn assigned(&self) {
+        self.change(|state| state.assigned = true);
+    }
+
+    /// The store refused a part's call.
+    pub fn trouble(&self, part: Part, message: String) {
+        self.change(|state| {
+            state.troubles.insert(part, message);
+        });
+    }
+
+    /// The store took a part's call.
+    pub fn well(&self, part: Part) {
+        self.change(|state| {
+            state.troubles.remove(&part);
+        });
+    }
+
+    /// True while the store refuses anything.
+    pub fn is_store_troubled(&self) -> bool {
+        !self.state.lock().troubles.is_empty()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        let was_waiting = !state.assigned;
+        change(&mut state);
+        if !state.assigned {
+            return;
+        }
+        let trouble = state.troubles.values().next().cloned();
+        if !was_waiting && trouble == state.shown {
+            return;
+        }
+        match &trouble {
+            Some(message) => self.readiness.hold(LATCH, format!("the store refuses kafka's events: {message}")),
+            None => self.readiness.release(LATCH),
+        }
+        state.shown = trouble;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_after_the_first_assignment_and_while_the_store_takes_everything() {
+        let readiness = Readiness::default();
+        let health = Health::new(readiness.clone());
+        health.well(Part::Check);
+        assert!(!readiness.is_ready());
+        health.assigned();
+        assert!(readiness.is_ready());
+        health.trouble(Part::Lane(1), "away".into());
+        health.trouble(Part::Check, "away, too".into());
+        health.well(Part::Lane(1));
+        assert!(!readiness.is_ready() && health.is_store_troubled());
+        health.well(Part::Check);
+        assert!(readiness.is_ready());
+        health.assigned();
+        assert!(readiness.is_ready());
+    }
+}

@@ -1,0 +1,142 @@
+//! Kafka → history, due queue and catalogue, at least once and harmlessly often (DESIGN 5.5).
+//!
+//! In: the events and items topics, as a member of a consumer group. Out: what [`crate::ingest::Ingest`] and the catalogue's
+//! feed store; bad records in the dead-letter topic; offsets of what is safely stored. Callers: `cli::wiring` runs
+//! [`KafkaIngest`], `cli::dlq` and `cli::feed` use the clients.
+//!
+//! ```text
+//! librdkafka ─► consumer ─► decode ─┬─► lanes (events, by user) ─► Ingest ─► store ─┐
+//!                 │   ▲             ├─► items ─► catalogue overlay ─► store ────────┤ complete
+//!                 │   │ pause, seek └─► dead letters ─► topic …dlq ─────────────────┤
+//!                 ▼   │                                                             ▼
+//!             rebalance callbacks ◄──────────── partitions (one ledger each) ──► offsets let go, commit_delay late
+//! ```
+//!
+//! | file | job |
+//! |---|---|
+//! | `ledger` | pure: what may be let go of one partition |
+//! | `partitions`, `shared` | the ledgers of a session and what is under way; store state |
+//! | `consumer` | one session: poll, tick (let go, rewind, pause), drain |
+//! | `rebalance` | librdkafka's callbacks |
+//! | `record`, `decode` | a record as it came; bytes → event, item or reason |
+//! | `lanes`, `items`, `dead_letter` | where records end |
+//! | `dlq` | reading and replaying dead letters |
+//! | `client`, `health`, `backoff` | configurations; readiness; pauses between attempts |
+
+mod backoff;
+pub mod client;
+mod consumer;
+mod dead_letter;
+mod decode;
+pub mod dlq;
+mod health;
+mod items;
+mod lanes;
+mod ledger;
+mod partitions;
+mod rebalance;
+mod record;
+mod shared;
+#[cfg(test)]
+mod tests;
+
+pub use decode::BadReason;
+pub use health::LATCH as KAFKA_LATCH;
+
+use super::Ingest;
+use crate::catalogue::Catalogue;
+use crate::config::KafkaSettings;
+use crate::event::EventDecoder;
+use crate::store::FeatureStore;
+use crate::telemetry::{Metrics, Readiness};
+use backoff::Backoff;
+use client::Producer;
+use consumer::{Session, SessionEnd};
+use health::Health;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+/// Why Kafka cannot be used at all; what passes by itself is retried and logged instead.
+#[derive(Debug, Error)]
+pub enum KafkaError {
+    /// librdkafka refuses the configuration.
+    #[error("kafka client: {message}; check kafka.brokers and kafka.properties")]
+    Client {
+        /// librdkafka's words.
+        message: String,
+    },
+    /// A call failed (command-line tools; the service retries).
+    #[error("kafka {operation}: {message}")]
+    Call {
+        /// What was being done.
+        operation: &'static str,
+        /// librdkafka's words, and what to do.
+        message: String,
+    },
+}
+
+/// What the ingest works with.
+#[derive(Clone)]
+pub struct KafkaParts {
+    /// Asked for its incarnation; takes items.
+    pub store: Arc<dyn FeatureStore>,
+    /// Takes events.
+    pub ingest: Arc<Ingest>,
+    /// The same as HTTP's.
+    pub decoder: EventDecoder,
+    /// Knows what a tombstone pauses.
+    pub catalogue: Arc<Catalogue>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Gets the latch [`health::LATCH`].
+    pub readiness: Readiness,
+    /// Rung when users became due.
+    pub wake: Arc<Notify>,
+    /// Longest drain.
+    pub drain_limit: Duration,
+}
+
+/// The ingest of one process.
+pub struct KafkaIngest {
+    settings: KafkaSettings,
+    parts: KafkaParts,
+    producer: Producer,
+    health: Arc<Health>,
+}
+
+impl KafkaIngest {
+    /// Checks the configuration and holds the readiness latch; connects to nothing yet.
+    pub fn new(settings: KafkaSettings, parts: KafkaParts) -> Result<KafkaIngest, KafkaError> {
+        let producer = client::producer(&settings)?;
+        let health = Arc::new(Health::new(parts.readiness.clone()));
+        Ok(KafkaIngest { settings, parts, producer, health })
+    }
+
+    /// Runs until `stop` turns true and the drain is done. Blocks: librdkafka's callbacks wait for the store, and closing a
+    /// consumer takes its time, so it has a thread of its own.
+    pub fn run_blocking(self, runtime: &Handle, stop: watch::Receiver<bool>) {
+        let mut backoff = Backoff::default();
+        loop {
+            let session = Session::new(&self.settings, &self.parts, self.producer.clone(), self.health.clone());
+            match session.run_blocking(runtime, stop.clone()) {
+                SessionEnd::Stopped => return,
+                SessionEnd::Failed(message) => {
+                    tracing::error!(target: "taiji::kafka", message, "the consumer ended; a new one is made");
+                }
+            }
+            let mut stop = stop.clone();
+            let stopped = runtime.block_on(async {
+                tokio::select! {
+                    _ = tokio::time::sleep(backoff.pause()) => false,
+                    _ = stop.wait_for(|stop| *stop) => true,
+                }
+            });
+            if stopped {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What the parts of one session share: ledgers, topics, store, health, and what the store was last known to be.
+
+use super::health::{Health, Part};
+use super::partitions::{PartitionKey, Partitions, Role};
+use super::record::Topics;
+use crate::store::FeatureStore;
+use crate::telemetry::Metrics;
+use crate::telemetry::kafka::KafkaRetried;
+use parking_lot::Mutex;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A store that takes longer than this to say who it is counts as away.
+const INCARNATION_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the store says about its acknowledged writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StoreState {
+    /// All are there.
+    Whole,
+    /// It came back and may have lost the last of them; its new incarnation.
+    MayHaveLost(u64),
+    /// No answer.
+    Away,
+}
+
+pub(super) struct Shared {
+    pub partitions: Arc<Partitions>,
+    pub topics: Topics,
+    pub store: Arc<dyn FeatureStore>,
+    pub metrics: Arc<Metrics>,
+    pub health: Arc<Health>,
+    /// The store's incarnation that all ledgers' generations began under.
+    pub incarnation: AtomicU64,
+    /// Partitions are paused.
+    pub paused: AtomicBool,
+    /// The drain has let go what it could; librdkafka refuses stores while it closes.
+    pub closing: AtomicBool,
+    /// Records of each partition that were not delivered to us yet, by librdkafka's statistics.
+    pub undelivered: Mutex<BTreeMap<PartitionKey, i64>>,
+}
+
+impl Shared {
+    /// Asks the store; a failure makes the process unready.
+    pub async fn store_state(&self) -> StoreState {
+        let answer = tokio::time::timeout(INCARNATION_TIMEOUT, self.store.incarnation()).await;
+        let problem = match answer {
+            Ok(Ok(incarnation)) => {
+                self.health.well(Part::Check);
+                let known = self.incarnation.load(Ordering::Acquire);
+                return if incarnation == known { StoreState::Whole } else { StoreState::MayHaveLost(incarnation) };
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer in {INCARNATION_TIMEOUT:?}"),
+        };
+        KafkaRetried { what: "incarnation", error: &problem }.emit(&self.metrics);
+        self.health.trouble(Part::Check, problem);
+        StoreState::Away
+    }
+
+    /// Counts records of a topic by what became of them.
+    pub fn count(&self, role: Role, outcome: &str, records: u64) {
+        if records > 0 {
+            self.metrics.kafka_records.with_label_values(&[self.topics.name(role), outcome]).inc_by(records);
+        }
+    }
+
+    /// A list for librdkafka. It must be gone before the consumer is: it holds the partitions.
+    pub fn list(&self, offsets: &[(PartitionKey, i64)]) -> TopicPartitionList {
+        let offsets = offsets.iter().map(|(key, offset)| {
+            (self.topics.name(key.role).to_string(), key.partition, Offset::Offset((*offset).max(0)))
+        });
+        offsets.collect()
+    }
+
+    /// The same without offsets.
+    pub fn names(&self, keys: &[PartitionKey]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(keys.len());
+        for key in keys {
+            list.add_partition(self.topics.name(key.role), key.partition);
+        }
+        list
+    }
+
+    /// Our partitions of a list.
+    pub fn keys(&self, list: &TopicPartitionList) -> Vec<PartitionKey> {
+        list.elements().iter().filter_map(|element| self.topics.key(element.topic(), element.partition())).collect()
+    }
+}

@@ -1,0 +1,127 @@
+//! Erasing a user, step by step (DESIGN 5.2, Erase); the order of the steps is the job of [`crate::erase`].
+//!
+//! Erasures are one hash, user → `id era`, whose ids rise within its slot. What is deleted of a user is one function call in
+//! the user's slot; it names the spaces it was given, and asks for more when the counters know another one.
+
+use super::RedisStore;
+use super::function;
+use super::link::Call;
+use super::values::{corrupt, number, read};
+use crate::store::{CrossBlank, Erasure, StoreError, StoreResult, UserState};
+use std::collections::BTreeSet;
+
+/// Other writers of one user that a step gives way to.
+const ROUNDS: u32 = 10;
+
+/// What the function answers: a space is missing, new, seq, weight, last refresh, era, erased before, erased seq.
+type Answer = (u8, u64, u64, f64, i64, u64, i64, u64);
+
+impl RedisStore {
+    /// See [`crate::store::FeatureStore::referrers`].
+    pub(super) async fn who_shows(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>> {
+        let key = self.keys.referrers(neighbour, space);
+        read(&key, self.link.one("read referrers", Call::new("SMEMBERS", &key)).await?)
+    }
+
+    /// See [`crate::store::FeatureStore::note_space`].
+    pub(super) async fn add_space(&self, space: &str) -> StoreResult<()> {
+        self.link.one("note space", Call::new("SADD", &self.keys.spaces()).arg(space)).await?;
+        Ok(())
+    }
+
+    /// See [`crate::store::FeatureStore::spaces`].
+    pub(super) async fn all_spaces(&self) -> StoreResult<Vec<String>> {
+        let key = self.keys.spaces();
+        let mut spaces: Vec<String> = read(&key, self.link.one("read spaces", Call::new("SMEMBERS", &key)).await?)?;
+        spaces.sort_unstable();
+        Ok(spaces)
+    }
+
+    /// See [`crate::store::FeatureStore::note_erasure`].
+    pub(super) async fn add_erasure(&self, user: &str) -> StoreResult<Erasure> {
+        let keys = self.keys.erasures();
+        let call = Call::function(function!("note_erasure"), &keys).arg(self.clock_argument()).arg(user);
+        let id = read(&keys[0], self.link.one("note erasure", call).await?)?;
+        Ok(Erasure { user: user.to_string(), id, finished_era: None })
+    }
+
+    /// See [`crate::store::FeatureStore::erasures`].
+    pub(super) async fn all_erasures(&self) -> StoreResult<Vec<Erasure>> {
+        let [key, _] = self.keys.erasures();
+        let stored: Vec<(String, String)> =
+            read(&key, self.link.one("read erasures", Call::new("HGETALL", &key)).await?)?;
+        let erasure = |(user, text): (String, String)| {
+            let (id, era) = text.split_once(' ').ok_or_else(|| corrupt(&key, "an erasure without an era"))?;
+            let finished_era = if era.is_empty() { None } else { Some(number(&key, Some(era.as_bytes()))?) };
+            Ok(Erasure { user, id: number(&key, Some(id.as_bytes()))?, finished_era })
+        };
+        let mut erasures = stored.into_iter().map(erasure).collect::<StoreResult<Vec<_>>>()?;
+        erasures.sort_unstable_by_key(|erasure| (erasure.finished_era.is_some(), erasure.id));
+        Ok(erasures)
+    }
+
+    /// See [`crate::store::FeatureStore::erase_user`].
+    pub(super) async fn erase(&self, erasure: &Erasure) -> StoreResult<UserState> {
+        let user = erasure.user.as_str();
+        for _ in 0..ROUNDS {
+            let mut spaces: BTreeSet<String> = self.all_spaces().await?.into_iter().collect();
+            let state_key = self.keys.of_user(user, "st");
+            let fields: Vec<String> = read(&state_key, self.link.one("erase", Call::new("HKEYS", &state_key)).await?)?;
+            spaces.extend(fields.iter().filter_map(|field| field.strip_prefix("r:")).map(String::from));
+            let mut keys: Vec<String> =
+                ["st", "h:e", "h:i", "q", "prof"].iter().map(|part| self.keys.of_user(user, part)).collect();
+            keys.extend(spaces.iter().map(|space| self.keys.features(user, space)));
+            let call = Call::function(function!("erase"), &keys).arg(self.clock_argument()).arg(erasure.id);
+            let call = spaces.iter().fold(call, |call, space| call.arg(space));
+            let answer: Answer = read(&state_key, self.link.one("erase", call).await?)?;
+            let (missing, is_new, seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq) = answer;
+            if missing == 1 {
+                continue;
+            }
+            if is_new > 0 {
+                self.link.one("count users", Call::new("INCRBY", &self.keys.user_count()).arg(1)).await?;
+            }
+            return Ok(UserState { seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq });
+        }
+        Err(contended("erase", user))
+    }
+
+    /// See [`crate::store::FeatureStore::blank_cross`].
+    pub(super) async fn blank(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank> {
+        let key = self.keys.features(user, space);
+        for _ in 0..ROUNDS {
+            let Some((mut record, revision)) = self.read_record("blank cross", &key).await? else {
+                return Ok(CrossBlank::Other);
+            };
+            let found = crate::store::blank::blank(&mut record.features, neighbour, era)
+                .map_err(|message| corrupt(&key, message))?;
+            if found != CrossBlank::Blanked || self.rewrite("blank cross", &key, &record, &revision).await? {
+                return Ok(found);
+            }
+        }
+        Err(contended("blank cross", user))
+    }
+
+    /// See [`crate::store::FeatureStore::finish_erasure`].
+    pub(super) async fn end_erasure(&self, erasure: &Erasure, era: u64) -> StoreResult<()> {
+        let call = Call::function(function!("finish_erasure"), &self.keys.erasures())
+            .arg("")
+            .arg(&erasure.user)
+            .arg(erasure.id)
+            .arg(era);
+        self.link.one("finish erasure", call).await?;
+        Ok(())
+    }
+
+    /// See [`crate::store::FeatureStore::expire_erasures`].
+    pub(super) async fn drop_erasures(&self, before_ms: i64) -> StoreResult<usize> {
+        let keys = self.keys.erasures();
+        let call = Call::function(function!("expire_erasures"), &keys).arg("").arg(before_ms);
+        read(&keys[0], self.link.one("expire erasures", call).await?)
+    }
+}
+
+fn contended(operation: &'static str, user: &str) -> StoreError {
+    let message = format!("user {user:?} was written by others {ROUNDS} times in a row; try again");
+    StoreError::Busy { operation, message }
+}

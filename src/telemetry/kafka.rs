@@ -1,0 +1,135 @@
+//! Happenings of the Kafka ingest: log line and counter together.
+
+use super::Metrics;
+use rdkafka::error::KafkaResult;
+use std::fmt::Display;
+
+/// A bad record stands in the dead-letter topic.
+#[allow(missing_docs)]
+pub struct DeadLetterWritten<'a> {
+    pub reason: &'a str,
+    pub message: &'a str,
+    pub topic: &'a str,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+impl DeadLetterWritten<'_> {
+    /// Counts and logs. A producer gone wrong writes thousands: the topic has them all, the log one in a hundred.
+    pub fn emit(&self, metrics: &Metrics) {
+        let counter = metrics.kafka_dead_letters.with_label_values(&[self.reason]);
+        counter.inc();
+        let count = counter.get();
+        let DeadLetterWritten { reason, message, topic, partition, offset } = *self;
+        if count == 1 || count.is_multiple_of(100) {
+            tracing::warn!(reason, message, topic, partition, offset, count, "bad record set aside");
+        } else {
+            tracing::debug!(reason, message, topic, partition, offset, "bad record set aside");
+        }
+    }
+}
+
+/// Something failed and is tried again.
+#[allow(missing_docs)]
+pub struct KafkaRetried<'a> {
+    /// append, items, dead_letter, incarnation, flush, seek, pause, poll, store_offsets.
+    pub what: &'a str,
+    pub error: &'a dyn Display,
+}
+
+impl KafkaRetried<'_> {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.kafka_retries.with_label_values(&[self.what]).inc();
+        tracing::warn!(target: "taiji::kafka", what = self.what, error = %self.error, "failed; tried again");
+    }
+}
+
+/// Partitions came or went.
+#[allow(missing_docs)]
+pub struct Rebalanced<'a> {
+    /// assign, revoke, lost.
+    pub kind: &'a str,
+    pub partitions: usize,
+}
+
+impl Rebalanced<'_> {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.kafka_rebalances.with_label_values(&[self.kind]).inc();
+        tracing::info!(target: "taiji::kafka", kind = self.kind, partitions = self.partitions, "rebalance");
+    }
+}
+
+/// The store may have lost its tail: every partition goes back to what was let go.
+#[allow(missing_docs)]
+pub struct Rewound {
+    pub partitions: usize,
+    pub incarnation: u64,
+}
+
+impl Rewound {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.kafka_rewinds.inc();
+        let Rewound { partitions, incarnation } = *self;
+        tracing::warn!(
+            target: "taiji::kafka",
+            partitions,
+            incarnation,
+            "the store came back and may have lost its last writes: reading again from the last offsets let go"
+        );
+    }
+}
+
+/// Reading stopped or went on.
+#[allow(missing_docs)]
+pub struct PauseChanged {
+    pub paused: bool,
+    /// Because the store refuses, not because too much is under way.
+    pub troubled: bool,
+    pub records: usize,
+}
+
+impl PauseChanged {
+    /// Sets the gauge and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.kafka_paused.set(i64::from(self.paused));
+        let PauseChanged { paused, troubled, records } = *self;
+        tracing::info!(target: "taiji::kafka", paused, troubled, records, "reading paused or resumed");
+    }
+}
+
+/// librdkafka committed offsets, or could not.
+#[allow(missing_docs)]
+pub struct OffsetsCommitted<'a> {
+    pub result: &'a KafkaResult<()>,
+    pub partitions: usize,
+}
+
+impl OffsetsCommitted<'_> {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        match self.result {
+            Ok(()) => {
+                metrics.kafka_commits.with_label_values(&["ok"]).inc();
+                tracing::debug!(target: "taiji::kafka", partitions = self.partitions, "offsets committed");
+            }
+            Err(error) => {
+                metrics.kafka_commits.with_label_values(&["failed"]).inc();
+                tracing::warn!(target: "taiji::kafka", %error, "offsets not committed; a later commit covers them");
+            }
+        }
+    }
+}
+
+/// Shows (topic, partition, records, seconds) and nothing of partitions that are not ours any more.
+pub fn observe_lag(metrics: &Metrics, lags: &[(&str, i32, i64, f64)]) {
+    metrics.kafka_lag_records.reset();
+    metrics.kafka_lag_seconds.reset();
+    for (topic, partition, records, seconds) in lags {
+        let partition = partition.to_string();
+        metrics.kafka_lag_records.with_label_values(&[*topic, &partition]).set(*records);
+        metrics.kafka_lag_seconds.with_label_values(&[*topic, &partition]).set(*seconds);
+    }
+}

@@ -1,0 +1,74 @@
+//! `taiji backfill`: a killed run goes on, nothing is lost or counted twice, and the users are refreshed when served.
+
+use crate::rig::{SOON, Setup, TAIJI, command, run_with, wait_until};
+use crate::worlds::{click, data_plane_bundle, now_ms};
+use serde_json::Value;
+use std::path::Path;
+use std::time::Duration;
+
+const USERS: usize = 20;
+
+/// User k has 40 + k clicks, mixed with the others'; two lines are bad.
+fn write_history(path: &Path) -> Vec<String> {
+    let start = now_ms() - 10_000_000;
+    let mut lines = Vec::new();
+    for place in 0..40 + USERS {
+        for user in (0..USERS).filter(|user| place < 40 + user) {
+            lines
+                .push(click(&format!("u{user}"), &format!("u{user}-{place}"), start + place as i64 * 1000).to_string());
+        }
+    }
+    lines.insert(3, "{\"user_id\": ".into());
+    lines.push("{\"user_id\": \"u1\", \"action\": \"stare\", \"ts_ms\": 1700000000000}".into());
+    std::fs::write(path, lines.join("\n")).expect("events");
+    lines
+}
+
+#[test]
+fn a_killed_backfill_goes_on_and_its_users_are_refreshed() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let bundle = data_plane_bundle(folder.path());
+    let file = folder.path().join("events.jsonl");
+    let lines = write_history(&file);
+    let good = lines.len() - 2;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (file, store, rejected) = (path("events.jsonl"), format!("embedded:{}", path("store")), path("rejected.jsonl"));
+    let bundle_path = bundle.display().to_string();
+    let arguments = ["backfill", "--file", &file, "--store", &store, "--bundle", &bundle_path, "--batch", "20"];
+    let more = ["--rejected", &rejected, "--refresh-rate", "1000"];
+
+    let mut first = command(TAIJI, &arguments).args(more).args(["--rate", "300"]).spawn().expect("backfill");
+    wait_until("a checkpoint", SOON, || Path::new(&path("events.jsonl.checkpoint")).exists().then_some(()));
+    first.kill().expect("kill -9");
+    assert!(!first.wait().expect("end").success(), "it was killed before its end");
+
+    let second = run_with(TAIJI, &[&arguments[..], &more].concat(), &[]).expect_code(0);
+    assert!(second.stdout.contains("rows were done before"), "{}", second.stdout);
+    assert!(second.stdout.contains(&format!("users: {USERS} in the file, {USERS} became due")), "{}", second.stdout);
+    let reasons: Vec<Value> = std::fs::read_to_string(&rejected)
+        .expect("rejected rows")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("json"))
+        .collect();
+    let last = reasons.last().expect("a rejection");
+    assert_eq!((last["row"].as_u64(), last["field"].as_str()), (Some(lines.len() as u64), Some("action")));
+
+    let third = run_with(TAIJI, &[&arguments[..], &["--checkpoint", &path("other")]].concat(), &[]).expect_code(0);
+    assert!(third.stdout.contains(" 0 accepted (") && third.stdout.contains(&format!("{good} duplicates")));
+
+    let server = Setup::canned(&bundle, &folder.path().join("store")).start();
+    let users: Vec<String> = (0..USERS).map(|user| format!("u{user}")).collect();
+    for (user, name) in users.iter().enumerate() {
+        let history = server.history(name).expect("history");
+        assert_eq!(history["seq"].as_u64(), Some(40 + user as u64), "{name}");
+        assert_eq!(history["engagements"].as_array().expect("list").len(), 40 + user, "{name}");
+    }
+    server.wait_for_features(&users, Duration::from_secs(60));
+
+    let held = run_with(TAIJI, &arguments, &[]).expect_code(69);
+    assert!(held.stderr.contains("store"), "a store in use is named: {}", held.stderr);
+    let elsewhere = format!("embedded:{}", path("other-store"));
+    let foreign = ["backfill", "--file", &file, "--store", &elsewhere, "--bundle", &bundle_path];
+    let foreign = run_with(TAIJI, &foreign, &[]).expect_code(64);
+    assert!(foreign.stderr.contains("of another store or space"), "{}", foreign.stderr);
+}

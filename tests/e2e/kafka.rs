@@ -1,0 +1,188 @@
+//! Kafka from outside: `taiji feed --kafka`, `taiji serve --kafka`, `taiji dlq`, kills and drains.
+
+use crate::kafka_rig::Broker;
+use crate::rig::{SOON, Server, Setup, TAIJI, run_with, wait_until};
+use crate::worlds::{click, data_plane_bundle, now_ms, read_events, synth_files, users_of, write_lines};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use taiji::event::Event;
+
+/// Topics of a test's own, as a configuration file.
+struct Topics {
+    broker: &'static Broker,
+    config: String,
+    events: String,
+}
+
+impl Topics {
+    fn new(folder: &Path, name: &str) -> Topics {
+        let broker = Broker::shared();
+        let events = format!("{name}.events");
+        for (topic, partitions) in [(events.clone(), 4), (format!("{name}.items"), 1), (format!("{name}.dlq"), 1)] {
+            broker.create_topic(&topic, partitions, &[]);
+        }
+        let config = folder.join("taiji.toml");
+        let text = format!(
+            "[kafka]\ngroup = \"{name}\"\nevents_topic = \"{events}\"\nitems_topic = \"{name}.items\"\n\
+             dead_letter_topic = \"{name}.dlq\"\n[kafka.properties]\n\
+             \"session.timeout.ms\" = \"6000\"\n\"heartbeat.interval.ms\" = \"300\"\n"
+        );
+        std::fs::write(&config, text).expect("config");
+        Topics { broker, config: config.display().to_string(), events }
+    }
+
+    fn serve(&self, folder: &Path) -> Setup {
+        let bundle = data_plane_bundle(folder);
+        let setup = Setup::canned(&bundle, &folder.join("store"));
+        setup.flag("--config", &self.config).flag("--kafka", self.broker.address())
+    }
+
+    fn feed(&self, file: &Path) -> String {
+        let file = file.display().to_string();
+        self.taiji(&["feed", "--file", &file])
+    }
+
+    /// A command of `taiji` with our brokers and topics.
+    fn taiji(&self, arguments: &[&str]) -> String {
+        let mut arguments = arguments.to_vec();
+        arguments.extend(["--kafka", self.broker.address(), "--config", &self.config]);
+        run_with(TAIJI, &arguments, &[]).expect_code(0).stdout
+    }
+}
+
+/// Records of the events topic by outcome.
+fn records(server: &Server, topics: &Topics, outcome: &str) -> f64 {
+    server.metric(&format!("taiji_kafka_records_total{{outcome=\"{outcome}\",topic=\"{}\"}}", topics.events))
+}
+
+/// (kept events, latest 100) of each user by (ts, id), as the events must leave them.
+fn expected(events: &[Event]) -> BTreeMap<String, Vec<String>> {
+    let mut users: BTreeMap<String, Vec<(i64, String)>> = BTreeMap::new();
+    for event in events.iter().filter(|event| !matches!(event.action.as_str(), "impression" | "search" | "profile")) {
+        users.entry(event.user_id.clone()).or_default().push((event.ts_ms, event.event_id.clone()));
+    }
+    let latest = |mut kept: Vec<(i64, String)>| {
+        kept.sort_by(|left, right| right.cmp(left));
+        kept.into_iter().map(|(_, id)| id).take(100).collect()
+    };
+    users.into_iter().map(|(user, kept)| (user, latest(kept))).collect()
+}
+
+fn check_histories(server: &Server, events: &[Event]) {
+    for (user, ids) in expected(events) {
+        let history = server.history(&user).expect("history");
+        let found = history["engagements"].as_array().expect("engagements").iter();
+        let found: Vec<&str> = found.map(|behaviour| behaviour["event_id"].as_str().expect("id")).collect();
+        assert_eq!(found, ids, "history of {user}");
+    }
+}
+
+#[test]
+fn events_fed_through_kafka_become_features_and_a_drained_start_reads_nothing_twice() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let topics = Topics::new(folder.path(), "way");
+    synth_files(folder.path(), 60, 3000, 4245);
+    let file = folder.path().join("events.jsonl");
+    let events = read_events(&file);
+    let mut server = topics.serve(folder.path()).start();
+    let items = folder.path().join("items.jsonl").display().to_string();
+    let said = topics.taiji(&["feed", "--file", &file.display().to_string(), "--items", &items, "--rate", "100000"]);
+    assert!(said.contains(&format!("events: {} produced to way.events", events.len())), "{said}");
+    let all = |server: &Server| records(server, &topics, "accepted") + records(server, &topics, "duplicate");
+    wait_until("all events", SOON, || (all(&server) as usize == events.len()).then_some(()));
+    let users = users_of(&events);
+    let columns = server.wait_for_features(&users, SOON);
+    assert_eq!(columns["status"], json!(vec!["PRESENT"; users.len()]));
+    check_histories(&server, &events);
+    assert!(server.metric("taiji_catalogue_items") > 0.0);
+    assert_eq!(server.stop(), Some(0), "{}", server.stderr());
+    assert!(!server.stderr().contains("panicked"), "{}", server.stderr());
+
+    let again = server.start_again();
+    let one = folder.path().join("one.jsonl");
+    write_lines(&one, [click("late", "late-1", now_ms())]);
+    topics.feed(&one);
+    wait_until("the new event", SOON, || again.history("late"));
+    assert_eq!((records(&again, &topics, "accepted"), records(&again, &topics, "duplicate")), (1.0, 0.0));
+}
+
+#[test]
+fn a_killed_service_loses_nothing_and_counts_nothing_twice() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let topics = Topics::new(folder.path(), "kill");
+    let events: Vec<Value> =
+        (0..8000).map(|n| click(&format!("u{}", n % 90), &format!("e{n:05}"), 1_700_000_000_000 + n)).collect();
+    let file = folder.path().join("events.jsonl");
+    write_lines(&file, &events);
+    let mut server = topics.serve(folder.path()).start();
+    std::thread::scope(|scope| {
+        // Events keep coming while the service dies twice; what it read the first time comes again.
+        scope.spawn(|| topics.taiji(&["feed", "--file", &file.display().to_string(), "--rate", "3000"]));
+        for _ in 0..2 {
+            let seen = || records(&server, &topics, "accepted") + records(&server, &topics, "duplicate");
+            wait_until("some events", SOON, || (seen() > 500.0).then_some(()));
+            server.kill();
+            server = server.start_again();
+        }
+    });
+    let typed: Vec<Event> = events.iter().map(|event| serde_json::from_value(event.clone()).expect("event")).collect();
+    let done = || {
+        (0..90).all(|user| {
+            server.history(&format!("u{user}")).is_some_and(|history| history["seq"] == json!(seq_of(user)))
+        })
+    };
+    wait_until("every event", Duration::from_secs(90), || done().then_some(()));
+    check_histories(&server, &typed);
+}
+
+/// Events of a user of the test above.
+fn seq_of(user: usize) -> usize {
+    8000 / 90 + usize::from(user < 8000 % 90)
+}
+
+#[test]
+fn dead_letters_are_listed_and_sent_back_by_the_command() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let topics = Topics::new(folder.path(), "letters");
+    let file = folder.path().join("events.jsonl");
+    let foreign = json!({"user_id": "u", "item_id": "i1", "action": "waved", "ts_ms": 1_700_000_000_000_i64});
+    std::fs::write(&file, format!("{}\nno json\n{foreign}\n", click("u", "e1", now_ms()))).expect("events");
+    let setup = topics.serve(folder.path());
+    let mut server = setup.start();
+    topics.feed(&file);
+    wait_until("two dead letters", SOON, || (server.metric("taiji_kafka_dead_letters_total") == 2.0).then_some(()));
+    let said = topics.taiji(&["dlq", "list"]);
+    assert!(said.contains("2 dead letters: field 1, json 1") && said.contains("action: unknown"), "{said}");
+    let said = topics.taiji(&["dlq", "list", "--reason", "field", "--json"]);
+    let letter: Value = serde_json::from_str(said.trim()).expect("one object");
+    assert_eq!((&letter["reason"], &letter["value"]), (&json!("field"), &json!(foreign.to_string())));
+    let said = topics.taiji(&["dlq", "replay", "--dry-run"]);
+    assert!(said.starts_with("2 would be sent back"), "{said}");
+    assert_eq!(server.stop(), Some(0));
+
+    // The action is configured now, and the letter comes back as an event.
+    let mut config = std::fs::read_to_string(&topics.config).expect("config");
+    config.push_str("[events.actions]\nwaved = { class = \"engagement\", weight = 1.0 }\n");
+    std::fs::write(&topics.config, config).expect("config");
+    let server = setup.start();
+    let said = topics.taiji(&["dlq", "replay", "--reason", "field"]);
+    assert!(said.starts_with("1 sent back"), "{said}");
+    wait_until("the event", SOON, || (records(&server, &topics, "accepted") == 1.0).then_some(()));
+    let said = run_with(TAIJI, &["dlq", "list"], &[]).expect_code(64).stderr;
+    assert!(said.contains("--kafka"), "{said}");
+}
+
+/// The broker is not there yet: the service waits, unready, and says for what.
+#[test]
+fn without_a_broker_the_service_waits_unready_and_still_drains() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let bundle = data_plane_bundle(folder.path());
+    let address = crate::rig::free_address();
+    let setup = Setup::canned(&bundle, &folder.path().join("store")).flag("--kafka", &address);
+    let (mut server, _) = setup.start_unready("kafka", "waiting for the first assignment");
+    server.post("/v1/events", &click("u", "e", now_ms())).expect_status(202);
+    assert_eq!(server.stop(), Some(0), "{}", server.stderr());
+    assert!(!server.stderr().contains("panicked"), "{}", server.stderr());
+}
