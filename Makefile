@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build run test lint fmt bench bench-llm bench-gpu int4-check memcheck real demo demo-check bare clean
+.PHONY: help setup build run test lint fmt bench bench-store bench-llm bench-gpu int4-check memcheck real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ int4-check: build ## top-1 agreement of the demo's LLM in int4 with itself in f3
 
 memcheck: setup ## the tests of the unsafe code under valgrind
 	@bash scripts/memcheck.sh
+
+bench-store: ## two layouts of a history on a Redis of its own: memory of a user, appends a second
+	cargo test --release --locked --lib -- --ignored --nocapture layouts_compared
 
 bench-llm: build ## our LLM engine beside onnxruntime-genai and torch (an hour of an idle machine, 6 GB of packages; BENCH_PAIRS, ONLY=sections)
 	@bash scripts/bench_llm/venv.sh

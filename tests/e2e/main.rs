@@ -20,6 +20,7 @@ mod policy;
 mod quality;
 mod real_data;
 mod recipe;
+mod redis_store;
 mod rig;
 mod train_serve;
 mod trainer;

@@ -112,7 +112,8 @@ pub fn free_address() -> String {
 #[derive(Clone)]
 pub struct Setup {
     bundle: PathBuf,
-    store: PathBuf,
+    /// `store.url`.
+    store: String,
     engine: &'static str,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
@@ -125,7 +126,7 @@ impl Setup {
     pub fn canned(bundle: &Path, store: &Path) -> Setup {
         let setup = Setup {
             bundle: bundle.to_path_buf(),
-            store: store.to_path_buf(),
+            store: format!("embedded:{}", store.display()),
             engine: "null",
             flags: Vec::new(),
             environment: Vec::new(),
@@ -138,6 +139,11 @@ impl Setup {
     /// The bundle's own models.
     pub fn onnx(bundle: &Path, store: &Path) -> Setup {
         Setup { engine: "onnx", ..Setup::canned(bundle, store) }
+    }
+
+    /// Keeps everything there instead of in a folder.
+    pub fn on(self, store_url: &str) -> Setup {
+        Setup { store: store_url.to_string(), ..self }
     }
 
     /// A setting by its environment variable.
@@ -153,9 +159,8 @@ impl Setup {
     }
 
     fn command(&self) -> Command {
-        let store = format!("embedded:{}", self.store.display());
         let bundle = self.bundle.display().to_string();
-        let arguments = ["serve", "--listen", &self.listen, "--admin-listen", &self.admin, "--store", &store];
+        let arguments = ["serve", "--listen", &self.listen, "--admin-listen", &self.admin, "--store", &self.store];
         let mut command = command(TAIJI, &arguments);
         command.args(["--bundle", &bundle, "--engine", self.engine]).args(&self.flags);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -10,6 +10,7 @@ use crate::store::embedded::system_clock;
 mod rig;
 
 mod failures;
+mod layout;
 
 use rig::{RedisCluster, RedisServer};
 
