@@ -236,6 +236,9 @@ local function put(keys, args)
   if args[7] == '1' then
     redis.call('HSET', keys[1], 'last_refresh_ms', integer(now_ms(args[1])), 'r:' .. args[2], args[4] .. ' ' .. args[5])
     if tonumber(args[4]) == current then redis.call('HSET', keys[1], 'weight', '0') end
+  else
+    -- No refresh, but an erasure must find the space.
+    redis.call('HSETNX', keys[1], 'r:' .. args[2], '')
   end
   return { 'written', integer(current), is_new }
 end

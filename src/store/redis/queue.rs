@@ -145,6 +145,7 @@ impl RedisStore {
         for (key, answer) in state_keys.iter().zip(self.link.run("sweep", calls).await?) {
             let (seq, erased_seq, refreshed): (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>) = read(key, answer)?;
             let refreshed = refreshed.as_deref().and_then(|version| version.split(|byte| *byte == b' ').next());
+            let refreshed = refreshed.filter(|seq| !seq.is_empty());
             let done = number::<u64>(key, refreshed)?.max(number(key, erased_seq.as_deref())?);
             let behind = number::<u64>(key, seq.as_deref())? > done;
             if let Some(user) = self.keys.user_of_state(key).filter(|_| behind) {
