@@ -14,6 +14,9 @@ use redis::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// A field of a user's counters, absent or text.
+type Field = Option<Vec<u8>>;
+
 /// Keys asked for in one step of a walk.
 const SCAN_STEP: usize = 1000;
 
@@ -143,7 +146,7 @@ impl RedisStore {
             state_keys.iter().map(|key| Call::new("HMGET", key).arg("seq").arg("erased_seq").arg(&field)).collect();
         let mut by_shard: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for (key, answer) in state_keys.iter().zip(self.link.run("sweep", calls).await?) {
-            let (seq, erased_seq, refreshed): (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>) = read(key, answer)?;
+            let (seq, erased_seq, refreshed): (Field, Field, Field) = read(key, answer)?;
             let refreshed = refreshed.as_deref().and_then(|version| version.split(|byte| *byte == b' ').next());
             let refreshed = refreshed.filter(|seq| !seq.is_empty());
             let done = number::<u64>(key, refreshed)?.max(number(key, erased_seq.as_deref())?);
