@@ -103,7 +103,9 @@ impl Ingest {
         let ask = |user: &String| UserBatch { user: user.clone(), records: Vec::new() };
         let outcomes = self.store.append(&self.space, &users.iter().map(ask).collect::<Vec<UserBatch>>()).await?;
         let now_ms = self.store.now_ms().await?;
-        let is_behind = |outcome: &AppendOutcome| outcome.state.seq > outcome.refreshed_seq.unwrap_or(0);
+        // An erased user has a seq, too, but nothing to refresh from.
+        let seen = |outcome: &AppendOutcome| outcome.refreshed_seq.unwrap_or(0).max(outcome.state.erased_seq);
+        let is_behind = |outcome: &AppendOutcome| outcome.state.seq > seen(outcome);
         let behind = users.iter().zip(&outcomes).filter(|(_, outcome)| is_behind(outcome)).enumerate();
         let due: Vec<DueEntry> = behind
             .map(|(place, (user, _))| DueEntry {
