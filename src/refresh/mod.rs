@@ -3,12 +3,14 @@
 //! In: the due queue, a user's history. Out: feature groups in the store, a vector in the feed.
 //! Callers: `main` (runs the [`Worker`]), `ingest` (asks the [`DuePolicy`]).
 
+mod changes;
 mod neighbour;
 mod policy;
 mod prompting;
 mod user;
 mod worker;
 
+pub use changes::ChangeFeed;
 pub use neighbour::is_opted_out;
 pub use policy::{CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, DuePolicy};
 pub use prompting::prompt_input;

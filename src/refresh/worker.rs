@@ -1,9 +1,10 @@
 //! The loop that empties the due queue: claim, refresh many at once, renew, release.
 
-use super::{CLASS_ROUTINE, CLASS_THRESHOLD, CLASS_URGENT, RefreshError, Refreshed, Refresher};
+use super::{CLASS_ROUTINE, CLASS_THRESHOLD, CLASS_URGENT, ChangeFeed, RefreshError, Refreshed, Refresher};
 use crate::llm::LlmError;
 use crate::store::{Claim, DueEntry, PutRefusal, StoreError};
 use crate::telemetry::events::{RefreshEnded, StoreCallFailed};
+use crate::telemetry::kafka::ChangeDropped;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -15,12 +16,14 @@ pub struct Worker {
     refresher: Arc<Refresher>,
     /// Rung by the ingest when users became due, so that an idle worker need not wait for its poll.
     wake: Arc<Notify>,
+    /// Told of users whose features were written, where someone publishes them.
+    changes: Option<Arc<ChangeFeed>>,
 }
 
 impl Worker {
-    /// A worker over a refresher.
-    pub fn new(refresher: Arc<Refresher>, wake: Arc<Notify>) -> Worker {
-        Worker { refresher, wake }
+    /// A worker over a refresher; `changes` is told of written features.
+    pub fn new(refresher: Arc<Refresher>, wake: Arc<Notify>, changes: Option<Arc<ChangeFeed>>) -> Worker {
+        Worker { refresher, wake, changes }
     }
 
     /// Runs until `stop` turns true, then finishes the refreshes under way. An error is a store that takes no writes:
@@ -33,7 +36,7 @@ impl Worker {
             let claimed = if free > 0 { self.claim(free).await } else { Vec::new() };
             let idle = claimed.is_empty();
             for claim in claimed {
-                running.spawn(one(self.refresher.clone(), claim));
+                running.spawn(one(self.refresher.clone(), claim, self.changes.clone()));
             }
             if idle || running.len() >= self.refresher.refresh.concurrency {
                 tokio::select! {
@@ -74,9 +77,14 @@ fn ended(finished: Result<Result<(), StoreError>, tokio::task::JoinError>) -> Re
 }
 
 /// One claimed user: refresh, mark due again where needed, release.
-async fn one(refresher: Arc<Refresher>, claim: Claim) -> Result<(), StoreError> {
+async fn one(refresher: Arc<Refresher>, claim: Claim, changes: Option<Arc<ChangeFeed>>) -> Result<(), StoreError> {
     let started = Instant::now();
     let result = with_renewal(&refresher, &claim).await;
+    if let (Ok(Refreshed::Written { .. }), Some(changes)) = (&result, changes)
+        && !changes.note(&claim.user)
+    {
+        ChangeDropped { user: &claim.user }.emit(&refresher.metrics);
+    }
     finish(&refresher, &claim, result, started).await.inspect_err(|error| {
         StoreCallFailed { operation: "release", error }.emit(&refresher.metrics);
     })
