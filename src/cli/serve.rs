@@ -92,7 +92,8 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     };
     let (stop, stopped) = watch::channel(false);
     let kafka = wiring::kafka_ingest(&settings, &parts, &readiness)?;
-    let mut tasks = parts.spawn_tasks(&settings, kafka, stopped.clone());
+    let publisher = wiring::feature_publisher(&settings, &parts)?;
+    let mut tasks = parts.spawn_tasks(&settings, kafka, publisher, stopped.clone());
     let app = api::router(parts.api.clone());
     let mut server = tokio::spawn(serve_until(public, app, stopped.clone()));
     let openai_server = openai_port.map(|(listener, app)| tokio::spawn(serve_until(listener, app, stopped)));

@@ -7,10 +7,11 @@ use crate::config::{EngineKind, EngineSettings, ProviderKind, Settings};
 use crate::erase::{self, Eraser};
 use crate::event::EventDecoder;
 use crate::ingest::Ingest;
+use crate::ingest::kafka::features::FeaturePublisher;
 use crate::ingest::kafka::{KafkaIngest, KafkaParts};
 use crate::llm::{LlmOptions, Provider};
 use crate::openai::{self, OpenAiState, ServedModel};
-use crate::refresh::{DuePolicy, Refresher, Worker};
+use crate::refresh::{ChangeFeed, DuePolicy, Refresher, Worker};
 use crate::retrieve::VectorTail;
 use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
 use crate::store::redis::{Address, Patience, RedisOptions, RedisStore};
@@ -31,6 +32,8 @@ pub(super) struct Parts {
     pub api: Arc<ApiState>,
     worker: Worker,
     tail: VectorTail,
+    /// Users whose features changed, where the change feed is on.
+    changes: Option<Arc<ChangeFeed>>,
     metrics: Arc<Metrics>,
 }
 
@@ -91,8 +94,10 @@ pub(super) async fn build(
         settings.refresh.clone(),
         settings.retrieve.clone(),
     );
-    let worker = Worker::new(Arc::new(refresher), wake);
-    Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, metrics: metrics.clone() })
+    let publishes = settings.kafka.is_on() && !settings.kafka.features_topic.is_empty();
+    let changes = publishes.then(Arc::<ChangeFeed>::default);
+    let worker = Worker::new(Arc::new(refresher), wake, changes.clone());
+    Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, metrics: metrics.clone() })
 }
 
 pub(super) async fn open_store(settings: &Settings) -> Result<Arc<dyn FeatureStore>, CommandError> {
@@ -199,6 +204,14 @@ pub(super) fn kafka_ingest(
     ingest.map(Some).map_err(|error| CommandError::Usage(error.to_string()))
 }
 
+/// The change feed's publisher where it is configured.
+pub(super) fn feature_publisher(settings: &Settings, parts: &Parts) -> Result<Option<FeaturePublisher>, CommandError> {
+    let Some(changes) = parts.changes.clone() else { return Ok(None) };
+    let space = parts.bundle.manifest.space.clone();
+    let publisher = FeaturePublisher::new(&settings.kafka, space, parts.store.clone(), changes, parts.metrics.clone());
+    publisher.map(Some).map_err(|error| CommandError::Usage(error.to_string()))
+}
+
 /// What the OpenAI-compatible port shares; reads the chat template.
 pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<OpenAiState>, CommandError> {
     let bundle = &parts.bundle;
@@ -225,9 +238,17 @@ impl Parts {
         self: &Parts,
         settings: &Settings,
         kafka: Option<KafkaIngest>,
+        publisher: Option<FeaturePublisher>,
         stopped: watch::Receiver<bool>,
     ) -> JoinSet<Result<(), StoreError>> {
         let mut tasks = JoinSet::new();
+        if let Some(publisher) = publisher {
+            let stop = stopped.clone();
+            tasks.spawn(async move {
+                publisher.run(stop).await;
+                Ok(())
+            });
+        }
         if let Some(kafka) = kafka {
             let (runtime, stop) = (Handle::current(), stopped.clone());
             tasks.spawn_blocking(move || {

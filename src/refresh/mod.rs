@@ -4,6 +4,7 @@
 //! Callers: `main` (runs the [`Worker`]), `ingest` (asks the [`DuePolicy`]).
 
 mod budget;
+mod changes;
 mod look_back;
 mod neighbour;
 mod policy;
@@ -12,6 +13,7 @@ mod user;
 mod worker;
 
 pub use budget::{BudgetLeft, Ticket, TokenBudget};
+pub use changes::ChangeFeed;
 pub use look_back::{Seen, look_back, shown_neighbour};
 pub use neighbour::is_opted_out;
 pub use policy::{CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, DuePolicy};

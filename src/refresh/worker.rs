@@ -1,10 +1,13 @@
 //! The loop that empties the due queue: claim, refresh many at once, renew, release.
 
 use super::user::unix_ms;
-use super::{CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, RefreshError, Refreshed, Refresher, Ticket};
+use super::{
+    CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, ChangeFeed, RefreshError, Refreshed, Refresher, Ticket,
+};
 use crate::llm::LlmError;
 use crate::store::{Claim, DueEntry, PutRefusal, QueueDepth, StoreError};
 use crate::telemetry::events::{RefreshEnded, StoreCallFailed};
+use crate::telemetry::kafka::ChangeDropped;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -16,12 +19,14 @@ pub struct Worker {
     refresher: Arc<Refresher>,
     /// Rung by the ingest when users became due, so that an idle worker need not wait for its poll.
     wake: Arc<Notify>,
+    /// Told of users whose features were written, where someone publishes them.
+    changes: Option<Arc<ChangeFeed>>,
 }
 
 impl Worker {
-    /// A worker over a refresher.
-    pub fn new(refresher: Arc<Refresher>, wake: Arc<Notify>) -> Worker {
-        Worker { refresher, wake }
+    /// A worker over a refresher; `changes` is told of written features.
+    pub fn new(refresher: Arc<Refresher>, wake: Arc<Notify>, changes: Option<Arc<ChangeFeed>>) -> Worker {
+        Worker { refresher, wake, changes }
     }
 
     /// Runs until `stop` turns true, then finishes the refreshes under way. An error is a store that takes no writes:
@@ -35,7 +40,8 @@ impl Worker {
             let claimed = if allowed > 0 { self.claim(allowed).await } else { Vec::new() };
             let idle = claimed.is_empty();
             for claim in claimed {
-                running.spawn(one(self.refresher.clone(), claim, self.refresher.budget.reserve()));
+                let ticket = self.refresher.budget.reserve();
+                running.spawn(one(self.refresher.clone(), claim, ticket, self.changes.clone()));
             }
             if idle || running.len() >= self.refresher.refresh.concurrency {
                 tokio::select! {
@@ -107,10 +113,20 @@ fn ended(finished: Result<Result<(), StoreError>, tokio::task::JoinError>) -> Re
 }
 
 /// One claimed user: refresh, mark due again where needed, release.
-async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket) -> Result<(), StoreError> {
+async fn one(
+    refresher: Arc<Refresher>,
+    claim: Claim,
+    ticket: Ticket,
+    changes: Option<Arc<ChangeFeed>>,
+) -> Result<(), StoreError> {
     let started = Instant::now();
     let result = with_renewal(&refresher, &claim).await;
     drop(ticket);
+    if let (Ok(Refreshed::Written { .. }), Some(changes)) = (&result, changes)
+        && !changes.note(&claim.user)
+    {
+        ChangeDropped { user: &claim.user }.emit(&refresher.metrics);
+    }
     let finished = finish(&refresher, &claim, result, started).await.inspect_err(|error| {
         StoreCallFailed { operation: "release", error }.emit(&refresher.metrics);
     });

@@ -32,7 +32,7 @@ impl DeadLetterWritten<'_> {
 /// Something failed and is tried again.
 #[allow(missing_docs)]
 pub struct KafkaRetried<'a> {
-    /// append, items, dead_letter, incarnation, flush, seek, pause, poll, store_offsets.
+    /// append, items, dead_letter, features, incarnation, flush, seek, pause, poll, store_offsets.
     pub what: &'a str,
     pub error: &'a dyn Display,
 }
@@ -120,6 +120,35 @@ impl OffsetsCommitted<'_> {
                 tracing::warn!(target: "taiji::kafka", %error, "offsets not committed; a later commit covers them");
             }
         }
+    }
+}
+
+/// Users' features went out to the change feed.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct FeaturesPublished {
+    pub users: u64,
+}
+
+impl FeaturesPublished {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.kafka_features.with_label_values(&["published"]).inc_by(self.users);
+        tracing::debug!(target: "taiji::kafka", users = self.users, "features published");
+    }
+}
+
+/// Too many users wait for the change feed: this one's change is not published.
+#[allow(missing_docs)]
+pub struct ChangeDropped<'a> {
+    pub user: &'a str,
+}
+
+impl ChangeDropped<'_> {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.kafka_features.with_label_values(&["dropped"]).inc();
+        tracing::debug!(target: "taiji::kafka", user = self.user, "change feed full");
     }
 }
 

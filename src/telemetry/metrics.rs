@@ -75,7 +75,8 @@ metrics_table! {
     kafka_rebalances: IntCounterVec ["kind"] "taiji_kafka_rebalances_total" "Rebalances by kind: assign, revoke, lost.";
     kafka_rewinds: IntCounter [] "taiji_kafka_rewinds_total" "Times the store may have lost its tail and records were read again.";
     kafka_commits: IntCounterVec ["result"] "taiji_kafka_commits_total" "Commits of offsets by result: ok, failed.";
-    kafka_retries: IntCounterVec ["what"] "taiji_kafka_retries_total" "Failed and tried again, by what: append, items, dead_letter, incarnation, flush, seek, pause, poll, store_offsets.";
+    kafka_features: IntCounterVec ["result"] "taiji_kafka_features_total" "Users' features for the change feed, by result: published, dropped (too many were waiting).";
+    kafka_retries: IntCounterVec ["what"] "taiji_kafka_retries_total" "Failed and tried again, by what: append, items, dead_letter, features, incarnation, flush, seek, pause, poll, store_offsets.";
     served: IntCounterVec ["group", "status"] "taiji_served_values_total" "Feature groups served, by status: present or the reason of absence.";
     refreshes: IntCounterVec ["result"] "taiji_refreshes_total" "Refreshes by result: written, skipped, refused, failed, deferred.";
     refresh_duration: Histogram [] "taiji_refresh_duration_seconds" "Time of one refresh, claim to release." in LATENCY_BUCKETS;
@@ -131,6 +132,9 @@ impl Metrics {
         }
         for kind in ["assign", "revoke", "lost"] {
             self.kafka_rebalances.with_label_values(&[kind]);
+        }
+        for result in ["published", "dropped"] {
+            self.kafka_features.with_label_values(&[result]);
         }
         for result in ["ok", "failed"] {
             self.kafka_commits.with_label_values(&[result]);

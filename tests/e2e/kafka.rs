@@ -3,6 +3,7 @@
 use crate::kafka_rig::Broker;
 use crate::rig::{SOON, Server, Setup, TAIJI, run_with, wait_until};
 use crate::worlds::{click, data_plane_bundle, now_ms, read_events, synth_files, users_of, write_lines};
+use rdkafka::message::Message;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,13 +21,18 @@ impl Topics {
     fn new(folder: &Path, name: &str) -> Topics {
         let broker = Broker::shared();
         let events = format!("{name}.events");
-        for (topic, partitions) in [(events.clone(), 4), (format!("{name}.items"), 1), (format!("{name}.dlq"), 1)] {
+        for (topic, partitions) in [
+            (events.clone(), 4),
+            (format!("{name}.items"), 1),
+            (format!("{name}.dlq"), 1),
+            (format!("{name}.features"), 1),
+        ] {
             broker.create_topic(&topic, partitions, &[]);
         }
         let config = folder.join("taiji.toml");
         let text = format!(
             "[kafka]\ngroup = \"{name}\"\nevents_topic = \"{events}\"\nitems_topic = \"{name}.items\"\n\
-             dead_letter_topic = \"{name}.dlq\"\n[kafka.properties]\n\
+             dead_letter_topic = \"{name}.dlq\"\nfeatures_topic = \"{name}.features\"\n[kafka.properties]\n\
              \"session.timeout.ms\" = \"6000\"\n\"heartbeat.interval.ms\" = \"300\"\n"
         );
         std::fs::write(&config, text).expect("config");
@@ -96,6 +102,11 @@ fn events_fed_through_kafka_become_features_and_a_drained_start_reads_nothing_tw
     let columns = server.wait_for_features(&users, SOON);
     assert_eq!(columns["status"], json!(vec!["PRESENT"; users.len()]));
     check_histories(&server, &events);
+    wait_until("the change feed", SOON, || {
+        let published = topics.broker.read_all("way.features", 1);
+        let known = |user: &String| published.iter().any(|record| record.key() == Some(user.as_bytes()));
+        users.iter().all(known).then_some(())
+    });
     assert!(server.metric("taiji_catalogue_items") > 0.0);
     assert_eq!(server.stop(), Some(0), "{}", server.stderr());
     assert!(!server.stderr().contains("panicked"), "{}", server.stderr());

@@ -20,7 +20,7 @@
 //! | `rebalance` | librdkafka's callbacks |
 //! | `record`, `decode` | a record as it came; bytes → event, item or reason |
 //! | `lanes`, `items`, `dead_letter` | where records end |
-//! | `dlq` | reading and replaying dead letters |
+//! | `dlq`, `features` | reading and replaying dead letters; the change feed out |
 //! | `client`, `health`, `backoff` | configurations; readiness; pauses between attempts |
 
 mod backoff;
@@ -29,6 +29,7 @@ mod consumer;
 mod dead_letter;
 mod decode;
 pub mod dlq;
+pub mod features;
 mod health;
 mod items;
 mod lanes;

@@ -5,6 +5,7 @@ mod bad_records;
 mod consume;
 mod double;
 mod failure;
+mod features;
 #[path = "../../../../tests/rig/kafka.rs"]
 mod rig;
 

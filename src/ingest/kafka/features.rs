@@ -1,0 +1,116 @@
+//! The change feed: each user's features after a refresh → the features topic, keyed by user.
+//!
+//! In: users from [`ChangeFeed`]. Out: `taiji.v1.UserFeatures` (protobuf) as they stand in the store when they are published;
+//! a null value for a user without features, so that a compacted topic forgets them. `text` is never published. Callers:
+//! `cli::wiring`, where `kafka.features_topic` is set.
+
+use super::KafkaError;
+use super::backoff::Backoff;
+use super::client::{self, Producer};
+use crate::config::KafkaSettings;
+use crate::feature::DecodedGroup;
+use crate::feature::proto::UserFeatures;
+use crate::refresh::ChangeFeed;
+use crate::store::{FeatureStore, Group, StoredFeatures};
+use crate::telemetry::Metrics;
+use crate::telemetry::kafka::{FeaturesPublished, KafkaRetried};
+use prost::Message;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::FutureRecord;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Users read and produced together.
+const BATCH: usize = 200;
+
+/// Publishes one space; one a process.
+pub struct FeaturePublisher {
+    producer: Producer,
+    topic: String,
+    space: String,
+    store: Arc<dyn FeatureStore>,
+    changes: Arc<ChangeFeed>,
+    metrics: Arc<Metrics>,
+}
+
+impl FeaturePublisher {
+    /// A publisher to `kafka.features_topic`; connects to nothing yet.
+    pub fn new(
+        settings: &KafkaSettings,
+        space: String,
+        store: Arc<dyn FeatureStore>,
+        changes: Arc<ChangeFeed>,
+        metrics: Arc<Metrics>,
+    ) -> Result<FeaturePublisher, KafkaError> {
+        let producer = client::producer(settings)?;
+        Ok(FeaturePublisher { producer, topic: settings.features_topic.clone(), space, store, changes, metrics })
+    }
+
+    /// Runs until `stop` turns true. What failed is noted again, so a newer state goes out in its place.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let mut backoff = Backoff::default();
+        loop {
+            let users = self.changes.take(BATCH);
+            if users.is_empty() {
+                tokio::select! {
+                    _ = self.changes.added() => continue,
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
+            }
+            let Err(error) = self.publish(&users).await else {
+                backoff = Backoff::default();
+                continue;
+            };
+            KafkaRetried { what: "features", error: &error }.emit(&self.metrics);
+            for user in &users {
+                self.changes.note(user);
+            }
+            tokio::select! {
+                _ = tokio::time::sleep(backoff.pause()) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// All of them are acknowledged when it returns.
+    async fn publish(&self, users: &[String]) -> Result<(), String> {
+        let stored = self.store.features(&self.space, users).await.map_err(|error| error.to_string())?;
+        let mut sent = Vec::with_capacity(users.len());
+        for (user, features) in users.iter().zip(stored) {
+            let value = match features {
+                Some(features) => Some(self.message(user, &features)?.encode_to_vec()),
+                None => None,
+            };
+            let headers = [("content-type", "application/x-protobuf"), ("taiji.space", &self.space)];
+            let headers = headers
+                .iter()
+                .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
+            let mut record = FutureRecord::<str, [u8]>::to(&self.topic).key(user).headers(headers);
+            record.payload = value.as_deref();
+            sent.push(self.producer.send_result(record).map_err(|(error, _)| self.failed(&error))?);
+        }
+        for delivery in sent {
+            let delivered = delivery.await.map_err(|_| "the kafka client ended".to_string())?;
+            delivered.map_err(|(error, _)| self.failed(&error))?;
+        }
+        FeaturesPublished { users: users.len() as u64 }.emit(&self.metrics);
+        Ok(())
+    }
+
+    fn message(&self, user: &str, stored: &StoredFeatures) -> Result<UserFeatures, String> {
+        let mut message = UserFeatures { user_id: user.into(), status: "PRESENT".into(), ..UserFeatures::default() };
+        for blob in stored.groups.iter().filter(|blob| blob.group != Group::Text) {
+            match DecodedGroup::decode(blob).map_err(|error| format!("features of {user:?}: {error}"))? {
+                DecodedGroup::Intra(group) => message.intra = Some(group),
+                DecodedGroup::Cross(group) => message.cross = Some(group),
+                DecodedGroup::Scid(group) => message.scid = Some(group),
+                DecodedGroup::Text(_) => {}
+            }
+        }
+        Ok(message)
+    }
+
+    fn failed(&self, error: &dyn std::fmt::Display) -> String {
+        format!("topic {:?}: {error}; does it exist, and may we write to it?", self.topic)
+    }
+}

@@ -1,0 +1,57 @@
+//! The change feed: what stands in the store, keyed by user.
+
+use super::*;
+use crate::feature::proto::{IntraGroup, TextGroup, UserFeatures};
+use crate::ingest::kafka::features::FeaturePublisher;
+use crate::refresh::ChangeFeed;
+use crate::store::{FeaturePut, Group, GroupBlob, PutBody, PutOutcome, Version};
+use prost::Message;
+use rdkafka::message::Message as _;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn features_go_out_without_text_and_a_user_without_any_gets_a_tombstone() {
+    let broker = Broker::shared();
+    let mut world = World::new(broker, 1);
+    world.settings.kafka.features_topic = format!("{}.features", world.events_topic());
+    let topic = world.settings.kafka.features_topic.clone();
+    broker.create_topic(&topic, 1, &[]);
+    let store = Double::new();
+    let running = world.start(&store);
+    let events = clicks(1, 3);
+    world.produce_events(&events).await;
+    wait_for(&store, &events).await;
+    let user = events[0].user_id.clone();
+    let version = Version { seq: 3, turn: 0 };
+    let blob = |group, bytes| GroupBlob { group, bytes, tier: 1, version, expires_at_ms: 0 };
+    let intra = IntraGroup { sparse_ids: vec![5, 6], has_llm_feature: true, ..IntraGroup::default() };
+    let text = TextGroup { answer: "secret".into(), ..TextGroup::default() };
+    let groups = vec![blob(Group::Intra, intra.encode_to_vec()), blob(Group::Text, text.encode_to_vec())];
+    let body = PutBody::Write { groups, prompt_hash: 1, embedding: Vec::new() };
+    let put = FeaturePut { user: user.clone(), era: 0, version, tier: 1, body };
+    assert!(matches!(store.put(SPACE, put).await.unwrap(), PutOutcome::Written { .. }));
+
+    let changes = Arc::new(ChangeFeed::default());
+    let metrics = running.metrics.clone();
+    let publisher =
+        FeaturePublisher::new(&world.settings.kafka, SPACE.into(), store.clone(), changes.clone(), metrics).unwrap();
+    let (stop, stopped) = watch::channel(false);
+    // Away at first: nothing is lost by that.
+    store.set_away(true);
+    changes.note(&user);
+    changes.note("nobody");
+    let task = tokio::spawn(publisher.run(stopped));
+    let retried = running.metrics.kafka_retries.with_label_values(&["features"]);
+    until("a failed read", || retried.get() > 0).await;
+    store.set_away(false);
+    until("both records", || broker.ends(&topic, 1)[0] == 2).await;
+    stop.send_replace(true);
+    task.await.unwrap();
+    running.stop().await;
+    let records = broker.read_all(&topic, 1);
+    let of = |key: &str| records.iter().find(|record| record.key() == Some(key.as_bytes())).unwrap();
+    let value = of(&user).payload().unwrap();
+    assert!(!value.windows(6).any(|part| part == b"secret"));
+    let message = UserFeatures::decode(value).unwrap();
+    assert_eq!((message.user_id, message.intra.unwrap().sparse_ids), (user, vec![5, 6]));
+    assert_eq!(of("nobody").payload(), None);
+}
