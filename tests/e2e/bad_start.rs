@@ -126,7 +126,7 @@ fn wrong_usage_and_wrong_settings_are_64_and_all_told_at_once() {
     refused(run_with(TAIJI, &["feed"], &[]), 64, &["--file"]);
     refused(run_with(TAIJI, &["serve", "--engine", "magic"], &[]), 64, &["engine.kind"]);
     refused(run_with(TAIJI, &["serve", "--listen", "here"], &[]), 64, &["server.listen"]);
-    refused(run_with(TAIJI, &["serve", "--store", "redis://x"], &[]), 64, &["store.url"]);
+    refused(run_with(TAIJI, &["serve", "--store", "memcached://x"], &[]), 64, &["store.url"]);
     let file = place.folder.path().join("taiji.toml");
     let shown = file.display().to_string();
     refused(run_with(TAIJI, &["serve", "--config", &shown], &[]), 64, &["taiji.toml"]);
