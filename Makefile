@@ -48,7 +48,7 @@ memcheck: setup ## the tests of the unsafe code under valgrind
 	@bash scripts/memcheck.sh
 
 bench-store: ## two layouts of a history on a Redis of its own: memory of a user, appends a second
-	cargo test --release --locked --lib -- --ignored --nocapture layouts_compared
+	TAIJI_BENCH_STORE=1 cargo test --release --locked --lib -- --nocapture layouts_compared
 
 bench-llm: build ## our LLM engine beside onnxruntime-genai and torch (an hour of an idle machine, 6 GB of packages; BENCH_PAIRS, ONLY=sections)
 	@bash scripts/bench_llm/venv.sh

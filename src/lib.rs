@@ -6,16 +6,19 @@
 //! event → store → refresh → (prompt → llm → encode → quantize, retrieve, catalogue) → feature → store → api
 //! ```
 //!
-//! `bundle` loads what `refresh` runs; `train` makes what `bundle` loads; `config`, `admin` and `telemetry` serve all.
+//! `bundle` loads what `refresh` runs; `train` makes what `bundle` loads; `config`, `admin`, `telemetry`, `backoff` and `clock`
+//! serve all.
 
 // `unsafe` stands in `llm::binding` alone (and, with a lint of its own, nowhere else).
 #![deny(unsafe_code)]
 
 pub mod admin;
 pub mod api;
+pub mod backoff;
 pub mod bundle;
 pub mod catalogue;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod encode;
 pub mod erase;

@@ -1,8 +1,9 @@
 //! `taiji backfill`: a file of events into the store, past HTTP and Kafka, with a progress bar and a checkpoint.
 
-use super::{CommandError, wiring};
+use super::{CommandError, load_settings, wiring};
 use crate::bundle::Manifest;
-use crate::config::{self, Settings};
+use crate::clock::unix_ms;
+use crate::config::Settings;
 use crate::event::EventDecoder;
 use crate::ingest::{
     Backfill, BackfillError, BackfillOptions, BackfillReport, Checkpoint, CheckpointError, Ingest, Progress, Rejection,
@@ -14,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Flags of `backfill`; store, space, actions and field map come from the configuration, as for `serve`.
 #[derive(Debug, Args)]
@@ -61,12 +62,8 @@ pub(super) fn run(args: BackfillArgs) -> Result<(), CommandError> {
     if !(args.refresh_rate.is_finite() && args.refresh_rate >= 0.0) {
         return Err(CommandError::Usage("--refresh-rate must be a number from 0 on".to_string()));
     }
-    let flags: Vec<(&str, String)> = [("store.url", &args.store), ("bundle.dir", &args.bundle)]
-        .into_iter()
-        .filter_map(|(key, value)| value.clone().map(|value| (key, value)))
-        .collect();
-    let settings = config::load(args.config.as_deref(), std::env::vars(), &flags)
-        .map_err(|errors| CommandError::Usage(errors.to_string()))?;
+    let flags = [("store.url", &args.store), ("bundle.dir", &args.bundle)];
+    let settings = load_settings(args.config.as_deref(), &flags)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -104,7 +101,7 @@ async fn fill(args: &BackfillArgs, settings: &Settings) -> Result<BackfillReport
         let line = serde_json::to_string(rejection).map_err(|error| error.to_string())?;
         writeln!(file, "{line}").map_err(|error| error.to_string())
     };
-    let result = backfill.run(rows, &mut checkpoint, now_ms(), |progress| bar.show(progress), reject).await;
+    let result = backfill.run(rows, &mut checkpoint, unix_ms(), |progress| bar.show(progress), reject).await;
     bar.bar.finish_and_clear();
     if let Some(mut file) = rejected {
         file.flush().map_err(|error| unavailable(format!("rejected rows cannot be written: {error}")))?;
@@ -186,9 +183,4 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -1,7 +1,7 @@
 //! `taiji dlq`: what is in the dead-letter topic and why; sending it back once the cause is gone.
 
-use super::CommandError;
-use crate::config::{self, KafkaSettings};
+use super::{CommandError, load_settings};
+use crate::config::KafkaSettings;
 use crate::ingest::kafka::dlq::{Letter, LetterFilter, read_letters, replay};
 use crate::ingest::kafka::{BadReason, KafkaError};
 use clap::{Args, Subcommand};
@@ -81,10 +81,7 @@ pub(super) fn kafka_settings(
     file: &Option<PathBuf>,
     flags: &[(&str, &Option<String>)],
 ) -> Result<KafkaSettings, CommandError> {
-    let flags: Vec<(&str, String)> =
-        flags.iter().filter_map(|(key, value)| (*value).clone().map(|value| (*key, value))).collect();
-    let settings = config::load(file.as_deref(), std::env::vars(), &flags)
-        .map_err(|errors| CommandError::Usage(errors.to_string()))?;
+    let settings = load_settings(file.as_deref(), flags)?;
     if !settings.kafka.is_on() {
         return Err(CommandError::Usage("no broker is named: give --kafka host:port".to_string()));
     }

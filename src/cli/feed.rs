@@ -97,10 +97,7 @@ pub(super) fn run(args: FeedArgs) -> Result<(), CommandError> {
 /// Sends every line of a file in batches; the order of batches is kept at the start of each call.
 async fn replay(args: &FeedArgs, path: &Path, route: &str, rate: u64) -> Result<Totals, CommandError> {
     let lines = count_lines(path)?;
-    let bar = ProgressBar::new(lines);
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {per_sec} eta {eta}") {
-        bar.set_style(style);
-    }
+    let bar = progress_bar(lines);
     let client = reqwest::Client::builder()
         .timeout(Duration::from_secs(30))
         .build()
@@ -211,6 +208,15 @@ fn summary(mut totals: Totals, elapsed: Duration) -> String {
         line.push_str(&format!("\nfirst rejection: {first}"));
     }
     line
+}
+
+/// A bar over so many lines.
+pub(super) fn progress_bar(lines: u64) -> ProgressBar {
+    let bar = ProgressBar::new(lines);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {per_sec} eta {eta}") {
+        bar.set_style(style);
+    }
+    bar
 }
 
 pub(super) fn open(path: &Path) -> Result<BufReader<Box<dyn Read>>, CommandError> {

@@ -2,11 +2,10 @@
 
 use super::CommandError;
 use super::dlq::kafka_settings;
-use super::feed::{FeedArgs, count_lines, open};
+use super::feed::{FeedArgs, count_lines, open, progress_bar};
 use crate::ingest::kafka::client::{Producer, producer};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use indicatif::{ProgressBar, ProgressStyle};
 use rdkafka::producer::FutureRecord;
 use rdkafka::producer::future_producer::DeliveryFuture;
 use serde_json::Value;
@@ -49,10 +48,7 @@ struct Feed<'a> {
 impl Feed<'_> {
     /// Produces every line of a file; returns how many the broker acknowledged, which is all of them.
     async fn replay(&self, path: &Path) -> Result<u64, CommandError> {
-        let bar = ProgressBar::new(count_lines(path)?);
-        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {per_sec} eta {eta}") {
-            bar.set_style(style);
-        }
+        let bar = progress_bar(count_lines(path)?);
         let started = Instant::now();
         let mut sent = 0_u64;
         let mut unacknowledged: FuturesUnordered<DeliveryFuture> = FuturesUnordered::new();

@@ -1,7 +1,7 @@
 //! `taiji migrate`: brings a Redis namespace to this program's schema, or says what that would take.
 
-use super::{CommandError, wiring};
-use crate::config::{self, Settings};
+use super::{CommandError, load_settings, wiring};
+use crate::config::Settings;
 use crate::store::StoreError;
 use crate::store::redis::{Address, Migration};
 use clap::{Args, ValueEnum};
@@ -29,9 +29,7 @@ enum Action {
 }
 
 pub(super) fn run(args: MigrateArgs) -> Result<(), CommandError> {
-    let flags: Vec<(&str, String)> = args.store.into_iter().map(|url| ("store.url", url)).collect();
-    let settings = config::load(args.config.as_deref(), std::env::vars(), &flags)
-        .map_err(|errors| CommandError::Usage(errors.to_string()))?;
+    let settings = load_settings(args.config.as_deref(), &[("store.url", &args.store)])?;
     if !Address::is_redis(&settings.store.url) {
         println!("nothing to migrate: an embedded store checks its own schema when it is opened");
         return Ok(());

@@ -12,8 +12,9 @@ mod migrate;
 mod serve;
 mod wiring;
 
+use crate::config::{self, Settings};
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use thiserror::Error;
 
@@ -111,6 +112,13 @@ pub(crate) struct ServeArgs {
     /// onnx, or null for canned answers (measuring the data plane).
     #[arg(long, value_name = "KIND")]
     engine: Option<String>,
+}
+
+/// The settings of a command: flags win over environment and file. Flags that were not given are `None`.
+fn load_settings(file: Option<&Path>, flags: &[(&str, &Option<String>)]) -> Result<Settings, CommandError> {
+    let given: Vec<(&str, String)> =
+        flags.iter().filter_map(|(key, value)| (*value).clone().map(|value| (*key, value))).collect();
+    config::load(file, std::env::vars(), &given).map_err(|errors| CommandError::Usage(errors.to_string()))
 }
 
 /// Parses the command line, runs the command, and turns its end into an exit code.

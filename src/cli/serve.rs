@@ -1,8 +1,8 @@
 //! `taiji serve`: read configuration, check everything, serve, drain.
 
 use super::wiring::{self, Parts};
-use super::{CommandError, ServeArgs};
-use crate::config::{self, LogSettings, Settings};
+use super::{CommandError, ServeArgs, load_settings};
+use crate::config::{LogSettings, Settings};
 use crate::ingest::kafka::KAFKA_LATCH;
 use crate::telemetry::{Metrics, Readiness};
 use crate::{admin, api, openai};
@@ -17,7 +17,16 @@ use tokio::sync::watch;
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: ServeArgs) -> Result<(), CommandError> {
-    let settings = load_settings(&args)?;
+    let flags = [
+        ("server.listen", &args.listen),
+        ("server.admin_listen", &args.admin_listen),
+        ("openai.listen", &args.openai_listen),
+        ("store.url", &args.store),
+        ("bundle.dir", &args.bundle),
+        ("engine.kind", &args.engine),
+        ("kafka.brokers", &args.kafka),
+    ];
+    let settings = load_settings(args.config.as_deref(), &flags)?;
     init_log(&settings.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -27,23 +36,6 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CommandError> {
     // Blocking calls left behind (a model run) must not hold the exit up.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
-}
-
-fn load_settings(args: &ServeArgs) -> Result<Settings, CommandError> {
-    let flags: Vec<(&str, String)> = [
-        ("server.listen", &args.listen),
-        ("server.admin_listen", &args.admin_listen),
-        ("openai.listen", &args.openai_listen),
-        ("store.url", &args.store),
-        ("bundle.dir", &args.bundle),
-        ("engine.kind", &args.engine),
-        ("kafka.brokers", &args.kafka),
-    ]
-    .into_iter()
-    .filter_map(|(key, value)| value.clone().map(|value| (key, value)))
-    .collect();
-    config::load(args.config.as_deref(), std::env::vars(), &flags)
-        .map_err(|errors| CommandError::Usage(errors.to_string()))
 }
 
 fn init_log(log: &LogSettings) -> Result<(), CommandError> {

@@ -6,6 +6,7 @@
 //! the budget says, in the routine class; an event of today brings its user forward as ever.
 
 use super::{AppendCounts, Checkpoint, CheckpointError, Ingest, Rows, RowsError};
+use crate::backoff::Backoff;
 use crate::event::{Event, EventDecoder};
 use crate::store::StoreError;
 use futures::StreamExt;
@@ -187,15 +188,14 @@ impl Backfill<'_> {
             if events.is_empty() {
                 return (rows, Ok(AppendCounts::default()));
             }
-            let mut pause = PAUSE;
+            let mut backoff = Backoff::new(PAUSE, PAUSE * 2_u32.pow(MAX_ATTEMPTS));
             for _ in 1..MAX_ATTEMPTS {
                 match self.ingest.append_history(events.clone()).await {
                     // The store may be full or starting again.
                     Err(error) => tracing::warn!(%error, "append failed, trying again"),
                     counts => return (rows, counts),
                 }
-                tokio::time::sleep(pause).await;
-                pause *= 2;
+                tokio::time::sleep(backoff.pause()).await;
             }
             (rows, self.ingest.append_history(events).await)
         })

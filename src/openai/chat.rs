@@ -4,7 +4,7 @@
 
 use super::answer::{self, Answer, Token, finish_reason};
 use super::options::Options;
-use super::respond::{Plan, Shape, respond};
+use super::respond::{Shape, respond};
 use super::{Fields, OpenAiError, OpenAiState};
 use crate::llm::{Finish, GenerateRequest, Prompt};
 use axum::body::Body;
@@ -46,13 +46,7 @@ pub async fn post_chat_completions(
     let choices = answer::start(state.llm.as_ref(), requests, stops).await?;
     let object = if options.stream { "chat.completion.chunk" } else { "chat.completion" };
     let shape = ChatShape { head: state.head("chatcmpl", object, &model), logprobs: options.logprobs };
-    let plan = Plan {
-        stream: options.stream,
-        n: options.n,
-        include_usage: options.include_usage,
-        every_token: options.logprobs,
-    };
-    respond(choices, shape, plan).await
+    respond(choices, shape, options.plan()).await
 }
 
 fn options(mut fields: Fields, state: &OpenAiState) -> Result<Options, OpenAiError> {

@@ -5,7 +5,7 @@
 
 use super::answer::{self, Answer, Token, finish_reason};
 use super::options::Options;
-use super::respond::{Plan, Shape, respond};
+use super::respond::{Shape, respond};
 use super::{Fields, OpenAiError, OpenAiState};
 use crate::llm::{Finish, Prompt};
 use axum::body::Body;
@@ -34,13 +34,7 @@ pub async fn post_completions(
     let stops = if options.ignore_eos { Vec::new() } else { state.model.stops.clone() };
     let choices = answer::start(state.llm.as_ref(), requests.collect(), stops).await?;
     let shape = CompletionShape { head: state.head("cmpl", "text_completion", &model), logprobs: options.logprobs };
-    let plan = Plan {
-        stream: options.stream,
-        n: options.n,
-        include_usage: options.include_usage,
-        every_token: options.logprobs,
-    };
-    respond(choices, shape, plan).await
+    respond(choices, shape, options.plan()).await
 }
 
 fn options(mut fields: Fields, state: &OpenAiState) -> Result<Options, OpenAiError> {

@@ -3,6 +3,7 @@
 //! In: the request's [`Fields`] and the model's own defaults. Out: [`Options`], and from them engine requests.
 
 use super::model::ServedModel;
+use super::respond::Plan;
 use super::{Fields, OpenAiError};
 use crate::llm::{GenerateRequest, Priority, Prompt, Sampling};
 use rand::Rng;
@@ -50,6 +51,11 @@ impl Options {
             ignore_eos: fields.flag("ignore_eos")?,
             logprobs: false,
         })
+    }
+
+    /// How the response is to be written.
+    pub fn plan(&self) -> Plan {
+        Plan { stream: self.stream, n: self.n, include_usage: self.include_usage, every_token: self.logprobs }
     }
 
     /// The engine's requests for one prompt: one for each answer, with seeds that follow one another.

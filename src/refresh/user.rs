@@ -7,6 +7,7 @@ use super::neighbour::Chooser;
 use super::{CLASS_SYNC, RefreshError, Seen, TokenBudget, is_opted_out, look_back, prompt_input, shown_neighbour};
 use crate::bundle::Bundle;
 use crate::catalogue::Grounding;
+use crate::clock::unix_ms;
 use crate::config::{RefreshSettings, RetrieveSettings};
 use crate::feature::proto::GroupMeta;
 use crate::feature::{CrossFinding, Finding, assemble, flags};
@@ -18,7 +19,7 @@ use crate::store::{
 };
 use crate::telemetry::Metrics;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// What one refresh did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +78,7 @@ impl Refresher {
         refresh: RefreshSettings,
         retrieve: RetrieveSettings,
     ) -> Refresher {
-        // The first refreshes are taken to cost the most they can.
+        // The first refreshes are taken to cost the most they can. (This process's clock: the store's would cost a call.)
         let most = bundle.schema.max_prompt_tokens + bundle.schema.max_new_tokens;
         let budget = TokenBudget::new(refresh.tokens_per_second, refresh.tokens_per_day, most, unix_ms());
         Refresher { store, bundle, metrics, refresh, retrieve, budget }
@@ -343,11 +344,6 @@ impl Refresher {
     fn observe(&self, stage: &str, started: Instant) {
         self.metrics.stage_duration.with_label_values(&[stage]).observe(started.elapsed().as_secs_f64());
     }
-}
-
-/// This process's clock, for the budget: the store's would cost a call.
-pub(super) fn unix_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
 }
 
 /// Newest event of a history, unix ms; 0 when it holds none.

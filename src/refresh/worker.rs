@@ -1,9 +1,9 @@
 //! The loop that empties the due queue: claim, refresh many at once, renew, release.
 
-use super::user::unix_ms;
 use super::{
     CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, ChangeFeed, RefreshError, Refreshed, Refresher, Ticket,
 };
+use crate::clock::unix_ms;
 use crate::llm::LlmError;
 use crate::store::{Claim, DueEntry, PutRefusal, QueueDepth, StoreError};
 use crate::telemetry::events::{RefreshEnded, StoreCallFailed};

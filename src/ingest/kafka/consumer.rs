@@ -3,6 +3,7 @@
 //! In: records. Out: work for the lanes, offsets for librdkafka to commit. Callers: [`super::KafkaIngest`], which makes a new
 //! session when one ends by itself.
 
+use super::KafkaParts;
 use super::client::{Producer, consumer_config};
 use super::dead_letter::{DeadLetter, DeadLetters};
 use super::decode::{BadReason, BadRecord, ItemChange, RecordDecoder};
@@ -13,7 +14,8 @@ use super::partitions::{PartitionKey, Partitions, Role};
 use super::rebalance::GroupContext;
 use super::record::{Body, Record, Topics};
 use super::shared::{Shared, StoreState};
-use super::{KafkaParts, backoff::Backoff};
+use crate::backoff::Backoff;
+use crate::clock::unix_ms;
 use crate::config::KafkaSettings;
 use crate::event::Event;
 use crate::telemetry::kafka::{KafkaRetried, PauseChanged, Rewound, observe_lag};
@@ -25,7 +27,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -132,9 +134,8 @@ impl<'a> Session<'a> {
                 }
                 StoreState::Away => {}
             }
-            tokio::select! {
-                _ = tokio::time::sleep(backoff.pause()) => {}
-                _ = stop.wait_for(|stop| *stop) => return false,
+            if backoff.wait_unless(stop).await {
+                return false;
             }
         }
     }
@@ -424,9 +425,4 @@ fn check_headers(body: &Body) -> Result<(), BadRecord> {
         Some(_) => Ok(()),
         None => Err(BadRecord::new(BadReason::Headers, "the name of a header is not utf-8")),
     }
-}
-
-fn unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -3,11 +3,11 @@
 //! In: [`DeadLetter`]s. Out: acknowledged records; only then the bad record is finished. Callers: [`super::consumer`] and the
 //! lanes send; `taiji dlq` reads the headers.
 
-use super::backoff::Backoff;
 use super::client::Producer;
 use super::decode::BadRecord;
 use super::record::{Body, Record};
 use super::shared::Shared;
+use crate::backoff::Backoff;
 use crate::telemetry::kafka::{DeadLetterWritten, KafkaRetried};
 use futures::StreamExt;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -104,9 +104,8 @@ impl DeadLetters {
                 Err(error) => {
                     let error = format!("topic {:?}: {error}; does it exist, and may we write to it?", self.topic);
                     KafkaRetried { what: "dead_letter", error: &error }.emit(&self.shared.metrics);
-                    tokio::select! {
-                        _ = tokio::time::sleep(backoff.pause()) => {}
-                        _ = give_up.wait_for(|over| *over) => return false,
+                    if backoff.wait_unless(&mut give_up).await {
+                        return false;
                     }
                     if !self.shared.partitions.still_counts([place]) {
                         return false;

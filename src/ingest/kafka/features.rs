@@ -5,8 +5,8 @@
 //! `cli::wiring`, where `kafka.features_topic` is set.
 
 use super::KafkaError;
-use super::backoff::Backoff;
 use super::client::{self, Producer};
+use crate::backoff::Backoff;
 use crate::config::KafkaSettings;
 use crate::feature::DecodedGroup;
 use crate::feature::proto::UserFeatures;
@@ -65,9 +65,8 @@ impl FeaturePublisher {
             for user in &users {
                 self.changes.note(user);
             }
-            tokio::select! {
-                _ = tokio::time::sleep(backoff.pause()) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
+            if backoff.wait_unless(&mut stop).await {
+                return;
             }
         }
     }

@@ -3,12 +3,12 @@
 //! One task, in order of delivery: the topic is compacted, so its last record of an item is the one that counts. In: decoded
 //! records. Out: completed places. Callers: [`super::consumer`].
 
-use super::backoff::Backoff;
 use super::decode::ItemChange;
 use super::health::Part;
 use super::partitions::{Place, Role};
 use super::record::Record;
 use super::shared::Shared;
+use crate::backoff::Backoff;
 use crate::catalogue::Catalogue;
 use crate::event::{Item, ItemState};
 use crate::store::StoreResult;
@@ -62,13 +62,8 @@ impl ItemLane {
                 Err(error) => error,
             };
             KafkaRetried { what: "items", error: &error }.emit(&self.shared.metrics);
-            self.shared.health.trouble(Part::Items, error.to_string());
-            let over = tokio::select! {
-                _ = tokio::time::sleep(backoff.pause()) => false,
-                _ = self.give_up.wait_for(|over| *over) => true,
-            };
-            if over || !self.shared.partitions.still_counts(places.iter().copied()) {
-                self.shared.health.well(Part::Items);
+            let again = self.shared.wait_to_retry(Part::Items, &error, &places, &mut backoff, &mut self.give_up).await;
+            if !again {
                 return self.shared.partitions.abandon(places);
             }
         }

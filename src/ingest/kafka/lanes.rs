@@ -4,13 +4,13 @@
 //! not wait. Users are spread over lanes by hash: all records of one user go through one lane. In: decoded records. Out:
 //! completed places, dead letters. Callers: [`super::consumer`].
 
-use super::backoff::Backoff;
 use super::dead_letter::DeadLetter;
 use super::decode::{BadReason, BadRecord};
 use super::health::Part;
 use super::partitions::{Place, Role};
 use super::record::Record;
 use super::shared::Shared;
+use crate::backoff::Backoff;
 use crate::event::Event;
 use crate::ingest::{AppendCounts, Ingest, Prepared};
 use crate::store::StoreError;
@@ -112,13 +112,8 @@ impl Lane {
                 Err(error) => error,
             };
             KafkaRetried { what: "append", error: &error }.emit(&self.shared.metrics);
-            self.shared.health.trouble(part, error.to_string());
-            let over = tokio::select! {
-                _ = tokio::time::sleep(backoff.pause()) => false,
-                _ = self.give_up.wait_for(|over| *over) => true,
-            };
-            if over || !self.shared.partitions.still_counts(places.iter().copied()) {
-                self.shared.health.well(part);
+            let again = self.shared.wait_to_retry(part, &error, places, &mut backoff, &mut self.give_up).await;
+            if !again {
                 return End::GivenUp;
             }
         }

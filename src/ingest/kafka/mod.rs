@@ -23,7 +23,6 @@
 //! | `dlq`, `features` | reading and replaying dead letters; the change feed out |
 //! | `client`, `health`, `backoff` | configurations; readiness; pauses between attempts |
 
-mod backoff;
 pub mod client;
 mod consumer;
 mod dead_letter;
@@ -45,12 +44,12 @@ pub use decode::BadReason;
 pub use health::LATCH as KAFKA_LATCH;
 
 use super::Ingest;
+use crate::backoff::Backoff;
 use crate::catalogue::Catalogue;
 use crate::config::KafkaSettings;
 use crate::event::EventDecoder;
 use crate::store::FeatureStore;
 use crate::telemetry::{Metrics, Readiness};
-use backoff::Backoff;
 use client::Producer;
 use consumer::{Session, SessionEnd};
 use health::Health;
@@ -129,13 +128,7 @@ impl KafkaIngest {
                 }
             }
             let mut stop = stop.clone();
-            let stopped = runtime.block_on(async {
-                tokio::select! {
-                    _ = tokio::time::sleep(backoff.pause()) => false,
-                    _ = stop.wait_for(|stop| *stop) => true,
-                }
-            });
-            if stopped {
+            if runtime.block_on(backoff.wait_unless(&mut stop)) {
                 return;
             }
         }

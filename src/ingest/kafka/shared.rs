@@ -1,9 +1,10 @@
 //! What the parts of one session share: ledgers, topics, store, health, and what the store was last known to be.
 
 use super::health::{Health, Part};
-use super::partitions::{PartitionKey, Partitions, Role};
+use super::partitions::{PartitionKey, Partitions, Place, Role};
 use super::record::Topics;
-use crate::store::FeatureStore;
+use crate::backoff::Backoff;
+use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::kafka::KafkaRetried;
 use parking_lot::Mutex;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// A store that takes longer than this to say who it is counts as away.
 const INCARNATION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -59,6 +61,25 @@ impl Shared {
         KafkaRetried { what: "incarnation", error: &problem }.emit(&self.metrics);
         self.health.trouble(Part::Check, problem);
         StoreState::Away
+    }
+
+    /// A lane's store call failed: holds readiness and waits one pause. False when trying again is worth nothing: the
+    /// drain's time is over, or nobody counts these records any more.
+    pub async fn wait_to_retry(
+        &self,
+        part: Part,
+        error: &StoreError,
+        places: &[Place],
+        backoff: &mut Backoff,
+        give_up: &mut watch::Receiver<bool>,
+    ) -> bool {
+        self.health.trouble(part, error.to_string());
+        let is_over = backoff.wait_unless(give_up).await;
+        let goes_on = !is_over && self.partitions.still_counts(places.iter().copied());
+        if !goes_on {
+            self.health.well(part);
+        }
+        goes_on
     }
 
     /// Counts records of a topic by what became of them.

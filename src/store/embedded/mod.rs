@@ -38,6 +38,7 @@ use super::{
     AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth,
     StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserState,
 };
+use crate::clock::unix_ms;
 use crate::event::Item;
 use async_trait::async_trait;
 use engine::Engine;
@@ -50,7 +51,7 @@ use queue::DueQueues;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Unix time in ms; tests put in their own.
@@ -75,7 +76,7 @@ impl Default for EmbeddedOptions {
             namespace: "taiji".into(),
             flush_interval: Duration::from_millis(200),
             cache_bytes: 256 << 20,
-            clock: Arc::new(system_clock),
+            clock: Arc::new(unix_ms),
         }
     }
 }
@@ -156,11 +157,6 @@ fn writing<T>(work: impl FnOnce() -> T) -> T {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
     }
-}
-
-/// The machine's clock, unix ms.
-pub(in crate::store) fn system_clock() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
 }
 
 #[async_trait]

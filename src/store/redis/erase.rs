@@ -4,14 +4,12 @@
 //! the user's slot; it names the spaces it was given, and asks for more when the counters know another one.
 
 use super::RedisStore;
+use super::features::{ROUNDS, contended};
 use super::function;
 use super::link::Call;
 use super::values::{corrupt, number, read};
-use crate::store::{CrossBlank, Erasure, StoreError, StoreResult, UserState};
+use crate::store::{CrossBlank, Erasure, StoreResult, UserState};
 use std::collections::BTreeSet;
-
-/// Other writers of one user that a step gives way to.
-const ROUNDS: u32 = 10;
 
 /// What the function answers: a space is missing, new, seq, weight, last refresh, era, erased before, erased seq.
 type Answer = (u8, u64, u64, f64, i64, u64, i64, u64);
@@ -78,9 +76,7 @@ impl RedisStore {
             if missing == 1 {
                 continue;
             }
-            if is_new > 0 {
-                self.link.one("count users", Call::new("INCRBY", &self.keys.user_count()).arg(1)).await?;
-            }
+            self.count_new_user(is_new).await?;
             return Ok(UserState { seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq });
         }
         Err(contended("erase", user))
@@ -119,9 +115,4 @@ impl RedisStore {
         let call = Call::function(function!("expire_erasures"), &keys).arg("").arg(before_ms);
         read(&keys[0], self.link.one("expire erasures", call).await?)
     }
-}
-
-fn contended(operation: &'static str, user: &str) -> StoreError {
-    let message = format!("user {user:?} was written by others {ROUNDS} times in a row; try again");
-    StoreError::Busy { operation, message }
 }

@@ -19,8 +19,8 @@ use redis::Value;
 
 /// A key outlives its last group by this, so that readers learn "expired" and not "never made", in ms.
 const EXPIRY_GRACE_MS: i64 = 3_600_000;
-/// Other writers of one user that a put gives way to; two replicas at one user are rare, ten puts at once are a fault.
-const PUT_ROUNDS: u32 = 10;
+/// Other writers of one user that a write gives way to; two replicas at one user are rare, ten at once are a fault.
+pub(super) const ROUNDS: u32 = 10;
 /// Bytes before a group's message: tier, seq, turn, expiry.
 const HEADER: usize = 25;
 
@@ -51,7 +51,7 @@ impl RedisStore {
 
     /// See [`crate::store::FeatureStore::put`].
     pub(super) async fn put_features(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome> {
-        for _ in 0..PUT_ROUNDS {
+        for _ in 0..ROUNDS {
             let read = self.read_for_put(space, &put.user).await?;
             if put.era != read.era {
                 return Ok(PutOutcome::Refused(PutRefusal::Era));
@@ -70,8 +70,7 @@ impl RedisStore {
                 return Ok(outcome);
             }
         }
-        let message = format!("user {:?} was written by others {PUT_ROUNDS} times in a row; try again", put.user);
-        Err(StoreError::Busy { operation: "put", message })
+        Err(contended("put", &put.user))
     }
 
     async fn read_for_put(&self, space: &str, user: &str) -> StoreResult<Read> {
@@ -119,6 +118,14 @@ impl RedisStore {
         read(key, self.link.one(operation, call).await?)
     }
 
+    /// Notes a user who had no state before a function wrote one: `is_new` is the function's answer, 1 or 0.
+    pub(super) async fn count_new_user(&self, is_new: u64) -> StoreResult<()> {
+        if is_new > 0 {
+            self.link.one("count users", Call::new("INCRBY", &self.keys.user_count()).arg(is_new)).await?;
+        }
+        Ok(())
+    }
+
     /// `None` when someone else wrote in between.
     async fn write_put(
         &self,
@@ -144,9 +151,7 @@ impl RedisStore {
         let (word, current_seq, is_new): (String, u64, u64) = read(&keys[0], self.link.one("put", call).await?)?;
         match word.as_str() {
             "written" => {
-                if is_new > 0 {
-                    self.link.one("count users", Call::new("INCRBY", &self.keys.user_count()).arg(1)).await?;
-                }
+                self.count_new_user(is_new).await?;
                 Ok(Some(PutOutcome::Written { current_seq }))
             }
             "era" => Ok(Some(PutOutcome::Refused(PutRefusal::Era))),
@@ -154,6 +159,12 @@ impl RedisStore {
             _ => Ok(None),
         }
     }
+}
+
+/// Others were quicker [`ROUNDS`] times.
+pub(super) fn contended(operation: &'static str, user: &str) -> StoreError {
+    let message = format!("user {user:?} was written by others {ROUNDS} times in a row; try again");
+    StoreError::Busy { operation, message }
 }
 
 /// When the key may go: never while a group lives for ever.

@@ -9,6 +9,7 @@
 use super::address::{Address, Node};
 use super::errors::{self, Remedy};
 use super::keys::{SLOTS, slot_of};
+use crate::backoff::Backoff;
 use crate::store::{StoreError, StoreResult};
 use futures::future::join_all;
 use parking_lot::{Mutex, RwLock};
@@ -85,7 +86,7 @@ impl Link {
     /// Connects and, on a cluster, reads the slot map.
     pub async fn open(address: Address, patience: Patience) -> StoreResult<Link> {
         let link = Link { address, patience, topology: Default::default(), connections: Default::default() };
-        let mut pause = Backoff::default();
+        let mut pause = Tries::new();
         loop {
             match link.remap().await {
                 Ok(()) => return Ok(link),
@@ -112,7 +113,7 @@ impl Link {
     pub async fn run(&self, operation: &'static str, calls: Vec<Call>) -> StoreResult<Vec<Value>> {
         let mut answers: Vec<Option<Value>> = calls.iter().map(|_| None).collect();
         let mut open: Vec<(usize, Option<Place>)> = (0..calls.len()).map(|index| (index, None)).collect();
-        let mut pause = Backoff::default();
+        let mut pause = Tries::new();
         while !open.is_empty() {
             let mut by_node: BTreeMap<Place, Vec<usize>> = BTreeMap::new();
             for (index, place) in open.drain(..) {
@@ -156,7 +157,7 @@ impl Link {
 
     /// Answer of one command on one node.
     pub async fn on(&self, operation: &'static str, node: &Node, cmd: &Cmd) -> StoreResult<Value> {
-        let mut pause = Backoff::default();
+        let mut pause = Tries::new();
         loop {
             let answer = match self.connection(node).await {
                 Ok(mut connection) => connection.send_packed_command(cmd).await.and_then(Value::extract_error),
@@ -334,7 +335,8 @@ impl Link {
     }
 }
 
-fn name(node: &Node) -> String {
+/// `host:port`.
+pub fn name(node: &Node) -> String {
     format!("{}:{}", node.0, node.1)
 }
 
@@ -354,16 +356,19 @@ impl Trouble {
     }
 }
 
-/// Waits 25 ms, 50 ms, … up to 1 s, each time between half and all of it.
-#[derive(Default)]
-struct Backoff {
+/// Tries of one batch: pauses of 25 ms to 1 s, and how many rounds there were.
+struct Tries {
+    backoff: Backoff,
     rounds: u32,
 }
 
-impl Backoff {
+impl Tries {
+    fn new() -> Tries {
+        Tries { backoff: Backoff::new(Duration::from_millis(25), Duration::from_secs(1)), rounds: 0 }
+    }
+
     async fn wait(&mut self) {
-        let longest_ms = (25u64 << self.rounds.min(6)).min(1000);
-        tokio::time::sleep(Duration::from_millis(rand::random_range(longest_ms / 2..=longest_ms))).await;
+        tokio::time::sleep(self.backoff.pause()).await;
         self.rounds += 1;
     }
 }

@@ -6,7 +6,7 @@
 use super::RedisOptions;
 use super::address::Address;
 use super::keys::Keys;
-use super::link::{Call, Link};
+use super::link::{self, Call, Link};
 use super::values::{number, read};
 use crate::store::{StoreError, StoreResult};
 use redis::Value;
@@ -85,7 +85,7 @@ async fn look(link: &Link, keys: &Keys) -> StoreResult<Found> {
     list.arg("LIST").arg("LIBRARYNAME").arg(LIBRARY).arg("WITHCODE");
     for (node, answer) in link.masters().iter().zip(link.everywhere("open", &list).await?) {
         if !holds_our_code(&answer) {
-            without_functions.push(format!("{}:{}", node.0, node.1));
+            without_functions.push(link::name(node));
         }
     }
     Ok(Found {
@@ -129,7 +129,7 @@ async fn apply(link: &Link, keys: &Keys, steps: &[Step]) -> StoreResult<()> {
             Step::LoadFunctions(name) => {
                 let mut load = redis::cmd("FUNCTION");
                 load.arg("LOAD").arg("REPLACE").arg(FUNCTIONS);
-                let node = link.masters().into_iter().find(|node| format!("{}:{}", node.0, node.1) == *name);
+                let node = link.masters().into_iter().find(|node| link::name(node) == *name);
                 if let Some(node) = node {
                     link.on("load functions", &node, &load).await?;
                 }

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
+use crate::clock::unix_ms;
 use crate::store::conformance::{self, Subject};
-use crate::store::embedded::system_clock;
 
 #[path = "../../../tests/rig/redis.rs"]
 #[allow(missing_docs)]
@@ -21,7 +21,7 @@ fn options(shards: u32) -> RedisOptions {
 
 /// A store with a clock that stands still until moved.
 async fn subject(address: Address, shards: u32) -> Subject {
-    let time = Arc::new(AtomicI64::new(system_clock()));
+    let time = Arc::new(AtomicI64::new(unix_ms()));
     let store = RedisStore::open_with_clock(address, options(shards), Some(time.clone())).await.unwrap();
     let advance = move |ms| {
         time.fetch_add(ms, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! What goes wrong with a server, and what the store makes of it: typed errors, nothing lost, nothing double.
 
 use super::*;
-use crate::store::embedded::system_clock;
+use crate::clock::unix_ms;
 use crate::store::redis::keys::slot_of;
 use crate::store::{PROFILE_CAP, Record, RecordBody, StoreError};
 
@@ -231,7 +231,7 @@ async fn features_expire_with_their_last_group() {
     store.append("s", &[batch("u", &[click(1, "e")])]).await.unwrap();
     let version = crate::store::Version { seq: 1, turn: 0 };
     let group = |ends| conformance::blob(crate::store::Group::Intra, 1, version, 1, ends);
-    let ends = system_clock() + 60_000;
+    let ends = unix_ms() + 60_000;
     store.put("s", conformance::write_put("u", version, 1, 1, vec![group(ends)])).await.unwrap();
     let expiry = server.command(&["PEXPIRETIME", "taiji:{u}:f:s"]);
     assert_eq!(expiry, format!(":{}\r\n", ends + 3_600_000));

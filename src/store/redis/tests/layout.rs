@@ -6,8 +6,8 @@ use crate::store::{HISTORY_CAP, Record, RecordBody};
 use prost::Message;
 use std::time::Instant;
 
-const USERS: usize = 500;
-const ROUNDS: usize = 40;
+/// Set by `make bench-store`: enough users and rounds to measure a rate.
+const LARGE: &str = "TAIJI_BENCH_STORE";
 
 /// The layout DESIGN 5.2 names, with the same meaning: order by (ts, id), caps, duplicates by id, seq and weight.
 const SORTED_SETS: &str = r"#!lua name=layout
@@ -47,28 +47,28 @@ fn sorted_sets_call(user: usize, records: &[Record]) -> Call {
 }
 
 /// Sum of `MEMORY USAGE` over all keys of that pattern, by user.
-async fn memory(store: &RedisStore, pattern: &str) -> i64 {
+async fn memory(store: &RedisStore, pattern: &str, users: usize) -> i64 {
     let keys: Vec<String> =
         values::read("keys", store.link.one("measure", Call::new("KEYS", pattern)).await.unwrap()).unwrap();
     let calls =
         keys.iter().map(|key| Call::beside("MEMORY", key).arg("USAGE").arg(key).arg("SAMPLES").arg(0)).collect();
     let sizes = store.link.run("measure", calls).await.unwrap();
-    sizes.into_iter().map(|size| values::read::<i64>("size", size).unwrap()).sum::<i64>() / USERS as i64
+    sizes.into_iter().map(|size| values::read::<i64>("size", size).unwrap()).sum::<i64>() / users as i64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement: make bench-store"]
 async fn layouts_compared() {
+    let (users, rounds) = if std::env::var_os(LARGE).is_some() { (500, 40) } else { (20, 3) };
     let server = RedisServer::with(&[]);
     let store = RedisStore::open(Address::parse(&server.url()).unwrap(), options(1)).await.unwrap();
     let mut load = redis::cmd("FUNCTION");
     load.arg("LOAD").arg(SORTED_SETS);
     store.link.everywhere("measure", &load).await.unwrap();
     let (mut packed_s, mut sorted_s) = (0.0, 0.0);
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         // The first round fills the lists; it is not timed.
         let span = if round == 0 { 0..2 * HISTORY_CAP } else { 2 * HISTORY_CAP + round..2 * HISTORY_CAP + round + 1 };
-        let batches: Vec<UserBatch> = (0..USERS)
+        let batches: Vec<UserBatch> = (0..users)
             .map(|user| UserBatch { user: format!("u{user}"), records: span.clone().map(|n| event(user, n)).collect() })
             .collect();
         let started = Instant::now();
@@ -82,8 +82,8 @@ async fn layouts_compared() {
             sorted_s += started.elapsed().as_secs_f64();
         }
     }
-    let appends = ((ROUNDS - 1) * USERS) as f64;
-    let (packed, sorted) = (memory(&store, "taiji:{*").await, memory(&store, "layout:{*").await);
+    let appends = ((rounds - 1) * users) as f64;
+    let (packed, sorted) = (memory(&store, "taiji:{*", users).await, memory(&store, "layout:{*", users).await);
     println!("| layout | bytes a user | appends/s |\n|---|---|---|");
     println!("| packed lists | {packed} | {:.0} |", appends / packed_s);
     println!("| sorted sets and a hash | {sorted} | {:.0} |", appends / sorted_s);
