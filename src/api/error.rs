@@ -27,6 +27,8 @@ pub enum ApiError {
     Timeout { seconds: u64 },
     #[error("{limit} requests are under way already; retry later")]
     Overloaded { limit: usize },
+    #[error("the service is starting: its store or bundle is not there yet; retry later")]
+    Starting,
     #[error("the store failed; nothing of this call was acknowledged: {0}")]
     Store(#[from] StoreError),
     #[error("a stored record cannot be decoded: {0}")]
@@ -54,6 +56,7 @@ impl ApiError {
             ApiError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             ApiError::Timeout { .. } => (StatusCode::REQUEST_TIMEOUT, "timeout"),
             ApiError::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+            ApiError::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             ApiError::Store(StoreError::Full { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "store_full"),
             ApiError::Store(StoreError::Denied { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "store_denied"),
             ApiError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),

@@ -20,8 +20,11 @@ mod policy;
 mod quality;
 mod real_data;
 mod recipe;
+#[path = "../rig/redis.rs"]
+mod redis_rig;
 mod redis_store;
 mod rig;
+mod roles;
 mod train_serve;
 mod trainer;
 mod way;
