@@ -27,6 +27,8 @@ pub enum ApiError {
     Timeout { seconds: u64 },
     #[error("{limit} requests are under way already; retry later")]
     Overloaded { limit: usize },
+    #[error("{limit} requests wait for refreshes already; retry later, or do not wait")]
+    TooManyWaiting { limit: usize },
     #[error("the store failed; nothing of this call was acknowledged: {0}")]
     Store(#[from] StoreError),
     #[error("a stored record cannot be decoded: {0}")]
@@ -53,7 +55,9 @@ impl ApiError {
             ApiError::NotAcceptable { .. } => (StatusCode::NOT_ACCEPTABLE, "not_acceptable"),
             ApiError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             ApiError::Timeout { .. } => (StatusCode::REQUEST_TIMEOUT, "timeout"),
-            ApiError::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+            ApiError::Overloaded { .. } | ApiError::TooManyWaiting { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "overloaded")
+            }
             ApiError::Store(StoreError::Full { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "store_full"),
             ApiError::Store(StoreError::Denied { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "store_denied"),
             ApiError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),

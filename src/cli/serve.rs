@@ -105,6 +105,7 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     };
     readiness.hold("drain", "draining");
     stop.send_replace(true);
+    parts.api.waiting.drain();
     let limit = Duration::from_millis(settings.server.drain_timeout_ms);
     let drained = tokio::time::timeout(limit, async {
         if !server.is_finished()

@@ -1,7 +1,7 @@
 //! Building the parts of `serve` and the tasks between them.
 
 use super::CommandError;
-use crate::api::{ApiKeys, ApiState};
+use crate::api::{ApiKeys, ApiState, Waiting};
 use crate::bundle::{self, Bundle, LLM_FOLDER, LoadOptions};
 use crate::config::{EngineKind, EngineSettings, ProviderKind, Settings};
 use crate::erase::{self, Eraser};
@@ -11,7 +11,7 @@ use crate::ingest::kafka::features::FeaturePublisher;
 use crate::ingest::kafka::{KafkaIngest, KafkaParts};
 use crate::llm::{LlmOptions, Provider};
 use crate::openai::{self, OpenAiState, ServedModel};
-use crate::refresh::{ChangeFeed, DuePolicy, Refresher, Worker};
+use crate::refresh::{Arrivals, ChangeFeed, DuePolicy, Refresher, Told, Worker};
 use crate::retrieve::VectorTail;
 use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
 use crate::store::redis::{Address, Patience, RedisOptions, RedisStore};
@@ -66,6 +66,7 @@ pub(super) async fn build(
     readiness.release("index");
 
     let wake = Arc::new(Notify::new());
+    let arrivals = Arc::new(Arrivals::default());
     let policy = DuePolicy::new(&settings.refresh);
     let actions = settings.events.actions.clone();
     let auth = &settings.auth;
@@ -86,6 +87,7 @@ pub(super) async fn build(
         keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
         wake: wake.clone(),
         places: Arc::new(Semaphore::new(settings.server.max_in_flight)),
+        waiting: Waiting::new(&settings.server, arrivals.clone()),
     };
     let refresher = Refresher::new(
         store.clone(),
@@ -96,7 +98,7 @@ pub(super) async fn build(
     );
     let publishes = settings.kafka.is_on() && !settings.kafka.features_topic.is_empty();
     let changes = publishes.then(Arc::<ChangeFeed>::default);
-    let worker = Worker::new(Arc::new(refresher), wake, changes.clone());
+    let worker = Worker::new(Arc::new(refresher), wake, Told { arrivals, changes: changes.clone() });
     Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, metrics: metrics.clone() })
 }
 

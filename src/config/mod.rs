@@ -49,6 +49,8 @@ pub struct ServerSettings {
     pub max_events: usize,
     pub max_users: usize,
     pub max_in_flight: usize,
+    pub max_waiting: usize,
+    pub max_wait_ms: u64,
     pub drain_timeout_ms: u64,
 }
 

@@ -29,8 +29,8 @@ pub fn shown_neighbour(stored: &StoredFeatures) -> Option<Seen> {
 /// Looks both eras up again. True when `cross` had to be emptied.
 pub async fn look_back(store: &dyn FeatureStore, space: &str, user: &Seen, neighbour: &Seen) -> StoreResult<bool> {
     let names = [user.user.clone(), neighbour.user.clone()];
-    let histories = store.histories(&names).await?;
-    let era = |place: usize| histories.get(place).and_then(Option::as_ref).map_or(0, |history| history.state.era);
+    let found = store.states(space, &names).await?;
+    let era = |place: usize| found.get(place).and_then(Option::as_ref).map_or(0, |marks| marks.state.era);
     if era(0) != user.era {
         // The user's own features are gone; the note of whom they showed would stay.
         store.remove_referrer(space, &neighbour.user, &user.user).await?;

@@ -3,6 +3,7 @@
 //! In: the due queue, a user's history. Out: feature groups in the store, a vector in the feed.
 //! Callers: `main` (runs the [`Worker`]), `ingest` (asks the [`DuePolicy`]).
 
+mod arrivals;
 mod budget;
 mod changes;
 mod look_back;
@@ -12,6 +13,7 @@ mod prompting;
 mod user;
 mod worker;
 
+pub use arrivals::{Arrivals, Listener};
 pub use budget::{BudgetLeft, Ticket, TokenBudget};
 pub use changes::ChangeFeed;
 pub use look_back::{Seen, look_back, shown_neighbour};
@@ -19,7 +21,7 @@ pub use neighbour::is_opted_out;
 pub use policy::{CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, DuePolicy};
 pub use prompting::prompt_input;
 pub use user::{Refreshed, Refresher};
-pub use worker::Worker;
+pub use worker::{Told, Worker};
 
 use crate::encode::EncodeError;
 use crate::llm::LlmError;

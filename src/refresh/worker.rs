@@ -1,7 +1,8 @@
 //! The loop that empties the due queue: claim, refresh many at once, renew, release.
 
 use super::{
-    CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, ChangeFeed, RefreshError, Refreshed, Refresher, Ticket,
+    Arrivals, CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, ChangeFeed, RefreshError, Refreshed, Refresher,
+    Ticket,
 };
 use crate::clock::unix_ms;
 use crate::llm::LlmError;
@@ -19,14 +20,22 @@ pub struct Worker {
     refresher: Arc<Refresher>,
     /// Rung by the ingest when users became due, so that an idle worker need not wait for its poll.
     wake: Arc<Notify>,
-    /// Told of users whose features were written, where someone publishes them.
-    changes: Option<Arc<ChangeFeed>>,
+    told: Told,
+}
+
+/// Who is told of refreshes that ended well.
+#[derive(Clone)]
+pub struct Told {
+    /// Requests of this process that wait for one.
+    pub arrivals: Arc<Arrivals>,
+    /// The change feed, where someone publishes it.
+    pub changes: Option<Arc<ChangeFeed>>,
 }
 
 impl Worker {
-    /// A worker over a refresher; `changes` is told of written features.
-    pub fn new(refresher: Arc<Refresher>, wake: Arc<Notify>, changes: Option<Arc<ChangeFeed>>) -> Worker {
-        Worker { refresher, wake, changes }
+    /// A worker over a refresher.
+    pub fn new(refresher: Arc<Refresher>, wake: Arc<Notify>, told: Told) -> Worker {
+        Worker { refresher, wake, told }
     }
 
     /// Runs until `stop` turns true, then finishes the refreshes under way. An error is a store that takes no writes:
@@ -41,7 +50,7 @@ impl Worker {
             let idle = claimed.is_empty();
             for claim in claimed {
                 let ticket = self.refresher.budget.reserve();
-                running.spawn(one(self.refresher.clone(), claim, ticket, self.changes.clone()));
+                running.spawn(one(self.refresher.clone(), claim, ticket, self.told.clone()));
             }
             if idle || running.len() >= self.refresher.refresh.concurrency {
                 tokio::select! {
@@ -98,6 +107,21 @@ impl Worker {
     }
 }
 
+impl Told {
+    fn tell(&self, refresher: &Refresher, user: &str, refreshed: &Refreshed) {
+        match refreshed {
+            Refreshed::Written { seq, .. } => {
+                self.arrivals.announce(user, *seq);
+                if self.changes.as_ref().is_some_and(|changes| !changes.note(user)) {
+                    ChangeDropped { user }.emit(&refresher.metrics);
+                }
+            }
+            Refreshed::Skipped { seq, .. } => self.arrivals.announce(user, *seq),
+            Refreshed::Refused(_) | Refreshed::Unknown => {}
+        }
+    }
+}
+
 /// Users of class 0 whose time has come (all of them, if it has for the oldest).
 fn waiting_callers(depth: &QueueDepth, now_ms: i64) -> usize {
     let mut due = depth.classes.iter().filter(|(class, _, oldest_ms)| *class == CLASS_SYNC && *oldest_ms <= now_ms);
@@ -113,19 +137,12 @@ fn ended(finished: Result<Result<(), StoreError>, tokio::task::JoinError>) -> Re
 }
 
 /// One claimed user: refresh, mark due again where needed, release.
-async fn one(
-    refresher: Arc<Refresher>,
-    claim: Claim,
-    ticket: Ticket,
-    changes: Option<Arc<ChangeFeed>>,
-) -> Result<(), StoreError> {
+async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told) -> Result<(), StoreError> {
     let started = Instant::now();
     let result = with_renewal(&refresher, &claim).await;
     drop(ticket);
-    if let (Ok(Refreshed::Written { .. }), Some(changes)) = (&result, changes)
-        && !changes.note(&claim.user)
-    {
-        ChangeDropped { user: &claim.user }.emit(&refresher.metrics);
+    if let Ok(refreshed) = &result {
+        told.tell(&refresher, &claim.user, refreshed);
     }
     let finished = finish(&refresher, &claim, result, started).await.inspect_err(|error| {
         StoreCallFailed { operation: "release", error }.emit(&refresher.metrics);

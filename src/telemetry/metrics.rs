@@ -64,6 +64,8 @@ metrics_table! {
     http_duration: HistogramVec ["route"] "taiji_http_request_duration_seconds" "Time to answer an HTTP request." in LATENCY_BUCKETS;
     http_in_flight: IntGauge [] "taiji_http_requests_in_flight" "Requests being worked on.";
     http_shed: IntCounter [] "taiji_http_shed_total" "Requests refused with 429 because too many were in flight.";
+    waiting: IntGauge [] "taiji_waiting_requests" "Requests waiting for a refresh (wait_ms, deadline_ms).";
+    waits: IntCounterVec ["result"] "taiji_waits_total" "Waits for refreshes by end: fresh, late (time over), draining, refused (too many wait).";
     events: IntCounterVec ["result"] "taiji_events_total" "Events by result: accepted, duplicate, rejected.";
     items: IntCounterVec ["result"] "taiji_items_total" "Catalogue items by result: accepted, rejected.";
     kafka_records: IntCounterVec ["topic", "outcome"] "taiji_kafka_records_total" "Kafka records by outcome: accepted, duplicate, dead_letter, dropped (taken away or rewound before their work began).";
@@ -123,6 +125,9 @@ impl Metrics {
     pub fn preset_labels(&self) {
         for result in ["accepted", "duplicate", "rejected"] {
             self.events.with_label_values(&[result]);
+        }
+        for result in ["fresh", "late", "draining", "refused"] {
+            self.waits.with_label_values(&[result]);
         }
         for result in ["accepted", "rejected"] {
             self.items.with_label_values(&[result]);

@@ -20,9 +20,12 @@ mod policy;
 mod quality;
 mod real_data;
 mod recipe;
+#[path = "../rig/redis.rs"]
+mod redis_rig;
 mod redis_store;
 mod rig;
 mod train_serve;
 mod trainer;
+mod waiting;
 mod way;
 mod worlds;

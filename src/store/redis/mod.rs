@@ -31,7 +31,7 @@ pub use schema::{Migration, Step};
 
 use super::{
     AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth,
-    StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserState,
+    StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserMarks, UserState,
 };
 use crate::event::Item;
 use async_trait::async_trait;
@@ -119,6 +119,10 @@ impl FeatureStore for RedisStore {
 
     async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
         self.read_histories(users).await
+    }
+
+    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        self.read_states(space, users).await
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
