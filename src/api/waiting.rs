@@ -9,7 +9,7 @@
 
 use super::{ApiError, ApiState};
 use crate::config::ServerSettings;
-use crate::refresh::{Arrivals, CLASS_SYNC};
+use crate::refresh::{Arrivals, CLASS_SYNC, FastQueue};
 use crate::store::{DueEntry, UserMarks};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ pub struct Waiting {
     limit: usize,
     longest_ms: u64,
     arrivals: Arc<Arrivals>,
+    fast: FastQueue,
     draining: watch::Sender<bool>,
 }
 
@@ -45,8 +46,8 @@ pub(super) enum Waited {
 }
 
 impl Waiting {
-    /// Nobody waits yet; `arrivals` is the one the worker announces to.
-    pub fn new(settings: &ServerSettings, arrivals: Arc<Arrivals>) -> Waiting {
+    /// Nobody waits yet; `arrivals` is the one the worker announces to. Who is queued by a request is marked in `fast`, too.
+    pub fn new(settings: &ServerSettings, arrivals: Arc<Arrivals>, fast: FastQueue) -> Waiting {
         // Those who wait must not take the places of those who only read.
         let limit = settings.max_waiting.min(settings.max_in_flight / 2);
         Waiting {
@@ -54,6 +55,7 @@ impl Waiting {
             limit,
             longest_ms: settings.max_wait_ms,
             arrivals,
+            fast,
             draining: watch::Sender::new(false),
         }
     }
@@ -126,8 +128,10 @@ pub(super) async fn refresh_and_wait(
 /// Marks users due now, and rings the worker.
 pub(super) async fn queue(state: &ApiState, users: Vec<String>, class: u8) -> Result<(), ApiError> {
     let due_ms = state.store.now_ms().await?;
-    let entries: Vec<DueEntry> = users.into_iter().map(|user| DueEntry { user, class, due_ms }).collect();
+    let entry = |user: &String| DueEntry { user: user.clone(), class, due_ms };
+    let entries: Vec<DueEntry> = users.iter().map(entry).collect();
     state.store.mark_due(&state.bundle.manifest.space, &entries).await?;
+    state.waiting.fast.mark(state.store.as_ref(), &users, due_ms).await?;
     state.wake.notify_one();
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::ingest::kafka::features::FeaturePublisher;
 use crate::ingest::kafka::{KafkaIngest, KafkaParts};
 use crate::llm::{LlmOptions, Provider};
 use crate::openai::{self, OpenAiState, ServedModel};
-use crate::refresh::{Arrivals, ChangeFeed, DuePolicy, Refresher, Told, Worker};
+use crate::refresh::{Arrivals, ChangeFeed, DuePolicy, FastQueue, Refresher, Told, Worker};
 use crate::retrieve::VectorTail;
 use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
 use crate::store::redis::{Address, Patience, RedisOptions, RedisStore};
@@ -67,14 +67,15 @@ pub(super) async fn build(
 
     let wake = Arc::new(Notify::new());
     let arrivals = Arc::new(Arrivals::default());
+    let fast = FastQueue::new(&settings.refresh, &space);
     let policy = DuePolicy::new(&settings.refresh);
     let actions = settings.events.actions.clone();
     let auth = &settings.auth;
-    let ingest = Arc::new(Ingest::new(store.clone(), space, actions.clone(), policy));
+    let ingest = Ingest::new(store.clone(), space, actions.clone(), policy).with_fast_path(fast.clone());
     let api = ApiState {
         store: store.clone(),
         bundle: bundle.clone(),
-        ingest,
+        ingest: Arc::new(ingest),
         decoder: EventDecoder::new(actions, settings.events.field_map.clone()),
         eraser: Arc::new(Eraser::new(
             store.clone(),
@@ -87,7 +88,7 @@ pub(super) async fn build(
         keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
         wake: wake.clone(),
         places: Arc::new(Semaphore::new(settings.server.max_in_flight)),
-        waiting: Waiting::new(&settings.server, arrivals.clone()),
+        waiting: Waiting::new(&settings.server, arrivals.clone(), fast),
     };
     let refresher = Refresher::new(
         store.clone(),

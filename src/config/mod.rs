@@ -216,6 +216,7 @@ pub struct RefreshSettings {
     pub tokens_per_day: u64,
     pub sparse_events: u64,
     pub returning_after_ms: i64,
+    pub fast_path: bool,
 }
 
 /// `[retrieve]`

@@ -2,8 +2,8 @@
 
 use crate::ingest::kafka::BadReason;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Seconds, from a cache hit to a stuck call.
@@ -40,6 +40,7 @@ macro_rules! metrics_table {
             }
         }
     };
+    (@make Counter $name:literal, $help:literal, []) => { Counter::new($name, $help)? };
     (@make IntCounter $name:literal, $help:literal, []) => { IntCounter::new($name, $help)? };
     (@make IntGauge $name:literal, $help:literal, []) => { IntGauge::new($name, $help)? };
     (@make IntCounterVec $name:literal, $help:literal, [$($label:literal),*]) => {
@@ -80,16 +81,19 @@ metrics_table! {
     kafka_features: IntCounterVec ["result"] "taiji_kafka_features_total" "Users' features for the change feed, by result: published, dropped (too many were waiting).";
     kafka_retries: IntCounterVec ["what"] "taiji_kafka_retries_total" "Failed and tried again, by what: append, items, dead_letter, features, incarnation, flush, seek, pause, poll, store_offsets.";
     served: IntCounterVec ["group", "status"] "taiji_served_values_total" "Feature groups served, by status: present or the reason of absence.";
-    refreshes: IntCounterVec ["result"] "taiji_refreshes_total" "Refreshes by result: written, skipped, refused, failed, deferred.";
+    refreshes: IntCounterVec ["result"] "taiji_refreshes_total" "Refreshes by result: written, skipped, refused, failed, deferred (the LLM's queue was full); of the fast path: fast, fast_failed.";
     refresh_duration: Histogram [] "taiji_refresh_duration_seconds" "Time of one refresh, claim to release." in LATENCY_BUCKETS;
     stage_duration: HistogramVec ["stage"] "taiji_stage_duration_seconds" "Time of one stage of a refresh: read, prompt, llm, encode, retrieve, write." in LATENCY_BUCKETS;
     freshness: Histogram [] "taiji_freshness_seconds" "Time from due to features written." in FRESHNESS_BUCKETS;
+    fast_freshness: Histogram [] "taiji_fast_freshness_seconds" "Time from due to a first answer of the fast path." in FRESHNESS_BUCKETS;
     queue_users: IntGaugeVec ["class"] "taiji_queue_users" "Users waiting for a refresh, by class (0 = most urgent).";
     queue_age: GaugeVec ["class"] "taiji_queue_oldest_age_seconds" "How long the longest-waiting user of a class has been due.";
+    queue_fast: IntGauge [] "taiji_queue_fast_users" "Users waiting for the fast path.";
     queue_leased: IntGauge [] "taiji_queue_leased" "Users being refreshed now.";
     queue_swept: IntCounter [] "taiji_queue_swept_total" "Users the sweep found stale and in no queue.";
     skips: IntCounterVec ["reason"] "taiji_refresh_skips_total" "Refreshes that needed no LLM, by reason: unchanged (the prompt), no_events (nothing is kept).";
     budget_left: GaugeVec ["window"] "taiji_refresh_budget_left_tokens" "LLM tokens left for refreshes by window: second, day; below 0 is a debt. Absent without a limit.";
+    budget_held: Counter [] "taiji_refresh_budget_held_seconds_total" "Time in which users were due and the worker had room, but the token budget let none begin.";
     erasures: IntCounterVec ["result"] "taiji_erasures_total" "Erasures of users by state: noted, finished.";
     answers: IntCounterVec ["format", "grounded"] "taiji_answers_total" "LLM answers by format (ok, broken) and grounding (item, category, none).";
     llm_tokens: IntCounterVec ["kind"] "taiji_llm_tokens_total" "LLM tokens: prompt (read), cached (out of the prefix cache), generated.";
@@ -144,7 +148,7 @@ impl Metrics {
         for result in ["ok", "failed"] {
             self.kafka_commits.with_label_values(&[result]);
         }
-        for result in ["written", "skipped", "refused", "failed", "deferred"] {
+        for result in ["written", "skipped", "refused", "failed", "deferred", "fast", "fast_failed"] {
             self.refreshes.with_label_values(&[result]);
         }
         for reason in ["unchanged", "no_events"] {

@@ -22,7 +22,7 @@ mod packed;
 mod queue;
 mod schema;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod values;
 
 pub use address::Address;
