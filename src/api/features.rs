@@ -2,6 +2,7 @@
 
 use super::body::{read_request, require_json};
 use super::columnar::columnar;
+use super::staleness::{Staleness, freshen};
 use super::view::{GroupView, view};
 use super::{ApiError, ApiState, Scope};
 use crate::event::decode::check_id;
@@ -19,7 +20,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Groups read when a request names none.
-const DEFAULT_GROUPS: [Group; 3] = [Group::Intra, Group::Cross, Group::Scid];
+pub(super) const DEFAULT_GROUPS: [Group; 3] = [Group::Intra, Group::Cross, Group::Scid];
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,10 +31,11 @@ struct FeaturesRequest {
     /// Part of the contract, not built yet: refused by name rather than ignored.
     #[serde(default)]
     spaces: Option<Value>,
+    /// See `staleness`.
     #[serde(default)]
-    max_staleness_ms: Option<Value>,
+    max_staleness_ms: Option<u64>,
     #[serde(default)]
-    deadline_ms: Option<Value>,
+    deadline_ms: Option<u64>,
 }
 
 /// The views of some groups of some users, user by user.
@@ -51,17 +53,16 @@ pub async fn post_features(
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
     let request: FeaturesRequest = read_request(&state, &headers, body).await?;
-    for (field, given) in [
-        ("spaces", &request.spaces),
-        ("max_staleness_ms", &request.max_staleness_ms),
-        ("deadline_ms", &request.deadline_ms),
-    ] {
-        if given.is_some() {
-            return Err(ApiError::field(field, "is not built yet; leave it out"));
-        }
+    if request.spaces.is_some() {
+        return Err(ApiError::field("spaces", "is not built yet; leave it out"));
     }
+    let staleness = Staleness::of_request(&state, request.max_staleness_ms, request.deadline_ms)?;
     let groups = parse_groups(request.groups.iter().flatten().map(String::as_str))?;
     require_scope(&state, &headers, &groups)?;
+    if let Some(wanted) = staleness {
+        check_users(&state, &request.users)?;
+        freshen(&state, &request.users, &groups, wanted).await?;
+    }
     let views = read_views(&state, request.users, groups).await?;
     Ok(Json(columnar(&state.bundle, &views)))
 }
@@ -85,19 +86,24 @@ pub async fn get_user_features(
     let Query(query) = query.map_err(|error| ApiError::bad_request(format!("query: {}", error.body_text())))?;
     let groups = parse_groups(query.groups.iter().flat_map(|names| names.split(',')))?;
     require_scope(&state, &headers, &groups)?;
-    let mut views = read_views(&state, vec![user], groups).await?;
+    read_row(&state, user, groups).await.map(Json)
+}
+
+/// One user's row (DESIGN 5.4), as it stands in the store.
+pub(super) async fn read_row(state: &ApiState, user: String, groups: Vec<Group>) -> Result<Value, ApiError> {
+    let mut views = read_views(state, vec![user], groups).await?;
     let (Some(user), Some(row)) = (views.users.pop(), views.rows.pop()) else {
         return Err(ApiError::bad_request("user: is missing"));
     };
     let present = row.iter().any(|view| view.reason.is_none());
     let groups: Map<String, Value> =
         views.groups.iter().zip(&row).map(|(group, view)| (group.as_str().to_string(), row_json(view))).collect();
-    Ok(Json(json!({
+    Ok(json!({
         "user_id": user,
         "space": state.bundle.manifest.space,
         "status": if present { "PRESENT" } else { "MISSING" },
         "groups": groups,
-    })))
+    }))
 }
 
 /// The user a path names.
@@ -126,12 +132,8 @@ fn parse_groups<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<Group>, 
     Ok(if groups.is_empty() { DEFAULT_GROUPS.to_vec() } else { groups })
 }
 
-/// One store read for all users; counts what is served.
-pub(super) async fn read_views(
-    state: &ApiState,
-    users: Vec<String>,
-    groups: Vec<Group>,
-) -> Result<ReadViews, ApiError> {
+/// Refuses a list of users that no read takes.
+fn check_users(state: &ApiState, users: &[String]) -> Result<(), ApiError> {
     if users.is_empty() {
         return Err(ApiError::field("users", "is empty"));
     }
@@ -142,6 +144,16 @@ pub(super) async fn read_views(
     for (index, user) in users.iter().enumerate() {
         check_id("user_id", user).map_err(|error| ApiError::field(&format!("users[{index}]"), error.reason))?;
     }
+    Ok(())
+}
+
+/// One store read for all users; counts what is served.
+pub(super) async fn read_views(
+    state: &ApiState,
+    users: Vec<String>,
+    groups: Vec<Group>,
+) -> Result<ReadViews, ApiError> {
+    check_users(state, &users)?;
     let started = std::time::Instant::now();
     let stored = state.store.features(&state.bundle.manifest.space, &users).await?;
     state.metrics.store_duration.with_label_values(&["features"]).observe(started.elapsed().as_secs_f64());

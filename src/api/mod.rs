@@ -1,6 +1,7 @@
 //! The public port: events and items in, features out.
 //!
-//! In: HTTP requests. Out: JSON. Reads never wait for a model: they look into the store (DESIGN 3, rule 1).
+//! In: HTTP requests. Out: JSON. Reads never wait for a model: they look into the store (DESIGN 3, rule 1); the one
+//! exception is asked for by name (`waiting`).
 //! Callers: `main` builds one [`ApiState`] and serves [`router`]. One file per resource.
 
 mod auth;
@@ -15,11 +16,14 @@ mod history;
 mod items;
 mod layers;
 mod refresh;
+mod staleness;
 mod view;
+mod waiting;
 
 pub use auth::{ApiKeys, Scope};
 pub(crate) use body::read_body;
 pub use error::{ApiError, json_error};
+pub use waiting::Waiting;
 
 use crate::bundle::Bundle;
 use crate::config::ServerSettings;
@@ -56,6 +60,8 @@ pub struct ApiState {
     pub wake: Arc<Notify>,
     /// Places for requests under way.
     pub places: Arc<Semaphore>,
+    /// Requests that wait for refreshes.
+    pub waiting: Waiting,
 }
 
 /// The public routes over a state.

@@ -1,7 +1,7 @@
 //! Building the parts of `serve` and the tasks between them.
 
 use super::{CommandError, opening};
-use crate::api::{ApiKeys, ApiState};
+use crate::api::{ApiKeys, ApiState, Waiting};
 use crate::bundle::{Bundle, LLM_FOLDER};
 use crate::config::{Role, Settings};
 use crate::erase::{self, Eraser, HideError};
@@ -10,7 +10,7 @@ use crate::ingest::Ingest;
 use crate::ingest::kafka::features::FeaturePublisher;
 use crate::ingest::kafka::{KafkaIngest, KafkaParts};
 use crate::openai::{self, OpenAiState, ServedModel};
-use crate::refresh::{ChangeFeed, DuePolicy, Refresher, Worker};
+use crate::refresh::{Arrivals, ChangeFeed, DuePolicy, FastQueue, Refresher, Told, Worker};
 use crate::retrieve::VectorTail;
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::events::StoreCallFailed;
@@ -61,14 +61,16 @@ pub(super) async fn build(
     readiness.release("index");
 
     let wake = Arc::new(Notify::new());
+    let arrivals = Arc::new(Arrivals::default());
+    let fast = FastQueue::new(&settings.refresh, &space);
     let policy = DuePolicy::new(&settings.refresh);
     let actions = settings.events.actions.clone();
     let auth = &settings.auth;
-    let ingest = Arc::new(Ingest::new(store.clone(), space, actions.clone(), policy));
+    let ingest = Ingest::new(store.clone(), space, actions.clone(), policy).with_fast_path(fast.clone());
     let api = ApiState {
         store: store.clone(),
         bundle: bundle.clone(),
-        ingest,
+        ingest: Arc::new(ingest),
         decoder: EventDecoder::new(actions, settings.events.field_map.clone()),
         eraser: Arc::new(Eraser::new(
             store.clone(),
@@ -81,13 +83,14 @@ pub(super) async fn build(
         keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
         wake: wake.clone(),
         places: Arc::new(Semaphore::new(settings.server.max_in_flight)),
+        waiting: Waiting::new(&settings.server, arrivals.clone(), fast),
     };
     let publishes = settings.kafka.is_on() && !settings.kafka.features_topic.is_empty();
     let changes = (publishes && bundle.inference.is_some()).then(Arc::<ChangeFeed>::default);
     let worker = bundle.inference.clone().map(|models| {
         let (refresh, retrieve) = (settings.refresh.clone(), settings.retrieve.clone());
         let refresher = Refresher::new(store.clone(), bundle.clone(), models, metrics.clone(), refresh, retrieve);
-        Worker::new(Arc::new(refresher), wake, changes.clone())
+        Worker::new(Arc::new(refresher), wake, Told { arrivals, changes: changes.clone() })
     });
     Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, metrics: metrics.clone() })
 }

@@ -50,6 +50,8 @@ pub struct ServerSettings {
     pub max_events: usize,
     pub max_users: usize,
     pub max_in_flight: usize,
+    pub max_waiting: usize,
+    pub max_wait_ms: u64,
     pub drain_timeout_ms: u64,
     pub drain_delay_ms: u64,
 }
@@ -236,6 +238,7 @@ pub struct RefreshSettings {
     pub tokens_per_day: u64,
     pub sparse_events: u64,
     pub returning_after_ms: i64,
+    pub fast_path: bool,
 }
 
 /// `[retrieve]`

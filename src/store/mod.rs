@@ -107,6 +107,10 @@ pub trait FeatureStore: Send + Sync {
     /// Histories of many users in the order asked; `None` for a user never seen.
     async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>>;
 
+    /// Counters of many users in the order asked, with what the last refresh in the space had read; `None` for a user
+    /// never seen. A light read: neither histories nor features.
+    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>>;
+
     /// Feature blobs of many users in one space; `None` for a user without any.
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>>;
 

@@ -169,7 +169,8 @@ fn a_read_that_asks_for_the_unknown_is_told_what_is_known() {
     refused(&read(json!({"users": ["u", ""]})), 400, "bad_request", "users[1]");
     refused(&read(json!({"users": ["x".repeat(129)]})), 400, "bad_request", "128");
     refused(&read(json!({"users": ["u"], "colour": 1})), 400, "bad_request", "colour");
-    refused(&read(json!({"users": ["u"], "max_staleness_ms": 5})), 400, "bad_request", "max_staleness_ms");
+    refused(&read(json!({"users": ["u"], "max_staleness_ms": "5"})), 400, "bad_request", "max_staleness_ms");
+    refused(&read(json!({"users": ["u"], "spaces": ["s"]})), 400, "bad_request", "spaces");
     refused(&server.get("/v1/users//features"), 400, "bad_request", "user_id");
     refused(&server.get("/v1/users/u/features?groups=magic"), 400, "bad_request", "magic");
     refused(&server.get("/v1/users/u/features?colour=red"), 400, "bad_request", "colour");

@@ -12,6 +12,7 @@ mod chaos;
 mod crash;
 mod drain;
 mod erase;
+mod fast_path;
 mod kafka;
 #[path = "../rig/kafka.rs"]
 mod kafka_rig;
@@ -27,5 +28,6 @@ mod rig;
 mod roles;
 mod train_serve;
 mod trainer;
+mod waiting;
 mod way;
 mod worlds;

@@ -36,7 +36,7 @@ mod tests;
 
 use super::{
     AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth,
-    StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserState,
+    StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserMarks, UserState,
 };
 use crate::clock::unix_ms;
 use crate::event::Item;
@@ -171,6 +171,10 @@ impl FeatureStore for EmbeddedStore {
 
     async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
         self.inner.histories(users)
+    }
+
+    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        self.inner.states(space, users)
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {

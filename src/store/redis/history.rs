@@ -11,14 +11,22 @@ use super::{function, packed};
 use crate::event::ActionClass;
 use crate::feature::proto::Behaviour;
 use crate::store::codec::CodecResult;
-use crate::store::{AppendOutcome, ITEM_USERS_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserState};
+use crate::store::{
+    AppendOutcome, ITEM_USERS_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserMarks, UserState,
+};
 use prost::Message;
 use redis::Value;
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Fields of a user's counters, in the order of [`state_of`].
+const STATE: [&str; 6] = ["seq", "weight", "last_refresh_ms", "era", "erased_before_ms", "erased_seq"];
+
 /// Items known to have all the users that are counted; bounded, because it is only a short cut.
 const FULL_ITEMS_KEPT: usize = 100_000;
+
+/// A field of a hash, absent or text.
+type Field = Option<Vec<u8>>;
 
 /// What the function answers: flags, new, seq, weight, last refresh, era, erased before, erased seq, refreshed.
 type Answer = (Vec<u8>, u8, u64, f64, i64, u64, i64, u64, String);
@@ -111,13 +119,27 @@ impl RedisStore {
         Ok(())
     }
 
+    /// See [`crate::store::FeatureStore::states`].
+    pub(super) async fn read_states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        let refreshed = format!("r:{space}");
+        let call = |user: &String| Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE).arg(&refreshed);
+        let answers = self.link.run("read states", users.iter().map(call).collect()).await?;
+        let marks = |(user, answer): (&String, Value)| {
+            let key = self.keys.of_user(user, "st");
+            let fields: Vec<Field> = read(&key, answer)?;
+            let Some(state) = state_of(&key, &fields)? else { return Ok(None) };
+            let version = fields.last().and_then(|field| field.as_deref()).unwrap_or_default();
+            Ok(Some(UserMarks { state, refreshed_seq: refreshed_seq(&key, &String::from_utf8_lossy(version))? }))
+        };
+        users.iter().zip(answers).map(marks).collect()
+    }
+
     /// See [`crate::store::FeatureStore::histories`].
     pub(super) async fn read_histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
         const PARTS: usize = 5;
         let mut calls = Vec::with_capacity(users.len() * PARTS);
         for user in users {
-            let state = Call::new("HMGET", &self.keys.of_user(user, "st"));
-            calls.push(state.arg(&["seq", "weight", "last_refresh_ms", "era", "erased_before_ms", "erased_seq"]));
+            calls.push(Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE));
             calls.extend(["h:e", "h:i", "q"].map(|part| Call::new("GET", &self.keys.of_user(user, part))));
             calls.push(Call::new("HGETALL", &self.keys.of_user(user, "prof")));
         }
@@ -150,28 +172,33 @@ fn refreshed_seq(key: &str, text: &str) -> StoreResult<Option<u64>> {
     }
 }
 
+/// The counters out of the fields [`STATE`]; `None` for a user never seen.
+fn state_of(key: &str, fields: &[Field]) -> StoreResult<Option<UserState>> {
+    let field = |nth: usize| fields.get(nth).and_then(|value| value.as_deref());
+    if field(0).is_none() {
+        return Ok(None);
+    }
+    Ok(Some(UserState {
+        seq: number(key, field(0))?,
+        weight: number(key, field(1))?,
+        last_refresh_ms: number(key, field(2))?,
+        era: number(key, field(3))?,
+        erased_before_ms: number(key, field(4))?,
+        erased_seq: number(key, field(5))?,
+    }))
+}
+
 /// The history of a user out of the five answers.
 fn history_of(key: &str, parts: Vec<Value>) -> StoreResult<Option<UserHistory>> {
     let Ok([state, engagements, impressions, queries, profile]) = <[Value; 5]>::try_from(parts) else {
         return Err(corrupt(key, "answers are missing"));
     };
-    let state: Vec<Option<Vec<u8>>> = read(key, state)?;
-    let field = |nth: usize| state.get(nth).and_then(|value| value.as_deref());
-    if field(0).is_none() {
-        return Ok(None);
-    }
+    let Some(state) = state_of(key, &read::<Vec<Field>>(key, state)?)? else { return Ok(None) };
     let unreadable = |message: String| corrupt(key, message);
     let list = |value: Value| read::<Option<Vec<u8>>>(key, value).map(Option::unwrap_or_default);
     let attributes: Vec<(String, Vec<u8>)> = read(key, profile)?;
     Ok(Some(UserHistory {
-        state: UserState {
-            seq: number(key, field(0))?,
-            weight: number(key, field(1))?,
-            last_refresh_ms: number(key, field(2))?,
-            era: number(key, field(3))?,
-            erased_before_ms: number(key, field(4))?,
-            erased_seq: number(key, field(5))?,
-        },
+        state,
         engagements: behaviours(&list(engagements)?).map_err(unreadable)?,
         impressions: behaviours(&list(impressions)?).map_err(unreadable)?,
         queries: texts(&list(queries)?).map_err(unreadable)?,

@@ -24,7 +24,7 @@ mod packed;
 mod queue;
 mod schema;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod values;
 
 pub use address::Address;
@@ -33,7 +33,7 @@ pub use schema::{Migration, Step};
 
 use super::{
     AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth,
-    StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserState,
+    StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserMarks, UserState,
 };
 use crate::event::Item;
 use async_trait::async_trait;
@@ -121,6 +121,10 @@ impl FeatureStore for RedisStore {
 
     async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
         self.read_histories(users).await
+    }
+
+    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        self.read_states(space, users).await
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {

@@ -4,7 +4,7 @@ use crate::event::Item;
 use crate::store::{
     AppendOutcome, Claim, CrossBlank, DueEntry, EmbeddedOptions, EmbeddedStore, Erasure, FeaturePut, FeatureStore,
     FreshVector, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory,
-    UserState,
+    UserMarks, UserState,
 };
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -128,6 +128,10 @@ impl FeatureStore for Double {
 
     async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
         self.store()?.histories(users).await
+    }
+
+    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        self.store()?.states(space, users).await
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
