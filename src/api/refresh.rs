@@ -46,10 +46,11 @@ pub async fn post_refresh(
     let before = found
         .filter(|marks| marks.state.has_events())
         .ok_or_else(|| ApiError::NotFound(format!("user {user:?} has no events")))?;
+    let awaited = Awaited { user: user.clone(), before, without_features: before.refreshed_seq.is_none() };
     let waited = match limit {
-        Some(limit) => refresh_and_wait(&state, vec![Awaited { user: user.clone(), before }], limit).await?,
+        Some(limit) => refresh_and_wait(&state, vec![awaited], limit).await?,
         None => {
-            queue(&state, vec![user.clone()], CLASS_SYNC).await?;
+            queue(&state, &[awaited], CLASS_SYNC).await?;
             Waited::Late
         }
     };

@@ -53,49 +53,62 @@ pub(super) async fn freshen(
     let mut behind = Vec::new();
     for ((user, before), features) in users.into_iter().zip(marks).zip(&stored) {
         let Some(before) = before else { continue };
-        if is_behind(features.as_ref(), &before, groups, wanted.max_ms, now_ms)? {
-            behind.push(Awaited { user, before });
+        match shown(features.as_ref(), &before, groups, wanted.max_ms, now_ms)? {
+            Shown::Level => {}
+            Shown::Old => behind.push(Awaited { user, before, without_features: false }),
+            Shown::Nothing => behind.push(Awaited { user, before, without_features: true }),
         }
     }
     match wanted.deadline {
         _ if behind.is_empty() => Ok(()),
         Some(limit) => refresh_and_wait(state, behind, limit).await.map(|_| ()),
-        None => queue(state, behind.into_iter().map(|awaited| awaited.user).collect(), CLASS_URGENT).await,
+        None => queue(state, &behind, CLASS_URGENT).await,
     }
+}
+
+/// What a read would show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// All there is, or young enough.
+    Level,
+    /// Too old and without the latest events, or only the fast path's.
+    Old,
+    /// A group is missing or expired.
+    Nothing,
 }
 
 /// Whether a refresh could show something that the stored groups do not, and they are old.
 ///
 /// Groups that have read every event are not behind, however old they are: a refresh would find the prompt unchanged. A
 /// group that is missing, expired or of the fast path is, at any age. `scid` is not built and never waited for.
-fn is_behind(
+fn shown(
     stored: Option<&StoredFeatures>,
     marks: &UserMarks,
     groups: &[Group],
     max_ms: u64,
     now_ms: i64,
-) -> Result<bool, DecodeError> {
+) -> Result<Shown, DecodeError> {
     if !marks.state.has_events() {
-        return Ok(false);
+        return Ok(Shown::Level);
     }
     let lags = marks.refreshed_seq < Some(marks.state.seq);
+    let mut found = Shown::Level;
     for group in groups.iter().filter(|group| **group != Group::Scid) {
         let blob = stored.and_then(|features| features.groups.iter().find(|blob| blob.group == *group));
-        let Some(blob) = blob.filter(|blob| is_made(blob, now_ms)) else { return Ok(true) };
-        if !lags {
-            continue;
-        }
-        let age_ms = now_ms.saturating_sub(DecodedGroup::decode(blob)?.meta().generated_at_ms).max(0);
-        if age_ms as u64 >= max_ms {
-            return Ok(true);
+        let Some(blob) = blob.filter(|blob| blob.expires_at_ms == 0 || blob.expires_at_ms > now_ms) else {
+            return Ok(Shown::Nothing);
+        };
+        if blob.tier == 0 || (lags && age_ms(blob, now_ms)? >= max_ms) {
+            found = Shown::Old;
         }
     }
-    Ok(false)
+    Ok(found)
 }
 
-/// Written by the LLM, and alive.
-fn is_made(blob: &GroupBlob, now_ms: i64) -> bool {
-    blob.tier >= 1 && (blob.expires_at_ms == 0 || blob.expires_at_ms > now_ms)
+fn age_ms(blob: &GroupBlob, now_ms: i64) -> Result<u64, DecodeError> {
+    let made_ms = DecodedGroup::decode(blob)?.meta().generated_at_ms;
+    // A clock that went back makes nothing old.
+    Ok(now_ms.saturating_sub(made_ms).max(0).unsigned_abs())
 }
 
 #[cfg(test)]
@@ -127,7 +140,7 @@ mod tests {
     }
 
     fn behind(stored: Option<&StoredFeatures>, marks: &UserMarks, max_ms: u64) -> bool {
-        is_behind(stored, marks, &BOTH, max_ms, NOW_MS).expect("decodes")
+        shown(stored, marks, &BOTH, max_ms, NOW_MS).expect("decodes") != Shown::Level
     }
 
     #[test]
@@ -147,8 +160,15 @@ mod tests {
         assert!(behind(Some(&made(NOW_MS, 0, 0)), &marks(1, None), u64::MAX));
         let half = StoredFeatures { groups: vec![blob(Group::Intra, NOW_MS, 1, 0)], ..StoredFeatures::default() };
         assert!(behind(Some(&half), &marks(1, Some(1)), u64::MAX));
-        let asked = |groups: &[Group]| is_behind(Some(&half), &marks(1, Some(1)), groups, 0, NOW_MS).expect("decodes");
-        assert!(!asked(&[Group::Intra]) && !asked(&[Group::Scid]), "only what was asked for");
+        let asked = |groups: &[Group]| shown(Some(&half), &marks(1, Some(1)), groups, 0, NOW_MS).expect("decodes");
+        assert_eq!(
+            (asked(&[Group::Intra]), asked(&[Group::Scid])),
+            (Shown::Level, Shown::Level),
+            "only what was asked for"
+        );
+        assert_eq!((asked(&BOTH), asked(&[Group::Cross])), (Shown::Nothing, Shown::Nothing));
+        let quick = shown(Some(&made(NOW_MS, 0, 0)), &marks(1, None), &BOTH, 0, NOW_MS).expect("decodes");
+        assert_eq!(quick, Shown::Old, "no case for another quick answer");
     }
 
     #[test]

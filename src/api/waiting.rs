@@ -32,6 +32,8 @@ pub struct Waiting {
 pub(super) struct Awaited {
     pub user: String,
     pub before: UserMarks,
+    /// Nothing alive stands in the store: a case for the fast path, too.
+    pub without_features: bool,
 }
 
 /// How a wait ended.
@@ -95,9 +97,8 @@ pub(super) async fn refresh_and_wait(
     };
     let until = Instant::now() + limit;
     let _counted = Counted::new(state);
-    let users: Vec<String> = awaited.iter().map(|awaited| awaited.user.clone()).collect();
-    let listener = waiting.arrivals.listen(users.clone());
-    queue(state, users, CLASS_SYNC).await?;
+    let listener = waiting.arrivals.listen(awaited.iter().map(|awaited| awaited.user.clone()).collect());
+    queue(state, &awaited, CLASS_SYNC).await?;
     let began = Instant::now();
     let mut draining = waiting.draining.subscribe();
     let ended = loop {
@@ -126,12 +127,13 @@ pub(super) async fn refresh_and_wait(
 }
 
 /// Marks users due now, and rings the worker.
-pub(super) async fn queue(state: &ApiState, users: Vec<String>, class: u8) -> Result<(), ApiError> {
+pub(super) async fn queue(state: &ApiState, users: &[Awaited], class: u8) -> Result<(), ApiError> {
     let due_ms = state.store.now_ms().await?;
-    let entry = |user: &String| DueEntry { user: user.clone(), class, due_ms };
-    let entries: Vec<DueEntry> = users.iter().map(entry).collect();
+    let entries: Vec<DueEntry> =
+        users.iter().map(|awaited| DueEntry { user: awaited.user.clone(), class, due_ms }).collect();
     state.store.mark_due(&state.bundle.manifest.space, &entries).await?;
-    state.waiting.fast.mark(state.store.as_ref(), &users, due_ms).await?;
+    let missing = users.iter().filter(|awaited| awaited.without_features).map(|awaited| awaited.user.clone());
+    state.waiting.fast.mark(state.store.as_ref(), &missing.collect::<Vec<_>>(), due_ms).await?;
     state.wake.notify_one();
     Ok(())
 }

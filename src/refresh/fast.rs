@@ -9,7 +9,7 @@
 //! a user is taken by one replica at a time, once, also after a crash. The user's place in the due queue is not touched.
 //! One user at a time: the LLM's refreshes share the encoder, and so none waits for more than one quick text.
 
-use super::user::{Made, WRITTEN};
+use super::user::{Made, WRITTEN, living};
 use super::write::Draft;
 use super::{CLASS_URGENT, RefreshError, Refreshed, Refresher, Told, prompt_input, shown_neighbour};
 use crate::catalogue::Grounding;
@@ -17,6 +17,7 @@ use crate::config::RefreshSettings;
 use crate::prompt::{ParsedAnswer, history_text};
 use crate::store::{Claim, DueEntry, FeatureStore, StoreError, StoreResult, Version};
 use crate::telemetry::events::{QuickEnded, StoreCallFailed};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
@@ -62,9 +63,12 @@ pub enum Quick {
 impl Refresher {
     /// Makes a first answer out of the user's own history: its text is embedded, quantised and looked up, without the LLM.
     pub async fn quick(&self, user: &str) -> Result<Quick, RefreshError> {
+        // First the cheap look: users whose LLM answer is not there yet are marked with each of their events.
+        if self.has_features(user).await? {
+            return Ok(Quick::Needless);
+        }
         let Some(read) = self.read(user).await? else { return Ok(Quick::Needless) };
-        let has_all = WRITTEN.into_iter().all(|group| read.living(group).is_some());
-        if !read.history.state.has_events() || has_all {
+        if !read.history.state.has_events() {
             return Ok(Quick::Needless);
         }
         let text = history_text(&self.bundle.schema, &prompt_input(&read.history, &self.bundle.catalogue));
@@ -85,9 +89,20 @@ impl Refresher {
     }
 }
 
+impl Refresher {
+    /// Whether every group is there and alive, whoever made it.
+    async fn has_features(&self, user: &str) -> Result<bool, RefreshError> {
+        let Some(stored) = self.store.features(self.space(), &[user.to_string()]).await?.pop().flatten() else {
+            return Ok(false);
+        };
+        let now_ms = self.store.now_ms().await?;
+        Ok(WRITTEN.into_iter().all(|group| living(&stored, group, now_ms).is_some()))
+    }
+}
+
 /// Empties the fast queue until told to stop. An error is a store that takes no writes.
 pub(super) async fn run(
-    refresher: &Refresher,
+    refresher: &Arc<Refresher>,
     wake: &Notify,
     told: &Told,
     mut stop: watch::Receiver<bool>,
@@ -125,9 +140,12 @@ async fn claim_one(refresher: &Refresher, queue: &str) -> Option<Claim> {
 }
 
 /// One claimed user. A failure is not tried again: the LLM's refresh of the same user is due anyway.
-async fn one(refresher: &Refresher, queue: &str, claim: &Claim, told: &Told) -> Result<(), StoreError> {
+async fn one(refresher: &Arc<Refresher>, queue: &str, claim: &Claim, told: &Told) -> Result<(), StoreError> {
     let (user, started) = (claim.user.as_str(), Instant::now());
-    match refresher.quick(user).await {
+    // A task of its own, so that a panic over one user ends neither the worker nor the process.
+    let (worker, name) = (refresher.clone(), claim.user.clone());
+    let quick = tokio::spawn(async move { worker.quick(&name).await });
+    match quick.await.unwrap_or_else(|error| Err(RefreshError::Task(error.to_string()))) {
         Ok(Quick::Written { seq }) => {
             let waited_ms = refresher.store.now_ms().await?.saturating_sub(claim.due_ms).max(0);
             let (seconds, waited) = (started.elapsed().as_secs_f64(), waited_ms as f64 / 1000.0);
@@ -136,7 +154,7 @@ async fn one(refresher: &Refresher, queue: &str, claim: &Claim, told: &Told) -> 
         }
         Ok(Quick::Needless) => QuickEnded::Needless { user }.emit(&refresher.metrics),
         Ok(Quick::Refused) => QuickEnded::Refused { user }.emit(&refresher.metrics),
-        Err(RefreshError::Store(error)) => return Err(error),
+        // One user's record that cannot be read must not end the process; a store that is away says so at the release, too.
         Err(error) => QuickEnded::Failed { user, error: &error }.emit(&refresher.metrics),
     }
     refresher.store.release(queue, claim).await?;

@@ -61,12 +61,10 @@ pub(super) struct Read {
     pub now_ms: i64,
 }
 
-impl Read {
-    /// The stored group, if it is there and its time is not over.
-    pub fn living(&self, group: Group) -> Option<&GroupBlob> {
-        let alive = |blob: &&GroupBlob| blob.expires_at_ms == 0 || blob.expires_at_ms > self.now_ms;
-        self.stored.groups.iter().find(|blob| blob.group == group).filter(alive)
-    }
+/// The stored group, if it is there and its time is not over.
+pub(super) fn living(stored: &StoredFeatures, group: Group, now_ms: i64) -> Option<&GroupBlob> {
+    let alive = |blob: &&GroupBlob| blob.expires_at_ms == 0 || blob.expires_at_ms > now_ms;
+    stored.groups.iter().find(|blob| blob.group == group).filter(alive)
 }
 
 /// What the models made of a prompt, or of a history.
@@ -144,7 +142,7 @@ impl Refresher {
 
     /// No skip when a group is missing, expired, blanked or made by the fast path (DESIGN 5.2).
     fn unchanged(&self, read: &Read, hash: u64) -> bool {
-        let is_fresh = |group: Group| read.living(group).is_some_and(|blob| blob.tier == 1);
+        let is_fresh = |group: Group| living(&read.stored, group, read.now_ms).is_some_and(|blob| blob.tier == 1);
         read.stored.prompt_hash == hash && WRITTEN.into_iter().all(is_fresh)
     }
 

@@ -37,6 +37,10 @@ impl Replica {
         self.running.take().unwrap().abort();
     }
 
+    fn quick(&self) -> u64 {
+        self.refresher.metrics.refreshes.with_label_values(&["fast"]).get()
+    }
+
     async fn end(mut self) -> u64 {
         self.stop.send_replace(true);
         self.running.take().unwrap().await.unwrap().unwrap();
@@ -80,6 +84,8 @@ async fn two_replicas_share_the_users_and_never_work_on_one_at_once() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     all_done(&replicas[0], &users).await;
+    let quick: u64 = replicas.iter().map(Replica::quick).sum();
+    assert!(quick <= 30, "a quick answer is made once a user: {quick}");
     let [first, second] = replicas;
     let written = [first.end().await, second.end().await];
     let calls = llm.calls.lock();
