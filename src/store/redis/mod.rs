@@ -6,11 +6,12 @@
 //! | file | job |
 //! |---|---|
 //! | `address`, `link`, `errors` | the URL; connections, slots, retries; errors in our words |
-//! | `keys`, `values`, `packed` | names of keys; answers; bytes of lists |
+//! | `keys`, `values`, `entries` | names of keys; answers; bytes of a list's entries |
 //! | `schema` | versions, functions, migration |
 //! | `history`, `features`, `queue`, `feeds`, `erase` | the trait's calls, by subject |
 
 mod address;
+mod entries;
 mod erase;
 mod errors;
 mod features;
@@ -18,7 +19,6 @@ mod feeds;
 mod history;
 mod keys;
 mod link;
-mod packed;
 mod queue;
 mod schema;
 #[cfg(test)]
