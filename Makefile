@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build run test lint fmt bench bench-store bench-llm bench-gpu int4-check memcheck real demo demo-check bare clean
+.PHONY: help setup build run test lint fmt bench bench-store bench-ingest bench-llm bench-gpu int4-check memcheck real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,7 +47,10 @@ int4-check: build ## top-1 agreement of the demo's LLM in int4 with itself in f3
 memcheck: setup ## the tests of the unsafe code under valgrind
 	@bash scripts/memcheck.sh
 
-bench-store: ## two layouts of a history on a Redis of its own: memory of a user, appends a second
+bench-ingest: build ## events through Kafka into Redis beside a bare consumer and writer; memory of a user (QUICK=1: short)
+	@python3 scripts/bench_ingest.py $(if $(QUICK),--quick)
+
+bench-store: ## three layouts of a history on a Redis of its own: memory of a user, appends a second
 	TAIJI_BENCH_STORE=1 cargo test --release --locked --lib -- --nocapture layouts_compared
 
 bench-llm: build ## our LLM engine beside onnxruntime-genai and torch (an hour of an idle machine, 6 GB of packages; BENCH_PAIRS, ONLY=sections)

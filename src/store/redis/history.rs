@@ -1,13 +1,13 @@
 //! Appending events and reading histories. One function call a user, one pipeline a batch.
 //!
-//! The kept lists are packed strings that the function takes apart and puts together (`packed` has the bytes). Users of items
-//! stand in other slots, so they are counted after the append, for events that are new or delivered again: a crash
-//! between the two is healed by the redelivery.
+//! The kept lists are Redis lists that the function keeps in order (`entries` has the bytes). Users of items stand in other
+//! slots, so they are counted after the append, for events that are new or delivered again: a crash between the two is
+//! healed by the redelivery.
 
 use super::RedisStore;
 use super::link::Call;
 use super::values::{corrupt, number, read};
-use super::{function, packed};
+use super::{entries, function};
 use crate::event::ActionClass;
 use crate::feature::proto::Behaviour;
 use crate::store::codec::CodecResult;
@@ -58,32 +58,18 @@ impl RedisStore {
         Ok(outcomes)
     }
 
-    fn append_call(&self, space: &str, batch: &UserBatch) -> StoreResult<Call> {
+    pub(super) fn append_call(&self, space: &str, batch: &UserBatch) -> StoreResult<Call> {
         let user = batch.user.as_str();
         let keys = ["st", "h:e", "h:i", "q", "prof"].map(|part| self.keys.of_user(user, part));
-        let mut call = Call::function(function!("append"), &keys).arg(self.clock_argument()).arg(space);
+        let kinds: Vec<u8> = batch.records.iter().map(kind_of).collect();
+        let mut call = Call::function(function!("append"), &keys).arg(self.clock_argument()).arg(space).arg(kinds);
         for record in &batch.records {
-            let mut bytes = packed::head(record.ts_ms, &record.event_id);
-            let kind = match &record.body {
-                RecordBody::Behaviour { class, behaviour } => {
-                    let body = Behaviour { ts_ms: 0, event_id: String::new(), ..behaviour.clone() };
-                    body.encode(&mut bytes).map_err(|error| corrupt(&keys[1], error.to_string()))?;
-                    match class {
-                        ActionClass::Engagement => "e",
-                        ActionClass::Impression => "i",
-                        ActionClass::None => "n",
-                    }
-                }
-                RecordBody::Query(query) => {
-                    bytes.extend_from_slice(query.as_bytes());
-                    "q"
-                }
-                RecordBody::Profile(_) => "p",
-            };
-            if bytes.len() > usize::from(u16::MAX) {
-                return Err(corrupt(&keys[0], format!("event of {} bytes; at most 65535 are kept", bytes.len())));
+            let stored = stored_bytes(record);
+            // A list's element may be longer, but a history of such is no history.
+            if stored.len() > usize::from(u16::MAX) {
+                return Err(corrupt(&keys[0], format!("event of {} bytes; at most 65535 are kept", stored.len())));
             }
-            call = call.arg(kind).arg(record.weight).arg(bytes);
+            call = call.arg(record.weight).arg(&record.event_id).arg(stored);
             if let RecordBody::Profile(attributes) = &record.body {
                 call = call.arg(attributes.len());
                 for (name, value) in attributes {
@@ -140,7 +126,9 @@ impl RedisStore {
         let mut calls = Vec::with_capacity(users.len() * PARTS);
         for user in users {
             calls.push(Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE));
-            calls.extend(["h:e", "h:i", "q"].map(|part| Call::new("GET", &self.keys.of_user(user, part))));
+            calls.extend(
+                ["h:e", "h:i", "q"].map(|part| Call::new("LRANGE", &self.keys.of_user(user, part)).arg(0).arg(-1)),
+            );
             calls.push(Call::new("HGETALL", &self.keys.of_user(user, "prof")));
         }
         let mut answers = self.link.run("read histories", calls).await?.into_iter();
@@ -150,6 +138,31 @@ impl RedisStore {
         };
         users.iter().map(history).collect()
     }
+}
+
+/// What the function calls this kind of record.
+fn kind_of(record: &Record) -> u8 {
+    match &record.body {
+        RecordBody::Behaviour { class: ActionClass::Engagement, .. } => b'e',
+        RecordBody::Behaviour { class: ActionClass::Impression, .. } => b'i',
+        RecordBody::Behaviour { class: ActionClass::None, .. } => b'n',
+        RecordBody::Query(_) => b'q',
+        RecordBody::Profile(_) => b'p',
+    }
+}
+
+/// `ts | body`. A behaviour is kept without time and id, which stand beside it.
+fn stored_bytes(record: &Record) -> Vec<u8> {
+    let mut bytes = entries::time_bytes(record.ts_ms).to_vec();
+    match &record.body {
+        RecordBody::Behaviour { behaviour, .. } => {
+            let body = Behaviour { ts_ms: 0, event_id: String::new(), ..behaviour.clone() };
+            bytes.extend_from_slice(&body.encode_to_vec());
+        }
+        RecordBody::Query(query) => bytes.extend_from_slice(query.as_bytes()),
+        RecordBody::Profile(_) => {}
+    }
+    bytes
 }
 
 fn note_engagement<'a>(engaged: &mut BTreeMap<&'a str, Vec<i64>>, user: &str, record: &'a Record, flag: u8) {
@@ -195,7 +208,7 @@ fn history_of(key: &str, parts: Vec<Value>) -> StoreResult<Option<UserHistory>> 
     };
     let Some(state) = state_of(key, &read::<Vec<Field>>(key, state)?)? else { return Ok(None) };
     let unreadable = |message: String| corrupt(key, message);
-    let list = |value: Value| read::<Option<Vec<u8>>>(key, value).map(Option::unwrap_or_default);
+    let list = |value: Value| read::<Vec<Vec<u8>>>(key, value);
     let attributes: Vec<(String, Vec<u8>)> = read(key, profile)?;
     Ok(Some(UserHistory {
         state,
@@ -206,21 +219,21 @@ fn history_of(key: &str, parts: Vec<Value>) -> StoreResult<Option<UserHistory>> 
     }))
 }
 
-fn behaviours(list: &[u8]) -> CodecResult<Vec<Behaviour>> {
+fn behaviours(list: &[Vec<u8>]) -> CodecResult<Vec<Behaviour>> {
     let restore = |(ts_ms, id, body): (i64, &str, &[u8])| {
         let behaviour = Behaviour::decode(body).map_err(|error| error.to_string())?;
         Ok(Behaviour { ts_ms, event_id: id.to_string(), ..behaviour })
     };
-    packed::entries(list)?.into_iter().map(restore).collect()
+    entries::entries(list)?.into_iter().map(restore).collect()
 }
 
-fn texts(list: &[u8]) -> CodecResult<Vec<(i64, String)>> {
+fn texts(list: &[Vec<u8>]) -> CodecResult<Vec<(i64, String)>> {
     let text = |body: &[u8]| String::from_utf8(body.to_vec()).map_err(|error| error.to_string());
-    packed::entries(list)?.into_iter().map(|(ts_ms, _, body)| Ok((ts_ms, text(body)?))).collect()
+    entries::entries(list)?.into_iter().map(|(ts_ms, _, body)| Ok((ts_ms, text(body)?))).collect()
 }
 
 fn attribute((name, bytes): (String, Vec<u8>)) -> CodecResult<(String, (i64, serde_json::Value))> {
-    let (ts_ms, _, value) = packed::split(&bytes)?;
+    let (ts_ms, value) = entries::attribute(&bytes)?;
     let value = serde_json::from_slice(value).map_err(|error| error.to_string())?;
     Ok((name, (ts_ms, value)))
 }

@@ -7,12 +7,13 @@
 //! |---|---|
 //! | `address`, `link`, `errors` | the URL; connections, slots, retries; errors in our words |
 //! | `breaker` | calls to a node that is away fail at once |
-//! | `keys`, `values`, `packed` | names of keys; answers; bytes of lists |
+//! | `keys`, `values`, `entries` | names of keys; answers; bytes of a list's entries |
 //! | `schema` | versions, functions, migration |
 //! | `history`, `features`, `queue`, `feeds`, `erase` | the trait's calls, by subject |
 
 mod address;
 mod breaker;
+mod entries;
 mod erase;
 mod errors;
 mod features;
@@ -20,7 +21,6 @@ mod feeds;
 mod history;
 mod keys;
 mod link;
-mod packed;
 mod queue;
 mod schema;
 #[cfg(test)]
