@@ -13,12 +13,12 @@
 mod address;
 mod erase;
 mod errors;
-mod features;
+pub(crate) mod features;
 mod feeds;
 mod history;
 mod keys;
 mod link;
-mod packed;
+pub(crate) mod packed;
 mod queue;
 mod schema;
 #[cfg(test)]

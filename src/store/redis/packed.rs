@@ -7,6 +7,9 @@ use crate::store::codec::CodecResult;
 /// Added to a time so that it is never negative; 6 bytes hold it.
 const EPOCH: i64 = 1 << 47;
 
+/// Bytes of an entry without id and body: time, id length, and its own length before and after it.
+const SMALLEST_ENTRY: usize = 11;
+
 /// `ts | id length | id`, before a body.
 pub fn head(ts_ms: i64, event_id: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(event_id.len() + 7);
@@ -31,7 +34,8 @@ pub fn split(bytes: &[u8]) -> CodecResult<(i64, &str, &[u8])> {
 /// Entries of a stored list, newest first.
 pub fn entries(list: &[u8]) -> CodecResult<Vec<(i64, &str, &[u8])>> {
     let Some((count, mut rest)) = list.split_first_chunk::<2>() else { return Ok(Vec::new()) };
-    let mut found = Vec::with_capacity(usize::from(u16::from_be_bytes(*count)));
+    // The count is only believed as far as there are bytes for it.
+    let mut found = Vec::with_capacity(usize::from(u16::from_be_bytes(*count)).min(rest.len() / SMALLEST_ENTRY));
     while let Some((length, tail)) = rest.split_first_chunk::<2>() {
         let (entry, tail) = tail.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or("entry cut off")?;
         found.push(split(entry)?);
