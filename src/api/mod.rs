@@ -15,11 +15,15 @@ mod history;
 mod items;
 mod layers;
 mod refresh;
+mod served;
 mod view;
 
 pub use auth::{ApiKeys, Scope};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use body::parse_batch;
 pub(crate) use body::read_body;
 pub use error::{ApiError, json_error};
+pub use served::ServedFeed;
 
 use crate::bundle::Bundle;
 use crate::config::ServerSettings;
@@ -54,6 +58,8 @@ pub struct ApiState {
     pub keys: ApiKeys,
     /// Rung after events made users due.
     pub wake: Arc<Notify>,
+    /// What is served, for the served topic; `None` = off.
+    pub served: Option<Arc<ServedFeed>>,
     /// Places for requests under way.
     pub places: Arc<Semaphore>,
 }
@@ -75,4 +81,5 @@ pub fn router(state: Arc<ApiState>) -> Router {
     routes
         .layer(middleware::from_fn_with_state(state.clone(), layers::shed))
         .layer(middleware::from_fn_with_state(state, layers::measure))
+        .layer(middleware::from_fn(layers::name_request))
 }

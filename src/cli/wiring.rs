@@ -1,13 +1,14 @@
 //! Building the parts of `serve` and the tasks between them.
 
 use super::CommandError;
-use crate::api::{ApiKeys, ApiState};
+use crate::api::{ApiKeys, ApiState, ServedFeed};
 use crate::bundle::{self, Bundle, LLM_FOLDER, LoadOptions};
 use crate::config::{EngineKind, EngineSettings, ProviderKind, Settings};
 use crate::erase::{self, Eraser};
 use crate::event::EventDecoder;
 use crate::ingest::Ingest;
 use crate::ingest::kafka::features::FeaturePublisher;
+use crate::ingest::kafka::served::ServedPublisher;
 use crate::ingest::kafka::{KafkaIngest, KafkaParts};
 use crate::llm::{LlmOptions, Provider};
 use crate::openai::{self, OpenAiState, ServedModel};
@@ -34,6 +35,8 @@ pub(super) struct Parts {
     tail: VectorTail,
     /// Users whose features changed, where the change feed is on.
     changes: Option<Arc<ChangeFeed>>,
+    /// Tells the served topic what was served, where that is on.
+    served: Option<Arc<ServedPublisher>>,
     metrics: Arc<Metrics>,
 }
 
@@ -69,6 +72,7 @@ pub(super) async fn build(
     let policy = DuePolicy::new(&settings.refresh);
     let actions = settings.events.actions.clone();
     let auth = &settings.auth;
+    let served = served_publisher(settings, &space, metrics)?;
     let ingest = Arc::new(Ingest::new(store.clone(), space, actions.clone(), policy));
     let api = ApiState {
         store: store.clone(),
@@ -85,6 +89,7 @@ pub(super) async fn build(
         limits: settings.server.clone(),
         keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
         wake: wake.clone(),
+        served: served.as_ref().map(|publisher| publisher.feed()),
         places: Arc::new(Semaphore::new(settings.server.max_in_flight)),
     };
     let refresher = Refresher::new(
@@ -97,7 +102,7 @@ pub(super) async fn build(
     let publishes = settings.kafka.is_on() && !settings.kafka.features_topic.is_empty();
     let changes = publishes.then(Arc::<ChangeFeed>::default);
     let worker = Worker::new(Arc::new(refresher), wake, changes.clone());
-    Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, metrics: metrics.clone() })
+    Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, served, metrics: metrics.clone() })
 }
 
 pub(super) async fn open_store(settings: &Settings) -> Result<Arc<dyn FeatureStore>, CommandError> {
@@ -212,6 +217,21 @@ pub(super) fn feature_publisher(settings: &Settings, parts: &Parts) -> Result<Op
     publisher.map(Some).map_err(|error| CommandError::Usage(error.to_string()))
 }
 
+/// The publisher of what is served, where it is configured; it needs no ingest.
+fn served_publisher(
+    settings: &Settings,
+    space: &str,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<ServedPublisher>>, CommandError> {
+    let kafka = &settings.kafka;
+    if !kafka.is_on() || kafka.served_topic.is_empty() {
+        return Ok(None);
+    }
+    let feed = Arc::new(ServedFeed::new(space.to_string(), kafka.served_sample, metrics.clone()));
+    let publisher = ServedPublisher::new(kafka, feed, metrics.clone());
+    publisher.map(|publisher| Some(Arc::new(publisher))).map_err(|error| CommandError::Usage(error.to_string()))
+}
+
 /// What the OpenAI-compatible port shares; reads the chat template.
 pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<OpenAiState>, CommandError> {
     let bundle = &parts.bundle;
@@ -246,6 +266,13 @@ impl Parts {
             let stop = stopped.clone();
             tasks.spawn(async move {
                 publisher.run(stop).await;
+                Ok(())
+            });
+        }
+        if let Some(served) = self.served.clone() {
+            let stop = stopped.clone();
+            tasks.spawn(async move {
+                served.run(stop).await;
                 Ok(())
             });
         }
