@@ -12,15 +12,21 @@ mod chaos;
 mod crash;
 mod drain;
 mod erase;
+mod full_disk;
 mod kafka;
 #[path = "../rig/kafka.rs"]
 mod kafka_rig;
+mod odd_ids;
 mod openai;
 mod policy;
 mod quality;
 mod real_data;
 mod recipe;
+#[path = "../rig/redis.rs"]
+#[allow(unused)]
+mod redis_rig;
 mod redis_store;
+mod refusals;
 mod rig;
 mod train_serve;
 mod trainer;

@@ -1,12 +1,8 @@
 //! The service on Redis: events in, features out, a restart of the service, two services on one store.
 
-#[path = "../rig/redis.rs"]
-#[allow(unused)]
-mod redis_rig;
-
+use crate::redis_rig::{RedisCluster, RedisServer};
 use crate::rig::{SOON, Setup, TAIJI, command, run};
 use crate::worlds::{click, data_plane_bundle, now_ms};
-use redis_rig::{RedisCluster, RedisServer};
 use serde_json::{Value, json};
 
 fn events(users: &[String]) -> Value {
