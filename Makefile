@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build run test lint fmt bench bench-store bench-ingest bench-llm bench-gpu int4-check memcheck real demo demo-check bare clean
+.PHONY: help setup build run test fuzz lint fmt bench bench-store bench-ingest bench-llm bench-gpu int4-check memcheck real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,10 @@ run: build ## serve the demo on 127.0.0.1:8080 (admin 9090) and feed it sample e
 
 test: build ## unit, property and end-to-end tests against the built binaries
 	cargo test --release --locked
+
+fuzz: build ## every decoder on fuzz/corpus and on seeded mutations of it (FUZZ_SECONDS a target, TARGET= one, SEED=)
+	TAIJI_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) TAIJI_FUZZ_TARGET=$(TARGET) TAIJI_FUZZ_SEED=$(SEED) \
+	  cargo test --release --locked --lib -- --nocapture every_decoder_keeps_its_promises
 
 lint: ## formatting and clippy, as CI checks them
 	cargo fmt --all -- --check

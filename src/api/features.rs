@@ -2,6 +2,7 @@
 
 use super::body::{read_request, require_json};
 use super::columnar::columnar;
+use super::layers::RequestId;
 use super::staleness::{Staleness, freshen};
 use super::view::{GroupView, view};
 use super::{ApiError, ApiState, Scope};
@@ -12,7 +13,7 @@ use crate::store::{Group, StoredFeatures};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -49,6 +50,7 @@ pub(super) struct ReadViews {
 /// Reads many users' features in columns.
 pub async fn post_features(
     State(state): State<Arc<ApiState>>,
+    Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
@@ -63,7 +65,7 @@ pub async fn post_features(
         check_users(&state, &request.users)?;
         freshen(&state, &request.users, &groups, wanted).await?;
     }
-    let views = read_views(&state, request.users, groups).await?;
+    let views = read_views(&state, &request_id, request.users, groups).await?;
     Ok(Json(columnar(&state.bundle, &views)))
 }
 
@@ -79,6 +81,7 @@ pub async fn get_user_features(
     State(state): State<Arc<ApiState>>,
     user: Result<Path<String>, PathRejection>,
     query: Result<Query<RowQuery>, QueryRejection>,
+    Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     require_json(&headers)?;
@@ -86,12 +89,17 @@ pub async fn get_user_features(
     let Query(query) = query.map_err(|error| ApiError::bad_request(format!("query: {}", error.body_text())))?;
     let groups = parse_groups(query.groups.iter().flat_map(|names| names.split(',')))?;
     require_scope(&state, &headers, &groups)?;
-    read_row(&state, user, groups).await.map(Json)
+    read_row(&state, &request_id, user, groups).await.map(Json)
 }
 
 /// One user's row (DESIGN 5.4), as it stands in the store.
-pub(super) async fn read_row(state: &ApiState, user: String, groups: Vec<Group>) -> Result<Value, ApiError> {
-    let mut views = read_views(state, vec![user], groups).await?;
+pub(super) async fn read_row(
+    state: &ApiState,
+    request_id: &RequestId,
+    user: String,
+    groups: Vec<Group>,
+) -> Result<Value, ApiError> {
+    let mut views = read_views(state, request_id, vec![user], groups).await?;
     let (Some(user), Some(row)) = (views.users.pop(), views.rows.pop()) else {
         return Err(ApiError::bad_request("user: is missing"));
     };
@@ -147,9 +155,10 @@ fn check_users(state: &ApiState, users: &[String]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// One store read for all users; counts what is served.
+/// One store read for all users; counts what is served, and tells the served topic of it.
 pub(super) async fn read_views(
     state: &ApiState,
+    request_id: &RequestId,
     users: Vec<String>,
     groups: Vec<Group>,
 ) -> Result<ReadViews, ApiError> {
@@ -169,7 +178,11 @@ pub(super) async fn read_views(
             state.metrics.served.with_label_values(&[group.as_str(), status]).inc();
         }
     }
-    Ok(ReadViews { users, groups, rows })
+    let views = ReadViews { users, groups, rows };
+    if let Some(served) = &state.served {
+        served.offer(request_id.as_str(), &views, now_ms);
+    }
+    Ok(views)
 }
 
 /// Provenance of the epochs that made what is served; one bundle is loaded, so one entry at most.

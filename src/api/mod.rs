@@ -16,13 +16,17 @@ mod history;
 mod items;
 mod layers;
 mod refresh;
+mod served;
 mod staleness;
 mod view;
 mod waiting;
 
 pub use auth::{ApiKeys, Scope};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use body::parse_batch;
 pub(crate) use body::read_body;
 pub use error::{ApiError, json_error};
+pub use served::ServedFeed;
 pub use waiting::Waiting;
 
 use crate::bundle::Bundle;
@@ -58,6 +62,8 @@ pub struct ApiState {
     pub keys: ApiKeys,
     /// Rung after events made users due.
     pub wake: Arc<Notify>,
+    /// What is served, for the served topic; `None` = off.
+    pub served: Option<Arc<ServedFeed>>,
     /// Places for requests under way.
     pub places: Arc<Semaphore>,
     /// Requests that wait for refreshes.
@@ -81,4 +87,5 @@ pub fn router(state: Arc<ApiState>) -> Router {
     routes
         .layer(middleware::from_fn_with_state(state.clone(), layers::shed))
         .layer(middleware::from_fn_with_state(state, layers::measure))
+        .layer(middleware::from_fn(layers::name_request))
 }

@@ -6,14 +6,15 @@
 
 use super::body::{parse_json, read_body, require_json};
 use super::features::{DEFAULT_GROUPS, path_user, read_row};
+use super::layers::RequestId;
 use super::waiting::{Awaited, Waited, queue, refresh_and_wait};
 use super::{ApiError, ApiState, Scope};
 use crate::refresh::CLASS_SYNC;
-use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ struct RefreshOptions {
 pub async fn post_refresh(
     State(state): State<Arc<ApiState>>,
     user: Result<Path<String>, PathRejection>,
+    Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
@@ -55,7 +57,9 @@ pub async fn post_refresh(
         }
     };
     match waited {
-        Waited::Fresh => Ok((StatusCode::OK, Json(read_row(&state, user, DEFAULT_GROUPS.to_vec()).await?))),
+        Waited::Fresh => {
+            Ok((StatusCode::OK, Json(read_row(&state, &request_id, user, DEFAULT_GROUPS.to_vec()).await?)))
+        }
         Waited::Late | Waited::Draining => {
             Ok((StatusCode::ACCEPTED, Json(json!({ "queued": true, "seq": before.state.seq }))))
         }

@@ -1,13 +1,14 @@
 //! Building the parts of `serve` and the tasks between them.
 
 use super::{CommandError, opening};
-use crate::api::{ApiKeys, ApiState, Waiting};
+use crate::api::{ApiKeys, ApiState, ServedFeed, Waiting};
 use crate::bundle::{Bundle, LLM_FOLDER};
 use crate::config::{Role, Settings};
 use crate::erase::{self, Eraser, HideError};
 use crate::event::EventDecoder;
 use crate::ingest::Ingest;
 use crate::ingest::kafka::features::FeaturePublisher;
+use crate::ingest::kafka::served::ServedPublisher;
 use crate::ingest::kafka::{KafkaIngest, KafkaParts};
 use crate::openai::{self, OpenAiState, ServedModel};
 use crate::refresh::{Arrivals, ChangeFeed, DuePolicy, FastQueue, Refresher, Told, Worker};
@@ -32,6 +33,8 @@ pub(super) struct Parts {
     tail: Option<VectorTail>,
     /// Users whose features changed, where the change feed is on.
     changes: Option<Arc<ChangeFeed>>,
+    /// Tells the served topic what was served, where that is on.
+    served: Option<Arc<ServedPublisher>>,
     metrics: Arc<Metrics>,
 }
 
@@ -66,6 +69,7 @@ pub(super) async fn build(
     let policy = DuePolicy::new(&settings.refresh);
     let actions = settings.events.actions.clone();
     let auth = &settings.auth;
+    let served = served_publisher(settings, &space, metrics)?;
     let ingest = Ingest::new(store.clone(), space, actions.clone(), policy).with_fast_path(fast.clone());
     let api = ApiState {
         store: store.clone(),
@@ -82,6 +86,7 @@ pub(super) async fn build(
         limits: settings.server.clone(),
         keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
         wake: wake.clone(),
+        served: served.as_ref().map(|publisher| publisher.feed()),
         places: Arc::new(Semaphore::new(settings.server.max_in_flight)),
         waiting: Waiting::new(&settings.server, arrivals.clone(), fast),
     };
@@ -92,7 +97,7 @@ pub(super) async fn build(
         let refresher = Refresher::new(store.clone(), bundle.clone(), models, metrics.clone(), refresh, retrieve);
         Worker::new(Arc::new(refresher), wake, Told { arrivals, changes: changes.clone() })
     });
-    Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, metrics: metrics.clone() })
+    Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, served, metrics: metrics.clone() })
 }
 
 /// What the store knows and the bundle does not: fresh vectors, erasures, catalogue changes. May be repeated.
@@ -149,6 +154,21 @@ pub(super) fn feature_publisher(settings: &Settings, parts: &Parts) -> Result<Op
     publisher.map(Some).map_err(|error| CommandError::Usage(error.to_string()))
 }
 
+/// The publisher of what is served, where it is configured; it needs no ingest.
+fn served_publisher(
+    settings: &Settings,
+    space: &str,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<ServedPublisher>>, CommandError> {
+    let kafka = &settings.kafka;
+    if !kafka.is_on() || kafka.served_topic.is_empty() {
+        return Ok(None);
+    }
+    let feed = Arc::new(ServedFeed::new(space.to_string(), kafka.served_sample, metrics.clone()));
+    let publisher = ServedPublisher::new(kafka, feed, metrics.clone());
+    publisher.map(|publisher| Some(Arc::new(publisher))).map_err(|error| CommandError::Usage(error.to_string()))
+}
+
 /// What the OpenAI-compatible port shares; reads the chat template.
 pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<OpenAiState>, CommandError> {
     // The settings were checked: this port needs the role infer.
@@ -185,6 +205,13 @@ impl Parts {
             let stop = stopped.clone();
             tasks.spawn(async move {
                 publisher.run(stop).await;
+                Ok(())
+            });
+        }
+        if let Some(served) = self.served.clone() {
+            let stop = stopped.clone();
+            tasks.spawn(async move {
+                served.run(stop).await;
                 Ok(())
             });
         }

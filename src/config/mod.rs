@@ -186,6 +186,8 @@ pub struct KafkaSettings {
     pub items_topic: String,
     pub dead_letter_topic: String,
     pub features_topic: String,
+    pub served_topic: String,
+    pub served_sample: f64,
     pub commit_delay_ms: u64,
     pub lanes: usize,
     pub batch_records: usize,

@@ -8,7 +8,7 @@
 mod backfill;
 mod checkpoint;
 pub mod kafka;
-mod rows;
+pub(crate) mod rows;
 
 pub use backfill::{Backfill, BackfillError, BackfillOptions, BackfillReport, Progress, Rejection};
 pub use checkpoint::{Checkpoint, CheckpointError};

@@ -189,8 +189,9 @@ async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told
         StoreCallFailed { operation: "release", error }.emit(&refresher.metrics);
     });
     match finished {
-        // A server that is away comes back, and the user with it when the lease runs out.
-        Err(error) if error.is_transient() => Ok(()),
+        // A server that is away comes back, and the user with it when the lease runs out. One that refuses us (a fail-over made
+        // it a replica, a password was changed) is put right from outside, and reads go on meanwhile.
+        Err(error) if error.is_transient() || matches!(error, StoreError::Denied { .. }) => Ok(()),
         finished => finished,
     }
 }

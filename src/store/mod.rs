@@ -5,11 +5,11 @@
 //! The meaning of every call is DESIGN 5.2; the embedded store does in one transaction what Redis will do in one slot.
 
 mod blank;
-mod codec;
+pub(crate) mod codec;
 #[cfg(test)]
 mod conformance;
 pub mod embedded;
-mod kept;
+pub(crate) mod kept;
 pub mod redis;
 pub mod types;
 

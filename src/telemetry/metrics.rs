@@ -79,7 +79,8 @@ metrics_table! {
     kafka_rewinds: IntCounter [] "taiji_kafka_rewinds_total" "Times the store may have lost its tail and records were read again.";
     kafka_commits: IntCounterVec ["result"] "taiji_kafka_commits_total" "Commits of offsets by result: ok, failed.";
     kafka_features: IntCounterVec ["result"] "taiji_kafka_features_total" "Users' features for the change feed, by result: published, dropped (too many were waiting).";
-    kafka_retries: IntCounterVec ["what"] "taiji_kafka_retries_total" "Failed and tried again, by what: append, items, dead_letter, features, incarnation, flush, seek, pause, poll, store_offsets.";
+    kafka_served: IntCounterVec ["result"] "taiji_kafka_served_total" "Users' answers for the served topic, by result: published, dropped (too many were waiting, too large, or the process ended).";
+    kafka_retries: IntCounterVec ["what"] "taiji_kafka_retries_total" "Failed and tried again, by what: append, items, dead_letter, features, served, incarnation, flush, seek, pause, poll, store_offsets.";
     served: IntCounterVec ["group", "status"] "taiji_served_values_total" "Feature groups served, by status: present or the reason of absence.";
     refreshes: IntCounterVec ["result"] "taiji_refreshes_total" "Refreshes by result: written, skipped, refused, failed, deferred (the LLM's queue was full); of the fast path: fast, fast_failed.";
     refresh_duration: Histogram [] "taiji_refresh_duration_seconds" "Time of one refresh, claim to release." in LATENCY_BUCKETS;
@@ -145,6 +146,7 @@ impl Metrics {
         }
         for result in ["published", "dropped"] {
             self.kafka_features.with_label_values(&[result]);
+            self.kafka_served.with_label_values(&[result]);
         }
         for result in ["ok", "failed"] {
             self.kafka_commits.with_label_values(&[result]);

@@ -294,6 +294,39 @@ fn a_bad_first_line_does_not_lose_the_good_ones() {
 }
 
 #[test]
+fn a_cloudevent_in_binary_mode_is_one_event_and_half_an_envelope_is_refused() {
+    let place = Place::new();
+    let server = &place.server;
+    let mut whole = vec![
+        ("content-type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "7"),
+        ("ce-source", "/a%20shop"),
+        ("ce-type", "click"),
+        ("ce-time", "2026-11-24T10:00:00Z"),
+    ];
+    let data = json!({"user_id": "cloud", "item_id": "i1", "action": "click"}).to_string();
+    let post = |headers: &[(&str, &str)], body: &str| {
+        call(server.public(), "POST", "/v1/events", headers, body.as_bytes()).expect("answer")
+    };
+    let told = post(&whole, &data).expect_status(202).json();
+    assert_eq!((&told["accepted"], &told["duplicates"]), (&json!(1), &json!(0)));
+    let envelope = json!({"specversion": "1.0", "id": "7", "source": "/a shop", "type": "click",
+        "time": "2026-11-24T10:00:00Z", "data": serde_json::from_str::<Value>(&data).expect("json")});
+    let told =
+        post(&[("content-type", "application/cloudevents+json")], &envelope.to_string()).expect_status(202).json();
+    assert_eq!(told["duplicates"], json!(1), "the same event in structured mode");
+    for (body, field) in [("{oops", "event"), ("[1]", "event"), ("{\"events\":[]}", "events"), ("{}", "user_id")] {
+        let told = post(&whole, body).expect_status(400).json();
+        assert_eq!(told["rejected"][0]["field"], json!(field), "{told}");
+    }
+    whole.remove(3);
+    refused(&post(&whole, &data), 400, "bad_request", "ce-source: is missing");
+    assert_eq!(server.history("cloud").expect("history")["seq"], json!(1));
+    place.check_alive();
+}
+
+#[test]
 fn any_id_of_1_to_128_bytes_works_everywhere() {
     let place = Place::new();
     let server = &place.server;

@@ -13,10 +13,10 @@
 
 mod address;
 mod breaker;
-mod entries;
+pub(crate) mod entries;
 mod erase;
 mod errors;
-mod features;
+pub(crate) mod features;
 mod feeds;
 mod history;
 mod keys;
