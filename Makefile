@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build run test fuzz lint fmt bench bench-store bench-ingest bench-llm bench-gpu int4-check memcheck real demo demo-check bare clean
+.PHONY: help setup build run test fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check memcheck real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,12 @@ memcheck: setup ## the tests of the unsafe code under valgrind
 
 bench-ingest: build ## events through Kafka into Redis beside a bare consumer and writer; memory of a user (QUICK=1: short)
 	@python3 scripts/bench_ingest.py $(if $(QUICK),--quick)
+
+bench-overhead: build ## from a broker's append to a read that shows it, canned engine, 2,000 events/s (QUICK=1: short)
+	@python3 scripts/bench_plane.py overhead $(if $(QUICK),--quick)
+
+bench-replicas: build ## refreshes of two infer replicas beside one, engine of fixed latency (QUICK=1: short)
+	@python3 scripts/bench_plane.py replicas $(if $(QUICK),--quick)
 
 bench-store: ## three layouts of a history on a Redis of its own: memory of a user, appends a second
 	TAIJI_BENCH_STORE=1 cargo test --release --locked --lib -- --nocapture layouts_compared

@@ -85,4 +85,5 @@ def main():
     print(section)
 
 
-main()
+if __name__ == "__main__":
+    main()

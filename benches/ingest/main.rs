@@ -1,7 +1,7 @@
 //! `make bench-ingest`: events through a real Kafka into a real Redis, by `taiji serve`, by a bare pair that does the same writes,
 //! and by a plain writer; then the memory of 100,000 users.
 //!
-//! In: `BUNDLE [--quick]`. Out: one JSON object on standard output, progress on standard error. `scripts/bench_ingest.py` starts
+//! In: `BUNDLE [ingest|overhead|replicas] [--quick]`. Out: one JSON object on standard output, progress on standard error. `scripts/bench_ingest.py` starts
 //! it. Every run begins with an empty Redis and a fresh group over one and the same topic; histories are compared with
 //! what they must be after every run that promises them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -12,9 +12,11 @@ mod events;
 #[path = "../../tests/rig/kafka.rs"]
 mod kafka_rig;
 mod memory;
+mod overhead;
 #[allow(dead_code)]
 #[path = "../../tests/rig/redis.rs"]
 mod redis_rig;
+mod replicas;
 #[allow(dead_code)]
 #[path = "../../tests/e2e/rig.rs"]
 mod rig;
@@ -58,7 +60,15 @@ struct Bench {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let quick = arguments.iter().any(|argument| argument == "--quick");
-    let bundle = PathBuf::from(arguments.first().expect("usage: ingest BUNDLE [--quick]"));
+    let bundle = PathBuf::from(arguments.first().expect("usage: ingest BUNDLE [ingest|overhead|replicas] [--quick]"));
+    match arguments.get(1).map(String::as_str) {
+        Some("overhead") => return print_overhead(&bundle, quick),
+        Some("replicas") => {
+            let (rounds, window) = if quick { (1, 4) } else { (5, 8) };
+            return println!("{}", json!(replicas::measure(&bundle, rounds, Duration::from_secs(window))));
+        }
+        _ => {}
+    }
     let (total, users, rounds, filled) = if quick { (60_000, 5_000, 2, 5_000) } else { (300_000, 20_000, 5, 100_000) };
     let manifest = std::fs::read_to_string(bundle.join("manifest.json")).expect("manifest.json");
     let manifest: Value = serde_json::from_str(&manifest).expect("manifest.json");
@@ -71,7 +81,7 @@ fn main() {
         space: manifest["space"].as_str().expect("space").to_string(),
         total: total as u64,
         expected: events::expected(&made),
-        runtime: tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime"),
+        runtime: runtime(),
     };
     let bytes = made.iter().map(|event| event.json.len()).sum::<usize>() / total;
     drop(made);
@@ -79,6 +89,18 @@ fn main() {
     let memory = memory::measure(&bench.runtime, &bench.bundle, &bench.space, filled);
     let size = json!({"events": total, "users": bench.expected.len(), "bytes": bytes, "partitions": PARTITIONS});
     println!("{}", json!({"size": size, "rounds": rounds, "memory": memory}));
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime")
+}
+
+fn print_overhead(bundle: &Path, quick: bool) {
+    let broker = Broker::start_if_real("bench-overhead").expect("Apache Kafka");
+    broker.create_topic("bench.dlq", 1, &[]);
+    let (runs, seconds) = if quick { (1, 5) } else { (5, 20) };
+    let measured = overhead::measure(&runtime(), &broker, bundle, runs, Duration::from_secs(seconds));
+    println!("{}", json!(measured));
 }
 
 fn produce(broker: &Broker, made: &[events::Made]) {
