@@ -48,10 +48,10 @@ fn kafka_latch(server: &Server) -> Option<String> {
 #[test]
 fn a_redis_that_refuses_us_holds_the_stream_up_and_nothing_is_lost() {
     let redis = RedisServer::start();
-    redis.command(&["ACL", "SETUSER", "taiji", "on", ">right", "~*", "&*", "+@all"]);
+    redis.command(&["ACL", "SETUSER", "taiji", "on", ">hunter-22", "~*", "&*", "+@all"]);
     let folder = tempfile::tempdir().expect("tempdir");
     let topics = Topics::new(folder.path(), "refusals");
-    let url = format!("redis://taiji:right@127.0.0.1:{}", redis.port);
+    let url = format!("redis://taiji:hunter-22@127.0.0.1:{}", redis.port);
     let mut server = topics.serve(folder.path()).on(&url).start();
     let mut stream = Stream { topics: &topics, folder: folder.path(), sent: 0 };
     stream.send();
@@ -73,7 +73,7 @@ fn a_redis_that_refuses_us_holds_the_stream_up_and_nothing_is_lost() {
         (
             "password",
             &[&["ACL", "SETUSER", "taiji", "resetpass", ">other"], &["CLIENT", "KILL", "USER", "taiji"]],
-            &["ACL", "SETUSER", "taiji", ">right"],
+            &["ACL", "SETUSER", "taiji", ">hunter-22"],
         ),
     ];
     for (reason, begin, end) in troubles {
@@ -84,7 +84,7 @@ fn a_redis_that_refuses_us_holds_the_stream_up_and_nothing_is_lost() {
         stream.send();
         let told = wait_until(reason, SOON, || kafka_latch(&server));
         assert!(told.contains(reason), "{told}");
-        assert!(!told.contains("right"), "a password is told: {told}");
+        assert!(!told.contains("hunter"), "a password is told: {told}");
         redis.command(end);
         stream.wait_until_stored(&server);
         wait_until("readiness", SOON, || kafka_latch(&server).is_none().then_some(()));
