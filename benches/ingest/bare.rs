@@ -109,9 +109,11 @@ pub async fn run(
                 written.fetch_add(batch.len() as u64, Ordering::Relaxed);
                 batch.clear();
             }
-            // The last new users.
-            let count = cmd("INCRBY").arg("taiji:users").arg(new_users).to_owned();
-            let _: Value = count.query_async(&mut connection).await.expect("count");
+            // The last new users; the plain writer counts none.
+            if new_users > 0 {
+                let count = cmd("INCRBY").arg("taiji:users").arg(new_users).to_owned();
+                let _: Value = count.query_async(&mut connection).await.expect("count");
+            }
         }));
     }
     let actions = ActionTable::default();
