@@ -8,11 +8,13 @@ mod blank;
 mod codec;
 #[cfg(test)]
 mod conformance;
+mod cursor;
 pub mod embedded;
 mod kept;
 pub mod redis;
 pub mod types;
 
+pub use cursor::FeedCursor;
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use redis::{RedisOptions, RedisStore};
 

@@ -11,6 +11,7 @@ mod rig;
 
 mod failures;
 mod layout;
+mod lost_tail;
 
 use rig::{RedisCluster, RedisServer};
 
