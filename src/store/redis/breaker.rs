@@ -39,14 +39,25 @@ struct Circuit {
 impl<N: Hash + Eq + Clone + Display> Breaker<N> {
     /// Whether a call to the node may go out now; if not, why.
     pub fn admit(&self, node: &N, now: Instant) -> Result<(), String> {
+        self.admit_all(std::slice::from_ref(node), now).map_err(|(_, why)| why)
+    }
+
+    /// The same for a batch, which goes out to all its nodes or to none: it is one try at each of them. If not, which node
+    /// stands in the way and why; then no try is used up.
+    pub fn admit_all<'a>(&self, nodes: &'a [N], now: Instant) -> Result<(), (&'a N, String)> {
         let mut open = self.open.lock();
-        let Some(circuit) = open.get_mut(node) else { return Ok(()) };
-        if now < circuit.next_try {
-            let seconds = (now - circuit.since).as_secs_f64();
-            return Err(format!("no answer for {seconds:.1} s, not asked again yet: {}", circuit.why));
+        for node in nodes {
+            if let Some(circuit) = open.get(node).filter(|circuit| now < circuit.next_try) {
+                let seconds = (now - circuit.since).as_secs_f64();
+                return Err((node, format!("no answer for {seconds:.1} s, not asked again yet: {}", circuit.why)));
+            }
         }
-        // This call is the try; the others wait for how it ends.
-        circuit.next_try = now + circuit.backoff.pause();
+        for node in nodes {
+            if let Some(circuit) = open.get_mut(node) {
+                // This call is the try; the others wait for how it ends.
+                circuit.next_try = now + circuit.backoff.pause();
+            }
+        }
         Ok(())
     }
 
@@ -104,6 +115,17 @@ mod tests {
         assert!(breaker.admit(&NODE, later).is_err(), "the others wait for it");
         breaker.well(&NODE);
         assert_eq!((breaker.admit(&NODE, later), breaker.all_open(&[NODE])), (Ok(()), None));
+    }
+
+    #[test]
+    fn a_batch_is_one_try_and_one_that_is_refused_is_none() {
+        let (breaker, now) = (Breaker::default(), Instant::now());
+        breaker.failed(&NODE, true, "reset", now);
+        let later = now + LONGEST_PAUSE;
+        breaker.failed(&"b:1", true, "reset", later);
+        assert_eq!(breaker.admit_all(&[NODE, "b:1"], later).map_err(|(node, _)| *node), Err("b:1"));
+        assert_eq!(breaker.admit_all(&[NODE, NODE], later), Ok(()), "several commands for one node");
+        assert!(breaker.admit(&NODE, later).is_err());
     }
 
     proptest! {

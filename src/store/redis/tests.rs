@@ -12,6 +12,7 @@ mod rig;
 mod failures;
 mod layout;
 mod lost_tail;
+mod outage;
 
 use rig::{RedisCluster, RedisServer};
 
