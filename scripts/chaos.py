@@ -23,11 +23,11 @@ def machine():
 
 
 def table(rows):
-    lines = ["| seed | processes | faults | events | records/s | reads | slowest recovery, s | settled in, s | violations |",
-             "|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| seed | processes | faults | events | events/s | records/s | reads | slowest recovery, s | settled in, s | violations |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
         slowest = f"{row['slowest_s']:.1f} ({row['slowest_after']})" if row["slowest_after"] else "–"
-        lines.append(f"| {row['seed']} | {row['mix']} | {row['faults']} | {row['events']:,} | {row['rate']:,.0f} | {row['reads']:,} | "
+        lines.append(f"| {row['seed']} | {row['mix']} | {row['faults']} | {row['events']:,} | {row['events_rate']:,.0f} | {row['records_rate']:,.0f} | {row['reads']:,} | "
                      f"{slowest} | {row['settled_s']:.1f} | {row['violations']} |")
     return lines
 

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 /// The first fault comes after this.
 const LEAD: Duration = Duration::from_secs(2);
-/// After the store answers again our processes may still refuse: they ask a silent node every 2 s, with jitter.
+/// After the store answers again our processes may still refuse: they ask a silent node after pauses that grow with its
+/// silence, up to 2 s with jitter.
 const ASKED_AGAIN: Duration = Duration::from_secs(3);
 /// Longest wait until all is well again.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
@@ -60,35 +61,48 @@ impl Fault {
     }
 }
 
-/// The faults of a seed with their times after the start of the stream. Every kind comes once, kills and stops of members
-/// as often as there is time for; most come alone, but one may begin while another lasts.
+/// The faults of a seed with their times after the start of the stream, in two rows that go on side by side: what happens to
+/// the store, one after the other, and what happens to processes and the broker. A long run has every kind, and
+/// kills and stops as often as there is time for; a short one has what fits.
 pub fn schedule(seed: u64, time: Duration, members: usize) -> Vec<(Duration, Fault)> {
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xFA17);
     let is_long = time >= Duration::from_secs(30);
     let mut between = |low: u64, high: u64| Duration::from_millis(random.random_range(low..=high));
-    let short = |long: u64| if is_long { Duration::from_millis(long) } else { Duration::from_millis(long / 5) };
-    let mut faults = vec![
-        Fault::RedisRestart { away: between(100, 1000) },
-        Fault::RedisKill { away: between(0, 1000) },
+    let mut store = vec![
         Fault::TailCut { back: between(1000, 2500), torn: seed.is_multiple_of(2) },
-        Fault::RedisPause { time: short(5000) },
-        Fault::NetworkCut { time: short(between(1000, 5000).as_millis() as u64) },
-        Fault::NetworkPause { time: short(between(2000, 6000).as_millis() as u64) },
-        Fault::BrokerRestart,
-        Fault::Join { stay: between(1000, 4000), leaves_killed: seed.is_multiple_of(3) },
+        Fault::NetworkCut { time: if is_long { between(1000, 5000) } else { between(200, 500) } },
+        Fault::RedisPause { time: Duration::from_secs(if is_long { 5 } else { 1 }) },
     ];
-    let extra = if is_long { time.as_secs() as usize / 10 } else { 1 };
-    for _ in 0..extra {
-        faults.push(Fault::Kill { member: random.random_range(0..members) });
-        faults.push(Fault::Stop { member: random.random_range(0..members) });
+    let mut others =
+        vec![Fault::BrokerRestart, Fault::Join { stay: between(1000, 4000), leaves_killed: seed.is_multiple_of(3) }];
+    if is_long {
+        store.extend([
+            Fault::NetworkPause { time: between(2000, 6000) },
+            Fault::RedisRestart { away: between(100, 1000) },
+            Fault::RedisKill { away: between(0, 1000) },
+        ]);
     }
-    faults.shuffle(&mut random);
-    // What is left of the stream after the last one shows whether all goes on.
+    for _ in 0..1 + time.as_secs() / 30 {
+        others.push(Fault::Kill { member: random.random_range(0..members) });
+        others.push(Fault::Stop { member: random.random_range(0..members) });
+    }
+    let mut faults = spread(store, time, &mut random);
+    faults.extend(spread(others, time, &mut random));
+    faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+/// One after the other in any order, each some time into its slot. What is left of the stream after the last shows whether
+/// all goes on.
+fn spread(mut faults: Vec<Fault>, time: Duration, random: &mut ChaCha8Rng) -> Vec<(Duration, Fault)> {
+    faults.shuffle(random);
+    // Late, it would hold up the stream's last records, and the rate would say nothing.
+    if let Some(place) = faults.iter().position(|fault| *fault == Fault::BrokerRestart) {
+        faults.swap(place, place / 2);
+    }
     let slot = time.saturating_sub(LEAD * 2) / faults.len() as u32;
-    let at = |(number, fault): (usize, Fault)| {
-        (LEAD + slot * number as u32 + slot.mul_f64(random.random_range(0.0..0.9)), fault)
-    };
-    faults.into_iter().enumerate().map(at).collect()
+    let mut at = |number: usize| LEAD + slot * number as u32 + slot.mul_f64(random.random_range(0.0..0.5));
+    faults.into_iter().enumerate().map(|(number, fault)| (at(number), fault)).collect()
 }
 
 /// Does it. Returns the time from when what was taken away was there again until every member was ready and features went on;
@@ -127,7 +141,7 @@ fn started(site: &Site, start: impl FnOnce() -> Duration) -> Option<Duration> {
 
 fn store_fault(fault: Fault, site: &Site, fleet: &Fleet) -> Option<Duration> {
     let mut redis = site.redis.lock().expect("redis");
-    let disturbance = site.store.disturb();
+    let (disturbance, away) = (site.store.disturb(), Instant::now());
     match fault {
         Fault::RedisRestart { away } => {
             redis.stop();
@@ -165,11 +179,16 @@ fn store_fault(fault: Fault, site: &Site, fleet: &Fleet) -> Option<Duration> {
             unreachable!("{fault:?} is not the store's")
         }
     }
-    let back = Instant::now();
-    let took = recovered(site, fleet);
-    std::thread::sleep(ASKED_AGAIN.saturating_sub(back.elapsed()));
-    drop(disturbance);
-    took
+    let (back, asked_again) = (Instant::now(), ASKED_AGAIN.min(away.elapsed() * 2 + Duration::from_secs(1)));
+    drop(redis);
+    // From then on a read that fails counts, whether all else has recovered or not.
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(asked_again.saturating_sub(back.elapsed()));
+            drop(disturbance);
+        });
+        recovered(site, fleet)
+    })
 }
 
 fn come_back(redis: &mut RedisServer, away: Duration) {
@@ -205,12 +224,12 @@ pub fn counts(faults: &[(Duration, Fault)]) -> Vec<(&'static str, usize)> {
 
 #[test]
 fn a_schedule_has_every_kind_and_is_the_same_for_the_same_seed() {
-    for seconds in [10, 60] {
+    for (seconds, kinds) in [(12, 7), (60, 10)] {
         let time = Duration::from_secs(seconds);
         let faults = schedule(7, time, 4);
         assert_eq!(faults, schedule(7, time, 4));
         assert_ne!(faults, schedule(8, time, 4));
-        assert_eq!(counts(&faults).len(), 10, "{faults:?}");
+        assert_eq!(counts(&faults).len(), kinds, "{faults:?}");
         assert!(faults.iter().all(|(at, _)| (LEAD..time - LEAD).contains(at)));
     }
 }

@@ -56,8 +56,12 @@ pub struct Report {
     seed: u64,
     mix: String,
     faults: Vec<(&'static str, usize)>,
+    /// Different ones.
     events: usize,
-    rate: f64,
+    /// Repeats and bad records included.
+    records: usize,
+    /// Until the last was acknowledged.
+    time: Duration,
     reads: usize,
     slowest: Option<(&'static str, Duration)>,
     settled: Duration,
@@ -95,7 +99,8 @@ pub fn run(seed: u64, length: Length, broker: &SharedBroker) -> Report {
         mix: mix.iter().map(|roles| if roles.is_empty() { "all" } else { roles }).collect::<Vec<_>>().join(" "),
         faults: counts(&faults),
         events: stream.events,
-        rate: fed.rate,
+        records: stream.sent.len(),
+        time: fed.time,
         reads,
         slowest,
         settled,
@@ -126,7 +131,8 @@ fn let_it_happen(
             }
         });
         let feeder = scope.spawn(|| {
-            let fed = feed(&address, &topics.events, &stream.sent, time);
+            // A little less, so that the acknowledgements fit, too.
+            let fed = feed(&address, &topics.events, &stream.sent, time.mul_f64(0.98));
             site.stream_ended.store(true, Ordering::Release);
             fed
         });
@@ -180,15 +186,20 @@ impl Report {
         self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
     }
 
+    fn rate(&self, count: usize) -> f64 {
+        count as f64 / self.time.as_secs_f64()
+    }
+
     /// One line for people.
     pub fn line(&self) -> String {
         let slowest = self.slowest.map_or("-".into(), |(name, took)| format!("{:.1} s ({name})", took.as_secs_f64()));
         format!(
-            "chaos seed {}: {} violations; {} events, {:.0} records/s; [{}]; {}; {} reads; slowest recovery {slowest}; settled in {:.1} s",
+            "chaos seed {}: {} violations; {} events, {:.0}/s ({:.0} records/s); [{}]; {}; {} reads; slowest recovery {slowest}; settled in {:.1} s",
             self.seed,
             self.violations.len(),
             self.events,
-            self.rate,
+            self.rate(self.events),
+            self.rate(self.records),
             self.mix,
             self.faults(),
             self.reads,
@@ -204,7 +215,8 @@ impl Report {
             "faults": self.faults.iter().map(|(_, count)| count).sum::<usize>(),
             "kinds": self.faults(),
             "events": self.events,
-            "rate": self.rate,
+            "events_rate": self.rate(self.events),
+            "records_rate": self.rate(self.records),
             "reads": self.reads,
             "slowest_s": self.slowest.map(|(_, took)| took.as_secs_f64()),
             "slowest_after": self.slowest.map(|(name, _)| name),
