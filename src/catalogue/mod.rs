@@ -10,7 +10,7 @@ pub use file::{CatalogueRow, read_catalogue, write_catalogue};
 pub use ground::Grounding;
 
 use crate::event::{Item, ItemState};
-use crate::store::{FeatureStore, StoreError};
+use crate::store::{FeatureStore, FeedCursor, StoreError};
 use ground::Grounder;
 use parking_lot::RwLock;
 use std::collections::HashMap;
@@ -42,7 +42,7 @@ pub struct Catalogue {
 struct Overlay {
     items: HashMap<String, Arc<Item>>,
     grounder: Grounder,
-    cursor: u64,
+    cursor: FeedCursor,
 }
 
 impl Catalogue {
@@ -95,18 +95,21 @@ impl Catalogue {
     /// Applies overlay changes since the last call; returns how many.
     pub async fn catch_up(&self, store: &dyn FeatureStore) -> Result<usize, StoreError> {
         let mut applied = 0;
+        let mut cursor = self.overlay.read().cursor.clone();
+        let mut place = cursor.place(store).await?;
+        self.overlay.write().cursor = cursor.clone();
         loop {
-            let cursor = self.overlay.read().cursor;
-            let page = store.items_after(cursor, PAGE).await?;
+            let page = store.items_after(place, PAGE).await?;
             let Some((last, _)) = page.last() else { return Ok(applied) };
-            let last = *last;
+            place = *last;
+            cursor.advance(place);
             applied += page.len();
             let mut overlay = self.overlay.write();
             for (_, item) in page {
                 overlay.grounder.insert(&item);
                 overlay.items.insert(item.id.clone(), Arc::new(item));
             }
-            overlay.cursor = last;
+            overlay.cursor = cursor.clone();
         }
     }
 

@@ -1,7 +1,7 @@
 //! Keeps an index as fresh as the store's vector feed: replays it at start, then follows it.
 
 use super::UserIndex;
-use crate::store::{FeatureStore, StoreError};
+use crate::store::{FeatureStore, FeedCursor, StoreError};
 use half::f16;
 use std::sync::Arc;
 
@@ -24,22 +24,24 @@ pub struct VectorTail {
     store: Arc<dyn FeatureStore>,
     index: Arc<dyn UserIndex>,
     space: String,
-    cursor: u64,
+    cursor: FeedCursor,
 }
 
 impl VectorTail {
     /// A tail that starts before the first entry.
     pub fn new(store: Arc<dyn FeatureStore>, index: Arc<dyn UserIndex>, space: String) -> VectorTail {
-        VectorTail { store, index, space, cursor: 0 }
+        VectorTail { store, index, space, cursor: FeedCursor::default() }
     }
 
     /// Applies everything the feed holds beyond the cursor; returns how many entries that were.
     pub async fn catch_up(&mut self) -> Result<usize, StoreError> {
         let mut applied = 0;
+        let mut place = self.cursor.place(self.store.as_ref()).await?;
         loop {
-            let page = self.store.vectors_after(&self.space, self.cursor, PAGE).await?;
+            let page = self.store.vectors_after(&self.space, place, PAGE).await?;
             let Some((last, _)) = page.last() else { return Ok(applied) };
-            self.cursor = *last;
+            place = *last;
+            self.cursor.advance(place);
             for (id, fresh) in &page {
                 // One vector that does not fit (written by another encoder) must not stop the feed.
                 if let Err(error) = self.index.apply(fresh) {

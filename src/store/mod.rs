@@ -8,11 +8,13 @@ mod blank;
 pub(crate) mod codec;
 #[cfg(test)]
 mod conformance;
+mod cursor;
 pub mod embedded;
 pub(crate) mod kept;
 pub mod redis;
 pub mod types;
 
+pub use cursor::FeedCursor;
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use redis::{RedisOptions, RedisStore};
 

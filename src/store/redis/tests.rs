@@ -11,6 +11,8 @@ pub(crate) mod rig;
 
 mod failures;
 mod layout;
+mod lost_tail;
+mod outage;
 
 use rig::{RedisCluster, RedisServer};
 
