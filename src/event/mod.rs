@@ -7,6 +7,7 @@ pub mod action;
 mod cloudevent;
 pub mod decode;
 pub mod item;
+mod plain;
 pub mod protobuf;
 
 pub use action::{ActionClass, ActionTable};

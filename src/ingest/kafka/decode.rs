@@ -124,7 +124,10 @@ impl RecordDecoder {
     pub fn event(&self, value: Option<&[u8]>, content_type: Option<&str>, now_ms: i64) -> Result<Event, BadRecord> {
         let bytes = self.checked(value)?;
         let decoded = match format_of(content_type)? {
-            Format::Json => self.events.decode(&json(bytes)?, now_ms),
+            Format::Json => match self.events.plain(bytes, now_ms) {
+                Some(event) => return Ok(event),
+                None => self.events.decode(&json(bytes)?, now_ms),
+            },
             Format::Protobuf => {
                 let object = protobuf::to_json(bytes).map_err(|error| {
                     BadRecord::new(BadReason::Protobuf, format!("the value is no taiji.v1.Event: {error}"))
