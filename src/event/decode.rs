@@ -117,7 +117,7 @@ impl EventDecoder {
         if let Some(unknown) = object.keys().find(|key| !FIELDS.contains(&key.as_str())) {
             return Err(FieldError::new(unknown.as_str(), "unknown field"));
         }
-        let mut event = Event {
+        let event = Event {
             event_id: optional_id(object, "event_id")?.or_else(|| envelope.event_id.clone()).unwrap_or_default(),
             user_id: optional_id(object, "user_id")?.ok_or_else(|| FieldError::new("user_id", "is missing"))?,
             item_id: optional_id(object, "item_id")?,
@@ -128,11 +128,21 @@ impl EventDecoder {
             request_id: optional_id(object, "request_id")?,
             context: context(object)?,
         };
+        self.finish(event, now_ms)
+    }
+
+    /// Validates, and gives an id to an event that brought none.
+    pub(super) fn finish(&self, mut event: Event, now_ms: i64) -> Result<Event, FieldError> {
         self.validate(&event, now_ms)?;
         if event.event_id.is_empty() {
             event.event_id = canonical_id(&event);
         }
         Ok(event)
+    }
+
+    /// Records come in a foreign schema.
+    pub(super) fn has_field_map(&self) -> bool {
+        !self.field_map.is_empty()
     }
 
     /// Checks what the fields mean together: action, timestamp range, item, query.

@@ -7,6 +7,7 @@ pub mod action;
 pub mod cloudevent;
 pub mod decode;
 pub mod item;
+mod plain;
 pub mod protobuf;
 
 pub use action::{ActionClass, ActionTable};

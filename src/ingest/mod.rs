@@ -78,8 +78,9 @@ impl Ingest {
     /// Stores prepared events and marks their users due; doing it again is harmless. When it returns, the events survive a
     /// kill of this process.
     pub async fn store(&self, prepared: &Prepared) -> Result<AppendCounts, StoreError> {
-        let outcomes = self.store.append(&self.space, &prepared.batches).await?;
-        let now_ms = self.store.now_ms().await?;
+        // Asked for at once: one round trip less. A time from before the append makes nobody due too late.
+        let append = self.store.append(&self.space, &prepared.batches);
+        let (outcomes, now_ms) = futures::try_join!(append, self.store.now_ms())?;
         let mut counts = AppendCounts::default();
         let (mut due, mut without_features) = (Vec::new(), Vec::new());
         for ((batch, outcome), immediate) in prepared.batches.iter().zip(&outcomes).zip(&prepared.immediate) {

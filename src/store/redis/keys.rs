@@ -3,6 +3,7 @@
 //! A key's slot is that of its first `{…}`; ids inside it are percent-escaped for `{`, `}` and `%`, so that no id can end
 //! the tag or look like another's.
 
+use std::borrow::Cow;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Slots of Redis Cluster.
@@ -125,8 +126,11 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
-fn escape(id: &str) -> String {
-    id.replace('%', "%25").replace('{', "%7B").replace('}', "%7D")
+fn escape(id: &str) -> Cow<'_, str> {
+    if !id.contains(['%', '{', '}']) {
+        return Cow::Borrowed(id);
+    }
+    Cow::Owned(id.replace('%', "%25").replace('{', "%7B").replace('}', "%7D"))
 }
 
 fn unescape(escaped: &str) -> Option<String> {
