@@ -139,22 +139,19 @@ impl RecordDecoder {
         now_ms: i64,
     ) -> Result<Event, BadRecord> {
         let bytes = self.checked(value)?;
-<<<<<<< HEAD
         let format = format_of(header(CONTENT_TYPE).as_deref())?;
         let envelope = match format {
             Format::CloudEvent => None,
             _ => cloudevent::of_headers(|name| header(&[CLOUDEVENT_PREFIX, name].concat())).map_err(field)?,
         };
+        if format == Format::Json
+            && envelope.is_none()
+            && let Some(event) = self.events.plain(bytes, now_ms)
+        {
+            return Ok(event);
+        }
         let decoded = match (format, envelope) {
             (Format::Protobuf, envelope) => {
-=======
-        let decoded = match format_of(content_type)? {
-            Format::Json => match self.events.plain(bytes, now_ms) {
-                Some(event) => return Ok(event),
-                None => self.events.decode(&json(bytes)?, now_ms),
-            },
-            Format::Protobuf => {
->>>>>>> speed-plain
                 let object = protobuf::to_json(bytes).map_err(|error| {
                     BadRecord::new(BadReason::Protobuf, format!("the value is no taiji.v1.Event: {error}"))
                 })?;
