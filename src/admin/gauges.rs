@@ -7,15 +7,17 @@ use crate::store::StoreError;
 /// Sets the queue, store, index and catalogue gauges from their sources.
 pub async fn refresh_gauges(state: &AdminState) -> Result<(), StoreError> {
     let metrics = &state.metrics;
-    state.look_at_engine();
+    state.look_at_parts();
     metrics.ready.set(i64::from(state.readiness.is_ready()));
     let Some(served) = state.served.get() else { return Ok(()) };
-    let waiting = served.bundle.llm.queue_depth();
-    metrics.llm_queue.set(waiting.requests as i64);
-    metrics.llm_queue_tokens.set(waiting.tokens as i64);
-    let (main, fresh) = served.bundle.index.sizes();
-    metrics.index_vectors.with_label_values(&["main"]).set(main as i64);
-    metrics.index_vectors.with_label_values(&["fresh"]).set(fresh as i64);
+    if let Some(inference) = &served.bundle.inference {
+        let waiting = inference.llm.queue_depth();
+        metrics.llm_queue.set(waiting.requests as i64);
+        metrics.llm_queue_tokens.set(waiting.tokens as i64);
+        let (main, fresh) = inference.index.sizes();
+        metrics.index_vectors.with_label_values(&["main"]).set(main as i64);
+        metrics.index_vectors.with_label_values(&["fresh"]).set(fresh as i64);
+    }
     let (base, overlay) = served.bundle.catalogue.sizes();
     metrics.catalogue_items.with_label_values(&["bundle"]).set(base as i64);
     metrics.catalogue_items.with_label_values(&["overlay"]).set(overlay as i64);

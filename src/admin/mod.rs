@@ -45,9 +45,17 @@ impl AdminState {
         self.served.get_or_init(|| Served { store, bundle });
     }
 
-    /// Holds a latch for good once the LLM engine has caught a panic: a supervisor should replace the process.
-    fn look_at_engine(&self) {
-        if self.served.get().is_some_and(|served| !served.bundle.llm.healthy()) {
+    /// Holds latches for what the parts say of themselves: a store that cannot be asked, and, for good, an LLM engine that
+    /// caught a panic (a supervisor should replace the process).
+    fn look_at_parts(&self) {
+        let Some(served) = self.served.get() else { return };
+        let trouble = served.store.trouble();
+        self.metrics.store_reachable.set(i64::from(trouble.is_none()));
+        match trouble {
+            Some(reason) => self.readiness.hold("store", reason),
+            None => self.readiness.release("store"),
+        }
+        if served.bundle.inference.as_ref().is_some_and(|inference| !inference.llm.healthy()) {
             self.readiness.hold("llm", "the llm engine panicked; see the log and replace this process");
         }
     }
@@ -72,7 +80,7 @@ async fn livez() -> Json<Value> {
 
 /// 200 when every latch is released, else 503; either way every latch with the reason it is held.
 async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
-    state.look_at_engine();
+    state.look_at_parts();
     let ready = state.readiness.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let latches: Vec<Value> = state
@@ -82,9 +90,9 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
         .map(|(name, held)| json!({ "latch": name, "ready": held.is_none(), "reason": held }))
         .collect();
     let bundle = state.served.get().map(|served| &served.bundle);
-    let engine = |bundle: &Arc<Bundle>| match bundle.canned {
-        true => "null (canned answers; features carry the fallback flag)",
-        false => "onnx",
+    let engine = |bundle: &Arc<Bundle>| match bundle.engine() {
+        "null" => "null (canned answers; features carry the fallback flag)",
+        engine => engine,
     };
     let body = json!({
         "ready": ready,

@@ -10,13 +10,24 @@ use crate::retrieve::{FaissUserIndex, UserIndex, UserSnapshot};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Where answers and vectors come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// From nowhere: neither models nor the user index are loaded or verified (a process without the role infer).
+    Absent,
+    /// Canned answers, each of which takes this long, and canned vectors.
+    Canned(Duration),
+    /// From the bundle's models through ONNX Runtime.
+    Onnx,
+}
 
 /// How the models are run.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
 pub struct LoadOptions {
-    /// Canned answers and vectors instead of LLM and encoder.
-    pub canned: bool,
+    pub engine: Engine,
     /// libonnxruntime, when not where the program looks by itself.
     pub onnxruntime: Option<PathBuf>,
     /// The LLM's; its row length, prefix and library are set from the bundle and from what stands above.
@@ -29,7 +40,7 @@ pub struct LoadOptions {
 impl Default for LoadOptions {
     fn default() -> Self {
         LoadOptions {
-            canned: false,
+            engine: Engine::Onnx,
             onnxruntime: None,
             llm: LlmOptions { threads: 2, max_rows: 16, ..LlmOptions::default() },
             encoder_threads: 1,
@@ -44,20 +55,37 @@ pub struct Bundle {
     pub manifest: Manifest,
     /// What the prompt looks like.
     pub schema: PromptSchema,
-    /// Writes reasoning and answer.
-    pub llm: Arc<dyn LlmEngine>,
-    /// Text → vector.
-    pub encoder: Arc<dyn Encoder>,
     /// Vector → codes.
     pub codebook: PqCodebook,
     /// Items.
     pub catalogue: Arc<Catalogue>,
+    /// What refreshes need beyond that; absent in a process that has not the role infer.
+    pub inference: Option<Arc<Inference>>,
+}
+
+/// The large parts: models and the user index.
+pub struct Inference {
+    /// Writes reasoning and answer.
+    pub llm: Arc<dyn LlmEngine>,
+    /// Text → vector.
+    pub encoder: Arc<dyn Encoder>,
     /// Users by similarity.
     pub index: Arc<dyn UserIndex>,
     /// Histories of the index's main part.
     pub snapshot: UserSnapshot,
     /// Answers are canned (`--engine null`).
     pub canned: bool,
+}
+
+impl Bundle {
+    /// The engine in one word: onnx, null (canned), or none.
+    pub fn engine(&self) -> &'static str {
+        match &self.inference {
+            None => "none",
+            Some(inference) if inference.canned => "null",
+            Some(_) => "onnx",
+        }
+    }
 }
 
 /// `generations/<n>` of a bundle.
@@ -68,11 +96,8 @@ pub fn generation_dir(bundle: &Path, generation: u64) -> PathBuf {
 /// Loads a bundle, or says which file or part refuses. Blocking; takes a second or two.
 pub fn load(folder: &Path, options: &LoadOptions) -> Result<Bundle, BundleError> {
     let manifest = Manifest::read(folder)?;
-    verify(&manifest, folder, options.canned)?;
-    let invalid = |part: &'static str| {
-        let bundle = folder.display().to_string();
-        move |error: &dyn Display| BundleError::Invalid { bundle: bundle.clone(), message: format!("{part}: {error}") }
-    };
+    verify(&manifest, folder, options.engine)?;
+    let invalid = |part: &'static str| invalid(folder, part);
     let schema = PromptSchema::load(&folder.join("prompt.toml")).map_err(|error| invalid("prompt.toml")(&error))?;
     let codebook = PqCodebook::load(&folder.join(CODEBOOK_FILE)).map_err(|error| invalid("codebook")(&error))?;
     let expected = space_id(&manifest.models.encoder, &codebook.content_hash());
@@ -83,48 +108,62 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<Bundle, BundleError>
     let generation = generation_dir(folder, manifest.generation);
     let catalogue =
         Catalogue::load(&generation.join("catalogue.parquet")).map_err(|error| invalid("catalogue")(&error))?;
-    let (users, snapshot) =
-        UserSnapshot::read(&generation.join("users.parquet")).map_err(|error| invalid("users")(&error))?;
-    let dim = codebook.dim();
-    let index = FaissUserIndex::load(&generation.join("users.faiss"), users, dim, options.nprobe)
-        .map_err(|error| invalid("index")(&error))?;
+    let inference = match options.engine {
+        Engine::Absent => None,
+        _ => Some(Arc::new(load_inference(folder, &generation, &schema, codebook.dim(), options)?)),
+    };
+    Ok(Bundle { manifest, schema, codebook, catalogue: Arc::new(catalogue), inference })
+}
 
-    let (llm, encoder) = match options.canned {
-        true => canned_models(dim),
-        false => real_models(folder, &schema, options)?,
+fn invalid(folder: &Path, part: &'static str) -> impl Fn(&dyn Display) -> BundleError + use<> {
+    let bundle = folder.display().to_string();
+    move |error| BundleError::Invalid { bundle: bundle.clone(), message: format!("{part}: {error}") }
+}
+
+/// The user index and the models; vectors have `dim` dimensions in both.
+fn load_inference(
+    folder: &Path,
+    generation: &Path,
+    schema: &PromptSchema,
+    dim: usize,
+    options: &LoadOptions,
+) -> Result<Inference, BundleError> {
+    let (users, snapshot) =
+        UserSnapshot::read(&generation.join("users.parquet")).map_err(|error| invalid(folder, "users")(&error))?;
+    let index = FaissUserIndex::load(&generation.join("users.faiss"), users, dim, options.nprobe)
+        .map_err(|error| invalid(folder, "index")(&error))?;
+    let (canned, (llm, encoder)) = match options.engine {
+        Engine::Canned(latency) => (true, canned_models(dim, latency, options.llm.max_rows)),
+        _ => (false, real_models(folder, schema, options)?),
     };
     if encoder.dim() != dim {
         let message = format!("vectors have {} dimensions, the codebook {dim}", encoder.dim());
-        return Err(invalid("encoder")(&message));
+        return Err(invalid(folder, "encoder")(&message));
     }
-    let index = Arc::new(index);
-    Ok(Bundle {
-        manifest,
-        schema,
-        llm,
-        encoder,
-        codebook,
-        catalogue: Arc::new(catalogue),
-        index,
-        snapshot,
-        canned: options.canned,
-    })
+    Ok(Inference { llm, encoder, index: Arc::new(index), snapshot, canned })
 }
 
-/// Checksums; canned answers do without the external files (the encoder is not read).
-fn verify(manifest: &Manifest, folder: &Path, canned: bool) -> Result<(), BundleError> {
-    if !canned {
-        return manifest.verify(folder);
-    }
-    let mut committed = manifest.clone();
-    committed.files.retain(|_, entry| entry.external.is_none());
-    committed.verify(folder)
+/// Checksums of the files that are read: with canned answers all but the external ones (the encoder), without models
+/// neither theirs nor the index's (a replica that only answers reads must not read gigabytes first).
+fn verify(manifest: &Manifest, folder: &Path, engine: Engine) -> Result<(), BundleError> {
+    let mut needed = manifest.clone();
+    needed.files.retain(|name, entry| match engine {
+        Engine::Onnx => true,
+        Engine::Canned(_) => entry.external.is_none(),
+        Engine::Absent => !is_for_inference(name),
+    });
+    needed.verify(folder)
+}
+
+fn is_for_inference(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    file.starts_with("llm/") || file.starts_with("encoder/") || matches!(name, "users.faiss" | "users.parquet")
 }
 
 type Models = (Arc<dyn LlmEngine>, Arc<dyn Encoder>);
 
-fn canned_models(dim: usize) -> Models {
-    (Arc::new(NullLlm), Arc::new(NullEncoder::new(dim)))
+fn canned_models(dim: usize, latency: Duration, rows: usize) -> Models {
+    (Arc::new(NullLlm::new(latency, rows)), Arc::new(NullEncoder::new(dim)))
 }
 
 /// Opens the sessions, passes the parity gate, and runs one real step so that the first user pays for no set-up.

@@ -8,7 +8,7 @@ mod load;
 mod manifest;
 mod parity;
 
-pub use load::{Bundle, LoadOptions, generation_dir, load};
+pub use load::{Bundle, Engine, Inference, LoadOptions, generation_dir, load};
 pub use manifest::{
     External, FileEntry, Licence, Lineage, MANIFEST, Manifest, Models, file_entry, sha256_file, space_id,
 };

@@ -1,6 +1,6 @@
 //! `taiji backfill`: a file of events into the store, past HTTP and Kafka, with a progress bar and a checkpoint.
 
-use super::{CommandError, load_settings, wiring};
+use super::{CommandError, load_settings, opening};
 use crate::bundle::Manifest;
 use crate::clock::unix_ms;
 use crate::config::Settings;
@@ -83,7 +83,7 @@ async fn fill(args: &BackfillArgs, settings: &Settings) -> Result<BackfillReport
     let mut checkpoint = Checkpoint::open(&path, &args.file, &target).map_err(|error| ended(error.into()))?;
     let mut rejected = args.rejected.as_deref().map(open_rejected).transpose().map_err(unavailable)?;
 
-    let store = wiring::open_store(settings).await?;
+    let store = opening::open_store(settings).await?;
     let actions = settings.events.actions.clone();
     let ingest = Ingest::new(store.clone(), manifest.space, actions.clone(), DuePolicy::new(&settings.refresh));
     let decoder = EventDecoder::new(actions, settings.events.field_map.clone());

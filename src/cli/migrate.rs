@@ -1,6 +1,6 @@
 //! `taiji migrate`: brings a Redis namespace to this program's schema, or says what that would take.
 
-use super::{CommandError, load_settings, wiring};
+use super::{CommandError, load_settings, opening};
 use crate::config::Settings;
 use crate::store::StoreError;
 use crate::store::redis::{Address, Migration};
@@ -43,8 +43,8 @@ pub(super) fn run(args: MigrateArgs) -> Result<(), CommandError> {
 
 async fn migrate(settings: &Settings, action: Action) -> Result<(), CommandError> {
     let unavailable = |error: StoreError| CommandError::Unavailable(error.to_string());
-    let options = wiring::redis_options(settings);
-    let migration = Migration::look(wiring::redis_address(settings)?, &options).await.map_err(unavailable)?;
+    let options = opening::redis_options(settings);
+    let migration = Migration::look(opening::redis_address(settings)?, &options).await.map_err(unavailable)?;
     if migration.steps.is_empty() {
         println!("up to date");
         return Ok(());

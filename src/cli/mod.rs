@@ -9,6 +9,8 @@ mod dlq;
 pub mod feed;
 mod feed_kafka;
 mod migrate;
+mod opening;
+mod ports;
 mod serve;
 mod wiring;
 
@@ -54,7 +56,7 @@ struct Cli {
 enum Command {
     /// Serve: take events, refresh users, answer reads.
     #[command(
-        after_help = "Example:\n  taiji serve --bundle models/demo/1 --store embedded:data --listen 0.0.0.0:8080"
+        after_help = "Examples:\n  taiji serve --bundle models/demo/1 --store embedded:data --listen 0.0.0.0:8080\n  taiji serve --roles infer --store redis://localhost:6379 --bundle models/demo/1"
     )]
     Serve(ServeArgs),
     /// Replay a file of events (and items) over HTTP, or into Kafka.
@@ -106,6 +108,9 @@ pub(crate) struct ServeArgs {
     /// Folder that holds manifest.json.
     #[arg(long, value_name = "DIR")]
     bundle: Option<String>,
+    /// What this process does: api, ingest, infer, or a mix such as api,infer; all when not given.
+    #[arg(long, value_name = "LIST")]
+    roles: Option<String>,
     /// Kafka brokers to read events from, "host:port,…"; off when not given.
     #[arg(long, value_name = "BROKERS")]
     kafka: Option<String>,

@@ -1,18 +1,21 @@
 //! `taiji serve`: read configuration, check everything, serve, drain.
 
+use super::ports::{Door, bind, serve_until};
 use super::wiring::{self, Parts};
 use super::{CommandError, ServeArgs, load_settings};
-use crate::config::{LogSettings, Settings};
+use crate::config::{LogSettings, Role, Settings};
 use crate::ingest::kafka::KAFKA_LATCH;
 use crate::telemetry::{Metrics, Readiness};
 use crate::{admin, api, openai};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
+/// What a supervisor sends; a person sends SIGINT.
+const TERMINATE: &str = "SIGTERM";
 /// Time for open requests of the operators' port at the end.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
@@ -25,6 +28,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CommandError> {
         ("bundle.dir", &args.bundle),
         ("engine.kind", &args.engine),
         ("kafka.brokers", &args.kafka),
+        ("server.roles", &args.roles),
     ];
     let settings = load_settings(args.config.as_deref(), &flags)?;
     init_log(&settings.log)?;
@@ -53,7 +57,10 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     // Signals first: a Ctrl-C during the load must end the process, too.
     let mut stop_signals = StopSignals::new()?;
     // Ports before models: a port in use is found at once, and /livez answers while the bundle loads.
-    let public = bind("server.listen", settings.server.listen).await?;
+    let public = match settings.server.has(Role::Api) {
+        true => Some(bind("server.listen", settings.server.listen).await?),
+        false => None,
+    };
     let operators = bind("server.admin_listen", settings.server.admin_listen).await?;
     let openai_listener = match settings.openai.listen {
         Some(address) => Some(bind("openai.listen", address).await?),
@@ -62,61 +69,63 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     let metrics = Arc::new(Metrics::new().map_err(|error| CommandError::Internal(format!("metrics: {error}")))?);
     metrics.preset_labels();
     let readiness = Readiness::default();
-    for latch in ["store", "bundle", "index"] {
-        readiness.hold(latch, "starting");
-    }
-    if settings.kafka.is_on() {
-        // Held already here, so that the process is at no moment ready without it.
-        readiness.hold(KAFKA_LATCH, "starting");
-    }
+    hold_latches(&settings, &readiness);
     let admin_state = Arc::new(admin::AdminState::new(readiness.clone(), metrics.clone()));
     let (stop_admin, admin_stopped) = watch::channel(false);
     let admin_task = tokio::spawn(serve_until(operators, admin::router(admin_state.clone()), admin_stopped));
+    let door = Door::default();
+    let (close_ports, ports_closed) = watch::channel(false);
+    let mut servers = JoinSet::new();
+    if let Some(listener) = public {
+        servers.spawn(serve_until(listener, door.router(), ports_closed.clone()));
+    }
 
     let parts = tokio::select! {
         parts = wiring::build(&settings, &metrics, &readiness) => parts?,
         _ = stop_signals.wait() => return Ok(()),
     };
     admin_state.attach(parts.store.clone(), parts.bundle.clone());
-    let openai_port = match openai_listener {
-        Some(listener) => Some((listener, openai::router(wiring::openai_state(&settings, &parts)?))),
-        None => None,
-    };
+    if let Some(listener) = openai_listener {
+        let routes = openai::router(wiring::openai_state(&settings, &parts)?);
+        servers.spawn(serve_until(listener, routes, ports_closed));
+    }
     let (stop, stopped) = watch::channel(false);
     let kafka = wiring::kafka_ingest(&settings, &parts, &readiness)?;
     let publisher = wiring::feature_publisher(&settings, &parts)?;
-    let mut tasks = parts.spawn_tasks(&settings, kafka, publisher, stopped.clone());
-    let app = api::router(parts.api.clone());
-    let mut server = tokio::spawn(serve_until(public, app, stopped.clone()));
-    let openai_server = openai_port.map(|(listener, app)| tokio::spawn(serve_until(listener, app, stopped)));
+    let mut tasks = parts.spawn_tasks(&settings, kafka, publisher, stopped);
+    door.open(api::router(parts.api.clone()));
     announce(&settings, &parts);
 
-    let failed = tokio::select! {
+    let (failed, delay) = tokio::select! {
         signal = stop_signals.wait() => {
             tracing::info!(signal, "draining: finishing requests and refreshes under way");
-            None
+            (None, if signal == TERMINATE { settings.server.drain_delay_ms } else { 0 })
         }
-        ended = &mut server => Some(format!("public server ended: {ended:?}")),
+        Some(ended) = servers.join_next() => (Some(format!("a server ended: {ended:?}")), 0),
         // A supervisor's restart opens the store anew; going on without the task would serve ever older features.
-        Some(ended) = tasks.join_next() => Some(match ended {
+        Some(ended) = tasks.join_next() => (Some(match ended {
             Ok(Err(error)) => error.to_string(),
             other => format!("a background task ended: {other:?}"),
-        }),
+        }), 0),
     };
     readiness.hold("drain", "draining");
+    door.leave();
     stop.send_replace(true);
     parts.api.waiting.drain();
     let limit = Duration::from_millis(settings.server.drain_timeout_ms);
     let drained = tokio::time::timeout(limit, async {
-        if !server.is_finished()
-            && let Err(error) = (&mut server).await
-        {
-            tracing::error!(%error, "public server");
+        tokio::select! {
+            _ = tokio::time::sleep(Duration::from_millis(delay)) => {}
+            // Asked twice, it goes at once.
+            _ = stop_signals.wait() => {}
+        }
+        close_ports.send_replace(true);
+        while let Some(ended) = servers.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "server");
+            }
         }
         while tasks.join_next().await.is_some() {}
-        if let Some(Err(error)) = futures::future::OptionFuture::from(openai_server).await {
-            tracing::error!(%error, "openai server");
-        }
     });
     if drained.await.is_err() {
         tracing::warn!(?limit, "drain limit reached; what was left is taken up again at the next start");
@@ -138,37 +147,32 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     }
 }
 
-async fn bind(setting: &str, address: std::net::SocketAddr) -> Result<TcpListener, CommandError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| CommandError::Unavailable(format!("{setting} {address}: {error}; choose another address")))
-}
-
-/// Serves until the flag turns true, then lets open requests finish.
-async fn serve_until(listener: TcpListener, app: axum::Router, mut stopped: watch::Receiver<bool>) {
-    let stop = async move {
-        // An error means the sender is gone, which is a stop, too.
-        while !*stopped.borrow_and_update() && stopped.changed().await.is_ok() {}
-    };
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
-        tracing::error!(%error, "server failed");
+/// Held from the first moment, so that the process is at none ready without them.
+fn hold_latches(settings: &Settings, readiness: &Readiness) {
+    for latch in ["store", "bundle", "index"] {
+        readiness.hold(latch, "starting");
+    }
+    if wiring::reads_kafka(settings) {
+        readiness.hold(KAFKA_LATCH, "starting");
     }
 }
 
 fn announce(settings: &Settings, parts: &Parts) {
-    if parts.api.keys.is_open() {
+    let server = &settings.server;
+    if server.has(Role::Api) && parts.api.keys.is_open() {
         tracing::warn!("no key is configured: the public port is open to everyone who reaches it");
     }
     if let Some(openai) = settings.openai.listen {
-        tracing::info!(%openai, llm = parts.bundle.llm.model_id(), "the OpenAI-compatible port is on");
+        tracing::info!(%openai, "the OpenAI-compatible port is on");
     }
-    if settings.kafka.is_on() {
+    if wiring::reads_kafka(settings) {
         let kafka = &settings.kafka;
         tracing::info!(brokers = kafka.brokers, group = kafka.group, events = kafka.events_topic, "reading from Kafka");
     }
     tracing::info!(
-        listen = %settings.server.listen,
-        admin = %settings.server.admin_listen,
+        roles = ?server.roles,
+        listen = server.has(Role::Api).then(|| server.listen.to_string()),
+        admin = %server.admin_listen,
         bundle = %settings.bundle.dir.display(),
         epoch = parts.bundle.manifest.epoch,
         space = %parts.bundle.manifest.space,
@@ -190,7 +194,7 @@ impl StopSignals {
 
     async fn wait(&mut self) -> &'static str {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.terminate.recv() => TERMINATE,
             _ = self.interrupt.recv() => "SIGINT",
         }
     }

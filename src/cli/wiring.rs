@@ -1,24 +1,20 @@
 //! Building the parts of `serve` and the tasks between them.
 
-use super::CommandError;
+use super::{CommandError, opening};
 use crate::api::{ApiKeys, ApiState, Waiting};
-use crate::bundle::{self, Bundle, LLM_FOLDER, LoadOptions};
-use crate::config::{EngineKind, EngineSettings, ProviderKind, Settings};
-use crate::erase::{self, Eraser};
+use crate::bundle::{Bundle, LLM_FOLDER};
+use crate::config::{Role, Settings};
+use crate::erase::{self, Eraser, HideError};
 use crate::event::EventDecoder;
 use crate::ingest::Ingest;
 use crate::ingest::kafka::features::FeaturePublisher;
 use crate::ingest::kafka::{KafkaIngest, KafkaParts};
-use crate::llm::{LlmOptions, Provider};
 use crate::openai::{self, OpenAiState, ServedModel};
 use crate::refresh::{Arrivals, ChangeFeed, DuePolicy, FastQueue, Refresher, Told, Worker};
 use crate::retrieve::VectorTail;
-use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
-use crate::store::redis::{Address, Patience, RedisOptions, RedisStore};
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::events::StoreCallFailed;
 use crate::telemetry::{Metrics, Readiness};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -30,39 +26,38 @@ pub(super) struct Parts {
     pub store: Arc<dyn FeatureStore>,
     pub bundle: Arc<Bundle>,
     pub api: Arc<ApiState>,
-    worker: Worker,
-    tail: VectorTail,
+    /// With the role infer.
+    worker: Option<Worker>,
+    /// With the role infer.
+    tail: Option<VectorTail>,
     /// Users whose features changed, where the change feed is on.
     changes: Option<Arc<ChangeFeed>>,
     metrics: Arc<Metrics>,
 }
 
-/// Opens the store and loads the bundle, releasing their latches; replays the vector and item feeds.
+/// Opens the store and loads the bundle, releasing their latches; replays the vector and item feeds. A store that is away
+/// is waited for.
 pub(super) async fn build(
     settings: &Settings,
     metrics: &Arc<Metrics>,
     readiness: &Readiness,
 ) -> Result<Parts, CommandError> {
-    let store = open_store(settings).await?;
+    let store = opening::await_store(settings, metrics, readiness).await?;
     readiness.release("store");
-    let bundle = load_bundle(settings, metrics).await?;
+    let bundle = opening::load_bundle(settings, metrics).await?;
     let space = bundle.manifest.space.clone();
-    let engine = if bundle.canned { "null" } else { "onnx" };
     metrics
         .bundle_info
-        .with_label_values(&[&bundle.manifest.epoch.to_string(), &space, &bundle.manifest.models.llm, engine])
+        .with_label_values(&[&bundle.manifest.epoch.to_string(), &space, &bundle.manifest.models.llm, bundle.engine()])
         .set(1);
     readiness.release("bundle");
-
-    let failed = |error: crate::store::StoreError| CommandError::Unavailable(error.to_string());
-    store.note_space(&space).await.map_err(failed)?;
-    let mut tail = VectorTail::new(store.clone(), bundle.index.clone(), space.clone());
-    let vectors = tail.catch_up().await.map_err(failed)?;
-    let hidden = erase::hide_in_index(store.as_ref(), bundle.index.as_ref())
-        .await
-        .map_err(|error| CommandError::Unavailable(error.to_string()))?;
-    let items = bundle.catalogue.catch_up(store.as_ref()).await.map_err(failed)?;
-    tracing::info!(vectors, hidden, items, "replayed fresh vectors, erasures and catalogue changes");
+    let mut tail = bundle
+        .inference
+        .as_ref()
+        .map(|inference| VectorTail::new(store.clone(), inference.index.clone(), space.clone()));
+    let replay = async || replay(store.as_ref(), &bundle, tail.as_mut()).await;
+    let replayed = opening::patiently("index", metrics, readiness, HideError::is_transient, replay).await;
+    replayed.map_err(|error| CommandError::Unavailable(error.to_string()))?;
     readiness.release("index");
 
     let wake = Arc::new(Notify::new());
@@ -90,105 +85,39 @@ pub(super) async fn build(
         places: Arc::new(Semaphore::new(settings.server.max_in_flight)),
         waiting: Waiting::new(&settings.server, arrivals.clone(), fast),
     };
-    let refresher = Refresher::new(
-        store.clone(),
-        bundle.clone(),
-        metrics.clone(),
-        settings.refresh.clone(),
-        settings.retrieve.clone(),
-    );
     let publishes = settings.kafka.is_on() && !settings.kafka.features_topic.is_empty();
-    let changes = publishes.then(Arc::<ChangeFeed>::default);
-    let worker = Worker::new(Arc::new(refresher), wake, Told { arrivals, changes: changes.clone() });
+    let changes = (publishes && bundle.inference.is_some()).then(Arc::<ChangeFeed>::default);
+    let worker = bundle.inference.clone().map(|models| {
+        let (refresh, retrieve) = (settings.refresh.clone(), settings.retrieve.clone());
+        let refresher = Refresher::new(store.clone(), bundle.clone(), models, metrics.clone(), refresh, retrieve);
+        Worker::new(Arc::new(refresher), wake, Told { arrivals, changes: changes.clone() })
+    });
     Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, metrics: metrics.clone() })
 }
 
-pub(super) async fn open_store(settings: &Settings) -> Result<Arc<dyn FeatureStore>, CommandError> {
-    if Address::is_redis(&settings.store.url) {
-        let opened = RedisStore::open(redis_address(settings)?, redis_options(settings)).await;
-        return Ok(opened.map_err(|error| CommandError::Unavailable(format!("store.url: {error}")))?);
-    }
-    // The scheme was checked with the settings.
-    let folder = settings.store.url.trim_start_matches("embedded:");
-    let options = EmbeddedOptions {
-        namespace: settings.store.namespace.clone(),
-        flush_interval: Duration::from_millis(settings.store.flush_interval_ms),
-        ..EmbeddedOptions::default()
+/// What the store knows and the bundle does not: fresh vectors, erasures, catalogue changes. May be repeated.
+async fn replay(store: &dyn FeatureStore, bundle: &Bundle, tail: Option<&mut VectorTail>) -> Result<(), HideError> {
+    store.note_space(&bundle.manifest.space).await?;
+    let vectors = match tail {
+        Some(tail) => tail.catch_up().await?,
+        None => 0,
     };
-    let store = EmbeddedStore::open(Path::new(folder), options)
-        .map_err(|error| CommandError::Unavailable(format!("store.url: {error}")))?;
-    Ok(store)
-}
-
-/// The address of `store.url`, with the authority of `store.ca_file`.
-pub(super) fn redis_address(settings: &Settings) -> Result<Address, CommandError> {
-    let address =
-        Address::parse(&settings.store.url).map_err(|message| CommandError::Usage(format!("store.url: {message}")))?;
-    if settings.store.ca_file.is_empty() {
-        return Ok(address);
-    }
-    let pem = std::fs::read(&settings.store.ca_file)
-        .map_err(|error| CommandError::Unavailable(format!("store.ca_file {}: {error}", settings.store.ca_file)))?;
-    Ok(address.with_authority(pem))
-}
-
-pub(super) fn redis_options(settings: &Settings) -> RedisOptions {
-    let store = &settings.store;
-    let patience = Patience {
-        connect: Duration::from_millis(store.connect_timeout_ms),
-        response: Duration::from_millis(store.response_timeout_ms),
-        retries: store.retries,
+    let hidden = match &bundle.inference {
+        Some(inference) => erase::hide_in_index(store, inference.index.as_ref()).await?,
+        None => 0,
     };
-    RedisOptions { namespace: store.namespace.clone(), shards: store.shards, patience }
+    let items = bundle.catalogue.catch_up(store).await?;
+    tracing::info!(vectors, hidden, items, "replayed fresh vectors, erasures and catalogue changes");
+    Ok(())
 }
 
-async fn load_bundle(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<Bundle>, CommandError> {
-    let folder = settings.bundle.dir.clone();
-    let engine = &settings.engine;
-    let options = LoadOptions {
-        canned: engine.kind == EngineKind::Null,
-        onnxruntime: (!engine.onnxruntime.is_empty()).then(|| engine.onnxruntime.clone().into()),
-        llm: llm_options(engine, metrics),
-        encoder_threads: engine.encoder_threads,
-        nprobe: settings.retrieve.nprobe,
-    };
-    let loaded = tokio::task::spawn_blocking(move || bundle::load(&folder, &options))
-        .await
-        .map_err(|error| CommandError::Internal(format!("bundle load: {error}")))?;
-    loaded.map(Arc::new).map_err(|error| CommandError::Unavailable(error.to_string()))
-}
-
-fn llm_options(engine: &EngineSettings, metrics: &Arc<Metrics>) -> LlmOptions {
-    let provider = match engine.provider {
-        ProviderKind::Cpu => Provider::Cpu,
-        ProviderKind::Cuda => Provider::Cuda {
-            device: engine.device,
-            memory_limit: engine.device_memory_bytes,
-            graphs: engine.cuda_graphs,
-        },
-    };
-    LlmOptions {
-        threads: engine.llm_threads,
-        spin: engine.llm_spin,
-        max_rows: engine.max_rows,
-        queue_limit: engine.queue_limit,
-        queue_tokens: engine.queue_tokens,
-        max_tokens: engine.max_batch_tokens,
-        prefill_chunk: engine.prefill_chunk,
-        provider,
-        prepack_dir: (!engine.prepack_dir.is_empty()).then(|| engine.prepack_dir.clone().into()),
-        metrics: Some(metrics.clone()),
-        ..LlmOptions::default()
-    }
-}
-
-/// The Kafka ingest where brokers are configured; holds its readiness latch.
+/// The Kafka ingest where brokers are configured and this process has the role; holds its readiness latch.
 pub(super) fn kafka_ingest(
     settings: &Settings,
     parts: &Parts,
     readiness: &Readiness,
 ) -> Result<Option<KafkaIngest>, CommandError> {
-    if !settings.kafka.is_on() {
+    if !reads_kafka(settings) {
         return Ok(None);
     }
     let api = &parts.api;
@@ -207,6 +136,11 @@ pub(super) fn kafka_ingest(
     ingest.map(Some).map_err(|error| CommandError::Usage(error.to_string()))
 }
 
+/// Whether this process takes events from Kafka.
+pub(super) fn reads_kafka(settings: &Settings) -> bool {
+    settings.kafka.is_on() && settings.server.has(Role::Ingest)
+}
+
 /// The change feed's publisher where it is configured.
 pub(super) fn feature_publisher(settings: &Settings, parts: &Parts) -> Result<Option<FeaturePublisher>, CommandError> {
     let Some(changes) = parts.changes.clone() else { return Ok(None) };
@@ -217,13 +151,15 @@ pub(super) fn feature_publisher(settings: &Settings, parts: &Parts) -> Result<Op
 
 /// What the OpenAI-compatible port shares; reads the chat template.
 pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<OpenAiState>, CommandError> {
-    let bundle = &parts.bundle;
+    // The settings were checked: this port needs the role infer.
+    let models = parts.bundle.inference.as_ref();
+    let models = models.ok_or_else(|| CommandError::Usage("openai.listen needs the role infer".to_string()))?;
     let folder = settings.bundle.dir.join(LLM_FOLDER);
     let model = ServedModel::load(&folder, &settings.openai.template)
         .map_err(|error| CommandError::Unavailable(format!("openai: {error}")))?;
     Ok(Arc::new(OpenAiState {
-        llm: bundle.llm.clone(),
-        encoder: bundle.encoder.clone(),
+        llm: models.llm.clone(),
+        encoder: models.encoder.clone(),
         model,
         settings: settings.openai.clone(),
         max_body_bytes: settings.server.max_body_bytes,
@@ -259,8 +195,7 @@ impl Parts {
                 Ok(())
             });
         }
-        if settings.refresh.enabled {
-            let worker = self.worker.clone();
+        if let Some(worker) = self.worker.clone().filter(|_| settings.refresh.enabled) {
             let stop = stopped.clone();
             tasks.spawn(async move { worker.run(stop).await });
             tasks.spawn(self.sweep(settings.refresh.sweep_interval_ms, stopped.clone()));
@@ -284,7 +219,9 @@ impl Parts {
         let (store, metrics) = (self.store.clone(), self.metrics.clone());
         async move {
             while wait(interval_ms, &mut stopped).await {
-                if let Err(error) = tail.catch_up().await {
+                if let Some(tail) = &mut tail
+                    && let Err(error) = tail.catch_up().await
+                {
                     StoreCallFailed { operation: "vectors_after", error: &error }.emit(&metrics);
                 }
                 if let Err(error) = bundle.catalogue.catch_up(store.as_ref()).await {

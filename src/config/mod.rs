@@ -43,6 +43,7 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct ServerSettings {
+    pub roles: Vec<Role>,
     pub listen: SocketAddr,
     pub admin_listen: SocketAddr,
     pub max_body_bytes: usize,
@@ -52,6 +53,26 @@ pub struct ServerSettings {
     pub max_waiting: usize,
     pub max_wait_ms: u64,
     pub drain_timeout_ms: u64,
+    pub drain_delay_ms: u64,
+}
+
+impl ServerSettings {
+    /// Whether this process has the role.
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+}
+
+/// What a process does (DESIGN 5.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The public port: events and items in, features out.
+    Api,
+    /// Reads Kafka.
+    Ingest,
+    /// Refreshes users; the only one with models and the user index.
+    Infer,
 }
 
 /// `[auth]`
@@ -128,6 +149,7 @@ pub enum ProviderKind {
 #[allow(missing_docs)]
 pub struct EngineSettings {
     pub kind: EngineKind,
+    pub null_latency_ms: u64,
     pub onnxruntime: String,
     pub llm_threads: usize,
     pub encoder_threads: usize,

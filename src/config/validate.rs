@@ -1,6 +1,6 @@
 //! Ranges and relations that types cannot express; every violation is reported.
 
-use super::{ConfigErrors, Settings};
+use super::{ConfigErrors, Role, Settings};
 use crate::event::ActionClass;
 use crate::ingest::kafka::client;
 use crate::store::redis::Address;
@@ -40,6 +40,19 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         check(value > 0, format!("{key} must be at least 1"));
     }
     check(server.max_wait_ms > 0, "server.max_wait_ms must be at least 1".to_string());
+    check(!server.roles.is_empty(), "server.roles must name at least one of api, ingest, infer".to_string());
+    check(
+        server.roles != [Role::Ingest] || settings.kafka.is_on(),
+        "server.roles is ingest alone, which needs kafka.brokers".to_string(),
+    );
+    check(
+        settings.openai.listen.is_none() || server.has(Role::Infer),
+        "openai.listen needs the role infer, which alone has the models".to_string(),
+    );
+    check(
+        server.drain_delay_ms <= server.drain_timeout_ms,
+        "server.drain_delay_ms must not be above server.drain_timeout_ms".to_string(),
+    );
     check(settings.engine.device >= 0, "engine.device must not be negative".to_string());
     let same_port = server.listen.port() != 0 && server.listen == server.admin_listen;
     check(!same_port, "server.listen and server.admin_listen must differ".to_string());

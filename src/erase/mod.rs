@@ -31,6 +31,13 @@ pub enum HideError {
     Retrieve(#[from] RetrieveError),
 }
 
+impl HideError {
+    /// Whether the same call may succeed later without anyone's help to this process.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, HideError::Store(error) if error.is_transient())
+    }
+}
+
 /// Takes every erased user out of an index just loaded: its main part was made before, or elsewhere. Returns how many.
 ///
 /// An erasure that was only noted is applied here, because only then its era is known.

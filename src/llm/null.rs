@@ -3,7 +3,8 @@
 //! In: any prompt. Out: reasoning and answer decided by the prompt's hash alone. Whoever uses it must flag the features.
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
@@ -31,10 +32,33 @@ const INTERESTS: [&str; 16] = [
 ];
 
 /// The engine without a model; every text has any length it likes.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NullLlm;
+#[derive(Debug)]
+pub struct NullLlm {
+    latency: Duration,
+    rows: Semaphore,
+}
+
+impl Default for NullLlm {
+    fn default() -> NullLlm {
+        NullLlm::new(Duration::ZERO, Semaphore::MAX_PERMITS)
+    }
+}
 
 impl NullLlm {
+    /// An engine each of whose answers takes `latency`, `rows` of them at once: a device of known speed.
+    pub fn new(latency: Duration, rows: usize) -> NullLlm {
+        NullLlm { latency, rows: Semaphore::new(rows) }
+    }
+
+    async fn take_time(&self) {
+        if self.latency.is_zero() {
+            return;
+        }
+        // The semaphore is never closed, so there is always a permit in the end.
+        let _row = self.rows.acquire().await;
+        tokio::time::sleep(self.latency).await;
+    }
+
     /// The answer to a prompt that ends with the opening think tag.
     pub fn answer(prompt: &str) -> String {
         let hash = xxh3_64(prompt.as_bytes());
@@ -69,10 +93,12 @@ impl NullLlm {
 #[async_trait]
 impl LlmEngine for NullLlm {
     async fn generate(&self, request: GenerateRequest) -> Result<Generation, LlmError> {
+        self.take_time().await;
         self.generation(&request)
     }
 
     async fn stream(&self, request: GenerateRequest) -> Result<mpsc::UnboundedReceiver<Piece>, LlmError> {
+        self.take_time().await;
         let generation = self.generation(&request)?;
         let (pieces, receiver) = mpsc::unbounded_channel();
         for word in generation.text.split_inclusive(' ') {
@@ -128,5 +154,14 @@ mod tests {
         assert!(answer.ends_with(ANSWER_CLOSE) && answer.contains(THINK_CLOSE) && answer.contains(ANSWER_OPEN));
         let different: std::collections::BTreeSet<String> = (0..50).map(|n| NullLlm::answer(&n.to_string())).collect();
         assert!(different.len() > 30);
+    }
+    #[tokio::test]
+    async fn answers_take_their_time_and_only_so_many_go_at_once() {
+        let engine = NullLlm::new(Duration::from_millis(20), 2);
+        let started = std::time::Instant::now();
+        let answers = (0..6).map(|n| engine.generate(GenerateRequest::new(format!("prompt {n}"), 50)));
+        let answers = futures::future::join_all(answers).await;
+        assert!(answers.iter().all(Result::is_ok));
+        assert!(started.elapsed() >= Duration::from_millis(60), "six answers, two at once, 20 ms each");
     }
 }

@@ -5,7 +5,7 @@
 use super::neighbour::Chooser;
 use super::write::Draft;
 use super::{CLASS_SYNC, RefreshError, Seen, TokenBudget, is_opted_out, prompt_input, shown_neighbour};
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Inference};
 use crate::catalogue::Grounding;
 use crate::clock::unix_ms;
 use crate::config::{RefreshSettings, RetrieveSettings};
@@ -47,6 +47,7 @@ pub enum Refreshed {
 pub struct Refresher {
     pub(super) store: Arc<dyn FeatureStore>,
     pub(super) bundle: Arc<Bundle>,
+    pub(super) models: Arc<Inference>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) refresh: RefreshSettings,
     pub(super) retrieve: RetrieveSettings,
@@ -78,10 +79,11 @@ pub(super) struct Made {
 pub(super) const WRITTEN: [Group; 3] = [Group::Intra, Group::Cross, Group::Text];
 
 impl Refresher {
-    /// A refresher over these parts.
+    /// A refresher over these parts; `models` are those of the bundle.
     pub fn new(
         store: Arc<dyn FeatureStore>,
         bundle: Arc<Bundle>,
+        models: Arc<Inference>,
         metrics: Arc<Metrics>,
         refresh: RefreshSettings,
         retrieve: RetrieveSettings,
@@ -89,7 +91,7 @@ impl Refresher {
         // The first refreshes are taken to cost the most they can. (This process's clock: the store's would cost a call.)
         let most = bundle.schema.max_prompt_tokens + bundle.schema.max_new_tokens;
         let budget = TokenBudget::new(refresh.tokens_per_second, refresh.tokens_per_day, most, unix_ms());
-        Refresher { store, bundle, metrics, refresh, retrieve, budget }
+        Refresher { store, bundle, models, metrics, refresh, retrieve, budget }
     }
 
     /// The space it writes.
@@ -129,7 +131,7 @@ impl Refresher {
     fn prompt(&self, history: &UserHistory) -> RenderedPrompt {
         let started = Instant::now();
         let input = prompt_input(history, &self.bundle.catalogue);
-        let count = |text: &str| self.bundle.llm.count_tokens(text);
+        let count = |text: &str| self.models.llm.count_tokens(text);
         let prompt = render(&self.bundle.schema, &input, &count);
         if prompt.truncated {
             self.metrics.prompts_truncated.inc();
@@ -176,7 +178,7 @@ impl Refresher {
             priority: if class == CLASS_SYNC { Priority::Synchronous } else { Priority::Background },
             ..GenerateRequest::new(prompt.text.clone(), self.bundle.schema.max_new_tokens)
         };
-        let generation: Generation = self.timed("llm", async { Ok(self.bundle.llm.generate(request).await?) }).await?;
+        let generation: Generation = self.timed("llm", async { Ok(self.models.llm.generate(request).await?) }).await?;
         self.budget.spend(generation.prompt_tokens + generation.new_tokens, unix_ms());
         let parsed = parse(&generation.text);
         let grounding = self.bundle.catalogue.ground(&parsed.answer);
@@ -186,7 +188,7 @@ impl Refresher {
 
     /// Encoder and quantiser.
     pub(super) async fn embed(&self, text: String) -> Result<(Vec<f32>, Vec<u32>), RefreshError> {
-        let encoder = self.bundle.encoder.clone();
+        let encoder = self.models.encoder.clone();
         let started = Instant::now();
         let encoded = tokio::task::spawn_blocking(move || encoder.encode(&[&text]))
             .await
@@ -204,11 +206,11 @@ impl Refresher {
         vector: &[f32],
         previous: Option<&Seen>,
     ) -> Result<Option<CrossFinding>, RefreshError> {
-        let candidates = self.bundle.index.search(vector, self.retrieve.candidates, user)?;
+        let candidates = self.models.index.search(vector, self.retrieve.candidates, user)?;
         let chooser = Chooser {
             store: self.store.as_ref(),
             catalogue: &self.bundle.catalogue,
-            snapshot: &self.bundle.snapshot,
+            snapshot: &self.models.snapshot,
             settings: &self.retrieve,
             space: self.space(),
         };

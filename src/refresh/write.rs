@@ -86,7 +86,7 @@ impl Refresher {
         };
         let fallback_reason = match tier {
             0 => "fast_path",
-            _ if self.bundle.canned => "null_engine",
+            _ if self.models.canned => "null_engine",
             _ => "",
         };
         let set = |flag: u32, on: bool| if on { flag } else { 0 };

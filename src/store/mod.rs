@@ -217,4 +217,9 @@ pub trait FeatureStore: Send + Sync {
     /// Changes whenever the store may have lost acknowledged writes (DESIGN 5.5): a restarted or failed-over Redis.
     /// Constant for the embedded store.
     async fn incarnation(&self) -> StoreResult<u64>;
+
+    /// Why the store cannot be asked at all now, in words for an operator; `None` while it can. Asks nobody.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }

@@ -185,6 +185,20 @@ impl ErasureFinished<'_> {
     }
 }
 
+/// The store is not there yet at the start, and is asked again.
+#[allow(missing_docs)]
+pub struct StoreAwaited<'a> {
+    pub error: &'a dyn std::fmt::Display,
+}
+
+impl StoreAwaited<'_> {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.store_errors.with_label_values(&["open"]).inc();
+        tracing::warn!(error = %self.error, "waiting for the store");
+    }
+}
+
 /// A store call failed.
 #[allow(missing_docs)]
 pub struct StoreCallFailed<'a> {

@@ -110,6 +110,7 @@ metrics_table! {
     index_vectors: IntGaugeVec ["part"] "taiji_index_vectors" "Users in the index: main (bundle), fresh (since).";
     store_duration: HistogramVec ["operation"] "taiji_store_operation_duration_seconds" "Time of a store call." in LATENCY_BUCKETS;
     store_errors: IntCounterVec ["operation"] "taiji_store_errors_total" "Store calls that failed.";
+    store_reachable: IntGauge [] "taiji_store_reachable" "1 while the store can be asked; 0 while no node of it answers.";
     store_users: IntGauge [] "taiji_store_users" "Users with a history.";
     store_bytes: IntGauge [] "taiji_store_disk_bytes" "Bytes of the embedded store on disk.";
     catalogue_items: IntGaugeVec ["part"] "taiji_catalogue_items" "Items known: bundle, overlay.";

@@ -5,7 +5,8 @@ use crate::worlds::{data_plane_bundle, now_ms, small_world};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
-use taiji::bundle::{self, Bundle, LoadOptions};
+use std::time::Duration;
+use taiji::bundle::{self, Bundle, Engine, LoadOptions};
 use taiji::config;
 use taiji::erase::carry_out;
 use taiji::event::{ActionClass, Item};
@@ -176,7 +177,8 @@ async fn the_repeat_of_a_refresh_that_died_does_not_skip_over_an_erased_neighbou
     let settings = config::load(None, std::iter::empty(), &[]).expect("defaults");
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let (refresh, retrieve) = (settings.refresh.clone(), settings.retrieve.clone());
-    let refresher = Refresher::new(store.clone(), bundle.clone(), metrics, refresh, retrieve);
+    let models = bundle.inference.clone().expect("models");
+    let refresher = Refresher::new(store.clone(), bundle.clone(), models.clone(), metrics, refresh, retrieve);
     let space = bundle.manifest.space.clone();
     let items = small_world(30, 5).items;
     let record = |(place, item): (usize, &Item)| {
@@ -190,7 +192,7 @@ async fn the_repeat_of_a_refresh_that_died_does_not_skip_over_an_erased_neighbou
     store.note_space(&space).await.expect("space");
     let written = Refreshed::Written { seq: 4, current_seq: 4 };
     assert_eq!(refresher.refresh("hub", 1).await.expect("refresh"), written);
-    VectorTail::new(store.clone(), bundle.index.clone(), space.clone()).catch_up().await.expect("tail");
+    VectorTail::new(store.clone(), models.index.clone(), space.clone()).catch_up().await.expect("tail");
     assert_eq!(refresher.refresh("other", 1).await.expect("refresh"), written);
     let shown = async || {
         let stored = store.features(&space, &["other".to_string()]).await.expect("features").remove(0);
@@ -210,7 +212,7 @@ async fn the_repeat_of_a_refresh_that_died_does_not_skip_over_an_erased_neighbou
 }
 
 fn load_canned(folder: &Path) -> Arc<Bundle> {
-    let options =
-        LoadOptions { canned: true, onnxruntime: None, llm: LlmOptions::default(), encoder_threads: 1, nprobe: 1 };
+    let engine = Engine::Canned(Duration::ZERO);
+    let options = LoadOptions { engine, onnxruntime: None, llm: LlmOptions::default(), encoder_threads: 1, nprobe: 1 };
     Arc::new(bundle::load(folder, &options).expect("bundle"))
 }

@@ -25,6 +25,7 @@ mod recipe;
 mod redis_rig;
 mod redis_store;
 mod rig;
+mod roles;
 mod train_serve;
 mod trainer;
 mod waiting;

@@ -133,6 +133,7 @@ impl Setup {
             listen: free_address(),
             admin: free_address(),
         };
+        let setup = setup.env("TAIJI__SERVER__DRAIN_DELAY_MS", "0");
         EAGER.iter().fold(setup, |setup, (name, value)| setup.env(name, value))
     }
 
@@ -183,6 +184,17 @@ impl Setup {
             }
         }
         panic!("no free port found");
+    }
+
+    /// Starts and waits until this latch is held for this reason, whatever others are held; returns what `/readyz` says.
+    pub fn start_waiting(&self, latch: &str, reason: &str) -> (Server, Value) {
+        let held = |answer: &Answer| {
+            let latches = answer.json()["latches"].as_array().cloned().unwrap_or_default();
+            latches.iter().any(|held| held["latch"] == latch && held["reason"].as_str().unwrap_or("").contains(reason))
+        };
+        let server = Server::start_until(self.clone(), held).unwrap_or_else(|stderr| panic!("no start: {stderr}"));
+        let answer = call(server.admin(), "GET", "/readyz", &[], b"").expect("readyz").expect_status(503).json();
+        (server, answer)
     }
 
     /// Starts and waits until only this latch is held, for this reason; returns what `/readyz` says.

@@ -156,7 +156,10 @@ async fn beside_the_llm_no_note_of_a_neighbour_is_lost() {
             refresher.refresh(user, 1).await.unwrap();
         }
     }
-    VectorTail::new(store.clone(), bundle.index.clone(), space.clone()).catch_up().await.unwrap();
+    VectorTail::new(store.clone(), bundle.inference.as_ref().unwrap().index.clone(), space.clone())
+        .catch_up()
+        .await
+        .unwrap();
     for user in &names[20..] {
         let (quick, made) = (refresher.clone(), refresher.clone());
         let (first, second) = (user.clone(), user.clone());
@@ -180,7 +183,10 @@ async fn a_note_is_taken_back_only_where_nobody_is_shown() {
     let space = refresher.space().to_string();
     store.append(&space, &[events("hub", &[]), events("u", &[7])]).await.unwrap();
     refresher.refresh("hub", 1).await.unwrap();
-    VectorTail::new(store.clone(), bundle.index.clone(), space.clone()).catch_up().await.unwrap();
+    VectorTail::new(store.clone(), bundle.inference.as_ref().unwrap().index.clone(), space.clone())
+        .catch_up()
+        .await
+        .unwrap();
     refresher.refresh("u", 1).await.unwrap();
     assert_eq!(shown_neighbour(&stored(store.as_ref(), &space, "u").await).unwrap().user, "hub");
     drop_note(store.as_ref(), &space, "u", "hub").await.unwrap();

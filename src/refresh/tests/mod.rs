@@ -5,7 +5,7 @@ mod fast;
 mod replicas;
 
 use super::*;
-use crate::bundle::{Bundle, Lineage, Manifest, Models, space_id};
+use crate::bundle::{Bundle, Inference, Lineage, Manifest, Models, space_id};
 use crate::catalogue::{Catalogue, CatalogueRow};
 use crate::config::{self, Settings};
 use crate::encode::NullEncoder;
@@ -37,7 +37,7 @@ const SOON: Duration = Duration::from_secs(60);
 /// Canned answers that come when the gate is open; knows for whom it works, by the attribute `who` of the prompt.
 struct GatedLlm {
     gate: watch::Sender<bool>,
-    latency: Duration,
+    canned: NullLlm,
     calls: Arc<Mutex<Calls>>,
 }
 
@@ -61,7 +61,11 @@ impl Drop for Running {
 
 impl GatedLlm {
     fn new(open: bool, latency: Duration) -> Arc<GatedLlm> {
-        Arc::new(GatedLlm { gate: watch::Sender::new(open), latency, calls: Arc::default() })
+        Arc::new(GatedLlm {
+            gate: watch::Sender::new(open),
+            canned: NullLlm::new(latency, 1000),
+            calls: Arc::default(),
+        })
     }
 
     fn open(&self) {
@@ -93,32 +97,31 @@ impl LlmEngine for GatedLlm {
     async fn generate(&self, request: GenerateRequest) -> Result<Generation, LlmError> {
         let _running = self.begin(&request.prompt);
         self.gate.subscribe().wait_for(|open| *open).await.unwrap();
-        tokio::time::sleep(self.latency).await;
-        NullLlm.generate(request).await
+        self.canned.generate(request).await
     }
 
     async fn stream(&self, request: GenerateRequest) -> Result<mpsc::UnboundedReceiver<Piece>, LlmError> {
-        NullLlm.stream(request).await
+        self.canned.stream(request).await
     }
 
     async fn beam(&self, request: BeamRequest) -> Result<Vec<Beam>, LlmError> {
-        NullLlm.beam(request).await
+        self.canned.beam(request).await
     }
 
     async fn score(&self, prompt: Vec<u32>, continuation: Vec<u32>) -> Result<Vec<Scored>, LlmError> {
-        NullLlm.score(prompt, continuation).await
+        self.canned.score(prompt, continuation).await
     }
 
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, LlmError> {
-        NullLlm.tokenize(text)
+        self.canned.tokenize(text)
     }
 
     fn count_tokens(&self, text: &str) -> usize {
-        NullLlm.count_tokens(text)
+        self.canned.count_tokens(text)
     }
 
     fn prompt_limit(&self, max_new_tokens: usize) -> usize {
-        NullLlm.prompt_limit(max_new_tokens)
+        self.canned.prompt_limit(max_new_tokens)
     }
 
     fn model_id(&self) -> &str {
@@ -126,7 +129,7 @@ impl LlmEngine for GatedLlm {
     }
 
     fn queue_depth(&self) -> QueueDepth {
-        NullLlm.queue_depth()
+        self.canned.queue_depth()
     }
 
     fn healthy(&self) -> bool {
@@ -166,16 +169,19 @@ fn bundle(llm: Arc<GatedLlm>) -> Arc<Bundle> {
         external: BTreeMap::new(),
         files: BTreeMap::new(),
     };
-    Arc::new(Bundle {
-        manifest,
-        schema: PromptSchema::small(),
+    let inference = Inference {
         llm,
         encoder: Arc::new(NullEncoder::new(DIM)),
-        codebook,
-        catalogue: Arc::new(Catalogue::from_rows((0..100).map(row).collect())),
         index: Arc::new(FaissUserIndex::empty(DIM).unwrap()),
         snapshot: UserSnapshot::default(),
         canned: false,
+    };
+    Arc::new(Bundle {
+        manifest,
+        schema: PromptSchema::small(),
+        codebook,
+        catalogue: Arc::new(Catalogue::from_rows((0..100).map(row).collect())),
+        inference: Some(Arc::new(inference)),
     })
 }
 
@@ -190,7 +196,8 @@ fn eager() -> Settings {
 
 fn refresher(store: Arc<dyn FeatureStore>, bundle: Arc<Bundle>, settings: &Settings) -> Arc<Refresher> {
     let metrics = Arc::new(Metrics::new().unwrap());
-    Arc::new(Refresher::new(store, bundle, metrics, settings.refresh.clone(), settings.retrieve.clone()))
+    let models = bundle.inference.clone().unwrap();
+    Arc::new(Refresher::new(store, bundle, models, metrics, settings.refresh.clone(), settings.retrieve.clone()))
 }
 
 fn embedded(folder: &Path) -> Arc<EmbeddedStore> {

@@ -7,6 +7,7 @@
 //! number of times with jitter. That needs every command to be idempotent, and they are.
 
 use super::address::{Address, Node};
+use super::breaker::Breaker;
 use super::errors::{self, Remedy};
 use super::keys::{SLOTS, slot_of};
 use crate::backoff::Backoff;
@@ -17,7 +18,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisError, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Limits of waiting.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +78,7 @@ pub struct Link {
     patience: Patience,
     topology: RwLock<Arc<Topology>>,
     connections: Mutex<HashMap<Node, MultiplexedConnection>>,
+    breaker: Breaker<String>,
 }
 
 /// Where a command goes in this round: the node, and whether `ASKING` goes before.
@@ -85,7 +87,13 @@ type Place = (Node, bool);
 impl Link {
     /// Connects and, on a cluster, reads the slot map.
     pub async fn open(address: Address, patience: Patience) -> StoreResult<Link> {
-        let link = Link { address, patience, topology: Default::default(), connections: Default::default() };
+        let link = Link {
+            address,
+            patience,
+            topology: Default::default(),
+            connections: Default::default(),
+            breaker: Breaker::default(),
+        };
         let mut pause = Tries::new();
         loop {
             match link.remap().await {
@@ -118,15 +126,18 @@ impl Link {
             let mut by_node: BTreeMap<Place, Vec<usize>> = BTreeMap::new();
             for (index, place) in open.drain(..) {
                 let place = place.unwrap_or_else(|| (self.owner(calls[index].slot), false));
+                self.admit(operation, &place.0)?;
                 by_node.entry(place).or_default().push(index);
             }
             let sent = by_node.into_iter().map(|(place, indices)| self.send(place, indices, &calls));
             let mut trouble = Trouble::default();
+            let is_last = pause.rounds >= self.patience.retries;
             for (place, indices, outcome) in join_all(sent).await {
+                self.note(&place.0, outcome.as_ref().err(), is_last);
                 self.sort_out(operation, place, indices, outcome, &mut answers, &mut open, &mut trouble)?;
             }
             let Some(error) = trouble.worst else { continue };
-            if pause.rounds >= self.patience.retries {
+            if is_last {
                 return Err(error);
             }
             if trouble.wait {
@@ -159,10 +170,12 @@ impl Link {
     pub async fn on(&self, operation: &'static str, node: &Node, cmd: &Cmd) -> StoreResult<Value> {
         let mut pause = Tries::new();
         loop {
+            self.admit(operation, node)?;
             let answer = match self.connection(node).await {
                 Ok(mut connection) => connection.send_packed_command(cmd).await.and_then(Value::extract_error),
                 Err(error) => Err(error),
             };
+            self.note(node, answer.as_ref().err(), pause.rounds >= self.patience.retries);
             let error = match answer {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
@@ -271,6 +284,28 @@ impl Link {
         let connection = self.address.client(node)?.get_multiplexed_async_connection_with_config(&config).await?;
         self.connections.lock().insert(node.clone(), connection.clone());
         Ok(connection)
+    }
+
+    /// Refuses a call to a node that has not answered lately.
+    fn admit(&self, operation: &'static str, node: &Node) -> StoreResult<()> {
+        let admitted = self.breaker.admit(&name(node), Instant::now());
+        admitted.map_err(|why| StoreError::Unreachable { operation, message: format!("redis {}: {why}", name(node)) })
+    }
+
+    /// Tells the breaker how a call to a node ended; an error that the node itself answered is an answer.
+    fn note(&self, node: &Node, error: Option<&RedisError>, is_last: bool) {
+        match error {
+            Some(error) if errors::remedy(error) == Remedy::Reconnect => {
+                self.breaker.failed(&name(node), is_last, &error.to_string(), Instant::now());
+            }
+            _ => self.breaker.well(&name(node)),
+        }
+    }
+
+    /// Why no node can be asked now; `None` while one can.
+    pub fn trouble(&self) -> Option<String> {
+        let nodes: Vec<String> = self.masters().iter().map(name).collect();
+        self.breaker.all_open(&nodes)
     }
 
     fn forget(&self, node: &Node) {

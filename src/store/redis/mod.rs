@@ -6,11 +6,13 @@
 //! | file | job |
 //! |---|---|
 //! | `address`, `link`, `errors` | the URL; connections, slots, retries; errors in our words |
+//! | `breaker` | calls to a node that is away fail at once |
 //! | `keys`, `values`, `packed` | names of keys; answers; bytes of lists |
 //! | `schema` | versions, functions, migration |
 //! | `history`, `features`, `queue`, `feeds`, `erase` | the trait's calls, by subject |
 
 mod address;
+mod breaker;
 mod erase;
 mod errors;
 mod features;
@@ -249,5 +251,9 @@ impl FeatureStore for RedisStore {
         }
         text.extend(self.link.owners().iter().map(|owner| format!(",{owner}")));
         Ok(xxh3_64(text.as_bytes()))
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.link.trouble()
     }
 }
