@@ -10,7 +10,7 @@ pub use file::{CatalogueRow, read_catalogue, write_catalogue};
 pub use ground::Grounding;
 
 use crate::event::{Item, ItemState};
-use crate::store::{FeatureStore, StoreError};
+use crate::store::{FeatureStore, FeedCursor, StoreError};
 use ground::Grounder;
 use parking_lot::RwLock;
 use std::collections::HashMap;
@@ -42,7 +42,7 @@ pub struct Catalogue {
 struct Overlay {
     items: HashMap<String, Arc<Item>>,
     grounder: Grounder,
-    cursor: u64,
+    cursor: FeedCursor,
 }
 
 impl Catalogue {
@@ -96,17 +96,18 @@ impl Catalogue {
     pub async fn catch_up(&self, store: &dyn FeatureStore) -> Result<usize, StoreError> {
         let mut applied = 0;
         loop {
-            let cursor = self.overlay.read().cursor;
-            let page = store.items_after(cursor, PAGE).await?;
-            let Some((last, _)) = page.last() else { return Ok(applied) };
-            let last = *last;
-            applied += page.len();
+            let cursor = self.overlay.read().cursor.clone();
+            let page = store.items_after(&cursor, PAGE).await?;
+            applied += page.entries.len();
             let mut overlay = self.overlay.write();
-            for (_, item) in page {
+            for item in page.entries {
                 overlay.grounder.insert(&item);
                 overlay.items.insert(item.id.clone(), Arc::new(item));
             }
-            overlay.cursor = last;
+            overlay.cursor = page.cursor;
+            if page.is_last {
+                return Ok(applied);
+            }
         }
     }
 

@@ -7,8 +7,8 @@ use crate::feature::proto::{Behaviour, CrossGroup, TextGroup};
 use crate::refresh::{Seen, look_back, shown_neighbour};
 use crate::retrieve::{FaissUserIndex, IndexShape, VectorTail, build_main, encode_f16};
 use crate::store::{
-    DueEntry, EmbeddedOptions, EmbeddedStore, FeaturePut, FreshVector, Group, GroupBlob, PutBody, PutOutcome, Record,
-    RecordBody, UserBatch, UserHistory, Version,
+    DueEntry, EmbeddedOptions, EmbeddedStore, FeaturePut, FeedCursor, FreshVector, Group, GroupBlob, PutBody,
+    PutOutcome, Record, RecordBody, UserBatch, UserHistory, Version,
 };
 use proptest::prelude::*;
 use prost::Message;
@@ -96,8 +96,8 @@ async fn check_erased(store: &EmbeddedStore, referrers: usize) {
         assert_eq!(store.referrers(space, "friend").await.unwrap(), ["bystander"]);
         assert!(store.referrers(space, "hub").await.unwrap().is_empty());
         assert_eq!(shown(store, space, "bystander").await, Some(seen("friend", 0)), "nobody else's");
-        let feed = store.vectors_after(space, 0, 1000).await.unwrap();
-        let mine: Vec<_> = feed.into_iter().filter(|(_, fresh)| fresh.user == "hub").map(|(_, fresh)| fresh).collect();
+        let feed = store.vectors_after(space, &FeedCursor::default(), 1000).await.unwrap().entries;
+        let mine: Vec<_> = feed.into_iter().filter(|fresh| fresh.user == "hub").collect();
         assert_eq!(mine, [tombstone("hub", 1)]);
         for place in 0..referrers {
             assert_eq!(shown(store, space, &format!("r{place}")).await, None);
@@ -213,9 +213,9 @@ async fn a_job_that_goes_on_late_leaves_the_new_life_alone() {
     let due: Vec<String> =
         store.claim("s1", 9, Duration::from_secs(60)).await.unwrap().into_iter().map(|claim| claim.user).collect();
     assert!(due.contains(&"hub".to_string()), "the mark of the new life is there: {due:?}");
-    let feed = store.vectors_after("s1", 0, 100).await.unwrap();
-    let mine: Vec<_> = feed.iter().filter(|(_, fresh)| fresh.user == "hub").map(|(_, fresh)| fresh.era).collect();
-    assert!(mine == [1] && feed.iter().any(|(_, fresh)| fresh.user == "hub" && fresh.vector.is_some()), "not hidden");
+    let feed = store.vectors_after("s1", &FeedCursor::default(), 100).await.unwrap().entries;
+    let mine: Vec<_> = feed.iter().filter(|fresh| fresh.user == "hub").map(|fresh| fresh.era).collect();
+    assert!(mine == [1] && feed.iter().any(|fresh| fresh.user == "hub" && fresh.vector.is_some()), "not hidden");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Keeps an index as fresh as the store's vector feed: replays it at start, then follows it.
 
 use super::UserIndex;
-use crate::store::{FeatureStore, StoreError};
+use crate::store::{FeatureStore, FeedCursor, StoreError};
 use half::f16;
 use std::sync::Arc;
 
@@ -24,29 +24,31 @@ pub struct VectorTail {
     store: Arc<dyn FeatureStore>,
     index: Arc<dyn UserIndex>,
     space: String,
-    cursor: u64,
+    cursor: FeedCursor,
 }
 
 impl VectorTail {
     /// A tail that starts before the first entry.
     pub fn new(store: Arc<dyn FeatureStore>, index: Arc<dyn UserIndex>, space: String) -> VectorTail {
-        VectorTail { store, index, space, cursor: 0 }
+        VectorTail { store, index, space, cursor: FeedCursor::default() }
     }
 
     /// Applies everything the feed holds beyond the cursor; returns how many entries that were.
     pub async fn catch_up(&mut self) -> Result<usize, StoreError> {
         let mut applied = 0;
         loop {
-            let page = self.store.vectors_after(&self.space, self.cursor, PAGE).await?;
-            let Some((last, _)) = page.last() else { return Ok(applied) };
-            self.cursor = *last;
-            for (id, fresh) in &page {
+            let page = self.store.vectors_after(&self.space, &self.cursor, PAGE).await?;
+            self.cursor = page.cursor;
+            for fresh in &page.entries {
                 // One vector that does not fit (written by another encoder) must not stop the feed.
                 if let Err(error) = self.index.apply(fresh) {
-                    tracing::error!(id, user = fresh.user, %error, "vector of the feed not applied");
+                    tracing::error!(user = fresh.user, %error, "vector of the feed not applied");
                 }
             }
-            applied += page.len();
+            applied += page.entries.len();
+            if page.is_last {
+                return Ok(applied);
+            }
         }
     }
 }

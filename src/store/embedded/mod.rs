@@ -35,8 +35,8 @@ mod queue;
 mod tests;
 
 use super::{
-    AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth,
-    StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserState,
+    AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FeedCursor, FeedPage, FreshVector,
+    PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserState,
 };
 use crate::clock::unix_ms;
 use crate::event::Item;
@@ -258,11 +258,16 @@ impl FeatureStore for EmbeddedStore {
         writing(|| self.inner.expire_erasures(before_ms))
     }
 
-    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64> {
+    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()> {
         writing(|| self.inner.append_vector(space, vector))
     }
 
-    async fn vectors_after(&self, space: &str, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, FreshVector)>> {
+    async fn vectors_after(
+        &self,
+        space: &str,
+        cursor: &FeedCursor,
+        limit: usize,
+    ) -> StoreResult<FeedPage<FreshVector>> {
         writing(|| self.inner.vectors_after(space, cursor, limit))
     }
 
@@ -270,7 +275,7 @@ impl FeatureStore for EmbeddedStore {
         writing(|| self.inner.put_items(items))
     }
 
-    async fn items_after(&self, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, Item)>> {
+    async fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
         self.inner.items_after(cursor, limit)
     }
 

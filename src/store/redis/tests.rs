@@ -9,8 +9,11 @@ use crate::store::conformance::{self, Subject};
 #[allow(missing_docs)]
 mod rig;
 
+mod fail_over;
 mod failures;
 mod layout;
+mod lost_tail;
+mod neighbours;
 
 use rig::{RedisCluster, RedisServer};
 
