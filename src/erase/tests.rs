@@ -283,6 +283,39 @@ async fn no_reload_of_an_index_brings_an_erased_user_back() {
 }
 
 #[tokio::test]
+async fn an_erasure_ends_when_the_change_feed_has_told_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    world(&store, 2).await;
+    store.note_erasure("hub").await.unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let changes = Arc::new(ChangeFeed::default());
+    let eraser =
+        |interval| Eraser::new(store.clone(), metrics.clone(), 1_000_000, interval).telling(Some(changes.clone()));
+    let (_stop, stopped) = watch::channel(false);
+    eraser(Duration::ZERO).carry_out_all(&stopped).await.unwrap();
+    assert_eq!(store.erasures().await.unwrap()[0].finished_era, None, "nobody has published it");
+    assert_eq!(store.features("s1", &["hub".into()]).await.unwrap(), [None], "hidden it is");
+    let mut told = changes.take(9);
+    told.sort();
+    assert_eq!(told, ["hub", "r0", "r1"]);
+    // The process dies before it is published: its successor knows nothing, but the erasure is unfinished.
+    let publisher = {
+        let changes = changes.clone();
+        tokio::spawn(async move {
+            loop {
+                changes.added().await;
+                changes.told(&changes.take(9));
+            }
+        })
+    };
+    changes.give_back(&told);
+    eraser(Duration::from_secs(60)).carry_out_all(&stopped).await.unwrap();
+    publisher.abort();
+    check_erased(&store, 2).await;
+}
+
+#[tokio::test]
 async fn the_eraser_takes_up_what_was_left_and_forgets_old_tombstones() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());

@@ -109,7 +109,16 @@ pub trait FeatureStore: Send + Sync {
     /// Histories of many users in the order asked; `None` for a user never seen.
     async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>>;
 
-    /// Feature blobs of many users in one space; `None` for a user without any.
+    /// Only these groups of many users, as a reader needs them: of [`StoredFeatures`] the prompt hash and the embedding are left
+    /// out. `None` for a user without any features.
+    async fn feature_groups(
+        &self,
+        space: &str,
+        users: &[String],
+        groups: &[Group],
+    ) -> StoreResult<Vec<Option<StoredFeatures>>>;
+
+    /// All feature blobs of many users in one space, with the marks of the last refresh; `None` for a user without any.
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>>;
 
     /// Writes one refresh's result, by the version rules of DESIGN 5.2 (Put, Skip).

@@ -36,7 +36,8 @@ mod tests;
 
 use super::{
     AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FeedCursor, FeedPage, FreshVector,
-    PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserState,
+    Group, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory,
+    UserState,
 };
 use crate::clock::unix_ms;
 use crate::event::Item;
@@ -171,6 +172,17 @@ impl FeatureStore for EmbeddedStore {
 
     async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
         self.inner.histories(users)
+    }
+
+    async fn feature_groups(
+        &self,
+        space: &str,
+        users: &[String],
+        groups: &[Group],
+    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        // A record is one value: the rest is read with it, and left here.
+        let stored = self.inner.features(space, users)?;
+        Ok(stored.into_iter().map(|features| features.map(|features| features.only(groups))).collect())
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {

@@ -166,7 +166,8 @@ impl Link {
         loop {
             let topology = self.topology.read().clone();
             let is_last = pause.rounds >= self.patience.retries;
-            let asked = topology.masters.iter().map(|node| self.ask(operation, node, cmd, is_last));
+            let masters = topology.masters.clone().into_iter();
+            let asked = masters.map(|node| async move { self.ask(operation, &node, cmd, is_last).await });
             let answers: Result<Vec<Value>, Refusal> = join_all(asked).await.into_iter().collect();
             let refusal = match answers {
                 Ok(answers) => return Ok((topology, answers)),
@@ -342,16 +343,18 @@ impl Link {
         if !self.address.cluster {
             nodes.truncate(1);
         }
+        let asked = nodes.clone().into_iter().map(|node| async move { (self.look(&node).await, node) });
+        let looks = join_all(asked).await;
         let mut claims = Vec::new();
         let mut last = None;
-        for (node, answer) in join_all(nodes.iter().map(|node| async move { (node, self.look(node).await) })).await {
+        for (answer, node) in looks {
             match answer {
                 Ok(found) => claims.extend(found),
                 Err(error) => {
                     if errors::remedy(&error) == Remedy::Reconnect {
-                        self.forget(node);
+                        self.forget(&node);
                     }
-                    last = Some((name(node), error));
+                    last = Some((name(&node), error));
                 }
             }
         }

@@ -34,7 +34,7 @@ pub use schema::{Migration, Step};
 
 use super::{
     AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FeedCursor, FeedPage, FreshVector,
-    PutOutcome, QueueDepth, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserState,
+    Group, PutOutcome, QueueDepth, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserState,
 };
 use crate::event::Item;
 use async_trait::async_trait;
@@ -121,6 +121,15 @@ impl FeatureStore for RedisStore {
 
     async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
         self.read_histories(users).await
+    }
+
+    async fn feature_groups(
+        &self,
+        space: &str,
+        users: &[String],
+        groups: &[Group],
+    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        self.read_groups(space, users, groups).await
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {

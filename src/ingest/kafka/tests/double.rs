@@ -3,8 +3,8 @@
 use crate::event::Item;
 use crate::store::{
     AppendOutcome, Claim, CrossBlank, DueEntry, EmbeddedOptions, EmbeddedStore, Erasure, FeaturePut, FeatureStore,
-    FeedCursor, FeedPage, FreshVector, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats, StoredFeatures,
-    UserBatch, UserHistory, UserState,
+    FeedCursor, FeedPage, FreshVector, Group, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats,
+    StoredFeatures, UserBatch, UserHistory, UserState,
 };
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -128,6 +128,15 @@ impl FeatureStore for Double {
 
     async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
         self.store()?.histories(users).await
+    }
+
+    async fn feature_groups(
+        &self,
+        space: &str,
+        users: &[String],
+        groups: &[Group],
+    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        self.store()?.feature_groups(space, users, groups).await
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
