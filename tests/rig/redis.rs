@@ -198,11 +198,14 @@ impl RedisCluster {
         }
     }
 
-    /// Lets a replica take over from its living master.
+    /// Lets a replica take over from its living master; returns when both know.
     pub fn hand_over(&self, place: usize) {
         let answer = self.replicas[place].command(&["CLUSTER", "FAILOVER"]);
         assert!(answer.starts_with("+OK"), "{answer}");
         self.wait_for_take_over(place);
+        wait("an old master that follows", || {
+            self.nodes[place].command(&["INFO", "replication"]).contains("role:slave")
+        });
     }
 
     /// Until the replica at that place is a master.

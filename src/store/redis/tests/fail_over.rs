@@ -57,7 +57,7 @@ async fn a_slot_that_went_to_another_master_is_noticed_before_any_call_goes_ther
     write(&store, 1).await;
     let before = store.incarnation().await.unwrap();
     cluster.hand_over(2);
-    // Nobody was sent elsewhere yet, and the old master still answers.
+    // No call was sent elsewhere yet, and the other masters may not have heard of it.
     let after = store.incarnation().await.unwrap();
     assert_ne!(after, before);
     write(&store, 2).await;
