@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build run test lint fmt bench bench-store bench-llm bench-gpu int4-check memcheck real demo demo-check bare clean
+.PHONY: help setup build run test fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check memcheck real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,10 @@ run: build ## serve the demo on 127.0.0.1:8080 (admin 9090) and feed it sample e
 
 test: build ## unit, property and end-to-end tests against the built binaries
 	cargo test --release --locked
+
+fuzz: build ## every decoder on fuzz/corpus and on seeded mutations of it (FUZZ_SECONDS a target, TARGET= one, SEED=)
+	TAIJI_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) TAIJI_FUZZ_TARGET=$(TARGET) TAIJI_FUZZ_SEED=$(SEED) \
+	  cargo test --release --locked --lib -- --nocapture every_decoder_keeps_its_promises
 
 lint: ## formatting and clippy, as CI checks them
 	cargo fmt --all -- --check
@@ -47,7 +51,16 @@ int4-check: build ## top-1 agreement of the demo's LLM in int4 with itself in f3
 memcheck: setup ## the tests of the unsafe code under valgrind
 	@bash scripts/memcheck.sh
 
-bench-store: ## two layouts of a history on a Redis of its own: memory of a user, appends a second
+bench-ingest: build ## events through Kafka into Redis beside a bare consumer and writer; memory of a user (QUICK=1: short)
+	@python3 scripts/bench_ingest.py $(if $(QUICK),--quick)
+
+bench-overhead: build ## from a broker's append to a read that shows it, canned engine, 2,000 events/s (QUICK=1: short)
+	@python3 scripts/bench_plane.py overhead $(if $(QUICK),--quick)
+
+bench-replicas: build ## refreshes of two infer replicas beside one, engine of fixed latency (QUICK=1: short)
+	@python3 scripts/bench_plane.py replicas $(if $(QUICK),--quick)
+
+bench-store: ## three layouts of a history on a Redis of its own: memory of a user, appends a second
 	TAIJI_BENCH_STORE=1 cargo test --release --locked --lib -- --nocapture layouts_compared
 
 bench-llm: build ## our LLM engine beside onnxruntime-genai and torch (an hour of an idle machine, 6 GB of packages; BENCH_PAIRS, ONLY=sections)

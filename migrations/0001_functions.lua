@@ -2,13 +2,14 @@
 -- taiji's functions inside Redis, schema version 1. Loaded by `taiji migrate`; called by src/store/redis.
 --
 -- Every function touches the keys of one slot and reads everything before it writes anything, so a wrong type found on the
--- way leaves nothing half done. (Lua's libraries are there in calls only, not while this file is loaded.) ARGV[1] is the time in unix ms, empty in production (Redis' own clock); tests move it.
+-- way leaves nothing half done. (Lua's libraries are there in calls only, not while this file is loaded.) ARGV[1] is the
+-- time in unix ms, empty in production (Redis' own clock); tests move it.
 --
--- A kept list (engagements, impressions, queries) is one string: a 2-byte count, then the entries, newest first by
--- (ts, event id). An entry is `length | ts | id length | id | body | length`; lengths have 2 bytes, ts has 6 (ms + 2^47), all
--- big-endian. The second length lets the oldest entry be dropped without a walk.
+-- A kept list (engagements, impressions, queries) is a Redis list, newest first by (ts, event id), two elements an entry: the
+-- event id, then `ts | body`. ts has 6 bytes, big-endian: ms + EPOCH, so that the first byte is one of 0x80 to 0xBF. No UTF-8
+-- text begins with one, so LPOS, which searches in C, finds an id among ids only.
 
-local EPOCH = 140737488355328
+local EPOCH = 175921860444160
 local HISTORY_CAP, QUERY_CAP, PROFILE_CAP, ITEM_USERS_CAP = 100, 20, 64, 5
 local OPT_OUT = 'cross_opt_out'
 local CLASSES = 4
@@ -20,11 +21,6 @@ local function now_ms(given)
 end
 
 local function integer(number) return string.format('%.0f', number) end
-
-local function two_bytes(text, at)
-  local high, low = string.byte(text, at, at + 1)
-  return high * 256 + low
-end
 
 local function ts_at(text, at)
   local a, b, c, d, e, f = string.byte(text, at, at + 5)
@@ -42,52 +38,44 @@ end
 
 -- ---- kept lists
 
--- Whether it can be one of ours: another program's string would be taken apart at random.
-local function is_list(list, cap)
-  return list == '' or (#list > 12 and two_bytes(list, 1) <= cap)
+local WALK = 32
+
+local function keeps(lists, id)
+  return redis.call('LPOS', lists[1], id) or redis.call('LPOS', lists[2], id) or redis.call('LPOS', lists[3], id)
 end
 
--- Whether `at` is where an entry's id length stands, and not some byte of a body that looks like one.
-local function is_id_place(list, at)
-  local start = 3
-  while start + 8 < at do start = start + two_bytes(list, start) + 4 end
-  return start + 8 == at
-end
-
-local function keeps(list, id)
-  local needle = string.char(#id) .. id
-  local at = string.find(list, needle, 3, true)
-  while at do
-    if is_id_place(list, at) then return true end
-    at = string.find(list, needle, at + 1, true)
-  end
-  return false
-end
-
--- The list with the entry in its place, or nil when `cap` entries sort above it.
-local function insert(list, ts, id, packed, cap)
-  local count = list == '' and 0 or two_bytes(list, 1)
-  local at, above = 3, 0
-  while above < count do
-    local entry_ts = ts_at(list, at + 2)
-    if entry_ts < ts then break end
-    if entry_ts == ts then
-      local id_length = string.byte(list, at + 8)
-      if not id_above(string.sub(list, at + 9, at + 8 + id_length), id) then break end
+-- The first kept entry's id that sorts below (ts, id), or nil; and how many sort above.
+local function place_in(list, ts, id)
+  local above = 0
+  while true do
+    local part = redis.call('LRANGE', list, 2 * above, 2 * above + WALK - 1)
+    for at = 1, #part, 2 do
+      local kept_ts = ts_at(part[at + 1], 1)
+      if kept_ts < ts or (kept_ts == ts and id_above(id, part[at])) then return part[at], above end
+      above = above + 1
     end
-    at = at + two_bytes(list, at) + 4
-    above = above + 1
+    if #part < WALK then return nil, above end
   end
-  if above >= cap then return nil end
-  local last = #list
-  if count == cap then
-    last = last - two_bytes(list, #list - 1) - 4
-    count = count - 1
+end
+
+-- Puts an entry in its place; false when `cap` entries sort above it. Most are newer than everything kept.
+local function insert(list, ts, id, stored, cap)
+  local newest, length = redis.call('LINDEX', list, 1), nil
+  if newest and #newest < 6 then error(redis.error_reply('WRONGTYPE no kept list at ' .. list)) end
+  if not newest or ts > ts_at(newest, 1) then
+    length = redis.call('LPUSH', list, stored, id)
+  else
+    local below, above = place_in(list, ts, id)
+    if above >= cap then return false end
+    if below then
+      redis.call('LINSERT', list, 'BEFORE', below, id)
+      length = redis.call('LINSERT', list, 'AFTER', id, stored)
+    else
+      length = redis.call('RPUSH', list, id, stored)
+    end
   end
-  count = count + 1
-  local length = string.char(math.floor(#packed / 256), #packed % 256)
-  local head = string.char(math.floor(count / 256), count % 256)
-  return head .. string.sub(list, 3, at - 1) .. length .. packed .. length .. string.sub(list, at, last)
+  if length > 2 * cap then redis.call('RPOP', list, 2) end
+  return true
 end
 
 -- ---- profile
@@ -164,45 +152,36 @@ local CAPS = { HISTORY_CAP, HISTORY_CAP, QUERY_CAP }
 local LIST_OF = { e = 1, i = 2, q = 3 }
 
 -- KEYS: st, engagements, impressions, queries, profile.
--- ARGV: time, space, then of each record: kind (e, i, q, p; n enters nothing), weight, `ts | id length | id | body`; of p also
--- the number of attributes, then name and value of each.
+-- ARGV: time, space, the kind of each record (e, i, q, p; n enters nothing), then of each record: weight, event id, `ts | body`;
+-- of p also the number of attributes, then name and value of each.
 -- Returns a flag of each record (a accepted, k kept already, o too old), whether the user is new, the state, refreshed.
+--
+-- Every list was asked for the first id before the first entry is written, and the profile before all: a key of
+-- another type ends the call while nothing is changed.
 local function append(keys, args)
   local st = redis.call('HMGET', keys[1], 'seq', 'weight', 'last_refresh_ms', 'era', 'erased_before_ms',
     'erased_seq', 'r:' .. args[2])
   local seq, weight = tonumber(st[1] or '0'), tonumber(st[2] or '0')
   local erased = tonumber(st[5] or '0')
-  local lists, changed, profile, flags = nil, {}, nil, {}
-  if #args > 2 then
-    lists = {}
-    for nth = 1, 3 do
-      lists[nth] = redis.call('GET', keys[nth + 1]) or ''
-      if not is_list(lists[nth], CAPS[nth]) then return redis.error_reply('WRONGTYPE no kept list at ' .. keys[nth + 1]) end
-    end
-  end
-  local at = 3
-  while at <= #args do
-    local kind, packed = args[at], args[at + 2]
-    local ts, id = ts_at(packed, 1), string.sub(packed, 8, 7 + string.byte(packed, 7))
-    local flag = 'o'
+  local kinds, lists, flags, at = args[3], { keys[2], keys[3], keys[4] }, {}, 4
+  local profile = string.find(kinds, 'p', 1, true) and profile_of(keys[5])
+  for nth = 1, #kinds do
+    local kind, id, stored = string.sub(kinds, nth, nth), args[at + 1], args[at + 2]
+    local ts, list, flag = ts_at(stored, 1), LIST_OF[kind], 'o'
     if erased ~= 0 and ts <= erased then
       flag = 'o'
-    elseif keeps(lists[1], id) or keeps(lists[2], id) or keeps(lists[3], id) then
+    elseif keeps(lists, id) then
       flag = 'k'
     elseif kind == 'p' then
-      profile = profile or profile_of(keys[5])
-      if merge(profile, ts, id, packed, args, at + 4, tonumber(args[at + 3])) then flag = 'a' end
-    elseif LIST_OF[kind] then
-      local nth = LIST_OF[kind]
-      local grown = insert(lists[nth], ts, id, packed, CAPS[nth])
-      if grown then
-        lists[nth], changed[nth], flag = grown, true, 'a'
-      end
+      local head = string.sub(stored, 1, 6) .. string.char(#id) .. id
+      if merge(profile, ts, id, head, args, at + 4, tonumber(args[at + 3])) then flag = 'a' end
+    elseif list and insert(lists[list], ts, id, stored, CAPS[list]) then
+      flag = 'a'
     end
     if flag == 'a' then
-      seq, weight = seq + 1, weight + tonumber(args[at + 1])
+      seq, weight = seq + 1, weight + tonumber(args[at])
     end
-    flags[#flags + 1] = flag
+    flags[nth] = flag
     at = at + 3
     if kind == 'p' then at = at + 1 + 2 * tonumber(args[at]) end
   end
@@ -211,9 +190,6 @@ local function append(keys, args)
   if string.find(flags_text, 'a', 1, true) then
     if not st[1] then is_new = 1 end
     redis.call('HSET', keys[1], 'seq', integer(seq), 'weight', weight_text)
-    for nth = 1, 3 do
-      if changed[nth] then redis.call('SET', keys[nth + 1], lists[nth]) end
-    end
     if profile then write_profile(keys[5], profile) end
   end
   return { flags_text, is_new, integer(seq), weight_text, st[3] or '0', st[4] or '0', st[5] or '0', st[6] or '0',
@@ -271,8 +247,8 @@ local function erase(keys, args)
   end
   local newest = math.max(now_ms(args[1]), tonumber(st[5] or '0'))
   for nth = 1, 3 do
-    local list = redis.call('GET', keys[nth + 1]) or ''
-    if #list > 12 then newest = math.max(newest, ts_at(list, 5)) end
+    local stored = redis.call('LINDEX', keys[nth + 1], 1)
+    if stored then newest = math.max(newest, ts_at(stored, 1)) end
   end
   for _, value in ipairs(redis.call('HVALS', keys[5])) do newest = math.max(newest, ts_at(value, 1)) end
   local was_new = not st[1]
@@ -330,6 +306,7 @@ end
 local function wait(keys, user, class, due)
   local old_class, old_due = place_of(keys, user)
   if old_class then
+    if old_class <= class and old_due <= due then return end
     if old_class > class then redis.call('ZREM', keys[old_class + 1], user) end
     class, due = math.min(class, old_class), math.min(due, old_due)
   end

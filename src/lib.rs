@@ -24,6 +24,8 @@ pub mod encode;
 pub mod erase;
 pub mod event;
 pub mod feature;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod ingest;
 pub mod llm;
 pub mod openai;

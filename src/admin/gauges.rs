@@ -1,6 +1,7 @@
 //! Gauges that mirror what others hold: read when scraped, so that they cannot go stale.
 
 use super::AdminState;
+use crate::refresh::fast_queue;
 use crate::store::StoreError;
 
 /// Sets the queue, store, index and catalogue gauges from their sources.
@@ -21,7 +22,10 @@ pub async fn refresh_gauges(state: &AdminState) -> Result<(), StoreError> {
     metrics.catalogue_items.with_label_values(&["bundle"]).set(base as i64);
     metrics.catalogue_items.with_label_values(&["overlay"]).set(overlay as i64);
 
-    let depth = served.store.queue_depth(&served.bundle.manifest.space).await?;
+    let space = &served.bundle.manifest.space;
+    let fast = served.store.queue_depth(&fast_queue(space)).await?;
+    metrics.queue_fast.set(fast.classes.iter().map(|(_, users, _)| *users as i64).sum());
+    let depth = served.store.queue_depth(space).await?;
     let now_ms = served.store.now_ms().await?;
     metrics.queue_leased.set(depth.leased as i64);
     for class in 0u8..=3 {

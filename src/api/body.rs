@@ -48,8 +48,12 @@ pub async fn read_request<T: DeserializeOwned>(
     parse_json(&read_body(body, state.limits.max_body_bytes).await?)
 }
 
-/// Parses a whole body as `T`; the message says where the JSON is wrong.
-fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+/// Parses a whole body, an object, as `T`; the message says where the JSON is wrong.
+pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // A list would be taken for the fields in their order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(ApiError::bad_request("body: must be a json object, not a list"));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();

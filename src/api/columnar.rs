@@ -47,6 +47,7 @@ fn group_columns(column: &[&GroupView]) -> Value {
         "source_ts_ms": collect(&|view| json!(view.meta.source_ts_ms)),
         "expires_at_ms": collect(&|view| json!(view.meta.expires_at_ms)),
         "seq": collect(&|view| json!(view.meta.seq)),
+        "tier": collect(&|view| json!(view.meta.tier)),
     })
 }
 

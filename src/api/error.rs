@@ -29,6 +29,8 @@ pub enum ApiError {
     Overloaded { limit: usize },
     #[error("the service is starting: its store or bundle is not there yet; retry later")]
     Starting,
+    #[error("{limit} requests wait for refreshes already; retry later, or do not wait")]
+    TooManyWaiting { limit: usize },
     #[error("the store failed; nothing of this call was acknowledged: {0}")]
     Store(#[from] StoreError),
     #[error("a stored record cannot be decoded: {0}")]
@@ -55,8 +57,10 @@ impl ApiError {
             ApiError::NotAcceptable { .. } => (StatusCode::NOT_ACCEPTABLE, "not_acceptable"),
             ApiError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             ApiError::Timeout { .. } => (StatusCode::REQUEST_TIMEOUT, "timeout"),
-            ApiError::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
             ApiError::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+            ApiError::Overloaded { .. } | ApiError::TooManyWaiting { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "overloaded")
+            }
             ApiError::Store(StoreError::Full { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "store_full"),
             ApiError::Store(StoreError::Denied { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "store_denied"),
             ApiError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),

@@ -1,13 +1,15 @@
-//! `POST /v1/events`: 202 after the store has the events; errors per event.
+//! `POST /v1/events`: 202 after the store has the events; errors per event. A CloudEvent in binary mode (`ce-…` headers) is one
+//! event, its data the body.
 
 use super::body::{parse_batch, read_body, says_ndjson};
 use super::{ApiError, ApiState, Scope};
+use crate::event::cloudevent::{self, Envelope};
 use crate::event::{Event, FieldError};
 use crate::telemetry::events::EventsStored;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::sync::Arc;
@@ -36,14 +38,20 @@ pub async fn post_events(
 ) -> Result<Response, ApiError> {
     state.keys.require(&headers, Scope::Write)?;
     let bytes = read_body(body, state.limits.max_body_bytes).await?;
-    let entries = parse_batch(&bytes, "events", state.limits.max_events, says_ndjson(&headers))?;
+    let (entries, envelope) = match binary_envelope(&headers)? {
+        Some(envelope) => {
+            (vec![serde_json::from_slice(&bytes).map_err(|error| format!("malformed json: {error}"))], Some(envelope))
+        }
+        None => (parse_batch(&bytes, "events", state.limits.max_events, says_ndjson(&headers))?, None),
+    };
     let now_ms = state.store.now_ms().await?;
     let mut events: Vec<Event> = Vec::with_capacity(entries.len());
     let mut rejected = Vec::new();
     for (index, entry) in entries.into_iter().enumerate() {
-        let decoded = entry
-            .map_err(|message| FieldError::new("event", message))
-            .and_then(|value| state.decoder.decode(&value, now_ms));
+        let decoded = entry.map_err(|message| FieldError::new("event", message)).and_then(|value| match &envelope {
+            Some(envelope) => state.decoder.decode_data(&value, envelope, now_ms),
+            None => state.decoder.decode(&value, now_ms),
+        });
         match decoded {
             Ok(event) => events.push(event),
             Err(error) => rejected.push(Rejection { index, error }),
@@ -59,4 +67,63 @@ pub async fn post_events(
     let status = if none_good { StatusCode::BAD_REQUEST } else { StatusCode::ACCEPTED };
     let answer = EventsAnswer { accepted: counts.accepted, duplicates: counts.duplicates, rejected };
     Ok((status, Json(answer)).into_response())
+}
+
+/// The envelope of a CloudEvent in binary mode. One in structured mode says so in its content type; then headers are nothing.
+fn binary_envelope(headers: &HeaderMap) -> Result<Option<Envelope>, ApiError> {
+    let text = |name: &str| headers.get(name).map(|value| percent_decoded(value.as_bytes()));
+    let content_type = text(header::CONTENT_TYPE.as_str()).unwrap_or_default().to_ascii_lowercase();
+    if content_type.starts_with("application/cloudevents") {
+        return Ok(None);
+    }
+    cloudevent::of_headers(|name| text(&["ce-", name].concat()))
+        .map_err(|error| ApiError::field(&format!("ce-{}", error.field), error.reason))
+}
+
+/// Text of a header as the HTTP binding of CloudEvents writes it: UTF-8, percent-encoded where it is not printable ASCII.
+fn percent_decoded(value: &[u8]) -> String {
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut at = 0;
+    while let Some(byte) = value.get(at) {
+        match (byte, digit(value.get(at + 1)), digit(value.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            _ => {
+                bytes.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    #[test]
+    fn attributes_are_percent_decoded() {
+        for (value, text) in [("/a%20b", "/a b"), ("%e2%82%AC", "€"), ("100%", "100%"), ("%zz%4", "%zz%4"), ("", "")]
+        {
+            assert_eq!(percent_decoded(value.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn a_binary_envelope_must_be_whole_and_a_structured_one_is_in_the_body() {
+        let headers = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
+            pairs.iter().map(|(name, value)| (name.parse().expect("name"), HeaderValue::from_static(value))).collect()
+        };
+        let whole = [("ce-specversion", "1.0"), ("ce-id", "7"), ("ce-source", "/shop"), ("ce-type", "click")];
+        assert!(binary_envelope(&headers(&whole)).expect("valid").is_some());
+        assert!(binary_envelope(&headers(&whole[1..])).expect("none").is_none());
+        let structured = [&whole[..1], &[("content-type", "application/cloudevents+json; charset=utf-8")]].concat();
+        assert!(binary_envelope(&headers(&structured)).expect("none").is_none());
+        let refused = binary_envelope(&headers(&whole[..2])).expect_err("no source").to_string();
+        assert!(refused.starts_with("ce-source: is missing"), "{refused}");
+    }
 }

@@ -3,12 +3,13 @@
 use super::body::read_request;
 use super::columnar::{feature_names, feature_value};
 use super::features::{ReadViews, read_views};
+use super::layers::RequestId;
 use super::view::{EXPIRED, GroupView};
 use super::{ApiError, ApiState};
 use crate::store::Group;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use chrono::{DateTime, SecondsFormat};
 use serde::Deserialize;
@@ -46,6 +47,7 @@ struct Wanted {
 /// Answers like Feast's Python server; a missing value is null with a status, never an error.
 pub async fn get_online_features(
     State(state): State<Arc<ApiState>>,
+    Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
@@ -65,7 +67,7 @@ pub async fn get_online_features(
     let mut groups: Vec<Group> = wanted.iter().map(|feature| feature.group).collect();
     groups.sort();
     groups.dedup();
-    let views = read_views(&state, users, groups).await?;
+    let views = read_views(&state, &request_id, users, groups).await?;
     Ok(Json(answer(&wanted, &views, request.full_feature_names)))
 }
 

@@ -2,6 +2,8 @@
 
 use super::body::{read_request, require_json};
 use super::columnar::columnar;
+use super::layers::RequestId;
+use super::staleness::{Staleness, freshen};
 use super::view::{GroupView, view};
 use super::{ApiError, ApiState, Scope};
 use crate::event::decode::check_id;
@@ -11,7 +13,7 @@ use crate::store::{Group, StoredFeatures};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -19,7 +21,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Groups read when a request names none.
-const DEFAULT_GROUPS: [Group; 3] = [Group::Intra, Group::Cross, Group::Scid];
+pub(super) const DEFAULT_GROUPS: [Group; 3] = [Group::Intra, Group::Cross, Group::Scid];
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,10 +32,11 @@ struct FeaturesRequest {
     /// Part of the contract, not built yet: refused by name rather than ignored.
     #[serde(default)]
     spaces: Option<Value>,
+    /// See `staleness`.
     #[serde(default)]
-    max_staleness_ms: Option<Value>,
+    max_staleness_ms: Option<u64>,
     #[serde(default)]
-    deadline_ms: Option<Value>,
+    deadline_ms: Option<u64>,
 }
 
 /// The views of some groups of some users, user by user.
@@ -47,22 +50,22 @@ pub(super) struct ReadViews {
 /// Reads many users' features in columns.
 pub async fn post_features(
     State(state): State<Arc<ApiState>>,
+    Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
     let request: FeaturesRequest = read_request(&state, &headers, body).await?;
-    for (field, given) in [
-        ("spaces", &request.spaces),
-        ("max_staleness_ms", &request.max_staleness_ms),
-        ("deadline_ms", &request.deadline_ms),
-    ] {
-        if given.is_some() {
-            return Err(ApiError::field(field, "is not built yet; leave it out"));
-        }
+    if request.spaces.is_some() {
+        return Err(ApiError::field("spaces", "is not built yet; leave it out"));
     }
+    let staleness = Staleness::of_request(&state, request.max_staleness_ms, request.deadline_ms)?;
     let groups = parse_groups(request.groups.iter().flatten().map(String::as_str))?;
     require_scope(&state, &headers, &groups)?;
-    let views = read_views(&state, request.users, groups).await?;
+    if let Some(wanted) = staleness {
+        check_users(&state, &request.users)?;
+        freshen(&state, &request.users, &groups, wanted).await?;
+    }
+    let views = read_views(&state, &request_id, request.users, groups).await?;
     Ok(Json(columnar(&state.bundle, &views)))
 }
 
@@ -78,6 +81,7 @@ pub async fn get_user_features(
     State(state): State<Arc<ApiState>>,
     user: Result<Path<String>, PathRejection>,
     query: Result<Query<RowQuery>, QueryRejection>,
+    Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     require_json(&headers)?;
@@ -85,19 +89,29 @@ pub async fn get_user_features(
     let Query(query) = query.map_err(|error| ApiError::bad_request(format!("query: {}", error.body_text())))?;
     let groups = parse_groups(query.groups.iter().flat_map(|names| names.split(',')))?;
     require_scope(&state, &headers, &groups)?;
-    let mut views = read_views(&state, vec![user], groups).await?;
+    read_row(&state, &request_id, user, groups).await.map(Json)
+}
+
+/// One user's row (DESIGN 5.4), as it stands in the store.
+pub(super) async fn read_row(
+    state: &ApiState,
+    request_id: &RequestId,
+    user: String,
+    groups: Vec<Group>,
+) -> Result<Value, ApiError> {
+    let mut views = read_views(state, request_id, vec![user], groups).await?;
     let (Some(user), Some(row)) = (views.users.pop(), views.rows.pop()) else {
         return Err(ApiError::bad_request("user: is missing"));
     };
     let present = row.iter().any(|view| view.reason.is_none());
     let groups: Map<String, Value> =
         views.groups.iter().zip(&row).map(|(group, view)| (group.as_str().to_string(), row_json(view))).collect();
-    Ok(Json(json!({
+    Ok(json!({
         "user_id": user,
         "space": state.bundle.manifest.space,
         "status": if present { "PRESENT" } else { "MISSING" },
         "groups": groups,
-    })))
+    }))
 }
 
 /// The user a path names.
@@ -126,12 +140,8 @@ fn parse_groups<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<Group>, 
     Ok(if groups.is_empty() { DEFAULT_GROUPS.to_vec() } else { groups })
 }
 
-/// One store read for all users; counts what is served.
-pub(super) async fn read_views(
-    state: &ApiState,
-    users: Vec<String>,
-    groups: Vec<Group>,
-) -> Result<ReadViews, ApiError> {
+/// Refuses a list of users that no read takes.
+fn check_users(state: &ApiState, users: &[String]) -> Result<(), ApiError> {
     if users.is_empty() {
         return Err(ApiError::field("users", "is empty"));
     }
@@ -142,6 +152,17 @@ pub(super) async fn read_views(
     for (index, user) in users.iter().enumerate() {
         check_id("user_id", user).map_err(|error| ApiError::field(&format!("users[{index}]"), error.reason))?;
     }
+    Ok(())
+}
+
+/// One store read for all users; counts what is served, and tells the served topic of it.
+pub(super) async fn read_views(
+    state: &ApiState,
+    request_id: &RequestId,
+    users: Vec<String>,
+    groups: Vec<Group>,
+) -> Result<ReadViews, ApiError> {
+    check_users(state, &users)?;
     let started = std::time::Instant::now();
     let stored = state.store.feature_groups(&state.bundle.manifest.space, &users, &groups).await?;
     state.metrics.store_duration.with_label_values(&["features"]).observe(started.elapsed().as_secs_f64());
@@ -157,7 +178,11 @@ pub(super) async fn read_views(
             state.metrics.served.with_label_values(&[group.as_str(), status]).inc();
         }
     }
-    Ok(ReadViews { users, groups, rows })
+    let views = ReadViews { users, groups, rows };
+    if let Some(served) = &state.served {
+        served.offer(request_id.as_str(), &views, now_ms);
+    }
+    Ok(views)
 }
 
 /// Provenance of the epochs that made what is served; one bundle is loaded, so one entry at most.

@@ -1,13 +1,50 @@
-//! What every request passes: the load shield and the measuring.
+//! What every request passes: its name, the measuring, the load shield.
 
 use super::{ApiError, ApiState};
+use crate::event::decode::check_id;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus::IntGauge;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// The header that names a request, in the request and in its answer.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The name of a request: the caller's, or one made here. It joins events (`request_id`) and served features.
+#[derive(Debug, Clone)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// 1 to 128 visible characters.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// The caller's, if an event could carry it.
+    fn given(request: &Request) -> Option<RequestId> {
+        let value = request.headers().get(&REQUEST_ID)?;
+        check_id("x-request-id", value.to_str().ok()?).ok()?;
+        Some(RequestId(value.clone()))
+    }
+
+    fn made() -> RequestId {
+        // A hexadecimal number is a header's value; were it not, the request would go without a name.
+        let value = HeaderValue::from_str(&format!("{:032x}", rand::random::<u128>()));
+        RequestId(value.unwrap_or_else(|_| HeaderValue::from_static("")))
+    }
+}
+
+/// Gives every request a name and returns it in the answer.
+pub async fn name_request(mut request: Request, next: Next) -> Response {
+    let id = RequestId::given(&request).unwrap_or_else(RequestId::made);
+    request.extensions_mut().insert(id.clone());
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(REQUEST_ID, id.0);
+    response
+}
 
 /// Refuses with 429 when too many requests are under way: an overloaded server answers fast or not at all.
 pub async fn shed(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {

@@ -1,6 +1,7 @@
 //! The public port: events and items in, features out.
 //!
-//! In: HTTP requests. Out: JSON. Reads never wait for a model: they look into the store (DESIGN 3, rule 1).
+//! In: HTTP requests. Out: JSON. Reads never wait for a model: they look into the store (DESIGN 3, rule 1); the one
+//! exception is asked for by name (`waiting`).
 //! Callers: `main` builds one [`ApiState`] and serves [`router`]. One file per resource.
 
 mod auth;
@@ -15,11 +16,18 @@ mod history;
 mod items;
 mod layers;
 mod refresh;
+mod served;
+mod staleness;
 mod view;
+mod waiting;
 
 pub use auth::{ApiKeys, Scope};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use body::parse_batch;
 pub(crate) use body::read_body;
 pub use error::{ApiError, json_error};
+pub use served::ServedFeed;
+pub use waiting::Waiting;
 
 use crate::bundle::Bundle;
 use crate::config::ServerSettings;
@@ -54,8 +62,12 @@ pub struct ApiState {
     pub keys: ApiKeys,
     /// Rung after events made users due.
     pub wake: Arc<Notify>,
+    /// What is served, for the served topic; `None` = off.
+    pub served: Option<Arc<ServedFeed>>,
     /// Places for requests under way.
     pub places: Arc<Semaphore>,
+    /// Requests that wait for refreshes.
+    pub waiting: Waiting,
 }
 
 /// The public routes over a state.
@@ -75,4 +87,5 @@ pub fn router(state: Arc<ApiState>) -> Router {
     routes
         .layer(middleware::from_fn_with_state(state.clone(), layers::shed))
         .layer(middleware::from_fn_with_state(state, layers::measure))
+        .layer(middleware::from_fn(layers::name_request))
 }

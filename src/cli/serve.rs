@@ -111,6 +111,7 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     readiness.hold("drain", "draining");
     door.leave();
     stop.send_replace(true);
+    parts.api.waiting.drain();
     let limit = Duration::from_millis(settings.server.drain_timeout_ms);
     let drained = tokio::time::timeout(limit, async {
         tokio::select! {

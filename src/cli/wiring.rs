@@ -1,16 +1,17 @@
 //! Building the parts of `serve` and the tasks between them.
 
 use super::{CommandError, opening};
-use crate::api::{ApiKeys, ApiState};
+use crate::api::{ApiKeys, ApiState, ServedFeed, Waiting};
 use crate::bundle::{Bundle, LLM_FOLDER};
 use crate::config::{Role, Settings};
 use crate::erase::{self, Eraser, HideError};
 use crate::event::EventDecoder;
 use crate::ingest::Ingest;
 use crate::ingest::kafka::features::FeaturePublisher;
+use crate::ingest::kafka::served::ServedPublisher;
 use crate::ingest::kafka::{KafkaIngest, KafkaParts};
 use crate::openai::{self, OpenAiState, ServedModel};
-use crate::refresh::{ChangeFeed, DuePolicy, Refresher, Worker};
+use crate::refresh::{Arrivals, ChangeFeed, DuePolicy, FastQueue, Refresher, Told, Worker};
 use crate::retrieve::VectorTail;
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::events::StoreCallFailed;
@@ -32,6 +33,8 @@ pub(super) struct Parts {
     tail: Option<VectorTail>,
     /// Users whose features changed, where the change feed is on.
     changes: Option<Arc<ChangeFeed>>,
+    /// Tells the served topic what was served, where that is on.
+    served: Option<Arc<ServedPublisher>>,
     metrics: Arc<Metrics>,
 }
 
@@ -61,17 +64,20 @@ pub(super) async fn build(
     readiness.release("index");
 
     let wake = Arc::new(Notify::new());
+    let arrivals = Arc::new(Arrivals::default());
+    let fast = FastQueue::new(&settings.refresh, &space);
     let policy = DuePolicy::new(&settings.refresh);
     let actions = settings.events.actions.clone();
     let auth = &settings.auth;
-    let ingest = Arc::new(Ingest::new(store.clone(), space, actions.clone(), policy));
+    let served = served_publisher(settings, &space, metrics)?;
+    let ingest = Ingest::new(store.clone(), space, actions.clone(), policy).with_fast_path(fast.clone());
     // In every role: who erases tells, too.
     let publishes = settings.kafka.is_on() && !settings.kafka.features_topic.is_empty();
     let changes = publishes.then(Arc::<ChangeFeed>::default);
     let api = ApiState {
         store: store.clone(),
         bundle: bundle.clone(),
-        ingest,
+        ingest: Arc::new(ingest),
         decoder: EventDecoder::new(actions, settings.events.field_map.clone()),
         eraser: Arc::new(
             Eraser::new(
@@ -86,14 +92,16 @@ pub(super) async fn build(
         limits: settings.server.clone(),
         keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
         wake: wake.clone(),
+        served: served.as_ref().map(|publisher| publisher.feed()),
         places: Arc::new(Semaphore::new(settings.server.max_in_flight)),
+        waiting: Waiting::new(&settings.server, arrivals.clone(), fast),
     };
     let worker = bundle.inference.clone().map(|models| {
         let (refresh, retrieve) = (settings.refresh.clone(), settings.retrieve.clone());
         let refresher = Refresher::new(store.clone(), bundle.clone(), models, metrics.clone(), refresh, retrieve);
-        Worker::new(Arc::new(refresher), wake, changes.clone())
+        Worker::new(Arc::new(refresher), wake, Told { arrivals, changes: changes.clone() })
     });
-    Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, metrics: metrics.clone() })
+    Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, served, metrics: metrics.clone() })
 }
 
 /// What the store knows and the bundle does not: fresh vectors, erasures, catalogue changes. May be repeated.
@@ -150,6 +158,21 @@ pub(super) fn feature_publisher(settings: &Settings, parts: &Parts) -> Result<Op
     publisher.map(Some).map_err(|error| CommandError::Usage(error.to_string()))
 }
 
+/// The publisher of what is served, where it is configured; it needs no ingest.
+fn served_publisher(
+    settings: &Settings,
+    space: &str,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<ServedPublisher>>, CommandError> {
+    let kafka = &settings.kafka;
+    if !kafka.is_on() || kafka.served_topic.is_empty() {
+        return Ok(None);
+    }
+    let feed = Arc::new(ServedFeed::new(space.to_string(), kafka.served_sample, metrics.clone()));
+    let publisher = ServedPublisher::new(kafka, feed, metrics.clone());
+    publisher.map(|publisher| Some(Arc::new(publisher))).map_err(|error| CommandError::Usage(error.to_string()))
+}
+
 /// What the OpenAI-compatible port shares; reads the chat template.
 pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<OpenAiState>, CommandError> {
     // The settings were checked: this port needs the role infer.
@@ -186,6 +209,13 @@ impl Parts {
             let stop = stopped.clone();
             tasks.spawn(async move {
                 publisher.run(stop).await;
+                Ok(())
+            });
+        }
+        if let Some(served) = self.served.clone() {
+            let stop = stopped.clone();
+            tasks.spawn(async move {
+                served.run(stop).await;
                 Ok(())
             });
         }

@@ -50,6 +50,8 @@ pub struct ServerSettings {
     pub max_events: usize,
     pub max_users: usize,
     pub max_in_flight: usize,
+    pub max_waiting: usize,
+    pub max_wait_ms: u64,
     pub drain_timeout_ms: u64,
     pub drain_delay_ms: u64,
 }
@@ -184,6 +186,8 @@ pub struct KafkaSettings {
     pub items_topic: String,
     pub dead_letter_topic: String,
     pub features_topic: String,
+    pub served_topic: String,
+    pub served_sample: f64,
     pub commit_delay_ms: u64,
     pub lanes: usize,
     pub batch_records: usize,
@@ -236,6 +240,7 @@ pub struct RefreshSettings {
     pub tokens_per_day: u64,
     pub sparse_events: u64,
     pub returning_after_ms: i64,
+    pub fast_path: bool,
 }
 
 /// `[retrieve]`

@@ -18,6 +18,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         ("server.max_events", server.max_events),
         ("server.max_users", server.max_users),
         ("server.max_in_flight", server.max_in_flight),
+        ("server.max_waiting", server.max_waiting),
         ("engine.llm_threads", settings.engine.llm_threads),
         ("engine.encoder_threads", settings.engine.encoder_threads),
         ("engine.max_rows", settings.engine.max_rows),
@@ -51,6 +52,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         server.drain_delay_ms <= server.drain_timeout_ms,
         "server.drain_delay_ms must not be above server.drain_timeout_ms".to_string(),
     );
+    check(server.max_wait_ms > 0, "server.max_wait_ms must be at least 1".to_string());
     check(settings.engine.device >= 0, "engine.device must not be negative".to_string());
     let same_port = server.listen.port() != 0 && server.listen == server.admin_listen;
     check(!same_port, "server.listen and server.admin_listen must differ".to_string());
@@ -87,6 +89,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     }
     // Redis with the usual append-only file may lose two seconds (DESIGN 5.5).
     check(kafka.commit_delay_ms >= 2000, "kafka.commit_delay_ms must be at least 2000".to_string());
+    check((0.0..=1.0).contains(&kafka.served_sample), "kafka.served_sample must lie between 0 and 1".to_string());
     for name in kafka.properties.keys().filter(|name| client::is_owned(name)) {
         check(false, format!("kafka.properties: {name} is taiji's own; remove it"));
     }

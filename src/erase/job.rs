@@ -7,7 +7,7 @@
 //! | the user's own note at the neighbour they show | the features that name the neighbour are deleted next |
 //! | `erase_user` | from here on reads find nothing, and refreshes that began before are refused |
 //! | tombstones in every space | a vector of the old era that comes later loses against them |
-//! | out of the due queue, back in if events came since | forgetting could take a mark of the new life with it |
+//! | out of the due queues, back in if events came since | forgetting could take a mark of the new life with it |
 //! | each referrer: `cross` blanked, marked due, note removed | in this order: a note goes when nothing is shown any more |
 //! | the change feed, where it is on, is told of the user and of those blanked, and has published it | a reader of the topic must not keep what is erased, so a crash before this repeats it |
 //! | finish | a crash before it repeats steps, and each repeated step finds nothing to do |
@@ -21,7 +21,7 @@
 //! A refresh under way may show the user after the job has passed: it read the old history, and its note and its put
 //! come later. It looks back itself (`refresh::look_back`), and after a crash its repeat sees the old era and does not skip.
 
-use crate::refresh::{CLASS_THRESHOLD, CLASS_URGENT, shown_neighbour};
+use crate::refresh::{CLASS_THRESHOLD, CLASS_URGENT, fast_queue, shown_neighbour};
 use crate::store::{
     CrossBlank, DueEntry, Erasure, FeatureStore, FreshVector, Group, StoreError, StoreResult, UserState, Version,
 };
@@ -105,6 +105,8 @@ pub(super) async fn hide(
         store.append_vector(space, &tombstone(user, state.era)).await?;
         next(go_on)?;
         store.forget_due(space, user).await?;
+        next(go_on)?;
+        store.forget_due(&fast_queue(space), user).await?;
     }
     if store.histories(&[user.to_string()]).await?.pop().flatten().is_some_and(|now| now.state.has_events()) {
         restore_new_life(store, user, spaces, go_on).await?;

@@ -4,7 +4,7 @@
 use super::*;
 use crate::event::ActionClass;
 use crate::feature::proto::{Behaviour, CrossGroup, TextGroup};
-use crate::refresh::{Seen, look_back, shown_neighbour};
+use crate::refresh::{Seen, fast_queue, look_back, shown_neighbour};
 use crate::retrieve::{FaissUserIndex, IndexShape, VectorTail, build_main, encode_f16};
 use crate::store::{
     DueEntry, EmbeddedOptions, EmbeddedStore, FeaturePut, FeedCursor, FreshVector, Group, GroupBlob, PutBody,
@@ -75,7 +75,9 @@ async fn world(store: &EmbeddedStore, referrers: usize) {
         store.note_space(space).await.unwrap();
         refresh(store, space, &seen("hub", 0), Some(&seen("friend", 0))).await;
         refresh(store, space, &seen("bystander", 0), Some(&seen("friend", 0))).await;
-        store.mark_due(space, &[DueEntry { user: "hub".into(), class: 1, due_ms: 1 }]).await.unwrap();
+        for queue in [space.to_string(), fast_queue(space)] {
+            store.mark_due(&queue, &[DueEntry { user: "hub".into(), class: 1, due_ms: 1 }]).await.unwrap();
+        }
     }
     for place in 0..referrers {
         let user = format!("r{place}");
@@ -102,6 +104,7 @@ async fn check_erased(store: &EmbeddedStore, referrers: usize) {
         for place in 0..referrers {
             assert_eq!(shown(store, space, &format!("r{place}")).await, None);
         }
+        assert!(store.claim(&fast_queue(space), 9, Duration::from_secs(60)).await.unwrap().is_empty());
         let mut due: Vec<String> = Vec::new();
         for claim in store.claim(space, 1000, Duration::from_secs(60)).await.unwrap() {
             assert!(store.release(space, &claim).await.unwrap());

@@ -1,7 +1,9 @@
-//! CloudEvents 1.0 in structured JSON: the event is the envelope's `data`.
+//! CloudEvents 1.0: structured (one JSON object whose `data` is the event) and binary (attributes in headers, the event is
+//! the value or body).
 //!
-//! In: a JSON value. Out: the [`Envelope`] with what it says about the event, or `None` where there is no envelope.
-//! Callers: [`super::EventDecoder`], so HTTP and Kafka take the same.
+//! In: a JSON value, or headers. Out: the [`Envelope`] with what it says about the event, or `None` where there is no envelope.
+//! Callers: [`super::EventDecoder`] opens structured ones, so HTTP and Kafka take the same; `api::events` and
+//! `ingest::kafka::decode` ask for their headers' ([`of_headers`]).
 
 use super::FieldError;
 use base64::Engine;
@@ -9,33 +11,50 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// An opened envelope.
+/// What an envelope says about its event.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Envelope {
-    /// The event itself.
-    pub data: Value,
+pub struct Envelope {
     /// For an event without an id of its own: a hash of `source` and `id`, which together are unique by the standard.
-    pub event_id: Option<String>,
+    pub(super) event_id: Option<String>,
     /// For an event without a time of its own: `time`, unix ms.
-    pub ts_ms: Option<i64>,
+    pub(super) ts_ms: Option<i64>,
 }
 
-/// Opens the envelope if the value is one: an object with `specversion`, `id`, `source` and `type`.
-pub(super) fn open(value: &Value) -> Result<Option<Envelope>, FieldError> {
+/// The envelope of binary mode, where there is one: `header` gives an attribute's value by its name (`specversion`, `id`, …),
+/// decoded. A message that says `specversion` must have `id`, `source` and `type`, too.
+pub fn of_headers(header: impl Fn(&str) -> Option<String>) -> Result<Option<Envelope>, FieldError> {
+    let Some(version) = header("specversion") else { return Ok(None) };
+    check_version(&version)?;
+    let required = |name: &str| {
+        let missing = || FieldError::new(name, "is missing among the cloudevent's headers");
+        header(name).filter(|value| !value.is_empty()).ok_or_else(missing)
+    };
+    let (id, source, _) = (required("id")?, required("source")?, required("type")?);
+    let ts_ms = header("time").map(|time| unix_ms(&time)).transpose()?;
+    Ok(Some(Envelope { event_id: Some(identity(&source, &id)), ts_ms }))
+}
+
+/// Opens a structured envelope if the value is one: an object with `specversion`, `id`, `source` and `type`. Returns its data, too.
+pub(super) fn open(value: &Value) -> Result<Option<(Value, Envelope)>, FieldError> {
     let text = |name: &str| value.get(name).and_then(Value::as_str);
     let (Some(version), Some(id), Some(source), Some(_)) =
         (text("specversion"), text("id"), text("source"), text("type"))
     else {
         return Ok(None);
     };
-    if version != "1.0" {
-        return Err(FieldError::new("specversion", format!("{version:?} is not a version we read; 1.0 is")));
-    }
+    check_version(version)?;
     let ts_ms = match text("time") {
         Some(time) => Some(unix_ms(time)?),
         None => None,
     };
-    Ok(Some(Envelope { data: data(value)?, event_id: Some(identity(source, id)), ts_ms }))
+    Ok(Some((data(value)?, Envelope { event_id: Some(identity(source, id)), ts_ms })))
+}
+
+fn check_version(version: &str) -> Result<(), FieldError> {
+    if version == "1.0" {
+        return Ok(());
+    }
+    Err(FieldError::new("specversion", format!("{version:?} is not a version we read; 1.0 is")))
 }
 
 fn data(value: &Value) -> Result<Value, FieldError> {
@@ -95,6 +114,21 @@ mod tests {
         let first = decode(envelope(data.clone())).expect("valid").event_id;
         assert_eq!(first, decode(envelope(data)).expect("valid").event_id);
         assert_ne!(first, decode(other).expect("valid").event_id);
+    }
+
+    #[test]
+    fn binary_mode_is_the_same_event_as_structured_mode() {
+        let data = json!({"user_id":"u","item_id":"i","action":"click"});
+        let structured = envelope(data.clone());
+        let header = |name: &str| structured.get(name).and_then(Value::as_str).map(String::from);
+        let binary = super::of_headers(header).expect("valid").expect("an envelope");
+        let decoder = EventDecoder::new(ActionTable::default(), BTreeMap::new());
+        assert_eq!(decoder.decode_data(&data, &binary, NOW), decode(structured.clone()));
+        assert_eq!(super::of_headers(|_| None), Ok(None));
+        for (name, wrong) in [("specversion", "0.3"), ("id", ""), ("source", ""), ("type", ""), ("time", "noon")] {
+            let header = |asked: &str| if asked == name { Some(wrong.to_string()) } else { header(asked) };
+            assert_eq!(super::of_headers(header).expect_err("refused").field, name);
+        }
     }
 
     #[test]

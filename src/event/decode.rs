@@ -19,10 +19,28 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    /// A refusal of `field` for `reason`.
+    /// A refusal of `field` for `reason`, both shortened: they may repeat what was sent, and go into headers, answers and logs.
     pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        FieldError { field: field.into(), reason: reason.into() }
+        let (field, reason) = (shortened(field.into(), MAX_ID_BYTES), shortened(reason.into(), MAX_REASON_BYTES));
+        FieldError { field, reason }
     }
+}
+
+/// Longest reason of a refusal, in bytes.
+const MAX_REASON_BYTES: usize = 512;
+
+/// A text of at most `limit` bytes on one line: what is cut off ends in "…", control characters become U+FFFD.
+pub(crate) fn shortened(text: String, limit: usize) -> String {
+    if text.len() <= limit && !text.chars().any(char::is_control) {
+        return text;
+    }
+    let plain: String =
+        text.chars().take(limit).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    if plain.len() <= limit && text.chars().nth(limit).is_none() {
+        return plain;
+    }
+    let end = plain.floor_char_boundary(limit.saturating_sub('…'.len_utf8()));
+    format!("{}…", &plain[..end])
 }
 
 /// Ids are 1–128 bytes without control characters.
@@ -65,13 +83,14 @@ impl EventDecoder {
     /// Decodes and validates one event against the wall clock `now_ms`.
     pub fn decode(&self, value: &Value, now_ms: i64) -> Result<Event, FieldError> {
         match cloudevent::open(value)? {
-            Some(envelope) => self.decode_mapped(&envelope.data, &envelope, now_ms),
-            None => self.decode_mapped(value, &Envelope::default(), now_ms),
+            Some((data, envelope)) => self.decode_data(&data, &envelope, now_ms),
+            None => self.decode_data(value, &Envelope::default(), now_ms),
         }
     }
 
-    /// Applies the field map, then decodes; `envelope` fills what the record itself leaves out.
-    fn decode_mapped(&self, value: &Value, envelope: &Envelope, now_ms: i64) -> Result<Event, FieldError> {
+    /// Decodes the data of a CloudEvent in binary mode: applies the field map; `envelope` fills what the record itself leaves
+    /// out.
+    pub fn decode_data(&self, value: &Value, envelope: &Envelope, now_ms: i64) -> Result<Event, FieldError> {
         if self.field_map.is_empty() {
             let object = value.as_object().ok_or_else(|| FieldError::new("event", "must be a json object"))?;
             return self.decode_fields(object, envelope, now_ms);
@@ -80,8 +99,13 @@ impl EventDecoder {
     }
 
     /// Decodes a record with taiji's own field names, as the protobuf message has them.
-    pub fn decode_own(&self, object: &Map<String, Value>, now_ms: i64) -> Result<Event, FieldError> {
-        self.decode_fields(object, &Envelope::default(), now_ms)
+    pub fn decode_own(
+        &self,
+        object: &Map<String, Value>,
+        envelope: &Envelope,
+        now_ms: i64,
+    ) -> Result<Event, FieldError> {
+        self.decode_fields(object, envelope, now_ms)
     }
 
     fn decode_fields(
@@ -286,6 +310,19 @@ mod tests {
         assert_eq!(refused(json!({"user_id":"u","action":"search","ts_ms":NOW})).field, "context.query");
         assert_eq!(refused(json!({"user_id":"u","action":"click","ts_ms":NOW})).field, "item_id");
         assert_eq!(refused(json!({"user_id":"u","item_id":"i","action":"click","ts_ms":NOW,"x":1})).field, "x");
+    }
+
+    #[test]
+    fn a_refusal_repeats_little_of_what_was_sent_and_on_one_line() {
+        let error = refused(json!({ "a\n".repeat(500_000): 1, "user_id": "u" }));
+        assert!(error.field.len() <= MAX_ID_BYTES && error.field.starts_with("a\u{fffd}a"), "{error}");
+        assert!(error.field.ends_with('…'));
+        for length in [MAX_ID_BYTES, MAX_ID_BYTES + 1] {
+            let error = refused(json!({ "é".repeat(length / 2): 1, "x".repeat(length): 1 }));
+            assert!(error.field.len() <= MAX_ID_BYTES, "{error}");
+        }
+        assert_eq!(shortened("as it is".into(), 8), "as it is");
+        assert_eq!(shortened("a\tb".into(), 8), "a\u{fffd}b");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Events and items as users of taiji send them, and behaviours as the store keeps them.
 //!
-//! In: JSON from HTTP; JSON, CloudEvents or protobuf from Kafka. Out: validated [`Event`]s and [`Item`]s.
+//! In: JSON and CloudEvents from HTTP; JSON, CloudEvents or protobuf from Kafka. Out: validated [`Event`]s and [`Item`]s.
 //! Callers: `api` (POST /v1/events, /v1/items), `ingest::kafka`, `train::data` (files of the same shape), `store` (keeps behaviours).
 
 pub mod action;
-mod cloudevent;
+pub mod cloudevent;
 pub mod decode;
 pub mod item;
 pub mod protobuf;

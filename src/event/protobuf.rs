@@ -7,7 +7,7 @@ use crate::feature::proto::{self, context_value::Kind};
 use prost::{DecodeError, Message};
 use serde_json::{Map, Number, Value};
 
-/// Decodes the message; an empty string is an absent field.
+/// Decodes the message; an empty string and a time of 0 are absent fields.
 pub fn to_json(bytes: &[u8]) -> Result<Map<String, Value>, DecodeError> {
     let event = proto::Event::decode(bytes)?;
     let mut object = Map::new();
@@ -23,7 +23,9 @@ pub fn to_json(bytes: &[u8]) -> Result<Map<String, Value>, DecodeError> {
             object.insert(name.to_string(), Value::String(text));
         }
     }
-    object.insert("ts_ms".to_string(), Value::from(event.ts_ms));
+    if event.ts_ms != 0 {
+        object.insert("ts_ms".to_string(), Value::from(event.ts_ms));
+    }
     if let Some(value) = event.value {
         object.insert("value".to_string(), number(value));
     }
@@ -52,6 +54,7 @@ fn number(value: f64) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::cloudevent::Envelope;
     use crate::event::{ActionTable, Event, EventDecoder, FieldError};
     use std::collections::BTreeMap;
 
@@ -59,7 +62,7 @@ mod tests {
 
     fn decode(event: &proto::Event) -> Result<Event, FieldError> {
         let object = to_json(&event.encode_to_vec()).expect("a message");
-        EventDecoder::new(ActionTable::default(), BTreeMap::new()).decode_own(&object, NOW)
+        EventDecoder::new(ActionTable::default(), BTreeMap::new()).decode_own(&object, &Envelope::default(), NOW)
     }
 
     #[test]
@@ -87,6 +90,8 @@ mod tests {
     fn what_is_wrong_is_named_as_in_json() {
         let click = proto::Event { action: "click".into(), item_id: "i".into(), ts_ms: NOW, ..proto::Event::default() };
         assert_eq!(decode(&click).expect_err("no user").field, "user_id");
+        let timeless = proto::Event { user_id: "u".into(), ts_ms: 0, ..click.clone() };
+        assert_eq!(decode(&timeless).expect_err("no time").reason, "is missing");
         let infinite = proto::Event { user_id: "u".into(), value: Some(f64::INFINITY), ..click };
         assert_eq!(decode(&infinite).expect_err("no number").field, "value");
         assert!(to_json(b"\x0a\xff").is_err());

@@ -51,7 +51,8 @@ pub fn assemble(finding: Finding) -> Vec<GroupBlob> {
     };
     let intra = IntraGroup {
         meta: Some(meta.clone()),
-        has_llm_feature: !finding.sparse_ids.is_empty(),
+        // The fast path's IDs are there without it.
+        has_llm_feature: meta.tier >= 1 && !finding.sparse_ids.is_empty(),
         sparse_ids: finding.sparse_ids,
         category_ids: finding.category_ids,
     };

@@ -9,7 +9,7 @@ pub fn cross_sequence(engagements: &[Behaviour]) -> CrossGroup {
     for behaviour in engagements {
         times.push(match previous {
             None => behaviour.ts_ms,
-            Some(newer) => newer - behaviour.ts_ms,
+            Some(newer) => i64::wrapping_sub(newer, behaviour.ts_ms),
         });
         previous = Some(behaviour.ts_ms);
     }
@@ -27,7 +27,7 @@ pub fn cross_behaviours(cross: &CrossGroup) -> Vec<Behaviour> {
     let mut first = true;
     let rows = cross.item_ids.iter().zip(&cross.actions).zip(&cross.ts_ms);
     rows.map(|((item, action), delta)| {
-        ts_ms = if first { *delta } else { ts_ms - delta };
+        ts_ms = if first { *delta } else { i64::wrapping_sub(ts_ms, *delta) };
         first = false;
         Behaviour { ts_ms, item_id: item.clone(), action: action.clone(), ..Behaviour::default() }
     })

@@ -8,7 +8,7 @@
 mod backfill;
 mod checkpoint;
 pub mod kafka;
-mod rows;
+pub(crate) mod rows;
 
 pub use backfill::{Backfill, BackfillError, BackfillOptions, BackfillReport, Progress, Rejection};
 pub use checkpoint::{Checkpoint, CheckpointError};
@@ -17,7 +17,7 @@ pub use rows::{Rows, RowsError};
 use crate::event::{ActionClass, ActionTable, Event};
 use crate::feature::proto::Behaviour;
 use crate::prompt::OPT_OUT_ATTRIBUTE;
-use crate::refresh::{CLASS_ROUTINE, DuePolicy};
+use crate::refresh::{CLASS_ROUTINE, DuePolicy, FastQueue};
 use crate::store::{AppendOutcome, DueEntry, FeatureStore, Record, RecordBody, StoreError, UserBatch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,12 +36,18 @@ pub struct Ingest {
     space: String,
     actions: ActionTable,
     policy: DuePolicy,
+    fast: Option<FastQueue>,
 }
 
 impl Ingest {
     /// An ingest that marks users due in `space` by `policy`.
     pub fn new(store: Arc<dyn FeatureStore>, space: String, actions: ActionTable, policy: DuePolicy) -> Ingest {
-        Ingest { store, space, actions, policy }
+        Ingest { store, space, actions, policy, fast: None }
+    }
+
+    /// Marks users without features for the fast path, too.
+    pub fn with_fast_path(self, fast: FastQueue) -> Ingest {
+        Ingest { fast: Some(fast), ..self }
     }
 
     /// Appends events and marks their users due. When it returns, the events survive a kill of this process.
@@ -75,15 +81,21 @@ impl Ingest {
         let outcomes = self.store.append(&self.space, &prepared.batches).await?;
         let now_ms = self.store.now_ms().await?;
         let mut counts = AppendCounts::default();
-        let mut due = Vec::new();
+        let (mut due, mut without_features) = (Vec::new(), Vec::new());
         for ((batch, outcome), immediate) in prepared.batches.iter().zip(&outcomes).zip(&prepared.immediate) {
             counts.accepted += u64::from(outcome.accepted);
             counts.duplicates += u64::from(outcome.duplicates);
             if let Some((class, due_ms)) = self.policy.due(outcome, *immediate, now_ms) {
                 due.push(DueEntry { user: batch.user.clone(), class, due_ms });
+                if self.policy.has_no_features(outcome, now_ms) {
+                    without_features.push(batch.user.clone());
+                }
             }
         }
         self.store.mark_due(&self.space, &due).await?;
+        if let Some(fast) = &self.fast {
+            fast.mark(self.store.as_ref(), &without_features, now_ms).await?;
+        }
         Ok(counts)
     }
 

@@ -4,12 +4,13 @@
 //! JSON is a row with an error; a file that cannot be read any further ends with one. Caller: `backfill`.
 
 use flate2::read::MultiGzDecoder;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,9 +66,7 @@ impl Rows {
         let bytes = Arc::new(AtomicU64::new(0));
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         if extension == "parquet" {
-            let reader = SerializedFileReader::new(file).map_err(|error| failed(error.to_string()))?;
-            let total = u64::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0);
-            let source = Source::Table(Box::new(reader.into_iter()));
+            let (source, total) = table(file).map_err(failed)?;
             return Ok(Rows { path: path.to_owned(), source, row: 0, total, bytes });
         }
         let counted = Counted { file, bytes: bytes.clone() };
@@ -77,6 +76,16 @@ impl Rows {
         };
         let source = Source::Lines(BufReader::with_capacity(1 << 20, reader));
         Ok(Rows { path: path.to_owned(), source, row: 0, total: length, bytes })
+    }
+
+    /// The rows of bytes in memory, for the fuzz targets; nothing tells how far it is.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn of_bytes(content: bytes::Bytes, is_table: bool) -> Result<Rows, String> {
+        let (source, total) = match is_table {
+            true => table(content)?,
+            false => (Source::Lines(BufReader::new(Box::new(std::io::Cursor::new(content)))), 0),
+        };
+        Ok(Rows { path: PathBuf::new(), source, row: 0, total, bytes: Arc::default() })
     }
 
     /// Size of the whole: rows of a table, bytes of other files.
@@ -94,7 +103,7 @@ impl Rows {
 
     fn next_row(&mut self) -> Result<Option<Result<Value, String>>, String> {
         match &mut self.source {
-            Source::Table(rows) => match rows.next() {
+            Source::Table(rows) => match unless_panicking(|| rows.next())? {
                 None => Ok(None),
                 Some(row) => row.map(|row| Some(table_row(&row))).map_err(|error| error.to_string()),
             },
@@ -122,6 +131,19 @@ impl Iterator for Rows {
         self.row += u64::from(matches!(read, Ok(Some(_))));
         read.transpose()
     }
+}
+
+/// A table's rows and how many they are.
+fn table<R: ChunkReader + 'static>(content: R) -> Result<(Source, u64), String> {
+    let reader = unless_panicking(|| SerializedFileReader::new(content))?.map_err(|error| error.to_string())?;
+    let total = u64::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0);
+    Ok((Source::Table(Box::new(RowIter::from_file_into(Box::new(reader)))), total))
+}
+
+/// The decoder panics on some damaged tables (found by the fuzz target `rows_table`); to us that is a file that cannot be read any
+/// further. It is not used again after that.
+fn unless_panicking<T>(read: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).map_err(|_| "the table is damaged: its decoder gave up".to_owned())
 }
 
 /// The next line without its end; a bad row where it is too long.
@@ -290,6 +312,16 @@ mod tests {
         assert!(rows[2].as_ref().unwrap_err().contains("context is no JSON object"));
         let mut all = Rows::open(&path).unwrap();
         assert_eq!((all.by_ref().count(), all.position(), all.total()), (3, 3, 3));
+    }
+
+    #[test]
+    fn a_table_that_makes_its_decoder_panic_ends_with_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("damaged.parquet");
+        let damaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/rows_table/found-column-sizes");
+        std::fs::copy(damaged, &path).unwrap();
+        let end = Rows::open(&path).unwrap().find_map(Result::err).unwrap().to_string();
+        assert!(end.contains("damaged.parquet cannot be read after row 0: the table is damaged"), "{end}");
     }
 
     #[test]

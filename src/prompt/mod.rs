@@ -4,11 +4,13 @@
 //! Callers: `refresh` (serving), `train` (the same text for training; never a copy of this code).
 
 mod answer;
+mod history;
 mod render;
 mod sanitise;
 mod schema;
 
 pub use answer::{answer_text, completion, parse, split_answer};
+pub use history::history_text;
 pub use render::{prompt_hash, render};
 pub use sanitise::sanitise;
 pub use schema::PromptError;

@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 const MAX_PROFILE_ATTRIBUTES: usize = 12;
 const MAX_NAME_CHARS: usize = 24;
 const MAX_VALUE_CHARS: usize = 32;
-const MAX_QUERY_CHARS: usize = 48;
+pub(super) const MAX_QUERY_CHARS: usize = 48;
 /// Longest category level shown.
 pub(super) const MAX_CATEGORY_CHARS: usize = 40;
 /// Category levels shown.

@@ -27,13 +27,17 @@ pub fn shown_neighbour(stored: &StoredFeatures) -> Option<Seen> {
 }
 
 /// Looks both eras up again. True when `cross` had to be emptied.
+///
+/// The note of before the put is written once more, first of all: another writer of this user, or the job of an earlier
+/// erasure, may have taken it away before the put. (An erasure that comes after the look finds it.)
 pub async fn look_back(store: &dyn FeatureStore, space: &str, user: &Seen, neighbour: &Seen) -> StoreResult<bool> {
+    store.add_referrer(space, &neighbour.user, &user.user).await?;
     let names = [user.user.clone(), neighbour.user.clone()];
-    let histories = store.histories(&names).await?;
-    let era = |place: usize| histories.get(place).and_then(Option::as_ref).map_or(0, |history| history.state.era);
+    let found = store.states(space, &names).await?;
+    let era = |place: usize| found.get(place).and_then(Option::as_ref).map_or(0, |marks| marks.state.era);
     if era(0) != user.era {
         // The user's own features are gone; the note of whom they showed would stay.
-        store.remove_referrer(space, &neighbour.user, &user.user).await?;
+        drop_note(store, space, &user.user, &neighbour.user).await?;
         return Ok(false);
     }
     if era(1) != neighbour.era {
@@ -41,12 +45,30 @@ pub async fn look_back(store: &dyn FeatureStore, space: &str, user: &Seen, neigh
         let due_ms = store.now_ms().await?;
         let entry = DueEntry { user: user.user.clone(), class: CLASS_THRESHOLD, due_ms };
         store.mark_due(space, &[entry]).await?;
-        store.remove_referrer(space, &neighbour.user, &user.user).await?;
+        drop_note(store, space, &user.user, &neighbour.user).await?;
         return Ok(true);
     }
-    if user.era.max(neighbour.era) > 0 {
-        // A job of the erasure before may have removed the note between its writing and the put.
-        store.add_referrer(space, &neighbour.user, &user.user).await?;
-    }
     Ok(false)
+}
+
+/// Takes back the note that `user` shows `neighbour`, unless what stands in the store shows them.
+///
+/// A user may be written twice at once: by the fast path beside the LLM, or after a lease ran out. A note that is missing
+/// would hide the user from the neighbour's erasure; one too many only makes the cap stricter. So who shows a neighbour
+/// writes the note before the put and again after it, and who takes one away looks afterwards, too: in whatever order
+/// they come, the last of these steps finds what the other did.
+pub async fn drop_note(store: &dyn FeatureStore, space: &str, user: &str, neighbour: &str) -> StoreResult<()> {
+    if is_shown(store, space, user, neighbour).await? {
+        return Ok(());
+    }
+    store.remove_referrer(space, neighbour, user).await?;
+    if is_shown(store, space, user, neighbour).await? {
+        store.add_referrer(space, neighbour, user).await?;
+    }
+    Ok(())
+}
+
+async fn is_shown(store: &dyn FeatureStore, space: &str, user: &str, neighbour: &str) -> StoreResult<bool> {
+    let stored = store.features(space, &[user.to_string()]).await?.pop().flatten();
+    Ok(stored.as_ref().and_then(shown_neighbour).is_some_and(|seen| seen.user == neighbour))
 }

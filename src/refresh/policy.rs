@@ -21,6 +21,7 @@ pub struct DuePolicy {
     immediate_actions: Vec<String>,
     sparse_events: u64,
     returning_after_ms: i64,
+    ttl_ms: i64,
 }
 
 impl DuePolicy {
@@ -33,6 +34,7 @@ impl DuePolicy {
             immediate_actions: settings.immediate_actions.clone(),
             sparse_events: settings.sparse_events,
             returning_after_ms: settings.returning_after_ms,
+            ttl_ms: settings.ttl_ms,
         }
     }
 
@@ -50,19 +52,23 @@ impl DuePolicy {
         if !state.has_events() {
             return None;
         }
-        let Some(refreshed_seq) = outcome.refreshed_seq else {
-            return Some((CLASS_URGENT, now_ms));
-        };
-        if state.seq <= refreshed_seq {
+        if outcome.refreshed_seq >= Some(state.seq) {
             return None;
         }
-        if immediate || self.returns_after_long(state, now_ms) {
+        if immediate || self.has_no_features(outcome, now_ms) || self.returns_after_long(state, now_ms) {
             return Some((CLASS_URGENT, now_ms));
         }
         if state.weight >= self.weight_threshold {
             return Some((CLASS_THRESHOLD, now_ms.max(state.last_refresh_ms.saturating_add(self.min_interval_ms))));
         }
         Some((CLASS_ROUTINE, now_ms.max(state.last_refresh_ms.saturating_add(self.max_interval_ms))))
+    }
+
+    /// Never refreshed, or so long ago that every group has expired: a group is no younger than the last refresh. (Where that
+    /// was a skip, the groups are older than it and may have expired unnoticed; the other rules find the user.)
+    pub fn has_no_features(&self, outcome: &AppendOutcome, now_ms: i64) -> bool {
+        let age_ms = now_ms.saturating_sub(outcome.state.last_refresh_ms);
+        outcome.state.has_events() && (outcome.refreshed_seq.is_none() || (self.ttl_ms > 0 && age_ms >= self.ttl_ms))
     }
 
     /// Few events ever, and none for long. The last refresh stands for the last event: no event waits for its refresh
@@ -86,6 +92,7 @@ mod tests {
             immediate_actions: vec!["purchase".into()],
             sparse_events: 0,
             returning_after_ms: 2000,
+            ttl_ms: 100_000,
         }
     }
 
@@ -119,6 +126,18 @@ mod tests {
         again.state.erased_seq = 5;
         assert_eq!(class(again), Some(CLASS_URGENT), "events before an erasure do not count");
         assert_eq!(class(outcome(3, 0.0, 10, Some(3))), None, "nothing new");
+    }
+
+    #[test]
+    fn a_user_whose_features_have_expired_goes_first() {
+        let policy = DuePolicy { ttl_ms: 2500, ..policy() };
+        let due = |outcome: &AppendOutcome| (policy.due(outcome, false, 5000), policy.has_no_features(outcome, 5000));
+        assert_eq!(due(&outcome(40, 1.0, 2500, Some(39))), (Some((CLASS_URGENT, 5000)), true));
+        assert_eq!(due(&outcome(40, 1.0, 2501, Some(39))), (Some((CLASS_ROUTINE, 5000)), false));
+        assert_eq!(due(&outcome(1, 1.0, 0, None)), (Some((CLASS_URGENT, 5000)), true), "never refreshed");
+        assert_eq!(due(&outcome(0, 0.0, 0, None)), (None, false), "no event");
+        let for_ever = DuePolicy { ttl_ms: 0, ..policy.clone() };
+        assert!(!for_ever.has_no_features(&outcome(40, 1.0, 1, Some(39)), 5000));
     }
 
     proptest! {

@@ -1,21 +1,20 @@
-//! One refresh of one user: read → prompt → LLM → embed → quantise → neighbour → write.
+//! One refresh of one user: read → prompt → LLM → embed → quantise → neighbour → write (`write`).
 //!
-//! The order of the writes is DESIGN 5.2's: referrer, vector, put, then the look back at the eras. A crash anywhere costs
-//! one repeated refresh.
+//! In: a user and the due class. Out: what became of them. Caller: the `worker`.
 
 use super::neighbour::Chooser;
-use super::{CLASS_SYNC, RefreshError, Seen, TokenBudget, is_opted_out, look_back, prompt_input, shown_neighbour};
+use super::write::Draft;
+use super::{CLASS_SYNC, RefreshError, Seen, TokenBudget, is_opted_out, prompt_input, shown_neighbour};
 use crate::bundle::{Bundle, Inference};
 use crate::catalogue::Grounding;
 use crate::clock::unix_ms;
 use crate::config::{RefreshSettings, RetrieveSettings};
-use crate::feature::proto::GroupMeta;
-use crate::feature::{CrossFinding, Finding, assemble, flags};
+use crate::feature::CrossFinding;
 use crate::llm::{GenerateRequest, Generation, Priority};
 use crate::prompt::{ParsedAnswer, RenderedPrompt, parse, prompt_hash, render};
-use crate::retrieve::encode_f16;
 use crate::store::{
-    FeaturePut, FeatureStore, FreshVector, Group, PutBody, PutOutcome, PutRefusal, StoredFeatures, UserHistory, Version,
+    FeaturePut, FeatureStore, FreshVector, Group, GroupBlob, PutBody, PutOutcome, PutRefusal, StoredFeatures,
+    UserHistory, Version,
 };
 use crate::telemetry::Metrics;
 use std::sync::Arc;
@@ -56,19 +55,28 @@ pub struct Refresher {
 }
 
 /// What was read at the start of a refresh.
-struct Read {
-    history: UserHistory,
-    stored: StoredFeatures,
-    now_ms: i64,
+pub(super) struct Read {
+    pub history: UserHistory,
+    pub stored: StoredFeatures,
+    pub now_ms: i64,
 }
 
-/// What the models made of a prompt.
-struct Made {
-    parsed: ParsedAnswer,
-    grounding: Grounding,
-    vector: Vec<f32>,
-    sparse_ids: Vec<u32>,
+/// The stored group, if it is there and its time is not over.
+pub(super) fn living(stored: &StoredFeatures, group: Group, now_ms: i64) -> Option<&GroupBlob> {
+    let alive = |blob: &&GroupBlob| blob.expires_at_ms == 0 || blob.expires_at_ms > now_ms;
+    stored.groups.iter().find(|blob| blob.group == group).filter(alive)
 }
+
+/// What the models made of a prompt, or of a history.
+pub(super) struct Made {
+    pub parsed: ParsedAnswer,
+    pub grounding: Grounding,
+    pub vector: Vec<f32>,
+    pub sparse_ids: Vec<u32>,
+}
+
+/// What every refresh writes.
+pub(super) const WRITTEN: [Group; 3] = [Group::Intra, Group::Cross, Group::Text];
 
 impl Refresher {
     /// A refresher over these parts; `models` are those of the bundle.
@@ -108,16 +116,12 @@ impl Refresher {
         }
         let made = self.run_models(&prompt, class).await?;
         self.count_answer(&made);
-        let chosen = self
-            .timed("retrieve", self.neighbour(user, &made, previous.as_ref().map(|seen| seen.user.as_str())))
-            .await?;
-        let started = Instant::now();
-        let written = self.write(user, &read, version, hash, &prompt, made, chosen, previous).await;
-        self.observe("write", started);
-        written
+        let chosen = self.timed("retrieve", self.neighbour(user, &made.vector, previous.as_ref())).await?;
+        let draft = Draft { tier: 1, version, hash, truncated: prompt.truncated, made, chosen, previous };
+        self.timed("write", self.write(user, &read, draft)).await
     }
 
-    async fn read(&self, user: &str) -> Result<Option<Read>, RefreshError> {
+    pub(super) async fn read(&self, user: &str) -> Result<Option<Read>, RefreshError> {
         let users = [user.to_string()];
         let Some(history) = self.store.histories(&users).await?.pop().flatten() else { return Ok(None) };
         let stored = self.store.features(self.space(), &users).await?.pop().flatten().unwrap_or_default();
@@ -138,12 +142,8 @@ impl Refresher {
 
     /// No skip when a group is missing, expired, blanked or made by the fast path (DESIGN 5.2).
     fn unchanged(&self, read: &Read, hash: u64) -> bool {
-        let fresh = |group: Group| {
-            read.stored.groups.iter().any(|blob| {
-                blob.group == group && blob.tier == 1 && (blob.expires_at_ms == 0 || blob.expires_at_ms > read.now_ms)
-            })
-        };
-        read.stored.prompt_hash == hash && [Group::Intra, Group::Cross, Group::Text].into_iter().all(fresh)
+        let is_fresh = |group: Group| living(&read.stored, group, read.now_ms).is_some_and(|blob| blob.tier == 1);
+        read.stored.prompt_hash == hash && WRITTEN.into_iter().all(is_fresh)
     }
 
     /// Whether the neighbour now shown asked since not to be, or was erased: then `cross` must be made anew.
@@ -182,7 +182,12 @@ impl Refresher {
         self.budget.spend(generation.prompt_tokens + generation.new_tokens, unix_ms());
         let parsed = parse(&generation.text);
         let grounding = self.bundle.catalogue.ground(&parsed.answer);
-        let text = parsed.embedding_text();
+        let (vector, sparse_ids) = self.embed(parsed.embedding_text()).await?;
+        Ok(Made { parsed, grounding, vector, sparse_ids })
+    }
+
+    /// Encoder and quantiser.
+    pub(super) async fn embed(&self, text: String) -> Result<(Vec<f32>, Vec<u32>), RefreshError> {
         let encoder = self.models.encoder.clone();
         let started = Instant::now();
         let encoded = tokio::task::spawn_blocking(move || encoder.encode(&[&text]))
@@ -192,16 +197,16 @@ impl Refresher {
         let vector = encoded.into_iter().next().unwrap_or_default();
         let codes = self.bundle.codebook.encode(&vector)?;
         let sparse_ids = self.bundle.codebook.sparse_ids(&codes)?;
-        Ok(Made { parsed, grounding, vector, sparse_ids })
+        Ok((vector, sparse_ids))
     }
 
-    async fn neighbour(
+    pub(super) async fn neighbour(
         &self,
         user: &str,
-        made: &Made,
-        previous: Option<&str>,
+        vector: &[f32],
+        previous: Option<&Seen>,
     ) -> Result<Option<CrossFinding>, RefreshError> {
-        let candidates = self.models.index.search(&made.vector, self.retrieve.candidates, user)?;
+        let candidates = self.models.index.search(vector, self.retrieve.candidates, user)?;
         let chooser = Chooser {
             store: self.store.as_ref(),
             catalogue: &self.bundle.catalogue,
@@ -209,117 +214,10 @@ impl Refresher {
             settings: &self.retrieve,
             space: self.space(),
         };
-        let chosen = chooser.choose(&candidates, previous).await?;
+        let chosen = chooser.choose(&candidates, previous.map(|seen| seen.user.as_str())).await?;
         let result = if chosen.is_some() { "found" } else { "none" };
         self.metrics.neighbours.with_label_values(&[result]).inc();
         Ok(chosen)
-    }
-
-    #[allow(clippy::too_many_arguments)] // every argument is a named result of an earlier step of the same refresh
-    async fn write(
-        &self,
-        user: &str,
-        read: &Read,
-        version: Version,
-        hash: u64,
-        prompt: &RenderedPrompt,
-        made: Made,
-        chosen: Option<CrossFinding>,
-        previous: Option<Seen>,
-    ) -> Result<Refreshed, RefreshError> {
-        let (space, era) = (self.space().to_string(), read.history.state.era);
-        let embedding = encode_f16(&made.vector);
-        let neighbour = chosen.as_ref().map(|chosen| Seen { user: chosen.user.clone(), era: chosen.era });
-        if let Some(neighbour) = &neighbour {
-            self.store.add_referrer(&space, &neighbour.user, user).await?;
-        }
-        // Who opted out is not indexed; the tombstone hides a vector of before.
-        let vector = (!is_opted_out(&read.history)).then(|| embedding.clone());
-        self.store.append_vector(&space, &FreshVector { user: user.to_string(), era, version, vector }).await?;
-        let finding = self.finding(read, version, prompt, made, chosen);
-        let put = FeaturePut {
-            user: user.to_string(),
-            era,
-            version,
-            tier: 1,
-            body: PutBody::Write { groups: assemble(finding), prompt_hash: hash, embedding },
-        };
-        let current_seq = match self.store.put(&space, put).await? {
-            PutOutcome::Written { current_seq } => current_seq,
-            PutOutcome::Refused(refusal) => {
-                self.take_note_back(user, refusal, neighbour.as_ref(), previous.as_ref()).await?;
-                return Ok(Refreshed::Refused(refusal));
-            }
-        };
-        let current = neighbour.as_ref().map(|neighbour| neighbour.user.as_str());
-        if let Some(old) = previous.filter(|old| Some(old.user.as_str()) != current) {
-            self.store.remove_referrer(&space, &old.user, user).await?;
-        }
-        if let Some(neighbour) = &neighbour {
-            let seen = Seen { user: user.to_string(), era };
-            look_back(self.store.as_ref(), &space, &seen, neighbour).await?;
-        }
-        Ok(Refreshed::Written { seq: version.seq, current_seq })
-    }
-
-    /// After a refused put: what stands in the store still shows the previous neighbour, or nobody if the user was erased.
-    async fn take_note_back(
-        &self,
-        user: &str,
-        refusal: PutRefusal,
-        noted: Option<&Seen>,
-        previous: Option<&Seen>,
-    ) -> Result<(), RefreshError> {
-        let Some(noted) = noted else { return Ok(()) };
-        let still_shown = previous.is_some_and(|previous| previous.user == noted.user);
-        if refusal == PutRefusal::Era || !still_shown {
-            self.store.remove_referrer(self.space(), &noted.user, user).await?;
-        }
-        Ok(())
-    }
-
-    fn finding(
-        &self,
-        read: &Read,
-        version: Version,
-        prompt: &RenderedPrompt,
-        made: Made,
-        chosen: Option<CrossFinding>,
-    ) -> Finding {
-        let (grounded_item_id, category_ids) = match made.grounding {
-            Grounding::Item { id, categories } => (id, categories),
-            Grounding::Category(path) => (String::new(), path),
-            Grounding::None => (String::new(), Vec::new()),
-        };
-        let fallback = self.models.canned;
-        let set = |flag: u32, on: bool| if on { flag } else { 0 };
-        let ttl = self.refresh.ttl_ms;
-        let meta = GroupMeta {
-            epoch: self.bundle.manifest.epoch,
-            space: self.space().to_string(),
-            catalogue_generation: self.bundle.manifest.generation,
-            index_generation: self.bundle.manifest.generation,
-            generated_at_ms: read.now_ms,
-            source_ts_ms: newest_event(&read.history),
-            expires_at_ms: if ttl == 0 { 0 } else { read.now_ms.saturating_add(ttl) },
-            seq: version.seq,
-            turn: version.turn,
-            tier: 1,
-            flags: set(flags::FORMAT_OK, made.parsed.format_ok)
-                | set(flags::GROUNDED, !category_ids.is_empty() || !grounded_item_id.is_empty())
-                | set(flags::TRUNCATED, prompt.truncated)
-                | set(flags::FALLBACK, fallback),
-            fallback_reason: if fallback { "null_engine".into() } else { String::new() },
-        };
-        Finding {
-            meta,
-            sparse_ids: made.sparse_ids,
-            category_ids,
-            cross: chosen,
-            reasoning: made.parsed.reasoning,
-            answer: made.parsed.answer,
-            grounded_item_id,
-        }
     }
 
     fn count_answer(&self, made: &Made) {
@@ -332,7 +230,7 @@ impl Refresher {
         self.metrics.answers.with_label_values(&[format, grounded]).inc();
     }
 
-    async fn timed<T>(
+    pub(super) async fn timed<T>(
         &self,
         stage: &str,
         work: impl Future<Output = Result<T, RefreshError>>,
@@ -349,7 +247,7 @@ impl Refresher {
 }
 
 /// Newest event of a history, unix ms; 0 when it holds none.
-fn newest_event(history: &UserHistory) -> i64 {
+pub(super) fn newest_event(history: &UserHistory) -> i64 {
     let engagement = history.engagements.first().map(|behaviour| behaviour.ts_ms);
     let impression = history.impressions.first().map(|behaviour| behaviour.ts_ms);
     let query = history.queries.first().map(|(ts_ms, _)| *ts_ms);

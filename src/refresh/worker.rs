@@ -1,11 +1,13 @@
 //! The loop that empties the due queue: claim, refresh many at once, renew, release.
 
 use super::{
-    CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, ChangeFeed, RefreshError, Refreshed, Refresher, Ticket,
+    Arrivals, CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, ChangeFeed, RefreshError, Refreshed, Refresher,
+    Ticket, fast,
 };
 use crate::clock::unix_ms;
 use crate::llm::LlmError;
 use crate::store::{Claim, DueEntry, PutRefusal, QueueDepth, StoreError};
+use crate::telemetry::Metrics;
 use crate::telemetry::events::{RefreshEnded, StoreCallFailed};
 use crate::telemetry::kafka::ChangeDropped;
 use std::sync::Arc;
@@ -19,35 +21,54 @@ pub struct Worker {
     refresher: Arc<Refresher>,
     /// Rung by the ingest when users became due, so that an idle worker need not wait for its poll.
     wake: Arc<Notify>,
-    /// Told of users whose features were written, where someone publishes them.
-    changes: Option<Arc<ChangeFeed>>,
+    /// Rung after `wake`, for the fast path.
+    fast_wake: Arc<Notify>,
+    told: Told,
+}
+
+/// Who is told of refreshes that ended well.
+#[derive(Clone)]
+pub struct Told {
+    /// Requests of this process that wait for one.
+    pub arrivals: Arc<Arrivals>,
+    /// The change feed, where someone publishes it.
+    pub changes: Option<Arc<ChangeFeed>>,
 }
 
 impl Worker {
-    /// A worker over a refresher; `changes` is told of written features.
-    pub fn new(refresher: Arc<Refresher>, wake: Arc<Notify>, changes: Option<Arc<ChangeFeed>>) -> Worker {
-        Worker { refresher, wake, changes }
+    /// A worker over a refresher.
+    pub fn new(refresher: Arc<Refresher>, wake: Arc<Notify>, told: Told) -> Worker {
+        Worker { refresher, wake, fast_wake: Arc::default(), told }
     }
 
     /// Runs until `stop` turns true, then finishes the refreshes under way. An error is a store that takes no writes:
     /// going on would burn the LLM for answers that cannot be kept.
-    pub async fn run(&self, mut stop: watch::Receiver<bool>) -> Result<(), StoreError> {
+    pub async fn run(&self, stop: watch::Receiver<bool>) -> Result<(), StoreError> {
+        if !self.refresher.refresh.fast_path {
+            return self.refresh_due(stop).await;
+        }
+        let quick = fast::run(&self.refresher, &self.fast_wake, &self.told, stop.clone());
+        tokio::try_join!(self.refresh_due(stop), quick).map(|_| ())
+    }
+
+    async fn refresh_due(&self, mut stop: watch::Receiver<bool>) -> Result<(), StoreError> {
         let mut running: JoinSet<Result<(), StoreError>> = JoinSet::new();
         let poll = Duration::from_millis(self.refresher.refresh.poll_ms);
+        let mut held = Held::default();
         while !*stop.borrow() {
             let free = self.refresher.refresh.concurrency - running.len();
-            let allowed = self.allowed(free).await;
+            let allowed = self.allowed(free, &mut held).await;
             let claimed = if allowed > 0 { self.claim(allowed).await } else { Vec::new() };
             let idle = claimed.is_empty();
             for claim in claimed {
                 let ticket = self.refresher.budget.reserve();
-                running.spawn(one(self.refresher.clone(), claim, ticket, self.changes.clone()));
+                running.spawn(one(self.refresher.clone(), claim, ticket, self.told.clone()));
             }
             if idle || running.len() >= self.refresher.refresh.concurrency {
                 tokio::select! {
                     _ = stop.changed() => {}
                     Some(finished) = running.join_next() => ended(finished)?,
-                    _ = self.wake.notified() => {}
+                    _ = self.wake.notified() => self.fast_wake.notify_one(),
                     _ = tokio::time::sleep(poll) => {}
                 }
             }
@@ -64,7 +85,7 @@ impl Worker {
     /// How many users to claim into `free` places: what the token budget lets begin, and always those a caller waits for.
     /// A claim takes the most urgent first, so asking for as many as stand in that class takes them. (If another
     /// replica was quicker, somebody else comes: one refresh of debt, which the next ones wait for.)
-    async fn allowed(&self, free: usize) -> usize {
+    async fn allowed(&self, free: usize, held: &mut Held) -> usize {
         let (refresher, now_ms) = (&self.refresher, unix_ms());
         let left = refresher.budget.left(now_ms);
         for (window, left) in [("second", left.second), ("day", left.day)] {
@@ -74,16 +95,18 @@ impl Worker {
         }
         let fits = refresher.budget.fits(now_ms);
         if free == 0 || fits >= free {
+            held.note(false, &refresher.metrics);
             return free;
         }
-        let waiting = match refresher.store.queue_depth(refresher.space()).await {
-            Ok(depth) => waiting_callers(&depth, now_ms),
+        let depth = match refresher.store.queue_depth(refresher.space()).await {
+            Ok(depth) => depth,
             Err(error) => {
                 StoreCallFailed { operation: "queue_depth", error: &error }.emit(&refresher.metrics);
-                0
+                QueueDepth::default()
             }
         };
-        free.min(fits.max(waiting))
+        held.note(fits == 0 && others_are_due(&depth, now_ms), &refresher.metrics);
+        free.min(fits.max(waiting_callers(&depth, now_ms)))
     }
 
     async fn claim(&self, limit: usize) -> Vec<Claim> {
@@ -96,6 +119,48 @@ impl Worker {
             }
         }
     }
+}
+
+impl Told {
+    fn tell(&self, refresher: &Refresher, user: &str, refreshed: &Refreshed) {
+        match refreshed {
+            Refreshed::Written { seq, .. } => {
+                self.arrivals.announce(user, *seq);
+                self.changed(refresher, user);
+            }
+            Refreshed::Skipped { seq, .. } => self.arrivals.announce(user, *seq),
+            Refreshed::Refused(_) | Refreshed::Unknown => {}
+        }
+    }
+
+    /// What a reader of the user's features gets is new.
+    pub(super) fn changed(&self, refresher: &Refresher, user: &str) {
+        if self.changes.as_ref().is_some_and(|changes| !changes.note(user)) {
+            ChangeDropped { user }.emit(&refresher.metrics);
+        }
+    }
+}
+
+/// Since when the budget lets no refresh begin while users are due.
+#[derive(Default)]
+struct Held {
+    since: Option<Instant>,
+}
+
+impl Held {
+    /// Adds the time since the last note, if the budget held users back then.
+    fn note(&mut self, holds: bool, metrics: &Metrics) {
+        let now = Instant::now();
+        if let Some(since) = self.since.take() {
+            metrics.budget_held.inc_by(now.duration_since(since).as_secs_f64());
+        }
+        self.since = holds.then_some(now);
+    }
+}
+
+/// Whether the time of anybody has come for whom no caller waits.
+fn others_are_due(depth: &QueueDepth, now_ms: i64) -> bool {
+    depth.classes.iter().any(|(class, _, oldest_ms)| *class != CLASS_SYNC && *oldest_ms <= now_ms)
 }
 
 /// Users of class 0 whose time has come (all of them, if it has for the oldest).
@@ -113,26 +178,20 @@ fn ended(finished: Result<Result<(), StoreError>, tokio::task::JoinError>) -> Re
 }
 
 /// One claimed user: refresh, mark due again where needed, release.
-async fn one(
-    refresher: Arc<Refresher>,
-    claim: Claim,
-    ticket: Ticket,
-    changes: Option<Arc<ChangeFeed>>,
-) -> Result<(), StoreError> {
+async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told) -> Result<(), StoreError> {
     let started = Instant::now();
     let result = with_renewal(&refresher, &claim).await;
     drop(ticket);
-    if let (Ok(Refreshed::Written { .. }), Some(changes)) = (&result, changes)
-        && !changes.note(&claim.user)
-    {
-        ChangeDropped { user: &claim.user }.emit(&refresher.metrics);
+    if let Ok(refreshed) = &result {
+        told.tell(&refresher, &claim.user, refreshed);
     }
     let finished = finish(&refresher, &claim, result, started).await.inspect_err(|error| {
         StoreCallFailed { operation: "release", error }.emit(&refresher.metrics);
     });
     match finished {
-        // A server that is away comes back, and the user with it when the lease runs out.
-        Err(error) if error.is_transient() => Ok(()),
+        // A server that is away comes back, and the user with it when the lease runs out. One that refuses us (a fail-over made
+        // it a replica, a password was changed) is put right from outside, and reads go on meanwhile.
+        Err(error) if error.is_transient() || matches!(error, StoreError::Denied { .. }) => Ok(()),
         finished => finished,
     }
 }

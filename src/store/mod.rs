@@ -5,12 +5,12 @@
 //! The meaning of every call is DESIGN 5.2; the embedded store does in one transaction what Redis will do in one slot.
 
 mod blank;
-mod codec;
+pub(crate) mod codec;
 #[cfg(test)]
 mod conformance;
 mod cursor;
 pub mod embedded;
-mod kept;
+pub(crate) mod kept;
 pub mod redis;
 pub mod types;
 
@@ -108,6 +108,10 @@ pub trait FeatureStore: Send + Sync {
 
     /// Histories of many users in the order asked; `None` for a user never seen.
     async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>>;
+
+    /// Counters of many users in the order asked, with what the last refresh in the space had read; `None` for a user
+    /// never seen. A light read: neither histories nor features.
+    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>>;
 
     /// Only these groups of many users, as a reader needs them: of [`StoredFeatures`] the prompt hash and the embedding are left
     /// out. `None` for a user without any features.

@@ -77,6 +77,15 @@ impl UserState {
     }
 }
 
+/// What [`super::FeatureStore::states`] reads of a user.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct UserMarks {
+    /// Counters.
+    pub state: UserState,
+    /// `seq` the last tier-1 refresh in the space read; `None` without one.
+    pub refreshed_seq: Option<u64>,
+}
+
 /// An erasure that was asked for (`ns:erased`); finished ones stay as tombstones until they expire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Erasure {

@@ -110,6 +110,49 @@ impl RefreshEnded<'_> {
     }
 }
 
+/// How one user's turn at the fast path ended.
+#[allow(missing_docs)]
+pub enum QuickEnded<'a> {
+    /// Seconds of the work, and since the user became due.
+    Written {
+        user: &'a str,
+        seq: u64,
+        seconds: f64,
+        waited: f64,
+    },
+    /// The user has living features, or no event that has words.
+    Needless {
+        user: &'a str,
+    },
+    /// The LLM was quicker, or the user was erased.
+    Refused {
+        user: &'a str,
+    },
+    Failed {
+        user: &'a str,
+        error: &'a dyn std::fmt::Display,
+    },
+}
+
+impl QuickEnded<'_> {
+    /// Counts and logs. Only what was written is a refresh; a failure is counted as one, so that it shows.
+    pub fn emit(&self, metrics: &Metrics) {
+        match self {
+            QuickEnded::Written { user, seq, seconds, waited } => {
+                metrics.refreshes.with_label_values(&["fast"]).inc();
+                metrics.fast_freshness.observe(*waited);
+                tracing::debug!(user, seq, seconds, "quick answer written");
+            }
+            QuickEnded::Needless { user } => tracing::debug!(user, "no quick answer is needed"),
+            QuickEnded::Refused { user } => tracing::debug!(user, "quick answer came too late"),
+            QuickEnded::Failed { user, error } => {
+                metrics.refreshes.with_label_values(&["fast_failed"]).inc();
+                tracing::warn!(user, %error, "quick answer failed; the user stays due for the llm");
+            }
+        }
+    }
+}
+
 /// An erasure was asked for; the user can no longer be read.
 #[allow(missing_docs)]
 pub struct ErasureNoted<'a> {

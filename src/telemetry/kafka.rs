@@ -32,7 +32,7 @@ impl DeadLetterWritten<'_> {
 /// Something failed and is tried again.
 #[allow(missing_docs)]
 pub struct KafkaRetried<'a> {
-    /// append, items, dead_letter, features, incarnation, flush, seek, pause, poll, store_offsets.
+    /// append, items, dead_letter, features, served, incarnation, flush, seek, pause, poll, store_offsets.
     pub what: &'a str,
     pub error: &'a dyn Display,
 }
@@ -149,6 +149,37 @@ impl ChangeDropped<'_> {
     pub fn emit(&self, metrics: &Metrics) {
         metrics.kafka_features.with_label_values(&["dropped"]).inc();
         tracing::debug!(target: "taiji::kafka", user = self.user, "change feed full");
+    }
+}
+
+/// What rankers were given went out to the served topic.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct ServedPublished {
+    pub records: u64,
+}
+
+impl ServedPublished {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.kafka_served.with_label_values(&["published"]).inc_by(self.records);
+        tracing::debug!(target: "taiji::kafka", records = self.records, "served features published");
+    }
+}
+
+/// What rankers were given is not told: a user's answer each.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct ServedDropped {
+    pub records: u64,
+    pub reason: &'static str,
+}
+
+impl ServedDropped {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.kafka_served.with_label_values(&["dropped"]).inc_by(self.records);
+        tracing::debug!(target: "taiji::kafka", records = self.records, reason = self.reason, "served features dropped");
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::ingest::kafka::BadReason;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Seconds, from a cache hit to a stuck call.
@@ -40,6 +40,7 @@ macro_rules! metrics_table {
             }
         }
     };
+    (@make Counter $name:literal, $help:literal, []) => { Counter::new($name, $help)? };
     (@make IntCounter $name:literal, $help:literal, []) => { IntCounter::new($name, $help)? };
     (@make IntGauge $name:literal, $help:literal, []) => { IntGauge::new($name, $help)? };
     (@make IntCounterVec $name:literal, $help:literal, [$($label:literal),*]) => {
@@ -64,6 +65,8 @@ metrics_table! {
     http_duration: HistogramVec ["route"] "taiji_http_request_duration_seconds" "Time to answer an HTTP request." in LATENCY_BUCKETS;
     http_in_flight: IntGauge [] "taiji_http_requests_in_flight" "Requests being worked on.";
     http_shed: IntCounter [] "taiji_http_shed_total" "Requests refused with 429 because too many were in flight.";
+    waiting: IntGauge [] "taiji_waiting_requests" "Requests waiting for a refresh (wait_ms, deadline_ms).";
+    waits: IntCounterVec ["result"] "taiji_waits_total" "Waits for refreshes by end: fresh, late (time over), draining, refused (too many wait).";
     events: IntCounterVec ["result"] "taiji_events_total" "Events by result: accepted, duplicate, rejected.";
     items: IntCounterVec ["result"] "taiji_items_total" "Catalogue items by result: accepted, rejected.";
     kafka_records: IntCounterVec ["topic", "outcome"] "taiji_kafka_records_total" "Kafka records by outcome: accepted, duplicate, dead_letter, dropped (taken away or rewound before their work began).";
@@ -76,18 +79,22 @@ metrics_table! {
     kafka_rewinds: IntCounter [] "taiji_kafka_rewinds_total" "Times the store may have lost its tail and records were read again.";
     kafka_commits: IntCounterVec ["result"] "taiji_kafka_commits_total" "Commits of offsets by result: ok, failed.";
     kafka_features: IntCounterVec ["result"] "taiji_kafka_features_total" "Users' features for the change feed, by result: published, dropped (too many were waiting).";
-    kafka_retries: IntCounterVec ["what"] "taiji_kafka_retries_total" "Failed and tried again, by what: append, items, dead_letter, features, incarnation, flush, seek, pause, poll, store_offsets.";
+    kafka_served: IntCounterVec ["result"] "taiji_kafka_served_total" "Users' answers for the served topic, by result: published, dropped (too many were waiting, too large, or the process ended).";
+    kafka_retries: IntCounterVec ["what"] "taiji_kafka_retries_total" "Failed and tried again, by what: append, items, dead_letter, features, served, incarnation, flush, seek, pause, poll, store_offsets.";
     served: IntCounterVec ["group", "status"] "taiji_served_values_total" "Feature groups served, by status: present or the reason of absence.";
-    refreshes: IntCounterVec ["result"] "taiji_refreshes_total" "Refreshes by result: written, skipped, refused, failed, deferred.";
+    refreshes: IntCounterVec ["result"] "taiji_refreshes_total" "Refreshes by result: written, skipped, refused, failed, deferred (the LLM's queue was full); of the fast path: fast, fast_failed.";
     refresh_duration: Histogram [] "taiji_refresh_duration_seconds" "Time of one refresh, claim to release." in LATENCY_BUCKETS;
     stage_duration: HistogramVec ["stage"] "taiji_stage_duration_seconds" "Time of one stage of a refresh: read, prompt, llm, encode, retrieve, write." in LATENCY_BUCKETS;
     freshness: Histogram [] "taiji_freshness_seconds" "Time from due to features written." in FRESHNESS_BUCKETS;
+    fast_freshness: Histogram [] "taiji_fast_freshness_seconds" "Time from due to a first answer of the fast path." in FRESHNESS_BUCKETS;
     queue_users: IntGaugeVec ["class"] "taiji_queue_users" "Users waiting for a refresh, by class (0 = most urgent).";
     queue_age: GaugeVec ["class"] "taiji_queue_oldest_age_seconds" "How long the longest-waiting user of a class has been due.";
+    queue_fast: IntGauge [] "taiji_queue_fast_users" "Users waiting for the fast path.";
     queue_leased: IntGauge [] "taiji_queue_leased" "Users being refreshed now.";
     queue_swept: IntCounter [] "taiji_queue_swept_total" "Users the sweep found stale and in no queue.";
     skips: IntCounterVec ["reason"] "taiji_refresh_skips_total" "Refreshes that needed no LLM, by reason: unchanged (the prompt), no_events (nothing is kept).";
     budget_left: GaugeVec ["window"] "taiji_refresh_budget_left_tokens" "LLM tokens left for refreshes by window: second, day; below 0 is a debt. Absent without a limit.";
+    budget_held: Counter [] "taiji_refresh_budget_held_seconds_total" "Time in which users were due and the worker had room, but the token budget let none begin.";
     erasures: IntCounterVec ["result"] "taiji_erasures_total" "Erasures of users by state: noted, finished.";
     answers: IntCounterVec ["format", "grounded"] "taiji_answers_total" "LLM answers by format (ok, broken) and grounding (item, category, none).";
     llm_tokens: IntCounterVec ["kind"] "taiji_llm_tokens_total" "LLM tokens: prompt (read), cached (out of the prefix cache), generated.";
@@ -125,6 +132,9 @@ impl Metrics {
         for result in ["accepted", "duplicate", "rejected"] {
             self.events.with_label_values(&[result]);
         }
+        for result in ["fresh", "late", "draining", "refused"] {
+            self.waits.with_label_values(&[result]);
+        }
         for result in ["accepted", "rejected"] {
             self.items.with_label_values(&[result]);
         }
@@ -136,11 +146,12 @@ impl Metrics {
         }
         for result in ["published", "dropped"] {
             self.kafka_features.with_label_values(&[result]);
+            self.kafka_served.with_label_values(&[result]);
         }
         for result in ["ok", "failed"] {
             self.kafka_commits.with_label_values(&[result]);
         }
-        for result in ["written", "skipped", "refused", "failed", "deferred"] {
+        for result in ["written", "skipped", "refused", "failed", "deferred", "fast", "fast_failed"] {
             self.refreshes.with_label_values(&[result]);
         }
         for reason in ["unchanged", "no_events"] {

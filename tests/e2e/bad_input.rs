@@ -169,7 +169,8 @@ fn a_read_that_asks_for_the_unknown_is_told_what_is_known() {
     refused(&read(json!({"users": ["u", ""]})), 400, "bad_request", "users[1]");
     refused(&read(json!({"users": ["x".repeat(129)]})), 400, "bad_request", "128");
     refused(&read(json!({"users": ["u"], "colour": 1})), 400, "bad_request", "colour");
-    refused(&read(json!({"users": ["u"], "max_staleness_ms": 5})), 400, "bad_request", "max_staleness_ms");
+    refused(&read(json!({"users": ["u"], "max_staleness_ms": "5"})), 400, "bad_request", "max_staleness_ms");
+    refused(&read(json!({"users": ["u"], "spaces": ["s"]})), 400, "bad_request", "spaces");
     refused(&server.get("/v1/users//features"), 400, "bad_request", "user_id");
     refused(&server.get("/v1/users/u/features?groups=magic"), 400, "bad_request", "magic");
     refused(&server.get("/v1/users/u/features?colour=red"), 400, "bad_request", "colour");
@@ -289,6 +290,39 @@ fn a_bad_first_line_does_not_lose_the_good_ones() {
     let answer = call(server.public(), "POST", "/v1/events", &headers, lines.as_bytes()).expect("answer");
     let answer = answer.expect_status(202).json();
     assert_eq!((&answer["accepted"], &answer["rejected"][0]["index"]), (&json!(1), &json!(0)), "{answer}");
+    place.check_alive();
+}
+
+#[test]
+fn a_cloudevent_in_binary_mode_is_one_event_and_half_an_envelope_is_refused() {
+    let place = Place::new();
+    let server = &place.server;
+    let mut whole = vec![
+        ("content-type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "7"),
+        ("ce-source", "/a%20shop"),
+        ("ce-type", "click"),
+        ("ce-time", "2024-11-24T10:00:00Z"),
+    ];
+    let data = json!({"user_id": "cloud", "item_id": "i1", "action": "click"}).to_string();
+    let post = |headers: &[(&str, &str)], body: &str| {
+        call(server.public(), "POST", "/v1/events", headers, body.as_bytes()).expect("answer")
+    };
+    let told = post(&whole, &data).expect_status(202).json();
+    assert_eq!((&told["accepted"], &told["duplicates"]), (&json!(1), &json!(0)));
+    let envelope = json!({"specversion": "1.0", "id": "7", "source": "/a shop", "type": "click",
+        "time": "2024-11-24T10:00:00Z", "data": serde_json::from_str::<Value>(&data).expect("json")});
+    let told =
+        post(&[("content-type", "application/cloudevents+json")], &envelope.to_string()).expect_status(202).json();
+    assert_eq!(told["duplicates"], json!(1), "the same event in structured mode");
+    for (body, field) in [("{oops", "event"), ("[1]", "event"), ("{\"events\":[]}", "events"), ("{}", "user_id")] {
+        let told = post(&whole, body).expect_status(400).json();
+        assert_eq!(told["rejected"][0]["field"], json!(field), "{told}");
+    }
+    whole.remove(3);
+    refused(&post(&whole, &data), 400, "bad_request", "ce-source: is missing");
+    assert_eq!(server.history("cloud").expect("history")["seq"], json!(1));
     place.check_alive();
 }
 

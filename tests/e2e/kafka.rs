@@ -1,24 +1,27 @@
 //! Kafka from outside: `taiji feed --kafka`, `taiji serve --kafka`, `taiji dlq`, kills and drains.
 
 use crate::kafka_rig::Broker;
-use crate::rig::{SOON, Server, Setup, TAIJI, run_with, wait_until};
+use crate::rig::{SOON, Server, Setup, TAIJI, call, run_with, wait_until};
 use crate::worlds::{click, data_plane_bundle, now_ms, read_events, synth_files, users_of, write_lines};
+use prost::Message as _;
 use rdkafka::message::Message;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 use taiji::event::Event;
+use taiji::feature::proto::Served;
 
 /// Topics of a test's own, as a configuration file.
-struct Topics {
-    broker: &'static Broker,
+pub struct Topics {
+    pub broker: &'static Broker,
     config: String,
-    events: String,
+    pub events: String,
 }
 
 impl Topics {
-    fn new(folder: &Path, name: &str) -> Topics {
+    /// Makes them.
+    pub fn new(folder: &Path, name: &str) -> Topics {
         let broker = Broker::shared();
         let events = format!("{name}.events");
         for (topic, partitions) in [
@@ -26,6 +29,7 @@ impl Topics {
             (format!("{name}.items"), 1),
             (format!("{name}.dlq"), 1),
             (format!("{name}.features"), 1),
+            (format!("{name}.served"), 2),
         ] {
             broker.create_topic(&topic, partitions, &[]);
         }
@@ -39,13 +43,15 @@ impl Topics {
         Topics { broker, config: config.display().to_string(), events }
     }
 
-    fn serve(&self, folder: &Path) -> Setup {
+    /// A service that reads them.
+    pub fn serve(&self, folder: &Path) -> Setup {
         let bundle = data_plane_bundle(folder);
         let setup = Setup::canned(&bundle, &folder.join("store"));
         setup.flag("--config", &self.config).flag("--kafka", self.broker.address())
     }
 
-    fn feed(&self, file: &Path) -> String {
+    /// `taiji feed` of a file.
+    pub fn feed(&self, file: &Path) -> String {
         let file = file.display().to_string();
         self.taiji(&["feed", "--file", &file])
     }
@@ -59,7 +65,7 @@ impl Topics {
 }
 
 /// Records of the events topic by outcome.
-fn records(server: &Server, topics: &Topics, outcome: &str) -> f64 {
+pub fn records(server: &Server, topics: &Topics, outcome: &str) -> f64 {
     server.metric(&format!("taiji_kafka_records_total{{outcome=\"{outcome}\",topic=\"{}\"}}", topics.events))
 }
 
@@ -151,6 +157,75 @@ fn a_killed_service_loses_nothing_and_counts_nothing_twice() {
 /// Events of a user of the test above.
 fn seq_of(user: usize) -> usize {
     8000 / 90 + usize::from(user < 8000 % 90)
+}
+
+/// What the ranker got is what the topic holds: each user of each answer once, by the answer's own name.
+#[test]
+fn what_is_served_stands_in_the_topic_as_the_ranker_got_it() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let topics = Topics::new(folder.path(), "served");
+    let setup = topics.serve(folder.path()).env("TAIJI__KAFKA__SERVED_TOPIC", "served.served");
+    let mut server = setup.env("TAIJI__KAFKA__SERVED_SAMPLE", "1.0").start();
+    let users: Vec<String> = ["{a} %", "b"].map(String::from).to_vec();
+    let events: Vec<Value> = users.iter().map(|user| click(user, &format!("e {user}"), now_ms())).collect();
+    server.post("/v1/events", &json!({ "events": events })).expect_status(202);
+    server.wait_for_features(&users, SOON);
+    let asked = [users.clone(), vec!["nobody".to_string()]].concat();
+    let body = json!({ "users": asked, "groups": ["intra", "cross"] }).to_string();
+    let read = |id: &str| {
+        let headers = [("x-request-id", id)];
+        call(server.public(), "POST", "/v1/features", &headers, body.as_bytes()).expect("answer").expect_status(200)
+    };
+    let named = |answer: &crate::rig::Answer| {
+        let line = answer
+            .head
+            .lines()
+            .find_map(|line| line.to_ascii_lowercase().strip_prefix("x-request-id: ").map(String::from));
+        line.expect("the answer's name")
+    };
+    let answer = read("page-7");
+    assert_eq!(named(&answer), "page-7");
+    let columns = answer.json();
+    // What cannot be an event's request_id is no name; the answer has one of ours.
+    let other = named(&read(&"x".repeat(129)));
+    assert_eq!(other.len(), 32, "{other}");
+    // Text is for admins only, and stays out.
+    server.row("b", "text");
+    let of = |id: &str| -> Vec<(String, Served)> {
+        let records = topics.broker.read_all("served.served", 2);
+        let decode = |record: &rdkafka::message::OwnedMessage| {
+            let key = String::from_utf8(record.key().expect("key").to_vec()).expect("key");
+            (key, Served::decode(record.payload().expect("value")).expect("message"))
+        };
+        records.iter().map(decode).filter(|(_, served)| served.request_id == id).collect()
+    };
+    let served = wait_until("the answer in the topic", SOON, || Some(of("page-7")).filter(|found| found.len() == 3));
+    for (place, user) in asked.iter().enumerate() {
+        let (_, served) = served.iter().find(|(key, _)| key == user).expect("every user");
+        let features = served.features.as_ref().expect("features");
+        let (intra, cross) = (features.intra.as_ref().expect("intra"), features.cross.as_ref().expect("cross"));
+        let got = |name: &str| columns["features"][name][place].clone();
+        assert_eq!(json!(features.user_id), json!(user));
+        assert_eq!(json!(features.status), columns["status"][place]);
+        assert_eq!(json!(intra.sparse_ids), got("intra.sparse_ids"));
+        assert_eq!(json!(u8::from(intra.has_llm_feature)), got("intra.has_llm_feature"));
+        assert_eq!(json!(cross.item_ids), got("cross.item_ids"));
+        assert_eq!(json!(served.space), columns["space"]);
+        let meta = intra.meta.clone().unwrap_or_default();
+        assert_eq!(json!(meta.seq), columns["groups"]["intra"]["seq"][place]);
+        let groups: Vec<(&str, Value)> =
+            served.groups.iter().map(|group| (group.name.as_str(), json!(group.status))).collect();
+        let status = |name: &str| columns["groups"][name]["status"][place].clone();
+        assert_eq!(groups, [("intra", status("intra")), ("cross", status("cross"))]);
+        assert!(served.arm.is_empty() && served.served_at_ms > 0);
+    }
+    wait_until("the other answer", SOON, || (of(&other).len() == 3).then_some(()));
+    // A drain publishes what waits.
+    for turn in 0..50 {
+        read(&format!("last {turn}"));
+    }
+    assert_eq!(server.stop(), Some(0), "{}", server.stderr());
+    assert!((0..50).all(|turn| of(&format!("last {turn}")).len() == 3));
 }
 
 #[test]

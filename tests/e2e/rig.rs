@@ -264,6 +264,12 @@ impl Server {
         Server::start(self.setup.clone()).unwrap_or_else(|stderr| panic!("the server did not start again: {stderr}"))
     }
 
+    /// Its process.
+    #[allow(dead_code)]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Public address.
     pub fn public(&self) -> &str {
         &self.setup.listen

@@ -49,10 +49,27 @@ fn jars() -> Result<PathBuf, String> {
     JARS.get_or_init(fetch).clone()
 }
 
+// Each rig may be the only one that is included.
+#[allow(clippy::duplicate_mod)]
+#[path = "certificates.rs"]
+mod certificates;
+
 /// One broker; gone when dropped.
 pub struct Broker {
     kind: Kind,
     address: String,
+    /// Where it has them.
+    secured: Option<Secured>,
+}
+
+/// Listeners that do not let everybody in.
+pub struct Secured {
+    /// SASL PLAIN without TLS: the user `taiji` with the password `right`.
+    pub sasl: String,
+    /// TLS without a login.
+    pub tls: String,
+    /// PEM file of the authority that signed its certificate.
+    pub authority: PathBuf,
 }
 
 enum Kind {
@@ -77,7 +94,7 @@ impl Broker {
     /// A broker of one's own; a stand-in where Kafka cannot be had.
     pub fn start() -> Broker {
         match jars() {
-            Ok(jars) => Broker::start_real(jars),
+            Ok(jars) => Broker::start_real(jars, false),
             Err(why) => {
                 say(&format!("Apache Kafka is not there; librdkafka's mock cluster stands in. {why}"));
                 Broker::start_stand_in()
@@ -88,7 +105,7 @@ impl Broker {
     /// Apache Kafka, for what the stand-in cannot do. `None` (and a line on stderr) where it cannot be had.
     pub fn start_if_real(test: &str) -> Option<Broker> {
         match jars() {
-            Ok(jars) => Some(Broker::start_real(jars)),
+            Ok(jars) => Some(Broker::start_real(jars, false)),
             Err(why) => {
                 say(&format!("{test} is left out: it needs Apache Kafka. {why}"));
                 None
@@ -96,10 +113,28 @@ impl Broker {
         }
     }
 
-    fn start_real(jars: PathBuf) -> Broker {
+    /// Apache Kafka with [`Secured`] listeners beside the open one.
+    pub fn start_secured(test: &str) -> Option<Broker> {
+        match jars() {
+            Ok(jars) => Some(Broker::start_real(jars, true)),
+            Err(why) => {
+                say(&format!("{test} is left out: it needs Apache Kafka. {why}"));
+                None
+            }
+        }
+    }
+
+    /// Its secured listeners.
+    pub fn secured(&self) -> &Secured {
+        self.secured.as_ref().expect("a broker of start_secured")
+    }
+
+    fn start_real(jars: PathBuf, is_secured: bool) -> Broker {
         let folder = tempfile::Builder::new().prefix("taiji-kafka").tempdir().expect("tempdir").keep();
         let (port, controller) = (free_port(), free_port());
-        std::fs::write(folder.join("server.properties"), properties(&folder, port, controller)).expect("properties");
+        let mut text = properties(&folder, port, controller);
+        let secured = is_secured.then(|| secure(&folder, &mut text));
+        std::fs::write(folder.join("server.properties"), text).expect("properties");
         let output = Command::new("java")
             .arg("-cp")
             .arg(format!("{}/*", jars.display()))
@@ -110,7 +145,7 @@ impl Broker {
         assert!(output.status.success(), "format: {}", String::from_utf8_lossy(&output.stderr));
         let mut broker = RealBroker { folder, jars, keeper: None };
         broker.spawn();
-        let broker = Broker { kind: Kind::Real(broker), address: format!("127.0.0.1:{port}") };
+        let broker = Broker { kind: Kind::Real(broker), address: format!("127.0.0.1:{port}"), secured };
         broker.wait_until_ready();
         broker
     }
@@ -120,7 +155,7 @@ impl Broker {
         config.set("test.mock.num.brokers", "1");
         let client: BaseProducer = config.create().expect("mock cluster");
         let address = client.client().mock_cluster().expect("mock cluster").bootstrap_servers();
-        Broker { kind: Kind::StandIn(client), address }
+        Broker { kind: Kind::StandIn(client), address, secured: None }
     }
 
     /// Is it Apache Kafka?
@@ -284,6 +319,31 @@ fn say(line: &str) {
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port()
+}
+
+/// Adds listeners with a login and with TLS.
+fn secure(folder: &Path, properties: &mut String) -> Secured {
+    certificates::make_certificates(folder);
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("certificate");
+    std::fs::write(folder.join("both.pem"), read("server.key") + &read("server.pem")).expect("both.pem");
+    let (sasl, tls) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let more = format!(",SASL_PLAINTEXT://{sasl},SSL://{tls}");
+    let with_more = |line: &str| match line.split_once('=') {
+        Some(("listeners" | "advertised.listeners", _)) => format!("{line}{more}\n"),
+        Some(("listener.security.protocol.map", _)) => format!("{line},SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL\n"),
+        _ => format!("{line}\n"),
+    };
+    *properties = properties.lines().map(with_more).collect();
+    properties.push_str(&format!(
+        "listener.name.sasl_plaintext.sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+user_taiji=\"right\";
+listener.name.ssl.ssl.keystore.type=PEM
+listener.name.ssl.ssl.keystore.location={}
+",
+        folder.join("both.pem").display()
+    ));
+    Secured { sasl, tls, authority: folder.join("ca.pem") }
 }
 
 fn properties(folder: &Path, port: u16, controller: u16) -> String {

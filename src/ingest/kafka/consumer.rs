@@ -278,7 +278,7 @@ impl<'a> Session<'a> {
     fn decode_event(&self, record: &Record, now_ms: i64) -> Result<Event, BadRecord> {
         let body = &record.body;
         check_headers(body)?;
-        self.decoder.event(body.value.as_deref(), body.content_type().as_deref(), now_ms)
+        self.decoder.event(body.value.as_deref(), |name| body.header_text(name), now_ms)
     }
 
     fn decode_item(&self, record: &Record) -> Result<ItemChange, BadRecord> {

@@ -18,26 +18,45 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// Prefix of Kafka Connect's headers.
-pub(super) const CONNECT_PREFIX: &str = "__connect.errors.";
+pub(crate) const CONNECT_PREFIX: &str = "__connect.errors.";
 /// Source topic.
-pub(super) const TOPIC_HEADER: &str = "__connect.errors.topic";
+pub(crate) const TOPIC_HEADER: &str = "__connect.errors.topic";
 /// Source partition.
-pub(super) const PARTITION_HEADER: &str = "__connect.errors.partition";
+pub(crate) const PARTITION_HEADER: &str = "__connect.errors.partition";
 /// Source offset.
-pub(super) const OFFSET_HEADER: &str = "__connect.errors.offset";
+pub(crate) const OFFSET_HEADER: &str = "__connect.errors.offset";
 /// [`super::decode::BadReason`].
-pub(super) const REASON_HEADER: &str = "__connect.errors.exception.class.name";
+pub(crate) const REASON_HEADER: &str = "__connect.errors.exception.class.name";
 /// What is wrong and what would be right.
-pub(super) const MESSAGE_HEADER: &str = "__connect.errors.exception.message";
+pub(crate) const MESSAGE_HEADER: &str = "__connect.errors.exception.message";
 /// How often the record was replayed.
-pub(super) const REPLAYS_HEADER: &str = "taiji.dlq.replays";
+pub(crate) const REPLAYS_HEADER: &str = "taiji.dlq.replays";
 /// On a replayed record: `partition/offset` of the letter it was. If it fails again, that letter is superseded by the new one.
-pub(super) const REPLAYED_FROM_HEADER: &str = "taiji.dlq.replayed_from";
+pub(crate) const REPLAYED_FROM_HEADER: &str = "taiji.dlq.replayed_from";
 /// Set when the value was too large for the dead-letter topic: its size. The value stands in the source topic only.
-pub(super) const DROPPED_HEADER: &str = "taiji.dlq.value_dropped_bytes";
+pub(crate) const DROPPED_HEADER: &str = "taiji.dlq.value_dropped_bytes";
 
 /// Dead letters on their way at once.
 const CONCURRENCY: usize = 256;
+
+/// How much of a record stands in its letter: less whenever the topic says that it is too large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Whole,
+    WithoutValue,
+    /// Neither key, value nor the record's own headers: where it came from and why it is here.
+    ReasonOnly,
+}
+
+impl Kept {
+    fn less(self) -> Option<Kept> {
+        match self {
+            Kept::Whole => Some(Kept::WithoutValue),
+            Kept::WithoutValue => Some(Kept::ReasonOnly),
+            Kept::ReasonOnly => None,
+        }
+    }
+}
 
 /// A record to be set aside.
 pub(super) struct DeadLetter {
@@ -81,11 +100,25 @@ impl DeadLetters {
         let place = letter.record.place;
         let source = self.shared.topics.name(place.key.role);
         let mut backoff = Backoff::default();
-        let mut keep_value = true;
+        let mut kept = Kept::Whole;
         let mut give_up = self.give_up.clone();
         loop {
-            let headers = headers(letter, source, &self.topic, keep_value);
-            match self.send(&letter.record.body, headers, keep_value).await {
+            let headers = headers(letter, source, kept);
+            let failed = self.send(&letter.record.body, headers, kept).await;
+            // The topic takes no record of this size, today or tomorrow.
+            if let Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)) = failed
+                && let Some(less) = kept.less()
+            {
+                kept = less;
+                let topic = &self.topic;
+                tracing::warn!(
+                    topic,
+                    ?kept,
+                    "a dead letter is larger than its topic takes; the rest stays in the source topic"
+                );
+                continue;
+            }
+            match failed {
                 Ok(()) => {
                     DeadLetterWritten {
                         reason: letter.bad.reason.as_str(),
@@ -96,10 +129,6 @@ impl DeadLetters {
                     }
                     .emit(&self.shared.metrics);
                     return true;
-                }
-                // The topic takes no record of this size, today or tomorrow.
-                Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)) if keep_value => {
-                    keep_value = false;
                 }
                 Err(error) => {
                     let error = format!("topic {:?}: {error}; does it exist, and may we write to it?", self.topic);
@@ -115,21 +144,24 @@ impl DeadLetters {
         }
     }
 
-    async fn send(&self, body: &Body, headers: OwnedHeaders, keep_value: bool) -> Result<(), KafkaError> {
+    async fn send(&self, body: &Body, headers: OwnedHeaders, kept: Kept) -> Result<(), KafkaError> {
         let mut record = FutureRecord::<[u8], [u8]>::to(&self.topic).headers(headers);
-        record.key = body.key.as_deref();
-        record.payload = body.value.as_deref().filter(|_| keep_value);
+        record.key = body.key.as_deref().filter(|_| kept != Kept::ReasonOnly);
+        record.payload = body.value.as_deref().filter(|_| kept == Kept::Whole);
         record.timestamp = body.timestamp.to_millis();
         self.producer.send(record, Duration::ZERO).await.map(|_| ()).map_err(|(error, _)| error)
     }
 }
 
 /// The record's own headers, then why it is here. A record that comes a second time says why it came the second time.
-fn headers(letter: &DeadLetter, source: &str, topic: &str, keep_value: bool) -> OwnedHeaders {
+fn headers(letter: &DeadLetter, source: &str, kept: Kept) -> OwnedHeaders {
     let body = &letter.record.body;
     let partition = letter.record.place.key.partition.to_string();
     let offset = letter.record.offset.to_string();
-    let mut headers = body.headers_without(|name| name.starts_with(CONNECT_PREFIX) || name == DROPPED_HEADER);
+    let mut headers = match kept {
+        Kept::ReasonOnly => OwnedHeaders::new(),
+        _ => body.headers_without(|name| name.starts_with(CONNECT_PREFIX) || name == DROPPED_HEADER),
+    };
     for (name, value) in [
         (TOPIC_HEADER, source),
         (PARTITION_HEADER, partition.as_str()),
@@ -146,13 +178,8 @@ fn headers(letter: &DeadLetter, source: &str, topic: &str, keep_value: bool) -> 
     if body.header(REPLAYS_HEADER).is_none() {
         headers = headers.insert(Header { key: REPLAYS_HEADER, value: Some("0") });
     }
-    if !keep_value {
+    if kept != Kept::Whole {
         let size = body.value.as_ref().map_or(0, Vec::len).to_string();
-        tracing::warn!(
-            topic,
-            size,
-            "a dead letter is larger than its topic takes; its value stays in the source topic"
-        );
         headers = headers.insert(Header { key: DROPPED_HEADER, value: Some(&size) });
     }
     headers

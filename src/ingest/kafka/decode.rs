@@ -1,9 +1,12 @@
 //! A record's bytes → event or item, or why not.
 //!
-//! In: value and `content-type` header. Out: [`Event`], [`Item`], or a [`BadRecord`] whose reason is a metric label and whose
+//! In: value and headers (`content-type`, and `ce_…` of a CloudEvent in binary mode). Out: [`Event`], [`Item`], or a [`BadRecord`] whose reason is a metric label and whose
 //! message tells the producer what would be right. Callers: [`super::consumer`]. Pure.
 
-use crate::event::{Event, EventDecoder, Item, protobuf};
+use super::record::CONTENT_TYPE;
+use crate::event::cloudevent;
+use crate::event::decode::shortened;
+use crate::event::{Event, EventDecoder, FieldError, Item, protobuf};
 use serde_json::Value;
 use std::fmt;
 
@@ -69,6 +72,12 @@ impl BadReason {
     }
 }
 
+/// Longest message of a [`BadRecord`], in bytes.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
+/// Before a CloudEvent's attribute in binary mode.
+const CLOUDEVENT_PREFIX: &str = "ce_";
+
 /// A record that will never be stored as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadRecord {
@@ -79,9 +88,9 @@ pub struct BadRecord {
 }
 
 impl BadRecord {
-    /// A refusal.
+    /// A refusal; the message is shortened, for it goes into a header and may repeat what the record says.
     pub fn new(reason: BadReason, message: impl Into<String>) -> BadRecord {
-        BadRecord { reason, message: message.into() }
+        BadRecord { reason, message: shortened(message.into(), MAX_MESSAGE_BYTES) }
     }
 }
 
@@ -104,6 +113,8 @@ pub enum ItemChange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Json,
+    /// A CloudEvent in structured mode; its own attributes count, not those of headers.
+    CloudEvent,
     Protobuf,
 }
 
@@ -120,19 +131,30 @@ impl RecordDecoder {
         RecordDecoder { events, max_bytes }
     }
 
-    /// An event, checked against the wall clock `now_ms`.
-    pub fn event(&self, value: Option<&[u8]>, content_type: Option<&str>, now_ms: i64) -> Result<Event, BadRecord> {
+    /// An event, checked against the wall clock `now_ms`; `header` gives a header's text by its name.
+    pub fn event(
+        &self,
+        value: Option<&[u8]>,
+        header: impl Fn(&str) -> Option<String>,
+        now_ms: i64,
+    ) -> Result<Event, BadRecord> {
         let bytes = self.checked(value)?;
-        let decoded = match format_of(content_type)? {
-            Format::Json => self.events.decode(&json(bytes)?, now_ms),
-            Format::Protobuf => {
+        let format = format_of(header(CONTENT_TYPE).as_deref())?;
+        let envelope = match format {
+            Format::CloudEvent => None,
+            _ => cloudevent::of_headers(|name| header(&[CLOUDEVENT_PREFIX, name].concat())).map_err(field)?,
+        };
+        let decoded = match (format, envelope) {
+            (Format::Protobuf, envelope) => {
                 let object = protobuf::to_json(bytes).map_err(|error| {
                     BadRecord::new(BadReason::Protobuf, format!("the value is no taiji.v1.Event: {error}"))
                 })?;
-                self.events.decode_own(&object, now_ms)
+                self.events.decode_own(&object, &envelope.unwrap_or_default(), now_ms)
             }
+            (_, Some(envelope)) => self.events.decode_data(&json(bytes)?, &envelope, now_ms),
+            (_, None) => self.events.decode(&json(bytes)?, now_ms),
         };
-        decoded.map_err(|error| BadRecord::new(BadReason::Field, error.to_string()))
+        decoded.map_err(field)
     }
 
     /// An item, or its tombstone (a null value under the item's id as key).
@@ -151,10 +173,9 @@ impl RecordDecoder {
         if format_of(content_type)? == Format::Protobuf {
             return Err(BadRecord::new(BadReason::ContentType, "items are read as application/json only"));
         }
-        let field = |message: String| BadRecord::new(BadReason::Field, message);
         let item: Item = serde_path_to_error::deserialize(&json(bytes)?)
-            .map_err(|error| field(format!("{}: {}", error.path(), error.inner())))?;
-        item.validate().map_err(|error| field(error.to_string()))?;
+            .map_err(|error| field(FieldError::new(error.path().to_string(), error.inner().to_string())))?;
+        item.validate().map_err(field)?;
         Ok(ItemChange::Put(item))
     }
 
@@ -180,6 +201,10 @@ impl RecordDecoder {
     }
 }
 
+fn field(error: FieldError) -> BadRecord {
+    BadRecord::new(BadReason::Field, error.to_string())
+}
+
 fn json(bytes: &[u8]) -> Result<Value, BadRecord> {
     serde_json::from_slice(bytes)
         .map_err(|error| BadRecord::new(BadReason::Json, format!("the value is not json: {error}")))
@@ -190,7 +215,8 @@ fn format_of(content_type: Option<&str>) -> Result<Format, BadRecord> {
     let Some(header) = content_type else { return Ok(Format::Json) };
     let media_type = header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media_type.as_str() {
-        "application/json" | "text/json" | "text/plain" | "application/cloudevents+json" => Ok(Format::Json),
+        "application/json" | "text/json" | "text/plain" => Ok(Format::Json),
+        "application/cloudevents+json" => Ok(Format::CloudEvent),
         "application/x-protobuf" | "application/protobuf" | "application/vnd.google.protobuf" => Ok(Format::Protobuf),
         _ => Err(BadRecord::new(
             BadReason::ContentType,
@@ -216,8 +242,17 @@ mod tests {
         RecordDecoder::new(EventDecoder::new(ActionTable::default(), BTreeMap::new()), 1000)
     }
 
+    fn event(value: &[u8], content_type: Option<&str>) -> Result<Event, BadRecord> {
+        decoder().event(Some(value), typed(content_type), NOW)
+    }
+
+    /// Headers with a content type and nothing else.
+    fn typed(content_type: Option<&str>) -> impl Fn(&str) -> Option<String> {
+        move |name| content_type.filter(|_| name == CONTENT_TYPE).map(String::from)
+    }
+
     fn refused(value: Option<&[u8]>, content_type: Option<&str>) -> BadReason {
-        decoder().event(value, content_type, NOW).expect_err("refused").reason
+        decoder().event(value, typed(content_type), NOW).expect_err("refused").reason
     }
 
     fn event_json() -> String {
@@ -227,8 +262,8 @@ mod tests {
     #[test]
     fn json_with_and_without_a_header_and_protobuf_are_the_same_event() {
         let text = event_json();
-        let plain = decoder().event(Some(text.as_bytes()), None, NOW).expect("json");
-        let typed = decoder().event(Some(text.as_bytes()), Some("application/json; charset=utf-8"), NOW).expect("json");
+        let plain = event(text.as_bytes(), None).expect("json");
+        let typed = event(text.as_bytes(), Some("application/json; charset=utf-8")).expect("json");
         let message = proto::Event {
             event_id: "e".into(),
             user_id: "u".into(),
@@ -238,15 +273,62 @@ mod tests {
             ..proto::Event::default()
         };
         let bytes = message.encode_to_vec();
-        let protobuf = decoder().event(Some(&bytes), Some("Application/X-Protobuf"), NOW).expect("protobuf");
+        let protobuf = event(&bytes, Some("Application/X-Protobuf")).expect("protobuf");
         assert!(plain == typed && plain == protobuf);
     }
 
     #[test]
     fn a_structured_cloudevent_is_opened() {
         let text = format!(r#"{{"specversion":"1.0","type":"t","source":"s","id":"1","data":{}}}"#, event_json());
-        let event = decoder().event(Some(text.as_bytes()), Some("application/cloudevents+json"), NOW).expect("event");
-        assert_eq!(event.event_id, "e");
+        let opened = event(text.as_bytes(), Some("application/cloudevents+json")).expect("event");
+        assert_eq!(opened.event_id, "e");
+    }
+
+    #[test]
+    fn a_binary_cloudevent_has_its_attributes_in_headers_and_its_content_type_says_how_it_is_written() {
+        let attributes = |kind: &'static str, time: &'static str| {
+            move |name: &str| {
+                let value = match name {
+                    CONTENT_TYPE => kind,
+                    "ce_specversion" => "1.0",
+                    "ce_id" => "7",
+                    "ce_source" => "/shop",
+                    "ce_type" => "click",
+                    "ce_time" => time,
+                    _ => "",
+                };
+                (!value.is_empty()).then(|| value.to_string())
+            }
+        };
+        let time = "2023-11-14T22:13:20Z";
+        let text = br#"{"user_id":"u","item_id":"i","action":"click"}"#;
+        let plain = decoder().event(Some(text), attributes("application/json", time), NOW).expect("json");
+        assert_eq!((plain.ts_ms, plain.event_id.len()), (NOW, 32));
+        let message = proto::Event {
+            user_id: "u".into(),
+            item_id: "i".into(),
+            action: "click".into(),
+            ..proto::Event::default()
+        };
+        let bytes = message.encode_to_vec();
+        let protobuf = decoder().event(Some(&bytes), attributes("application/x-protobuf", time), NOW);
+        assert_eq!(protobuf.as_ref(), Ok(&plain));
+        let timeless = decoder().event(Some(text), attributes("", ""), NOW).expect_err("no time");
+        assert!(timeless.message.starts_with("ts_ms"), "{timeless}");
+        // In structured mode the headers are nothing.
+        let structured = format!(r#"{{"specversion":"1.0","type":"t","source":"s","id":"1","data":{}}}"#, event_json());
+        let header = attributes("application/cloudevents+json", "noon");
+        assert_eq!(decoder().event(Some(structured.as_bytes()), header, NOW).expect("event").event_id, "e");
+    }
+
+    #[test]
+    fn messages_stay_short_whatever_they_repeat() {
+        let long = "x".repeat(1 << 20);
+        let bad = event(b"{}", Some(&long)).expect_err("refused");
+        assert!(bad.message.len() <= MAX_MESSAGE_BYTES, "{}", bad.message.len());
+        let item = format!(r#"{{"id":"i","title":"t","{}":1}}"#, "y".repeat(900));
+        let bad = decoder().item(None, Some(item.as_bytes()), None).expect_err("refused");
+        assert!(bad.message.len() <= MAX_MESSAGE_BYTES, "{}", bad.message.len());
     }
 
     #[test]
@@ -266,7 +348,7 @@ mod tests {
         ] {
             assert_eq!(refused(value, content_type), reason, "{value:?} {content_type:?}");
         }
-        let framed = decoder().event(Some(b"\x00\x00\x00\x00\x2a{}"), None, NOW).expect_err("framed");
+        let framed = event(b"\x00\x00\x00\x00\x2a{}", None).expect_err("framed");
         assert!(framed.message.contains("schema id 42") && framed.message.contains("produce plain json"), "{framed}");
     }
 
@@ -293,7 +375,7 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             content_type in prop::option::of(prop_oneof!["application/json", "application/x-protobuf", ".*"]),
         ) {
-            let decoded = decoder().event(Some(&bytes), content_type.as_deref(), NOW);
+            let decoded = event(&bytes, content_type.as_deref());
             prop_assert!(decoded.is_ok() || !decoded.expect_err("refused").message.is_empty());
             let item = decoder().item(Some(&bytes), Some(&bytes), content_type.as_deref());
             prop_assert!(item.is_ok() || !item.expect_err("refused").message.is_empty());

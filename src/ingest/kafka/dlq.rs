@@ -15,7 +15,7 @@ use super::record::Body;
 use crate::config::KafkaSettings;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError as ClientError;
-use rdkafka::message::{BorrowedMessage, Header, Message};
+use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::producer::FutureRecord;
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -77,12 +77,16 @@ pub struct Letter {
 
 impl Letter {
     fn of(message: &BorrowedMessage<'_>) -> Letter {
-        let body = Body::of(message);
+        Letter::of_body(message.partition(), message.offset(), Body::of(message))
+    }
+
+    /// The letter that a record of the dead-letter topic is.
+    pub(crate) fn of_body(partition: i32, offset: i64, body: Body) -> Letter {
         let text = |name: &str| body.header_text(name).unwrap_or_default();
         Letter {
-            partition: message.partition(),
-            offset: message.offset(),
-            timestamp_ms: message.timestamp().to_millis(),
+            partition,
+            offset,
+            timestamp_ms: body.timestamp.to_millis(),
             reason: text(REASON_HEADER),
             message: text(MESSAGE_HEADER),
             source: (text(TOPIC_HEADER), text(PARTITION_HEADER), text(OFFSET_HEADER)),
@@ -96,6 +100,17 @@ impl Letter {
     /// `partition/offset` in the dead-letter topic.
     pub fn name(&self) -> String {
         format!("{}/{}", self.partition, self.offset)
+    }
+
+    /// The record's own headers, with one replay more and the name of this letter.
+    pub(crate) fn replay_headers(&self) -> OwnedHeaders {
+        let count = self.replays.saturating_add(1).to_string();
+        let ours =
+            |name: &str| name.starts_with(CONNECT_PREFIX) || name == REPLAYS_HEADER || name == REPLAYED_FROM_HEADER;
+        self.body
+            .headers_without(ours)
+            .insert(Header { key: REPLAYS_HEADER, value: Some(&count) })
+            .insert(Header { key: REPLAYED_FROM_HEADER, value: Some(&self.name()) })
     }
 
     /// The record's key.
@@ -224,15 +239,8 @@ pub fn replay(
 }
 
 fn send_back(producer: &Producer, letter: &Letter, sent: &mut Vec<DeliveryFuture>) -> Result<(), KafkaError> {
-    let count = (letter.replays + 1).to_string();
-    let ours = |name: &str| name.starts_with(CONNECT_PREFIX) || name == REPLAYS_HEADER || name == REPLAYED_FROM_HEADER;
-    let headers = letter
-        .body
-        .headers_without(ours)
-        .insert(Header { key: REPLAYS_HEADER, value: Some(&count) })
-        .insert(Header { key: REPLAYED_FROM_HEADER, value: Some(&letter.name()) });
     let topic = &letter.source.0;
-    let mut record = FutureRecord::<[u8], [u8]>::to(topic).headers(headers);
+    let mut record = FutureRecord::<[u8], [u8]>::to(topic).headers(letter.replay_headers());
     record.key = letter.key();
     record.payload = letter.value();
     record.timestamp = letter.timestamp_ms;

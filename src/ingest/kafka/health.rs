@@ -1,6 +1,6 @@
 //! Whether this process should be sent traffic, as far as Kafka's ingest can tell: the latch `kafka`.
 //!
-//! It is held until the first assignment, and while the store refuses what Kafka brings. A broker that goes away after that
+//! It is held until the first assignment (and says what the client meets: no broker, a refused password, an unknown certificate), and while the store refuses what Kafka brings. A broker that goes away after that
 //! does not hold it: reads keep answering from the store.
 
 use crate::telemetry::Readiness;
@@ -29,6 +29,8 @@ struct State {
     assigned: bool,
     troubles: BTreeMap<Part, String>,
     shown: Option<String>,
+    /// What the client met last while there was no assignment yet.
+    client: Option<String>,
 }
 
 impl Health {
@@ -40,6 +42,11 @@ impl Health {
     /// The group gave us partitions (possibly none).
     pub fn assigned(&self) {
         self.change(|state| state.assigned = true);
+    }
+
+    /// The client could not reach a broker, or was refused by it: `message` is the client's log line.
+    pub fn client_failed(&self, message: &str) {
+        self.change(|state| state.client = Some(plain(message)));
     }
 
     /// The store refused a part's call.
@@ -66,6 +73,9 @@ impl Health {
         let was_waiting = !state.assigned;
         change(&mut state);
         if !state.assigned {
+            if let Some(problem) = &state.client {
+                self.readiness.hold(LATCH, format!("waiting for the first assignment: {problem}"));
+            }
             return;
         }
         let trouble = state.troubles.values().next().cloned();
@@ -80,6 +90,19 @@ impl Health {
     }
 }
 
+/// The client's words without the name of its thread, and what to do where that is known.
+fn plain(message: &str) -> String {
+    let text = message.split_once("]: ").map_or(message, |(_, text)| text);
+    let remedy = match text {
+        _ if text.contains("SASL authentication error") || text.contains("Authentication failed") => {
+            "; put the right sasl.username and sasl.password into kafka.properties"
+        }
+        _ if text.contains("certificate") => "; name the authority's PEM file as ssl.ca.location in kafka.properties",
+        _ => "",
+    };
+    format!("{text}{remedy}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,7 +113,14 @@ mod tests {
         let health = Health::new(readiness.clone());
         health.well(Part::Check);
         assert!(!readiness.is_ready());
+        health.client_failed("[thrd:b:9092/bootstrap]: b:9092/bootstrap: Connect failed: Connection refused");
+        let said = readiness.latches()[LATCH].clone().expect("held");
+        assert_eq!(said, "waiting for the first assignment: b:9092/bootstrap: Connect failed: Connection refused");
+        health.client_failed("SASL authentication error: Authentication failed: Invalid username or password");
+        assert!(readiness.latches()[LATCH].clone().expect("held").contains("put the right sasl.username"));
         health.assigned();
+        assert!(readiness.is_ready());
+        health.client_failed("a broker went away");
         assert!(readiness.is_ready());
         health.trouble(Part::Lane(1), "away".into());
         health.trouble(Part::Check, "away, too".into());

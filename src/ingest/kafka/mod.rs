@@ -20,13 +20,13 @@
 //! | `rebalance` | librdkafka's callbacks |
 //! | `record`, `decode` | a record as it came; bytes → event, item or reason |
 //! | `lanes`, `items`, `dead_letter` | where records end |
-//! | `dlq`, `features` | reading and replaying dead letters; the change feed out |
+//! | `dlq`, `features`, `served` | reading and replaying dead letters; the change feed and what was served, out |
 //! | `client`, `health`, `backoff` | configurations; readiness; pauses between attempts |
 
 pub mod client;
 mod consumer;
-mod dead_letter;
-mod decode;
+pub(crate) mod dead_letter;
+pub(crate) mod decode;
 pub mod dlq;
 pub mod features;
 mod health;
@@ -35,7 +35,8 @@ mod lanes;
 mod ledger;
 mod partitions;
 mod rebalance;
-mod record;
+pub(crate) mod record;
+pub mod served;
 mod shared;
 #[cfg(test)]
 mod tests;

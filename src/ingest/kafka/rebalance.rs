@@ -35,6 +35,9 @@ pub(super) struct GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "FAIL" {
+            self.shared.health.client_failed(message);
+        }
         log_line(level, facility, message);
     }
 

@@ -9,7 +9,7 @@ use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers, Messag
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The header that says how a value is written.
-const CONTENT_TYPE: &str = "content-type";
+pub(super) const CONTENT_TYPE: &str = "content-type";
 
 /// The topics read, by role.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ pub(super) struct Record {
 
 /// What producers wrote: kept byte for byte.
 #[derive(Debug, Clone)]
-pub(super) struct Body {
+pub(crate) struct Body {
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     pub timestamp: Timestamp,
@@ -68,6 +68,12 @@ pub(super) struct Body {
 }
 
 impl Body {
+    /// A record out of its parts; `headers` is `None` where a name is no text.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub fn of_parts(value: Option<Vec<u8>>, headers: Option<Vec<(String, Option<Vec<u8>>)>>) -> Body {
+        Body { key: None, value, timestamp: Timestamp::NotAvailable, headers, raw: None }
+    }
+
     /// Copies a message.
     pub fn of(message: &BorrowedMessage<'_>) -> Body {
         let headers = message.headers();

@@ -12,6 +12,7 @@ pub(super) async fn check(subject: &Subject) {
     tier_zero_fills_gaps_only(subject).await;
     an_older_refresh_fills_gaps_without_moving_marks(subject).await;
     weight_and_marks(subject).await;
+    states_are_what_histories_and_puts_say(subject).await;
     skip_moves_marks_only(subject).await;
     skip_needs_something_to_keep(subject).await;
 }
@@ -132,6 +133,24 @@ async fn weight_and_marks(subject: &Subject) {
             .refreshed_seq,
         None
     );
+}
+
+async fn states_are_what_histories_and_puts_say(subject: &Subject) {
+    let users = ["states a", "states nobody", "states quick", "states {b} %"].map(String::from);
+    for (user, events) in [(&users[0], 2), (&users[2], 1), (&users[3], 3)] {
+        seed(subject, user, events).await;
+    }
+    put(subject, "space", write_put(&users[3], v(2, 0), 1, 1, vec![blob(INTRA, 1, v(2, 0), 1, 0)])).await;
+    put(subject, "space", write_put(&users[2], v(1, 0), 0, 1, vec![blob(INTRA, 1, v(1, 0), 0, 0)])).await;
+    let found = subject.store.states("space", &users).await.unwrap();
+    let refreshed: Vec<_> = found.iter().map(|marks| marks.map(|marks| marks.refreshed_seq)).collect();
+    assert_eq!(refreshed, [Some(None), None, Some(None), Some(Some(2))], "a quick answer is no refresh");
+    let elsewhere = subject.store.states("states other", &users[3..]).await.unwrap().remove(0).unwrap();
+    assert_eq!(elsewhere.refreshed_seq, None);
+    for (user, marks) in users.iter().zip(found).filter(|(user, _)| *user != &users[1]) {
+        assert_eq!(marks.unwrap().state, history(subject, user).await.state, "{user}");
+    }
+    assert!(subject.store.states("space", &[]).await.unwrap().is_empty());
 }
 
 async fn skip_moves_marks_only(subject: &Subject) {

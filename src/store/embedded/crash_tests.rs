@@ -94,6 +94,60 @@ async fn an_acknowledged_event_survives_kill_9() {
     check_all_there(folder.path(), acks).await;
 }
 
+/// A file system in memory of a size of its own; gone when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None` (and a line on stderr) where nothing can be mounted: that takes root.
+    fn mount(size: &str) -> Option<SmallDisk> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output();
+        if mounted.as_ref().is_ok_and(|output| output.status.success()) {
+            return Some(SmallDisk(folder));
+        }
+        // On the process's own stderr: what a passing test prints is hidden.
+        let line = format!("taiji tests: a full disk is left out, mounting takes root: {mounted:?}\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        None
+    }
+
+    fn grow(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        assert!(Command::new("mount").args(["-o", &options]).arg(self.0.path()).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// ENOSPC itself: the disk fills up under the store, stays full over a restart, and gets room again.
+#[tokio::test]
+async fn a_full_disk_is_an_error_and_what_was_acknowledged_is_there_when_it_has_room_again() {
+    let Some(disk) = SmallDisk::mount("2m") else { return };
+    let folder = disk.0.path().join("store");
+    let run = |count: u64| {
+        let (mut child, lines) = start("exec \"$0\" \"$@\"", &folder, count);
+        let lines: Vec<String> = lines.map(Result::unwrap).collect();
+        child.wait().unwrap();
+        let acks = lines.iter().filter(|line| acknowledged(line).is_some()).count() as u64;
+        (acks, lines.iter().find_map(|line| line.strip_prefix("error ")).map(String::from))
+    };
+    let (acks, error) = run(100_000);
+    let message = error.expect("the disk is full");
+    assert!(message.contains("store append failed") && message.contains("free disk space"), "{message}");
+    assert!(acks > 100, "{acks} appends before the disk was full");
+    // A start on the full disk finds what was acknowledged (repeats), and a little room where the broken end was cut off.
+    let (more, error) = run(100_000);
+    assert!(error.is_some_and(|message| message.contains("free disk space")), "still full");
+    assert!(more < acks, "{more} appends on a full disk");
+    disk.grow("64m");
+    check_all_there(&folder, acks + more).await;
+}
+
 #[tokio::test]
 async fn a_write_the_disk_refuses_is_an_error_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();

@@ -16,7 +16,7 @@ use crate::store::codec::{self, CodecResult, Profile, ProfileAttribute, UserReco
 use crate::store::kept::KeptList;
 use crate::store::{
     AppendOutcome, HISTORY_CAP, PROFILE_CAP, QUERY_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory,
-    UserState,
+    UserMarks, UserState,
 };
 use fjall::{OwnedWriteBatch, Snapshot};
 use prost::Message;
@@ -105,6 +105,16 @@ impl Inner {
     pub(super) fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
         let snapshot = self.engine.database.snapshot();
         users.iter().map(|user| self.history(&snapshot, user)).collect()
+    }
+
+    /// See [`crate::store::FeatureStore::states`].
+    pub(super) fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        let snapshot = self.engine.database.snapshot();
+        let marks = |record: UserRecord| UserMarks {
+            state: record.state,
+            refreshed_seq: record.refreshed.get(space).map(|version| version.seq),
+        };
+        users.iter().map(|user| Ok(self.engine.user_record(&snapshot, user)?.map(marks))).collect()
     }
 
     fn history(&self, snapshot: &Snapshot, user: &str) -> StoreResult<Option<UserHistory>> {

@@ -37,7 +37,7 @@ mod tests;
 use super::{
     AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FeedCursor, FeedPage, FreshVector,
     Group, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory,
-    UserState,
+    UserMarks, UserState,
 };
 use crate::clock::unix_ms;
 use crate::event::Item;
@@ -183,6 +183,10 @@ impl FeatureStore for EmbeddedStore {
         // A record is one value: the rest is read with it, and left here.
         let stored = self.inner.features(space, users)?;
         Ok(stored.into_iter().map(|features| features.map(|features| features.only(groups))).collect())
+    }
+
+    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        self.inner.states(space, users)
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {

@@ -196,7 +196,7 @@ fn expiry(record: &FeatureRecord) -> Option<i64> {
     (!ends.into_iter().any(|at_ms| at_ms == 0)).then_some(last.saturating_add(EXPIRY_GRACE_MS))
 }
 
-fn fields(record: &FeatureRecord) -> Vec<(&'static str, Vec<u8>)> {
+pub(crate) fn fields(record: &FeatureRecord) -> Vec<(&'static str, Vec<u8>)> {
     let refreshed = record.refreshed.map_or(String::new(), |version| format!("{} {}", version.seq, version.turn));
     let mut fields = vec![
         ("r", refreshed.into_bytes()),
@@ -216,7 +216,7 @@ fn fields(record: &FeatureRecord) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// The record and its revision, which is empty when there is none.
-fn decode(key: &str, value: Value) -> StoreResult<(FeatureRecord, String)> {
+pub(crate) fn decode(key: &str, value: Value) -> StoreResult<(FeatureRecord, String)> {
     decode_fields(key, read(key, value)?)
 }
 

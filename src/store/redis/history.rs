@@ -1,24 +1,32 @@
 //! Appending events and reading histories. One function call a user, one pipeline a batch.
 //!
-//! The kept lists are packed strings that the function takes apart and puts together (`packed` has the bytes). Users of items
-//! stand in other slots, so they are counted after the append, for events that are new or delivered again: a crash
-//! between the two is healed by the redelivery.
+//! The kept lists are Redis lists that the function keeps in order (`entries` has the bytes). Users of items stand in other
+//! slots, so they are counted after the append, for events that are new or delivered again: a crash between the two is
+//! healed by the redelivery.
 
 use super::RedisStore;
 use super::link::Call;
 use super::values::{corrupt, number, read};
-use super::{function, packed};
+use super::{entries, function};
 use crate::event::ActionClass;
 use crate::feature::proto::Behaviour;
 use crate::store::codec::CodecResult;
-use crate::store::{AppendOutcome, ITEM_USERS_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserState};
+use crate::store::{
+    AppendOutcome, ITEM_USERS_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserMarks, UserState,
+};
 use prost::Message;
 use redis::Value;
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Fields of a user's counters, in the order of [`state_of`].
+const STATE: [&str; 6] = ["seq", "weight", "last_refresh_ms", "era", "erased_before_ms", "erased_seq"];
+
 /// Items known to have all the users that are counted; bounded, because it is only a short cut.
 const FULL_ITEMS_KEPT: usize = 100_000;
+
+/// A field of a hash, absent or text.
+type Field = Option<Vec<u8>>;
 
 /// What the function answers: flags, new, seq, weight, last refresh, era, erased before, erased seq, refreshed.
 type Answer = (Vec<u8>, u8, u64, f64, i64, u64, i64, u64, String);
@@ -50,32 +58,18 @@ impl RedisStore {
         Ok(outcomes)
     }
 
-    fn append_call(&self, space: &str, batch: &UserBatch) -> StoreResult<Call> {
+    pub(super) fn append_call(&self, space: &str, batch: &UserBatch) -> StoreResult<Call> {
         let user = batch.user.as_str();
         let keys = ["st", "h:e", "h:i", "q", "prof"].map(|part| self.keys.of_user(user, part));
-        let mut call = Call::function(function!("append"), &keys).arg(self.clock_argument()).arg(space);
+        let kinds: Vec<u8> = batch.records.iter().map(kind_of).collect();
+        let mut call = Call::function(function!("append"), &keys).arg(self.clock_argument()).arg(space).arg(kinds);
         for record in &batch.records {
-            let mut bytes = packed::head(record.ts_ms, &record.event_id);
-            let kind = match &record.body {
-                RecordBody::Behaviour { class, behaviour } => {
-                    let body = Behaviour { ts_ms: 0, event_id: String::new(), ..behaviour.clone() };
-                    body.encode(&mut bytes).map_err(|error| corrupt(&keys[1], error.to_string()))?;
-                    match class {
-                        ActionClass::Engagement => "e",
-                        ActionClass::Impression => "i",
-                        ActionClass::None => "n",
-                    }
-                }
-                RecordBody::Query(query) => {
-                    bytes.extend_from_slice(query.as_bytes());
-                    "q"
-                }
-                RecordBody::Profile(_) => "p",
-            };
-            if bytes.len() > usize::from(u16::MAX) {
-                return Err(corrupt(&keys[0], format!("event of {} bytes; at most 65535 are kept", bytes.len())));
+            let stored = stored_bytes(record);
+            // A list's element may be longer, but a history of such is no history.
+            if stored.len() > usize::from(u16::MAX) {
+                return Err(corrupt(&keys[0], format!("event of {} bytes; at most 65535 are kept", stored.len())));
             }
-            call = call.arg(kind).arg(record.weight).arg(bytes);
+            call = call.arg(record.weight).arg(&record.event_id).arg(stored);
             if let RecordBody::Profile(attributes) = &record.body {
                 call = call.arg(attributes.len());
                 for (name, value) in attributes {
@@ -111,14 +105,30 @@ impl RedisStore {
         Ok(())
     }
 
+    /// See [`crate::store::FeatureStore::states`].
+    pub(super) async fn read_states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        let refreshed = format!("r:{space}");
+        let call = |user: &String| Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE).arg(&refreshed);
+        let answers = self.link.run("read states", users.iter().map(call).collect()).await?;
+        let marks = |(user, answer): (&String, Value)| {
+            let key = self.keys.of_user(user, "st");
+            let fields: Vec<Field> = read(&key, answer)?;
+            let Some(state) = state_of(&key, &fields)? else { return Ok(None) };
+            let version = fields.last().and_then(|field| field.as_deref()).unwrap_or_default();
+            Ok(Some(UserMarks { state, refreshed_seq: refreshed_seq(&key, &String::from_utf8_lossy(version))? }))
+        };
+        users.iter().zip(answers).map(marks).collect()
+    }
+
     /// See [`crate::store::FeatureStore::histories`].
     pub(super) async fn read_histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
         const PARTS: usize = 5;
         let mut calls = Vec::with_capacity(users.len() * PARTS);
         for user in users {
-            let state = Call::new("HMGET", &self.keys.of_user(user, "st"));
-            calls.push(state.arg(&["seq", "weight", "last_refresh_ms", "era", "erased_before_ms", "erased_seq"]));
-            calls.extend(["h:e", "h:i", "q"].map(|part| Call::new("GET", &self.keys.of_user(user, part))));
+            calls.push(Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE));
+            calls.extend(
+                ["h:e", "h:i", "q"].map(|part| Call::new("LRANGE", &self.keys.of_user(user, part)).arg(0).arg(-1)),
+            );
             calls.push(Call::new("HGETALL", &self.keys.of_user(user, "prof")));
         }
         let mut answers = self.link.run("read histories", calls).await?.into_iter();
@@ -128,6 +138,31 @@ impl RedisStore {
         };
         users.iter().map(history).collect()
     }
+}
+
+/// What the function calls this kind of record.
+fn kind_of(record: &Record) -> u8 {
+    match &record.body {
+        RecordBody::Behaviour { class: ActionClass::Engagement, .. } => b'e',
+        RecordBody::Behaviour { class: ActionClass::Impression, .. } => b'i',
+        RecordBody::Behaviour { class: ActionClass::None, .. } => b'n',
+        RecordBody::Query(_) => b'q',
+        RecordBody::Profile(_) => b'p',
+    }
+}
+
+/// `ts | body`. A behaviour is kept without time and id, which stand beside it.
+fn stored_bytes(record: &Record) -> Vec<u8> {
+    let mut bytes = entries::time_bytes(record.ts_ms).to_vec();
+    match &record.body {
+        RecordBody::Behaviour { behaviour, .. } => {
+            let body = Behaviour { ts_ms: 0, event_id: String::new(), ..behaviour.clone() };
+            bytes.extend_from_slice(&body.encode_to_vec());
+        }
+        RecordBody::Query(query) => bytes.extend_from_slice(query.as_bytes()),
+        RecordBody::Profile(_) => {}
+    }
+    bytes
 }
 
 fn note_engagement<'a>(engaged: &mut BTreeMap<&'a str, Vec<i64>>, user: &str, record: &'a Record, flag: u8) {
@@ -150,28 +185,33 @@ fn refreshed_seq(key: &str, text: &str) -> StoreResult<Option<u64>> {
     }
 }
 
+/// The counters out of the fields [`STATE`]; `None` for a user never seen.
+fn state_of(key: &str, fields: &[Field]) -> StoreResult<Option<UserState>> {
+    let field = |nth: usize| fields.get(nth).and_then(|value| value.as_deref());
+    if field(0).is_none() {
+        return Ok(None);
+    }
+    Ok(Some(UserState {
+        seq: number(key, field(0))?,
+        weight: number(key, field(1))?,
+        last_refresh_ms: number(key, field(2))?,
+        era: number(key, field(3))?,
+        erased_before_ms: number(key, field(4))?,
+        erased_seq: number(key, field(5))?,
+    }))
+}
+
 /// The history of a user out of the five answers.
 fn history_of(key: &str, parts: Vec<Value>) -> StoreResult<Option<UserHistory>> {
     let Ok([state, engagements, impressions, queries, profile]) = <[Value; 5]>::try_from(parts) else {
         return Err(corrupt(key, "answers are missing"));
     };
-    let state: Vec<Option<Vec<u8>>> = read(key, state)?;
-    let field = |nth: usize| state.get(nth).and_then(|value| value.as_deref());
-    if field(0).is_none() {
-        return Ok(None);
-    }
+    let Some(state) = state_of(key, &read::<Vec<Field>>(key, state)?)? else { return Ok(None) };
     let unreadable = |message: String| corrupt(key, message);
-    let list = |value: Value| read::<Option<Vec<u8>>>(key, value).map(Option::unwrap_or_default);
+    let list = |value: Value| read::<Vec<Vec<u8>>>(key, value);
     let attributes: Vec<(String, Vec<u8>)> = read(key, profile)?;
     Ok(Some(UserHistory {
-        state: UserState {
-            seq: number(key, field(0))?,
-            weight: number(key, field(1))?,
-            last_refresh_ms: number(key, field(2))?,
-            era: number(key, field(3))?,
-            erased_before_ms: number(key, field(4))?,
-            erased_seq: number(key, field(5))?,
-        },
+        state,
         engagements: behaviours(&list(engagements)?).map_err(unreadable)?,
         impressions: behaviours(&list(impressions)?).map_err(unreadable)?,
         queries: texts(&list(queries)?).map_err(unreadable)?,
@@ -179,21 +219,21 @@ fn history_of(key: &str, parts: Vec<Value>) -> StoreResult<Option<UserHistory>> 
     }))
 }
 
-fn behaviours(list: &[u8]) -> CodecResult<Vec<Behaviour>> {
+fn behaviours(list: &[Vec<u8>]) -> CodecResult<Vec<Behaviour>> {
     let restore = |(ts_ms, id, body): (i64, &str, &[u8])| {
         let behaviour = Behaviour::decode(body).map_err(|error| error.to_string())?;
         Ok(Behaviour { ts_ms, event_id: id.to_string(), ..behaviour })
     };
-    packed::entries(list)?.into_iter().map(restore).collect()
+    entries::entries(list)?.into_iter().map(restore).collect()
 }
 
-fn texts(list: &[u8]) -> CodecResult<Vec<(i64, String)>> {
+fn texts(list: &[Vec<u8>]) -> CodecResult<Vec<(i64, String)>> {
     let text = |body: &[u8]| String::from_utf8(body.to_vec()).map_err(|error| error.to_string());
-    packed::entries(list)?.into_iter().map(|(ts_ms, _, body)| Ok((ts_ms, text(body)?))).collect()
+    entries::entries(list)?.into_iter().map(|(ts_ms, _, body)| Ok((ts_ms, text(body)?))).collect()
 }
 
 fn attribute((name, bytes): (String, Vec<u8>)) -> CodecResult<(String, (i64, serde_json::Value))> {
-    let (ts_ms, _, value) = packed::split(&bytes)?;
+    let (ts_ms, value) = entries::attribute(&bytes)?;
     let value = serde_json::from_slice(value).map_err(|error| error.to_string())?;
     Ok((name, (ts_ms, value)))
 }

@@ -7,24 +7,24 @@
 //! |---|---|
 //! | `address`, `link`, `topology`, `errors` | the URL; connections, retries; slots and their owners; errors in our words |
 //! | `breaker` | calls to a node that is away fail at once |
-//! | `keys`, `values`, `packed` | names of keys; answers; bytes of lists |
+//! | `keys`, `values`, `entries` | names of keys; answers; bytes of a list's entries |
 //! | `schema` | versions, functions, migration |
 //! | `history`, `features`, `queue`, `feeds`, `erase` | the trait's calls, by subject |
 
 mod address;
 mod breaker;
+pub(crate) mod entries;
 mod erase;
 mod errors;
-mod features;
+pub(crate) mod features;
 mod feeds;
 mod history;
 mod keys;
 mod link;
-mod packed;
 mod queue;
 mod schema;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod topology;
 mod values;
 
@@ -34,7 +34,8 @@ pub use schema::{Migration, Step};
 
 use super::{
     AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FeedCursor, FeedPage, FreshVector,
-    Group, PutOutcome, QueueDepth, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserState,
+    Group, PutOutcome, QueueDepth, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserMarks,
+    UserState,
 };
 use crate::event::Item;
 use async_trait::async_trait;
@@ -130,6 +131,10 @@ impl FeatureStore for RedisStore {
         groups: &[Group],
     ) -> StoreResult<Vec<Option<StoredFeatures>>> {
         self.read_groups(space, users, groups).await
+    }
+
+    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        self.read_states(space, users).await
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {

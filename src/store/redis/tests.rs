@@ -7,7 +7,7 @@ use crate::store::conformance::{self, Subject};
 
 #[path = "../../../tests/rig/redis.rs"]
 #[allow(missing_docs)]
-mod rig;
+pub(crate) mod rig;
 
 mod fail_over;
 mod failures;

@@ -4,7 +4,7 @@ use super::super::dead_letter::*;
 use super::*;
 use rdkafka::message::{Headers, Message, OwnedMessage};
 
-fn header(message: &OwnedMessage, name: &str) -> Option<String> {
+fn header_of(message: &OwnedMessage, name: &str) -> Option<String> {
     let headers = message.headers()?;
     let found = headers.iter().find(|header| header.key == name)?;
     Some(String::from_utf8(found.value?.to_vec()).unwrap())
@@ -42,19 +42,19 @@ async fn a_dead_letter_is_the_record_as_it_was_with_the_reason_in_its_headers() 
     world.wait_until_all_is_committed(broker).await;
     running.stop().await;
     let mut letters = broker.read_all(&topic, 1);
-    letters.sort_by_key(|letter| header(letter, OFFSET_HEADER).unwrap().parse::<i64>().unwrap());
+    letters.sort_by_key(|letter| header_of(letter, OFFSET_HEADER).unwrap().parse::<i64>().unwrap());
     assert_eq!(letters.len(), bad.len());
     for (offset, (letter, (record, reason, replays))) in letters.iter().zip(&bad).enumerate() {
         assert_eq!(letter.key(), record.key.as_deref(), "{reason}");
         assert_eq!(letter.payload(), record.value.as_deref(), "{reason}");
-        assert_eq!(header(letter, REASON_HEADER).as_deref(), Some(*reason));
-        assert_eq!(header(letter, TOPIC_HEADER).as_deref(), Some(world.events_topic()), "{reason}");
-        assert_eq!(header(letter, PARTITION_HEADER).as_deref(), Some("0"));
-        assert_eq!(header(letter, OFFSET_HEADER), Some(offset.to_string()));
-        assert_eq!(header(letter, REPLAYS_HEADER).as_deref(), Some(*replays), "{reason}");
-        assert!(header(letter, MESSAGE_HEADER).is_some_and(|message| !message.is_empty()));
+        assert_eq!(header_of(letter, REASON_HEADER).as_deref(), Some(*reason));
+        assert_eq!(header_of(letter, TOPIC_HEADER).as_deref(), Some(world.events_topic()), "{reason}");
+        assert_eq!(header_of(letter, PARTITION_HEADER).as_deref(), Some("0"));
+        assert_eq!(header_of(letter, OFFSET_HEADER), Some(offset.to_string()));
+        assert_eq!(header_of(letter, REPLAYS_HEADER).as_deref(), Some(*replays), "{reason}");
+        assert!(header_of(letter, MESSAGE_HEADER).is_some_and(|message| !message.is_empty()));
     }
-    assert_eq!(header(&letters[0], "trace").as_deref(), Some("t-1"), "its own headers stay");
+    assert_eq!(header_of(&letters[0], "trace").as_deref(), Some("t-1"), "its own headers stay");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,8 +76,82 @@ async fn a_ten_megabyte_record_is_set_aside_without_its_value_where_the_topic_ta
     let letters = broker.read_all(&topic, 1);
     assert_eq!(letters.len(), 1);
     assert_eq!((letters[0].key(), letters[0].payload()), (Some(&b"k"[..]), None));
-    assert_eq!(header(&letters[0], DROPPED_HEADER), Some((10 << 20).to_string()));
-    assert_eq!(header(&letters[0], REASON_HEADER).as_deref(), Some("too_large"));
+    assert_eq!(header_of(&letters[0], DROPPED_HEADER), Some((10 << 20).to_string()));
+    assert_eq!(header_of(&letters[0], REASON_HEADER).as_deref(), Some("too_large"));
+}
+
+/// What no letter can hold as it is: key or headers alone are larger than the topic takes. Waiting for that to change would
+/// hold every later offset back for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_whose_key_or_headers_are_too_large_for_a_letter_leaves_its_reason_only() {
+    let broker = Broker::shared();
+    if !broker.is_real() {
+        return;
+    }
+    let mut world = World::new(broker, 1);
+    world.settings.kafka.dead_letter_topic.push_str(".small");
+    let topic = world.settings.kafka.dead_letter_topic.clone();
+    broker.create_topic(&topic, 1, &[("max.message.bytes", "100000")]);
+    let store = Double::new();
+    let running = world.start(&store);
+    let (key, header) = (vec![b'k'; 200_000], vec![b'h'; 10 << 20]);
+    let own: (&str, &[u8]) = ("own", &header);
+    let long_name = format!("{{\"{}\":1}}", "n".repeat(50_000));
+    let records = [
+        Outgoing::raw(&world, Some(&key), Some(b"no json"), &[]),
+        Outgoing::raw(&world, Some(b"k"), None, &[own]),
+        Outgoing::raw(&world, Some(b"k"), Some(long_name.as_bytes()), &[]),
+    ];
+    world.produce(&records).await;
+    let good = [click(1, 1)];
+    world.produce_events(&good).await;
+    wait_for(&store, &good).await;
+    world.wait_until_all_is_committed(broker).await;
+    running.stop().await;
+    let mut letters = broker.read_all(&topic, 1);
+    letters.sort_by_key(|letter| header_of(letter, OFFSET_HEADER));
+    let reasons: Vec<Option<String>> = letters.iter().map(|letter| header_of(letter, REASON_HEADER)).collect();
+    assert_eq!(reasons, ["json", "null", "field"].map(|reason| Some(reason.to_string())));
+    let kept: Vec<_> = letters.iter().map(|letter| (letter.key(), letter.payload())).collect();
+    assert_eq!(kept, [(None, None), (None, None), (Some(&b"k"[..]), Some(long_name.as_bytes()))]);
+    let dropped: Vec<Option<String>> = letters.iter().map(|letter| header_of(letter, DROPPED_HEADER)).collect();
+    assert_eq!(dropped, [Some("7".to_string()), Some("0".to_string()), None]);
+    assert!(header_of(&letters[1], "own").is_none());
+    assert!(header_of(&letters[2], MESSAGE_HEADER).unwrap().len() < 1100, "what is said of a name is short");
+}
+
+/// Producers with wrong clocks: what lies too far ahead or before all reason is set aside, what is merely late or early is kept
+/// in its order, and nobody after it is refused for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_clocks_cost_their_own_records_only() {
+    let broker = Broker::shared();
+    let world = World::new(broker, 1);
+    let store = Double::new();
+    let running = world.start(&store);
+    let now_ms = crate::clock::unix_ms();
+    const HOUR: i64 = 3_600_000;
+    let at = |number: usize, ts_ms: i64| Event { ts_ms, ..click(1, number) };
+    let refused = [
+        at(1, now_ms + 48 * HOUR),
+        at(2, i64::MAX),
+        at(3, now_ms / 1000),
+        at(4, -1),
+        at(5, i64::MIN),
+        at(6, crate::event::MIN_TS_MS - 1),
+    ];
+    let kept = [at(7, now_ms + 23 * HOUR), at(8, now_ms), at(9, crate::event::MIN_TS_MS), at(10, now_ms - HOUR)];
+    world.produce_events(&[&refused[..3], &kept[..2], &refused[3..], &kept[2..]].concat()).await;
+    wait_for(&store, &kept).await;
+    world.wait_until_all_is_committed(broker).await;
+    assert_eq!(running.metrics.kafka_dead_letters.with_label_values(&["field"]).get(), refused.len() as u64);
+    let next = [&kept[..], &[at(11, now_ms + 1)]].concat();
+    world.produce_events(&next[4..]).await;
+    wait_for(&store, &next).await;
+    running.stop().await;
+    for letter in broker.read_all(&world.settings.kafka.dead_letter_topic, 1) {
+        let message = header_of(&letter, MESSAGE_HEADER).unwrap();
+        assert!(message.starts_with("ts_ms: "), "{message}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -170,7 +244,7 @@ async fn a_replay_sends_each_record_back_once_and_the_cap_ends_the_loop() {
     running.stop().await;
     let all = broker.read_all(&world.settings.kafka.dead_letter_topic, 1);
     let last = all.last().unwrap();
-    assert_eq!((header(last, REPLAYS_HEADER).as_deref(), header(last, "own").as_deref()), (Some("3"), Some("1")));
+    assert_eq!((header_of(last, REPLAYS_HEADER).as_deref(), header_of(last, "own").as_deref()), (Some("3"), Some("1")));
     let replays = last.headers().unwrap().iter().filter(|header| header.key == REPLAYS_HEADER).count();
     assert_eq!(replays, 1, "one count, not a list of them");
     let nothing = dlq::LetterFilter { from_ms: Some(i64::MAX), ..dlq::LetterFilter::default() };

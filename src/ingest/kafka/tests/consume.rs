@@ -6,7 +6,7 @@ use crate::feature::proto;
 use prost::Message;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
-use rdkafka::message::Message as _;
+use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::Producer as _;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,8 +18,18 @@ async fn five_thousand_events_with_duplicates_late_and_bad_ones_are_kept_exactly
     // A sixth comes twice, in other forms, and everything comes in any order.
     for (index, event) in events.iter().enumerate().filter(|(index, _)| index % 6 == 0) {
         let key = event.user_id.as_bytes();
-        records.push(match index % 18 {
+        records.push(match index % 24 {
             0 => Outgoing::event(&world, event),
+            12 => {
+                let attributes: [(&str, &[u8]); 5] = [
+                    ("ce_specversion", b"1.0"),
+                    ("ce_id", b"1"),
+                    ("ce_source", b"s"),
+                    ("ce_type", b"t"),
+                    ("content-type", b"application/json"),
+                ];
+                Outgoing::raw(&world, Some(key), Some(&serde_json::to_vec(event).unwrap()), &attributes)
+            }
             6 => {
                 let message = as_protobuf(event).encode_to_vec();
                 Outgoing::raw(&world, Some(key), Some(&message), &[("content-type", b"application/x-protobuf")])
@@ -61,6 +71,50 @@ fn as_protobuf(event: &Event) -> proto::Event {
         ts_ms: event.ts_ms,
         ..proto::Event::default()
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cloudevent_is_one_event_in_either_mode() {
+    let broker = Broker::shared();
+    let world = World::new(broker, 1);
+    let store = Double::new();
+    let running = world.start(&store);
+    let data = serde_json::json!({"user_id": "cloud", "item_id": "i", "action": "click"});
+    let time = "2023-11-14T22:13:20Z";
+    let whole =
+        serde_json::json!({"specversion": "1.0", "type": "t", "source": "/s", "id": "7", "time": time, "data": data});
+    let structured: (&str, &[u8]) = ("content-type", b"application/cloudevents+json");
+    let binary: [(&str, &[u8]); 5] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", b"7"),
+        ("ce_source", b"/s"),
+        ("ce_type", b"t"),
+        ("ce_time", time.as_bytes()),
+    ];
+    let protobuf: (&str, &[u8]) = ("content-type", b"application/x-protobuf");
+    let message = proto::Event {
+        user_id: "cloud".into(),
+        item_id: "i".into(),
+        action: "click".into(),
+        ..proto::Event::default()
+    };
+    let half = Outgoing::raw(&world, None, Some(data.to_string().as_bytes()), &binary[..2]);
+    let records = [
+        Outgoing::raw(&world, None, Some(whole.to_string().as_bytes()), &[structured]),
+        Outgoing::raw(&world, None, Some(data.to_string().as_bytes()), &binary),
+        Outgoing::raw(&world, None, Some(&message.encode_to_vec()), &[&binary[..], &[protobuf]].concat()),
+        half,
+    ];
+    world.produce(&records).await;
+    world.wait_until_all_is_committed(broker).await;
+    assert_eq!((running.records(&world, "accepted"), running.records(&world, "duplicate")), (1, 2));
+    running.stop().await;
+    let history = store.histories(&["cloud".into()]).await.unwrap().remove(0).unwrap();
+    assert_eq!((history.state.seq, history.engagements[0].ts_ms), (1, BASE_MS));
+    let letters = broker.read_all(&world.settings.kafka.dead_letter_topic, 1);
+    let headers = letters[0].headers().unwrap();
+    let reason = headers.iter().find(|header| header.key == "__connect.errors.exception.message").unwrap();
+    assert_eq!(reason.value, Some(&b"source: is missing among the cloudevent's headers"[..]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use crate::event::Item;
 use crate::store::{
     AppendOutcome, Claim, CrossBlank, DueEntry, EmbeddedOptions, EmbeddedStore, Erasure, FeaturePut, FeatureStore,
     FeedCursor, FeedPage, FreshVector, Group, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats,
-    StoredFeatures, UserBatch, UserHistory, UserState,
+    StoredFeatures, UserBatch, UserHistory, UserMarks, UserState,
 };
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -137,6 +137,10 @@ impl FeatureStore for Double {
         groups: &[Group],
     ) -> StoreResult<Vec<Option<StoredFeatures>>> {
         self.store()?.feature_groups(space, users, groups).await
+    }
+
+    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        self.store()?.states(space, users).await
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {

@@ -8,6 +8,7 @@ mod failure;
 mod features;
 #[path = "../../../../tests/rig/kafka.rs"]
 mod rig;
+mod secured;
 
 use super::*;
 use crate::config::{Settings, load};

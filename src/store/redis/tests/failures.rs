@@ -79,18 +79,25 @@ async fn wrong_types_under_our_namespace_are_named_and_nothing_is_written() {
     let server = RedisServer::start();
     let store = open(&server.url()).await.unwrap();
     server.command(&["SET", "taiji:{u}:st", "theirs"]);
-    server.command(&["LPUSH", "taiji:{v}:q", "theirs"]);
-    for user in ["u", "v"] {
-        let error = store.append("s", &[batch(user, &[click(1, "e")])]).await.unwrap_err();
+    server.command(&["SET", "taiji:{v}:q", "theirs"]);
+    server.command(&["SET", "taiji:{x}:prof", "theirs"]);
+    for user in ["u", "v", "x"] {
+        let records = [click(1, "e"), conformance::profile(2, "p", &[("age", 1)])];
+        let error = store.append("s", &[batch(user, &records)]).await.unwrap_err();
         assert!(
             matches!(&error, StoreError::Corrupt { message, .. } if message.contains("store.namespace")),
             "{error}"
         );
         assert!(matches!(store.histories(&[user.into()]).await, Err(StoreError::Corrupt { .. }) | Ok(_)));
     }
-    assert_eq!(server.command(&["EXISTS", "taiji:{v}:st", "taiji:{v}:h:e"]), ":0\r\n");
+    let written = ["EXISTS", "taiji:{v}:st", "taiji:{v}:h:e", "taiji:{x}:st", "taiji:{x}:h:e"];
+    assert_eq!(server.command(&written), ":0\r\n");
     server.command(&["SET", "taiji:{w}:h:e", "not a list"]);
-    assert!(store.append("s", &[batch("w", &[click(1, "e")])]).await.is_err());
+    server.command(&["RPUSH", "taiji:{y}:h:e", "their", "list"]);
+    for user in ["w", "y"] {
+        let refused = store.append("s", &[batch(user, &[click(1, "e")])]).await;
+        assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
+    }
     server.command(&["SET", "other:epoch", "theirs"]);
     let patience = Patience { connect: Duration::from_secs(2), response: Duration::from_secs(5), retries: 1 };
     let options = RedisOptions { namespace: "other".into(), shards: 2, patience };

@@ -1,0 +1,89 @@
+"""`make bench-ingest`: events through Kafka into Redis, measured; writes the section between the markers of docs/benchmarks.md.
+
+`benches/ingest` does the work and prints one JSON object. Ratios are formed within a round; the table shows medians and spread.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+BUNDLE = "models/demo/1"
+PAGE = pathlib.Path("docs/benchmarks.md")
+BEGIN, END = "<!-- bench-ingest:begin -->", "<!-- bench-ingest:end -->"
+# DESIGN 9: share of the bare pair's rate that is wanted.
+WANTED = 0.80
+NAMES = {"ours": "taiji serve", "bare": "bare pair, same writes", "plain": "plain writer"}
+
+
+def program():
+    """Builds the benchmark; the path of its executable."""
+    command = ["cargo", "build", "--release", "--locked", "--bench", "ingest", "--message-format=json"]
+    for line in subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines():
+        message = json.loads(line)
+        if message.get("reason") == "compiler-artifact" and message["target"]["name"] == "ingest" and message["executable"]:
+            return message["executable"]
+    sys.exit("bench-ingest: cargo names no executable")
+
+
+def machine():
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores, {model}, {memory:.0f} GiB, {platform.system()} {platform.release()}"
+
+
+def commit():
+    said = subprocess.run(["git", "describe", "--always", "--dirty= with changes"], capture_output=True, text=True).stdout
+    return said.strip() or "unknown"
+
+
+def number(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def row(what, wanted, values):
+    spread = [statistics.median(values), min(values), max(values)]
+    return f"| {what} | {wanted} | " + " | ".join(number(value) for value in spread) + " |"
+
+
+def tables(found):
+    rounds, memory = found["rounds"], found["memory"]
+    values = lambda way, what: [one[way][what] for one in rounds]
+    ratio = lambda way: [one["ours"]["events_s"] / one[way]["events_s"] for one in rounds]
+    lines = ["| what | wanted | median | lowest | highest |", "|---|---|---|---|---|"]
+    lines.append(row("taiji serve / bare pair, same writes", f"≥ {WANTED:.2f}", ratio("bare")))
+    lines.append(row("taiji serve / plain writer", "", ratio("plain")))
+    for what, label in (("events_s", "events/s"), ("cpu_us", "its processor time of an event, µs"),
+                        ("redis_cpu_us", "Redis' processor time of an event, µs"), ("bytes_user", "Redis memory, bytes a user")):
+        lines += [row(f"{name}: {label}", "", values(way, what)) for way, name in NAMES.items()]
+    history, feature = memory["history_bytes"], memory["feature_bytes"]
+    lines += ["", "| memory of a user in Redis | bytes | of 1 million users, by calculation |", "|---|---|---|"]
+    for what, size in ((f"history ({memory['users']:,} users: {memory['kept']:.0f} behaviours kept on average, "
+                        f"{memory['full']:.1%} with full lists)", history),
+                       (f"features of one space ({memory['feature_users']:,} users, canned texts)", feature),
+                       ("together", history + feature)):
+        lines.append(f"| {what} | {size:,.0f} | {size / 1000:,.1f} GB |")
+    return lines
+
+
+def main():
+    quick = "--quick" in sys.argv[1:]
+    command = [program(), BUNDLE] + (["--quick"] if quick else [])
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    size = found["size"]
+    header = f"`make bench-ingest{' QUICK=1' if quick else ''}` at commit {commit()}, {time.strftime('%Y-%m-%d')}; {machine()}; "
+    header += f"{len(found['rounds'])} rounds; {size['events']:,} events of {size['bytes']} bytes, {size['users']:,} users, "
+    header += f"{size['partitions']} partitions; broker, Redis and reader on the same cores."
+    section = "\n".join([header, ""] + tables(found))
+    if not quick:
+        before, rest = PAGE.read_text().split(BEGIN)
+        PAGE.write_text(before + BEGIN + "\n" + section + "\n" + END + rest.split(END)[1])
+    print(section)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""`make bench-overhead`, `make bench-replicas`: writes their sections between the markers of docs/benchmarks.md.
+
+Usage: bench_plane.py overhead|replicas [--quick]. `benches/ingest` does the work and prints JSON.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+from bench_ingest import BUNDLE, PAGE, commit, machine, program, row
+
+# DESIGN 9: milliseconds at 2,000 events/s, and how many times the refreshes of one replica two should do.
+P50_MS, P99_MS, TWICE = 10, 50, 1.8
+
+
+def overhead(runs):
+    lines = ["| what | wanted | median | lowest | highest |", "|---|---|---|---|---|"]
+    for what, wanted in (("p50_ms", f"≤ {P50_MS}"), ("p90_ms", ""), ("p99_ms", f"≤ {P99_MS}"), ("max_ms", "")):
+        name = what.replace("_ms", ", ms")
+        lines.append(row(f"taiji serve: {name}", wanted, [run["ours"][what] for run in runs]))
+        lines.append(row(f"bare consume, write, read: {name}", "", [run["bare"][what] for run in runs]))
+    refreshes = [run["ours"]["refreshes"] / run["ours"]["events"] for run in runs]
+    lines.append(row("refreshes of an event", "", refreshes))
+    lines.append(row("taiji's processor time of an event, µs", "", [run["ours"]["cpu_us"] for run in runs]))
+    probes = statistics.median(run["ours"]["probes"] for run in runs)
+    return f"{len(runs)} runs of both, alternating, {probes:.0f} probed events each", lines
+
+
+def replicas(rounds):
+    lines = ["| what | wanted | median | lowest | highest |", "|---|---|---|---|---|"]
+    lines.append(row("two infer replicas / one, refreshes", f"≥ {TWICE}", [one["two"] / one["one"] for one in rounds]))
+    lines.append(row("one replica, refreshes/s", "", [one["one"] for one in rounds]))
+    lines.append(row("two replicas, refreshes/s", "", [one["two"] for one in rounds]))
+    return f"{len(rounds)} rounds of both, alternating", lines
+
+
+def main():
+    what, quick = sys.argv[1], "--quick" in sys.argv[2:]
+    command = [program(), BUNDLE, what] + (["--quick"] if quick else [])
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    size, lines = {"overhead": overhead, "replicas": replicas}[what](found)
+    header = f"`make bench-{what}{' QUICK=1' if quick else ''}` at commit {commit()}, {time.strftime('%Y-%m-%d')}; {machine()}; {size}."
+    section = "\n".join([header, ""] + lines)
+    if not quick:
+        begin, end = f"<!-- bench-{what}:begin -->", f"<!-- bench-{what}:end -->"
+        before, rest = PAGE.read_text().split(begin)
+        PAGE.write_text(before + begin + "\n" + section + "\n" + end + rest.split(end)[1])
+    print(section)
+
+
+if __name__ == "__main__":
+    main()

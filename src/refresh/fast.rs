@@ -1,0 +1,162 @@
+//! The fast path: a first answer without the LLM (tier 0) for users who have no features (DESIGN 7).
+//!
+//! In: users who became due and have no living features, out of a queue of their own. Out: groups of tier 0, and a vector
+//! that every LLM-made one replaces. Callers: `ingest` and `api` mark users ([`FastQueue`]); the `worker` runs [`run`]
+//! beside its refreshes. Off by default (`refresh.fast_path`).
+//!
+//! A queue of its own, because the due queue holds a user once, and who takes a user there takes them to the LLM: behind a
+//! backlog or a spent token budget a quick answer would wait with the rest. It is a queue of the store like the other, so
+//! a user is taken by one replica at a time, once, also after a crash. The user's place in the due queue is not touched.
+//! One user at a time: the LLM's refreshes share the encoder, and so none waits for more than one quick text.
+
+use super::user::{Made, WRITTEN, living};
+use super::write::Draft;
+use super::{CLASS_URGENT, RefreshError, Refreshed, Refresher, Told, prompt_input, shown_neighbour};
+use crate::catalogue::Grounding;
+use crate::config::RefreshSettings;
+use crate::prompt::{ParsedAnswer, history_text};
+use crate::store::{Claim, DueEntry, FeatureStore, StoreError, StoreResult, Version};
+use crate::telemetry::events::{QuickEnded, StoreCallFailed};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+
+/// Name of a space's fast queue; no space has it, as a space is named by a hash.
+pub fn fast_queue(space: &str) -> String {
+    format!("{space}.fast")
+}
+
+/// Marks users for the fast path; does nothing where it is off.
+#[derive(Debug, Clone)]
+pub struct FastQueue {
+    name: Option<String>,
+}
+
+impl FastQueue {
+    /// The queue of a space, where the settings have it on.
+    pub fn new(settings: &RefreshSettings, space: &str) -> FastQueue {
+        FastQueue { name: settings.fast_path.then(|| fast_queue(space)) }
+    }
+
+    /// Marks users for whom the LLM may take long; who has living features is left alone when their turn comes.
+    pub async fn mark(&self, store: &dyn FeatureStore, users: &[String], now_ms: i64) -> StoreResult<()> {
+        let Some(name) = self.name.as_ref().filter(|_| !users.is_empty()) else { return Ok(()) };
+        let entry = |user: &String| DueEntry { user: user.clone(), class: CLASS_URGENT, due_ms: now_ms };
+        store.mark_due(name, &users.iter().map(entry).collect::<Vec<_>>()).await
+    }
+}
+
+/// What the fast path did for a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quick {
+    /// Groups of tier 0 were written.
+    Written {
+        /// Seq of the history they were made from.
+        seq: u64,
+    },
+    /// The user has living features, or no event that has words.
+    Needless,
+    /// The LLM was quicker, or the user was erased meanwhile.
+    Refused,
+}
+
+impl Refresher {
+    /// Makes a first answer out of the user's own history: its text is embedded, quantised and looked up, without the LLM.
+    pub async fn quick(&self, user: &str) -> Result<Quick, RefreshError> {
+        // First the cheap look: users whose LLM answer is not there yet are marked with each of their events.
+        if self.has_features(user).await? {
+            return Ok(Quick::Needless);
+        }
+        let Some(read) = self.read(user).await? else { return Ok(Quick::Needless) };
+        if !read.history.state.has_events() {
+            return Ok(Quick::Needless);
+        }
+        let text = history_text(&self.bundle.schema, &prompt_input(&read.history, &self.bundle.catalogue));
+        if text.is_empty() {
+            return Ok(Quick::Needless);
+        }
+        let (vector, sparse_ids) = self.embed(text).await?;
+        let previous = shown_neighbour(&read.stored);
+        let chosen = self.neighbour(user, &vector, previous.as_ref()).await?;
+        let parsed = ParsedAnswer { reasoning: String::new(), answer: String::new(), format_ok: false };
+        let made = Made { parsed, grounding: Grounding::None, vector, sparse_ids };
+        let version = Version { seq: read.history.state.seq, turn: 0 };
+        let draft = Draft { tier: 0, version, hash: 0, truncated: false, made, chosen, previous };
+        match self.write(user, &read, draft).await? {
+            Refreshed::Written { seq, .. } => Ok(Quick::Written { seq }),
+            _ => Ok(Quick::Refused),
+        }
+    }
+}
+
+impl Refresher {
+    /// Whether every group is there and alive, whoever made it.
+    async fn has_features(&self, user: &str) -> Result<bool, RefreshError> {
+        let Some(stored) = self.store.features(self.space(), &[user.to_string()]).await?.pop().flatten() else {
+            return Ok(false);
+        };
+        let now_ms = self.store.now_ms().await?;
+        Ok(WRITTEN.into_iter().all(|group| living(&stored, group, now_ms).is_some()))
+    }
+}
+
+/// Empties the fast queue until told to stop. An error is a store that takes no writes.
+pub(super) async fn run(
+    refresher: &Arc<Refresher>,
+    wake: &Notify,
+    told: &Told,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), StoreError> {
+    let queue = fast_queue(refresher.space());
+    let poll = Duration::from_millis(refresher.refresh.poll_ms);
+    while !*stop.borrow() {
+        if let Some(claim) = claim_one(refresher, &queue).await {
+            let ended = one(refresher, &queue, &claim, told).await;
+            match ended.inspect_err(|error| StoreCallFailed { operation: "fast_path", error }.emit(&refresher.metrics))
+            {
+                // A server that is away comes back, and the user with it when the lease runs out.
+                Err(error) if !error.is_transient() => return Err(error),
+                _ => continue,
+            }
+        }
+        tokio::select! {
+            _ = stop.changed() => {}
+            _ = wake.notified() => {}
+            _ = tokio::time::sleep(poll) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn claim_one(refresher: &Refresher, queue: &str) -> Option<Claim> {
+    let lease = Duration::from_millis(refresher.refresh.lease_ms);
+    match refresher.store.claim(queue, 1, lease).await {
+        Ok(mut claims) => claims.pop(),
+        Err(error) => {
+            StoreCallFailed { operation: "claim", error: &error }.emit(&refresher.metrics);
+            None
+        }
+    }
+}
+
+/// One claimed user. A failure is not tried again: the LLM's refresh of the same user is due anyway.
+async fn one(refresher: &Arc<Refresher>, queue: &str, claim: &Claim, told: &Told) -> Result<(), StoreError> {
+    let (user, started) = (claim.user.as_str(), Instant::now());
+    // A task of its own, so that a panic over one user ends neither the worker nor the process.
+    let (worker, name) = (refresher.clone(), claim.user.clone());
+    let quick = tokio::spawn(async move { worker.quick(&name).await });
+    match quick.await.unwrap_or_else(|error| Err(RefreshError::Task(error.to_string()))) {
+        Ok(Quick::Written { seq }) => {
+            let waited_ms = refresher.store.now_ms().await?.saturating_sub(claim.due_ms).max(0);
+            let (seconds, waited) = (started.elapsed().as_secs_f64(), waited_ms as f64 / 1000.0);
+            QuickEnded::Written { user, seq, seconds, waited }.emit(&refresher.metrics);
+            told.changed(refresher, user);
+        }
+        Ok(Quick::Needless) => QuickEnded::Needless { user }.emit(&refresher.metrics),
+        Ok(Quick::Refused) => QuickEnded::Refused { user }.emit(&refresher.metrics),
+        // One user's record that cannot be read must not end the process; a store that is away says so at the release, too.
+        Err(error) => QuickEnded::Failed { user, error: &error }.emit(&refresher.metrics),
+    }
+    refresher.store.release(queue, claim).await?;
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! Refreshes on real stores, with a bundle made here and an LLM whose canned answers can be held back.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod fast;
+mod replicas;
+
+use super::*;
+use crate::bundle::{Bundle, Inference, Lineage, Manifest, Models, space_id};
+use crate::catalogue::{Catalogue, CatalogueRow};
+use crate::config::{self, Settings};
+use crate::encode::NullEncoder;
+use crate::event::{ActionClass, Item, ItemState};
+use crate::feature::proto::Behaviour;
+use crate::llm::{
+    Beam, BeamRequest, GenerateRequest, Generation, LlmEngine, NullLlm, Piece, Prompt, QueueDepth, Scored,
+};
+use crate::prompt::PromptSchema;
+use crate::quantize::PqCodebook;
+use crate::retrieve::{FaissUserIndex, UserSnapshot};
+use crate::store::{
+    EmbeddedOptions, EmbeddedStore, FeatureStore, Record, RecordBody, StoredFeatures, UserBatch, UserMarks,
+};
+use crate::telemetry::Metrics;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+
+const DIM: usize = 16;
+/// Items that every user knows; each is used by enough users to be shown.
+const COMMON: usize = 4;
+const SOON: Duration = Duration::from_secs(60);
+
+/// Canned answers that come when the gate is open; knows for whom it works, by the attribute `who` of the prompt.
+struct GatedLlm {
+    gate: watch::Sender<bool>,
+    latency: Duration,
+    calls: Arc<Mutex<Calls>>,
+}
+
+#[derive(Default)]
+struct Calls {
+    running: HashMap<String, usize>,
+    /// Calls that began while another for the same user was running.
+    overlaps: usize,
+    /// User and time of each call.
+    begun: Vec<(String, Instant)>,
+}
+
+/// A call under way; ends when dropped, as a killed worker's does.
+struct Running(Arc<Mutex<Calls>>, String);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *self.0.lock().running.entry(self.1.clone()).or_default() -= 1;
+    }
+}
+
+impl GatedLlm {
+    fn new(open: bool, latency: Duration) -> Arc<GatedLlm> {
+        Arc::new(GatedLlm { gate: watch::Sender::new(open), latency, calls: Arc::default() })
+    }
+
+    fn open(&self) {
+        self.gate.send_replace(true);
+    }
+
+    fn running(&self) -> usize {
+        self.calls.lock().running.values().sum()
+    }
+
+    fn begun(&self) -> usize {
+        self.calls.lock().begun.len()
+    }
+
+    fn begin(&self, prompt: &Prompt) -> Running {
+        let Prompt::Text(text) = prompt else { panic!("refreshes send text") };
+        let user = text.split("who ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("who").to_string();
+        let mut calls = self.calls.lock();
+        let running = calls.running.entry(user.clone()).or_default();
+        *running += 1;
+        calls.overlaps += usize::from(calls.running[&user] > 1);
+        calls.begun.push((user.clone(), Instant::now()));
+        Running(self.calls.clone(), user)
+    }
+}
+
+#[async_trait]
+impl LlmEngine for GatedLlm {
+    async fn generate(&self, request: GenerateRequest) -> Result<Generation, LlmError> {
+        let _running = self.begin(&request.prompt);
+        self.gate.subscribe().wait_for(|open| *open).await.unwrap();
+        tokio::time::sleep(self.latency).await;
+        NullLlm::default().generate(request).await
+    }
+
+    async fn stream(&self, request: GenerateRequest) -> Result<mpsc::UnboundedReceiver<Piece>, LlmError> {
+        NullLlm::default().stream(request).await
+    }
+
+    async fn beam(&self, request: BeamRequest) -> Result<Vec<Beam>, LlmError> {
+        NullLlm::default().beam(request).await
+    }
+
+    async fn score(&self, prompt: Vec<u32>, continuation: Vec<u32>) -> Result<Vec<Scored>, LlmError> {
+        NullLlm::default().score(prompt, continuation).await
+    }
+
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, LlmError> {
+        NullLlm::default().tokenize(text)
+    }
+
+    fn count_tokens(&self, text: &str) -> usize {
+        NullLlm::default().count_tokens(text)
+    }
+
+    fn prompt_limit(&self, max_new_tokens: usize) -> usize {
+        NullLlm::default().prompt_limit(max_new_tokens)
+    }
+
+    fn model_id(&self) -> &str {
+        "gated"
+    }
+
+    fn queue_depth(&self) -> QueueDepth {
+        NullLlm::default().queue_depth()
+    }
+
+    fn healthy(&self) -> bool {
+        true
+    }
+}
+
+/// A bundle in memory: real codebook, catalogue and index, this LLM, the canned encoder.
+fn bundle(llm: Arc<GatedLlm>) -> Arc<Bundle> {
+    let centroids = (0..256 * DIM).map(|place| ((place * 37 % 101) as f32 - 50.0) / 100.0).collect();
+    let codebook = PqCodebook::new(8, 256, DIM, centroids, None).unwrap();
+    let row = |item: usize| CatalogueRow {
+        item: Arc::new(Item {
+            id: format!("i{item}"),
+            title: format!("Thing number {item}"),
+            categories: vec!["Things".into()],
+            brand: None,
+            price: None,
+            state: ItemState::Active,
+        }),
+        distinct_users: 5,
+    };
+    let models = Models {
+        llm: "gated".into(),
+        encoder: "null".into(),
+        codebook: codebook.content_hash(),
+        prompt_schema: "small-1".into(),
+    };
+    let manifest = Manifest {
+        format_version: Manifest::current_format(),
+        name: "test".into(),
+        epoch: 1,
+        space: space_id("null", &codebook.content_hash()),
+        generation: 1,
+        models,
+        lineage: Lineage { recipe: String::new(), data: String::new(), parents: vec![], licences: vec![] },
+        external: BTreeMap::new(),
+        files: BTreeMap::new(),
+    };
+    Arc::new(Bundle {
+        manifest,
+        schema: PromptSchema::small(),
+        codebook,
+        catalogue: Arc::new(Catalogue::from_rows((0..100).map(row).collect())),
+        inference: Some(Arc::new(Inference {
+            llm,
+            encoder: Arc::new(NullEncoder::new(DIM)),
+            index: Arc::new(FaissUserIndex::empty(DIM).unwrap()),
+            snapshot: UserSnapshot::default(),
+            canned: false,
+        })),
+    })
+}
+
+/// Every user with news is due at once.
+fn eager() -> Settings {
+    let mut settings = config::load(None, std::iter::empty(), &[]).unwrap();
+    let refresh = &mut settings.refresh;
+    (refresh.weight_threshold, refresh.min_interval_ms, refresh.max_interval_ms) = (0.0, 0, 0);
+    refresh.poll_ms = 10;
+    settings
+}
+
+fn refresher(store: Arc<dyn FeatureStore>, bundle: Arc<Bundle>, settings: &Settings) -> Arc<Refresher> {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let models = bundle.inference.clone().unwrap();
+    Arc::new(Refresher::new(store, bundle, models, metrics, settings.refresh.clone(), settings.retrieve.clone()))
+}
+
+fn embedded(folder: &Path) -> Arc<EmbeddedStore> {
+    EmbeddedStore::open(folder, EmbeddedOptions { cache_bytes: 4 << 20, ..EmbeddedOptions::default() }).unwrap()
+}
+
+/// A user's events: who they are, and then engagements with the common items and with those of the numbers given.
+fn events(user: &str, items: &[usize]) -> UserBatch {
+    let who = [("who".to_string(), user.into())].into();
+    let mut records = vec![Record { ts_ms: 1, event_id: "who".into(), weight: 1.0, body: RecordBody::Profile(who) }];
+    records.extend((0..COMMON).chain(items.iter().copied()).map(|item| engagement(item, 10 + item as i64)));
+    UserBatch { user: user.into(), records }
+}
+
+fn engagement(item: usize, ts_ms: i64) -> Record {
+    let behaviour = Behaviour { item_id: format!("i{item}"), action: "click".into(), ..Behaviour::default() };
+    let body = RecordBody::Behaviour { class: ActionClass::Engagement, behaviour };
+    Record { ts_ms, event_id: format!("e{item}"), weight: 1.0, body }
+}
+
+/// Appends and marks due, as the ingest does.
+async fn take_in(store: &dyn FeatureStore, space: &str, settings: &Settings, batches: &[UserBatch]) {
+    let policy = DuePolicy::new(&settings.refresh);
+    let outcomes = store.append(space, batches).await.unwrap();
+    let now_ms = store.now_ms().await.unwrap();
+    let due = batches.iter().zip(&outcomes).filter_map(|(batch, outcome)| {
+        let (class, due_ms) = policy.due(outcome, false, now_ms)?;
+        Some(crate::store::DueEntry { user: batch.user.clone(), class, due_ms })
+    });
+    store.mark_due(space, &due.collect::<Vec<_>>()).await.unwrap();
+    let users: Vec<String> = batches.iter().map(|batch| batch.user.clone()).collect();
+    FastQueue::new(&settings.refresh, space).mark(store, &users, now_ms).await.unwrap();
+}
+
+async fn marks(store: &dyn FeatureStore, space: &str, user: &str) -> UserMarks {
+    store.states(space, &[user.to_string()]).await.unwrap().remove(0).unwrap_or_default()
+}
+
+async fn stored(store: &dyn FeatureStore, space: &str, user: &str) -> StoredFeatures {
+    store.features(space, &[user.to_string()]).await.unwrap().remove(0).unwrap_or_default()
+}
+
+/// Looks again and again until there is something to see.
+async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let until = Instant::now() + SOON;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < until, "waited {SOON:?} for: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

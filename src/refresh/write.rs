@@ -1,0 +1,121 @@
+//! The writes of one refresh, of the LLM or of the fast path, in the order of DESIGN 5.2: referrer, vector, put, then the
+//! look back at the eras. A crash anywhere costs one repeated refresh.
+//!
+//! In: what was read and what the models made. Out: groups, a vector, notes of who shows whom. Callers: `user`, `fast`.
+
+use super::user::{Made, Read, newest_event};
+use super::{RefreshError, Refreshed, Refresher, Seen, drop_note, is_opted_out, look_back};
+use crate::catalogue::Grounding;
+use crate::feature::proto::GroupMeta;
+use crate::feature::{CrossFinding, Finding, assemble, flags};
+use crate::retrieve::encode_f16;
+use crate::store::{FeaturePut, FreshVector, PutBody, PutOutcome, Version};
+
+/// Version of a fast path's vector in the feed and the index: above the tombstone of an erasure (0, 0), below every vector of
+/// an LLM's answer (seq from 1), which replaces it whatever it had read and never gives way to it.
+const QUICK_VECTOR: Version = Version { seq: 0, turn: 1 };
+
+/// What is about to be written.
+pub(super) struct Draft {
+    /// 0 fast path, 1 LLM.
+    pub tier: u8,
+    /// Seq read, turn.
+    pub version: Version,
+    /// Of the prompt; 0 = none, never skipped over.
+    pub hash: u64,
+    /// Some of the history was left out.
+    pub truncated: bool,
+    pub made: Made,
+    pub chosen: Option<CrossFinding>,
+    /// The neighbour shown before.
+    pub previous: Option<Seen>,
+}
+
+impl Refresher {
+    pub(super) async fn write(&self, user: &str, read: &Read, draft: Draft) -> Result<Refreshed, RefreshError> {
+        let (space, era) = (self.space(), read.history.state.era);
+        let (version, tier, previous) = (draft.version, draft.tier, draft.previous.clone());
+        let embedding = encode_f16(&draft.made.vector);
+        let neighbour = draft.chosen.as_ref().map(|chosen| Seen { user: chosen.user.clone(), era: chosen.era });
+        if let Some(neighbour) = &neighbour {
+            self.store.add_referrer(space, &neighbour.user, user).await?;
+        }
+        self.feed_vector(user, read, &draft, &embedding).await?;
+        let (hash, groups) = (draft.hash, assemble(self.finding(read, draft)));
+        let body = PutBody::Write { groups, prompt_hash: hash, embedding };
+        let put = FeaturePut { user: user.to_string(), era, version, tier, body };
+        let current_seq = match self.store.put(space, put).await? {
+            PutOutcome::Written { current_seq } => current_seq,
+            PutOutcome::Refused(refusal) => {
+                if let Some(noted) = &neighbour {
+                    drop_note(self.store.as_ref(), space, user, &noted.user).await?;
+                }
+                return Ok(Refreshed::Refused(refusal));
+            }
+        };
+        let current = neighbour.as_ref().map(|neighbour| neighbour.user.as_str());
+        if let Some(old) = previous.filter(|old| Some(old.user.as_str()) != current) {
+            drop_note(self.store.as_ref(), space, user, &old.user).await?;
+        }
+        if let Some(neighbour) = &neighbour {
+            let seen = Seen { user: user.to_string(), era };
+            look_back(self.store.as_ref(), space, &seen, neighbour).await?;
+        }
+        Ok(Refreshed::Written { seq: version.seq, current_seq })
+    }
+
+    /// Who opted out is not indexed: the LLM's tombstone hides a vector of before.
+    async fn feed_vector(&self, user: &str, read: &Read, draft: &Draft, embedding: &[u8]) -> Result<(), RefreshError> {
+        let opted_out = is_opted_out(&read.history);
+        if draft.tier == 0 && opted_out {
+            return Ok(());
+        }
+        let vector = (!opted_out).then(|| embedding.to_vec());
+        let version = if draft.tier == 0 { QUICK_VECTOR } else { draft.version };
+        let fresh = FreshVector { user: user.to_string(), era: read.history.state.era, version, vector };
+        self.store.append_vector(self.space(), &fresh).await?;
+        Ok(())
+    }
+
+    fn finding(&self, read: &Read, draft: Draft) -> Finding {
+        let Draft { tier, version, made, chosen, truncated, .. } = draft;
+        let (grounded_item_id, category_ids) = match made.grounding {
+            Grounding::Item { id, categories } => (id, categories),
+            Grounding::Category(path) => (String::new(), path),
+            Grounding::None => (String::new(), Vec::new()),
+        };
+        let fallback_reason = match tier {
+            0 => "fast_path",
+            _ if self.models.canned => "null_engine",
+            _ => "",
+        };
+        let set = |flag: u32, on: bool| if on { flag } else { 0 };
+        let ttl = self.refresh.ttl_ms;
+        let meta = GroupMeta {
+            epoch: self.bundle.manifest.epoch,
+            space: self.space().to_string(),
+            catalogue_generation: self.bundle.manifest.generation,
+            index_generation: self.bundle.manifest.generation,
+            generated_at_ms: read.now_ms,
+            source_ts_ms: newest_event(&read.history),
+            expires_at_ms: if ttl == 0 { 0 } else { read.now_ms.saturating_add(ttl) },
+            seq: version.seq,
+            turn: version.turn,
+            tier: tier.into(),
+            flags: set(flags::FORMAT_OK, made.parsed.format_ok)
+                | set(flags::GROUNDED, !category_ids.is_empty() || !grounded_item_id.is_empty())
+                | set(flags::TRUNCATED, truncated)
+                | set(flags::FALLBACK, !fallback_reason.is_empty()),
+            fallback_reason: fallback_reason.into(),
+        };
+        Finding {
+            meta,
+            sparse_ids: made.sparse_ids,
+            category_ids,
+            cross: chosen,
+            reasoning: made.parsed.reasoning,
+            answer: made.parsed.answer,
+            grounded_item_id,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The embedded store's disk fills up while Kafka's stream runs: the process ends and says why, and a start with room again has
+//! every event once.
+
+use crate::kafka::Topics;
+use crate::rig::{SOON, wait_until};
+use crate::worlds::{click, write_lines};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+const USERS: usize = 200;
+const EVENTS: usize = 20_000;
+
+/// A file system of a size of its own; unmounted when dropped.
+struct SmallDisk<'f>(&'f Path);
+
+impl<'f> SmallDisk<'f> {
+    fn mount(folder: &'f Path, size: &str) -> Option<SmallDisk<'f>> {
+        std::fs::create_dir_all(folder).expect("folder");
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder).output();
+        if mounted.as_ref().is_ok_and(|output| output.status.success()) {
+            return Some(SmallDisk(folder));
+        }
+        let line = format!("taiji tests: a full disk is left out, mounting takes root: {mounted:?}\n");
+        std::io::stderr().write_all(line.as_bytes()).expect("stderr");
+        None
+    }
+
+    fn grow(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        assert!(Command::new("mount").args(["-o", &options]).arg(self.0).status().expect("mount").success());
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_process_and_loses_nothing_of_the_stream() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let topics = Topics::new(folder.path(), "full-disk");
+    // Where the service of these topics keeps its store.
+    let place = folder.path().join("store");
+    let Some(disk) = SmallDisk::mount(&place, "4m") else { return };
+    let setup = topics.serve(folder.path());
+    let events: Vec<Value> = (0..EVENTS)
+        .map(|n| {
+            click(&format!("u{}", n % USERS), &format!("e{n:05}-{}", "x".repeat(100)), 1_700_000_000_000 + n as i64)
+        })
+        .collect();
+    let file = folder.path().join("events.jsonl");
+    write_lines(&file, &events);
+    let mut server = setup.start();
+    topics.feed(&file);
+    let code = server.wait(Duration::from_secs(120));
+    assert_eq!(code, Some(70), "{}", server.stderr());
+    assert!(server.stderr().contains("free disk space"), "{}", server.stderr());
+    assert!(!server.stderr().contains("panicked"), "{}", server.stderr());
+    disk.grow("256m");
+    let mut server = setup.start();
+    wait_until("every event", SOON, || {
+        let seq = |user: usize| server.history(&format!("u{user}")).map_or(json!(0), |history| history["seq"].clone());
+        (0..USERS).all(|user| seq(user) == json!(EVENTS / USERS)).then_some(())
+    });
+    assert_eq!(server.stop(), Some(0), "{}", server.stderr());
+    drop(server);
+}
