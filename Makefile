@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build run test fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check memcheck real demo demo-check bare clean
+.PHONY: help setup build run test fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos memcheck real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ bench: build ## measure the whole way; rewrites the table in docs/benchmarks.md
 
 int4-check: build ## top-1 agreement of the demo's LLM in int4 with itself in f32, on held-out users
 	@bash scripts/int4_check.sh
+
+chaos: build ## kills, cuts and restarts under load: SEEDS=20 of SECONDS=60 at RATE=2000 events/s (35 minutes), or one SEED=7; rewrites its table in docs/benchmarks.md
+	@SEEDS=$(SEEDS) SECONDS_EACH=$(SECONDS) RATE=$(RATE) SEED=$(SEED) python3 scripts/chaos.py
 
 memcheck: setup ## the tests of the unsafe code under valgrind
 	@bash scripts/memcheck.sh

@@ -89,6 +89,21 @@ impl RedisServer {
         }
     }
 
+    /// Sends a signal (STOP, CONT, TERM).
+    pub fn signal(&self, name: &str) {
+        let Some(child) = &self.child else { return };
+        let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+        assert!(status.expect("kill").success(), "kill -{name}");
+    }
+
+    /// Ends the server as an operator does: it writes out what it has, then exits.
+    pub fn stop(&mut self) {
+        self.signal("TERM");
+        if let Some(mut child) = self.child.take() {
+            child.wait().expect("redis-server");
+        }
+    }
+
     /// Starts it again on the same port and folder, after a kill where needed; returns when it answers.
     pub fn restart(&mut self) {
         self.kill();

@@ -6,6 +6,8 @@
 use crate::telemetry::Readiness;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// Name of the latch.
 pub const LATCH: &str = "kafka";
@@ -22,6 +24,8 @@ pub(super) enum Part {
 pub(super) struct Health {
     readiness: Readiness,
     state: Mutex<State>,
+    /// Rung when the store, which did not say who it is, does so again.
+    answered: Notify,
 }
 
 #[derive(Default)]
@@ -36,7 +40,7 @@ struct State {
 impl Health {
     pub fn new(readiness: Readiness) -> Health {
         readiness.hold(LATCH, "waiting for the first assignment");
-        Health { readiness, state: Mutex::default() }
+        Health { readiness, state: Mutex::default(), answered: Notify::new() }
     }
 
     /// The group gave us partitions (possibly none).
@@ -58,9 +62,17 @@ impl Health {
 
     /// The store took a part's call.
     pub fn well(&self, part: Part) {
-        self.change(|state| {
-            state.troubles.remove(&part);
-        });
+        let mut was_troubled = false;
+        self.change(|state| was_troubled = state.troubles.remove(&part).is_some());
+        // A store that answers and refuses (full, say) rings nobody: whoever waits keeps to its pauses.
+        if was_troubled && part == Part::Check {
+            self.answered.notify_waiters();
+        }
+    }
+
+    /// Done when a store that was away answers again: no reason to sit out a long pause.
+    pub fn answered(&self) -> Notified<'_> {
+        self.answered.notified()
     }
 
     /// True while the store refuses anything.
@@ -106,6 +118,7 @@ fn plain(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
 
     #[test]
     fn ready_after_the_first_assignment_and_while_the_store_takes_everything() {
@@ -130,5 +143,19 @@ mod tests {
         assert!(readiness.is_ready());
         health.assigned();
         assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_a_store_that_answers_again_and_by_nothing_else() {
+        let health = Health::new(Readiness::default());
+        let waiting = health.answered();
+        let mut waiting = std::pin::pin!(waiting);
+        health.trouble(Part::Lane(0), "full".into());
+        health.well(Part::Lane(0));
+        health.well(Part::Check);
+        assert_eq!(waiting.as_mut().now_or_never(), None, "nothing was away");
+        health.trouble(Part::Check, "away".into());
+        health.well(Part::Check);
+        assert_eq!(waiting.as_mut().now_or_never(), Some(()));
     }
 }

@@ -63,8 +63,8 @@ impl Shared {
         StoreState::Away
     }
 
-    /// A lane's store call failed: holds readiness and waits one pause. False when trying again is worth nothing: the
-    /// drain's time is over, or nobody counts these records any more.
+    /// A lane's store call failed: holds readiness and waits one pause, or until a store that was away answers again.
+    /// False when trying again is worth nothing: the drain's time is over, or nobody counts these records any more.
     pub async fn wait_to_retry(
         &self,
         part: Part,
@@ -73,8 +73,12 @@ impl Shared {
         backoff: &mut Backoff,
         give_up: &mut watch::Receiver<bool>,
     ) -> bool {
+        let answered = self.health.answered();
         self.health.trouble(part, error.to_string());
-        let is_over = backoff.wait_unless(give_up).await;
+        let is_over = tokio::select! {
+            is_over = backoff.wait_unless(give_up) => is_over,
+            () = answered => false,
+        };
         let goes_on = !is_over && self.partitions.still_counts(places.iter().copied());
         if !goes_on {
             self.health.well(part);

@@ -37,16 +37,22 @@ struct Circuit {
 }
 
 impl<N: Hash + Eq + Clone + Display> Breaker<N> {
-    /// Whether a call to the node may go out now; if not, why.
-    pub fn admit(&self, node: &N, now: Instant) -> Result<(), String> {
+    /// Whether a batch may go out now: to all its nodes or to none, and it is one try at each of them. If not, which node
+    /// stands in the way and why; then no try is used up.
+    pub fn admit<'a>(&self, nodes: &'a [N], now: Instant) -> Result<(), (&'a N, String)> {
         let mut open = self.open.lock();
-        let Some(circuit) = open.get_mut(node) else { return Ok(()) };
-        if now < circuit.next_try {
-            let seconds = (now - circuit.since).as_secs_f64();
-            return Err(format!("no answer for {seconds:.1} s, not asked again yet: {}", circuit.why));
+        for node in nodes {
+            if let Some(circuit) = open.get(node).filter(|circuit| now < circuit.next_try) {
+                let seconds = (now - circuit.since).as_secs_f64();
+                return Err((node, format!("no answer for {seconds:.1} s, not asked again yet: {}", circuit.why)));
+            }
         }
-        // This call is the try; the others wait for how it ends.
-        circuit.next_try = now + circuit.backoff.pause();
+        for node in nodes {
+            if let Some(circuit) = open.get_mut(node) {
+                // This call is the try; the others wait for how it ends.
+                circuit.next_try = now + circuit.backoff.pause();
+            }
+        }
         Ok(())
     }
 
@@ -89,21 +95,36 @@ mod tests {
 
     const NODE: &str = "a:1";
 
+    fn admit_one(breaker: &Breaker<&'static str>, node: &'static str, now: Instant) -> Result<(), String> {
+        breaker.admit(&[node], now).map_err(|(_, why)| why)
+    }
+
     #[test]
     fn opens_after_the_last_try_lets_one_call_through_and_closes_with_an_answer() {
         let (breaker, now) = (Breaker::default(), Instant::now());
         breaker.failed(&NODE, false, "reset", now);
-        assert_eq!(breaker.admit(&NODE, now), Ok(()), "more tries are to come");
+        assert_eq!(admit_one(&breaker, NODE, now), Ok(()), "more tries are to come");
         breaker.failed(&NODE, true, "reset", now);
-        assert!(breaker.admit(&NODE, now).unwrap_err().contains("reset"));
-        assert_eq!(breaker.admit(&"b:1", now), Ok(()), "another node is not concerned");
+        assert!(admit_one(&breaker, NODE, now).unwrap_err().contains("reset"));
+        assert_eq!(admit_one(&breaker, "b:1", now), Ok(()), "another node is not concerned");
         assert_eq!(breaker.all_open(&[NODE, "b:1"]), None);
         assert!(breaker.all_open(&[NODE]).unwrap().contains("a:1"));
         let later = now + LONGEST_PAUSE;
-        assert_eq!(breaker.admit(&NODE, later), Ok(()), "the one try");
-        assert!(breaker.admit(&NODE, later).is_err(), "the others wait for it");
+        assert_eq!(admit_one(&breaker, NODE, later), Ok(()), "the one try");
+        assert!(admit_one(&breaker, NODE, later).is_err(), "the others wait for it");
         breaker.well(&NODE);
-        assert_eq!((breaker.admit(&NODE, later), breaker.all_open(&[NODE])), (Ok(()), None));
+        assert_eq!((admit_one(&breaker, NODE, later), breaker.all_open(&[NODE])), (Ok(()), None));
+    }
+
+    #[test]
+    fn a_batch_is_one_try_and_one_that_is_refused_is_none() {
+        let (breaker, now) = (Breaker::default(), Instant::now());
+        breaker.failed(&NODE, true, "reset", now);
+        let later = now + LONGEST_PAUSE;
+        breaker.failed(&"b:1", true, "reset", later);
+        assert_eq!(breaker.admit(&[NODE, "b:1"], later).map_err(|(node, _)| *node), Err("b:1"));
+        assert_eq!(breaker.admit(&[NODE, NODE], later), Ok(()), "several commands for one node");
+        assert!(admit_one(&breaker, NODE, later).is_err());
     }
 
     proptest! {
@@ -117,7 +138,7 @@ mod tests {
             for step in steps {
                 let before = now;
                 now += Duration::from_millis(step);
-                if breaker.admit(&NODE, now).is_ok() {
+                if admit_one(&breaker, NODE, now).is_ok() {
                     prop_assert!(now - last >= FIRST_PAUSE / 2);
                     breaker.failed(&NODE, true, "gone", now);
                     last = now;

@@ -123,9 +123,9 @@ impl Link {
             let mut by_node: BTreeMap<Place, Vec<usize>> = BTreeMap::new();
             for (index, place) in open.drain(..) {
                 let place = place.unwrap_or_else(|| (self.owner(calls[index].slot), false));
-                self.admit(operation, &place.0)?;
                 by_node.entry(place).or_default().push(index);
             }
+            self.admit(operation, by_node.keys().map(|(node, _)| node))?;
             let sent = by_node.into_iter().map(|(place, indices)| self.send(place, indices, &calls));
             let mut trouble = Trouble::default();
             let is_last = pause.rounds >= self.patience.retries;
@@ -198,7 +198,7 @@ impl Link {
 
     /// One try at one command on one node.
     async fn ask(&self, operation: &'static str, node: &Node, cmd: &Cmd, is_last: bool) -> Result<Value, Refusal> {
-        self.admit(operation, node).map_err(|error| Refusal { error, is_final: true })?;
+        self.admit(operation, [node]).map_err(|error| Refusal { error, is_final: true })?;
         let answer = match self.connection(node).await {
             Ok(mut connection) => connection.send_packed_command(cmd).await.and_then(Value::extract_error),
             Err(error) => Err(error),
@@ -310,10 +310,11 @@ impl Link {
         Ok(connection)
     }
 
-    /// Refuses a call to a node that has not answered lately.
-    fn admit(&self, operation: &'static str, node: &Node) -> StoreResult<()> {
-        let admitted = self.breaker.admit(&name(node), Instant::now());
-        admitted.map_err(|why| StoreError::Unreachable { operation, message: format!("redis {}: {why}", name(node)) })
+    /// Refuses a call or a batch that goes to a node which has not answered lately.
+    fn admit<'a>(&self, operation: &'static str, nodes: impl IntoIterator<Item = &'a Node>) -> StoreResult<()> {
+        let nodes: Vec<String> = nodes.into_iter().map(name).collect();
+        let admitted = self.breaker.admit(&nodes, Instant::now());
+        admitted.map_err(|(node, why)| StoreError::Unreachable { operation, message: format!("redis {node}: {why}") })
     }
 
     /// Tells the breaker how a call to a node ended; an error that the node itself answered is an answer.

@@ -14,6 +14,7 @@ mod failures;
 mod layout;
 mod lost_tail;
 mod neighbours;
+mod outage;
 mod reads;
 
 use rig::{RedisCluster, RedisServer};

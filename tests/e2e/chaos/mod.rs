@@ -1,7 +1,81 @@
-//! Parts of the chaos suite: what may happen to the data plane, and what must come out of it all the same.
+//! The chaos suite: what may happen to the data plane, and what must come out of it all the same (DESIGN 9, safety).
 //!
-//! `stream` makes events whose end is known and checks a history against it; `proxy` is a network that can be cut. Each is
-//! tested by itself here; the suite that lets things happen at random follows with the Redis store.
+//! For a seed: a stream of events whose end is known goes through Apache Kafka into a fleet of `taiji serve` on one Redis, while
+//! processes are killed and stopped, Redis and the broker go away and come back, and the network between them is cut. In
+//! the end nothing may be lost, doubled or out of order, and while it lasts no reader may see versions go back.
+//!
+//! | file | job |
+//! |---|---|
+//! | `stream` | the events of a seed, and what every history must be |
+//! | `feeder` | sends them at a rate |
+//! | `site` | Redis behind a network that can be cut (`proxy`), the broker, what was disturbed when (`calm`) |
+//! | `fleet` | our processes and their supervisor |
+//! | `faults` | the schedule of a seed, and how each fault is done |
+//! | `reader` | reads features all the time; versions must not go back |
+//! | `check` | the end: waits until everything is done, then compares |
+//! | `run` | one seed from start to end |
+//!
+//! `make chaos` runs [`suite`]; `make test` its short form.
 
+mod calm;
+mod check;
+mod faults;
+mod feeder;
+mod fleet;
 mod proxy;
+mod reader;
+mod run;
+mod site;
 mod stream;
+
+use crate::kafka_rig::Broker;
+use run::{Length, run};
+use std::io::Write;
+
+/// A number of the environment, which `make chaos` sets.
+fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is no number")),
+        _ => default,
+    }
+}
+
+/// A line that is seen while the test runs.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_in_ten_seconds_of_faults() {
+    let Some(broker) = Broker::start_if_real("chaos") else { return };
+    let report = run(2, Length::SHORT, &site::shared(broker));
+    say(&report.line());
+    assert_eq!(report.violations, Vec::<String>::new());
+}
+
+/// SEEDS seeds, or SEED alone, of SECONDS at RATE events a second.
+#[test]
+#[ignore = "half an hour; `make chaos` runs it"]
+fn suite() {
+    let broker = Broker::start_if_real("chaos").expect("Apache Kafka");
+    let broker = site::shared(broker);
+    let length = Length { seconds: setting("TAIJI_CHAOS_SECONDS", 60), rate: setting("TAIJI_CHAOS_RATE", 2000) };
+    let seeds = match setting("TAIJI_CHAOS_SEED", 0) {
+        0 => 1..=setting("TAIJI_CHAOS_SEEDS", 20),
+        seed => seed..=seed,
+    };
+    let mut violations = 0;
+    for seed in seeds {
+        let report = run(seed, length, &broker);
+        say(&report.line());
+        for violation in report.violations.iter().take(20) {
+            say(&format!("  {violation}"));
+        }
+        violations += report.violations.len();
+        if let Ok(path) = std::env::var("TAIJI_CHAOS_OUT") {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+            writeln!(file.expect("the report's file"), "{}", report.json()).expect("the report");
+        }
+    }
+    assert_eq!(violations, 0, "violations; run the seed alone: make chaos SEED=…");
+}

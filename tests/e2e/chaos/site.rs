@@ -1,0 +1,170 @@
+//! What the fleet stands on: Redis behind a network that can be cut, the broker, and the book of what happened.
+//!
+//! In: faults. Out: addresses, disturbances, cuts of the append-only file, violations. Callers: `run` makes one a seed.
+
+use super::calm::Calm;
+use super::proxy::Proxy;
+use crate::kafka_rig::Broker;
+use crate::redis_rig::RedisServer;
+use crate::rig::wait_until;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Redis may hold a write back this long before it reaches the file (`appendfsync everysec` beside a slow disk), although
+/// it answered already.
+const POSTPONED: Duration = Duration::from_secs(2);
+/// How long the sizes of the append-only file are remembered.
+const SIZES_KEPT: Duration = Duration::from_secs(10);
+
+/// A broker that all seeds share and each may restart.
+pub type SharedBroker = Arc<Mutex<Broker>>;
+
+/// A broker to be shared.
+pub fn shared(broker: Broker) -> SharedBroker {
+    Arc::new(Mutex::new(broker))
+}
+
+/// The surroundings of one seed.
+pub struct Site {
+    /// Locked by whoever does something to it.
+    pub redis: Mutex<RedisServer>,
+    /// The only way to it for the fleet.
+    pub proxy: Proxy,
+    /// As `redis`.
+    pub broker: SharedBroker,
+    /// Of Redis and the way to it.
+    pub store: Arc<Calm>,
+    /// Of the broker.
+    pub kafka: Arc<Calm>,
+    /// The stream's last record is acknowledged.
+    pub stream_ended: AtomicBool,
+    append_only: PathBuf,
+    sizes: Mutex<VecDeque<(Instant, u64)>>,
+    cuts: Mutex<Vec<Instant>>,
+    rises: Mutex<Instant>,
+    started: Instant,
+    book: Mutex<Book>,
+}
+
+/// What happened, and what should not have.
+#[derive(Default)]
+struct Book {
+    story: Vec<String>,
+    violations: Vec<String>,
+}
+
+impl Site {
+    /// A Redis of its own with an append-only file, behind a whole network.
+    pub fn new(broker: SharedBroker) -> Site {
+        let redis = RedisServer::with(&[
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "everysec",
+            // A rewrite would begin a new file, and what was measured of the old one would mean nothing.
+            "--auto-aof-rewrite-percentage",
+            "0",
+        ]);
+        let now = Instant::now();
+        Site {
+            proxy: Proxy::to(&format!("127.0.0.1:{}", redis.port)),
+            append_only: redis.folder.path().join("appendonlydir/appendonly.aof.1.incr.aof"),
+            redis: Mutex::new(redis),
+            broker,
+            store: Arc::default(),
+            kafka: Arc::default(),
+            stream_ended: AtomicBool::new(false),
+            sizes: Mutex::default(),
+            cuts: Mutex::default(),
+            rises: Mutex::new(now),
+            started: now,
+            book: Mutex::default(),
+        }
+    }
+
+    /// `store.url` of the fleet.
+    pub fn store_url(&self) -> String {
+        format!("redis://{}", self.proxy.address())
+    }
+
+    /// Something that must not be.
+    pub fn violation(&self, what: String) {
+        self.note(&format!("VIOLATION {what}"));
+        self.book.lock().expect("book").violations.push(what);
+    }
+
+    /// A line of the story.
+    pub fn note(&self, what: &str) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.book.lock().expect("book").story.push(format!("{seconds:7.2} {what}"));
+    }
+
+    /// All violations so far.
+    pub fn violations(&self) -> Vec<String> {
+        self.book.lock().expect("book").violations.clone()
+    }
+
+    /// The whole story, a line each.
+    pub fn story(&self) -> String {
+        self.book.lock().expect("book").story.join("\n")
+    }
+
+    /// Remembers how long the append-only file is now. (The moment is taken before: all that was answered by then is in it.)
+    pub fn measure_append_only(&self) {
+        let now = Instant::now();
+        let Ok(file) = std::fs::metadata(&self.append_only) else { return };
+        let mut sizes = self.sizes.lock().expect("sizes");
+        sizes.push_back((now, file.len()));
+        while sizes.front().is_some_and(|(at, _)| now.duration_since(*at) > SIZES_KEPT) {
+            sizes.pop_front();
+        }
+    }
+
+    /// A killed Redis may have lost what it had not written yet.
+    pub fn redis_was_killed(&self) {
+        self.cuts.lock().expect("cuts").push(Instant::now() - POSTPONED);
+    }
+
+    /// Cuts the append-only file of a dead Redis to what it was `back` ago, or `more` bytes before that. Returns how many bytes
+    /// are gone; `None` if nobody knows how long it was then.
+    pub fn cut_append_only(&self, back: Duration, more: u64) -> Option<u64> {
+        let mut sizes = self.sizes.lock().expect("sizes");
+        let (at, then) = sizes.iter().rev().find(|(at, _)| at.elapsed() >= back).copied()?;
+        sizes.clear();
+        let file = std::fs::OpenOptions::new().write(true).open(&self.append_only).expect("append-only file");
+        let size = file.metadata().expect("append-only file").len();
+        let left = then.saturating_sub(more).min(size);
+        file.set_len(left).expect("cut");
+        self.cuts.lock().expect("cuts").push(at - POSTPONED);
+        Some(size - left)
+    }
+
+    /// Since when what was read may be gone again, for every time that Redis lost its tail.
+    pub fn cuts(&self) -> Vec<Instant> {
+        self.cuts.lock().expect("cuts").clone()
+    }
+
+    /// A reader saw features of a newer version.
+    pub fn rose(&self) {
+        *self.rises.lock().expect("rises") = Instant::now();
+    }
+
+    /// Whether features moved on after a moment.
+    pub fn has_risen_since(&self, moment: Instant) -> bool {
+        *self.rises.lock().expect("rises") > moment
+    }
+
+    /// The stream's last record is acknowledged.
+    pub fn has_stream_ended(&self) -> bool {
+        self.stream_ended.load(Ordering::Acquire)
+    }
+
+    /// Waits until Redis has read its files and answers.
+    pub fn wait_for_redis(redis: &RedisServer) {
+        let answers = || redis.command(&["PING"]).starts_with("+PONG").then_some(());
+        wait_until("redis", Duration::from_secs(60), answers);
+    }
+}
