@@ -457,7 +457,8 @@ end
 
 -- ---- feeds. KEYS: member → id (sorted set), member → value (hash), last id.
 
--- ARGV: time, user, `era seq turn`, value. A late writer does not take the newest out. Returns the entry's id.
+-- ARGV: time, user, `era seq turn`, value. A late writer does not take the newest out; an equal one replaces it. Returns
+-- the entry's id.
 local function feed_vector(keys, args)
   local old = redis.call('HGET', keys[2], args[2])
   if old then
@@ -485,15 +486,18 @@ local function feed_items(keys, args)
   return (#args - 1) / 2
 end
 
--- ARGV: time, cursor, limit. Returns id and value of each entry after the cursor.
+-- ARGV: time, cursor, limit. Returns the cursor read from, then id and value of each entry after it. A cursor beyond the last
+-- id is of a feed that is gone: it is read from the start.
 local function feed_page(keys, args)
-  local members = redis.call('ZRANGEBYSCORE', keys[1], '(' .. args[2], '+inf', 'WITHSCORES', 'LIMIT', 0, args[3])
+  local cursor, last = args[2], redis.call('GET', keys[3]) or '0'
+  if tonumber(cursor) > tonumber(last) then cursor = '0' end
+  local members = redis.call('ZRANGEBYSCORE', keys[1], '(' .. cursor, '+inf', 'WITHSCORES', 'LIMIT', 0, args[3])
   local page = {}
   for at = 1, #members, 2 do
     page[#page + 1] = integer(tonumber(members[at + 1]))
     page[#page + 1] = redis.call('HGET', keys[2], members[at]) or ''
   end
-  return page
+  return { cursor, page }
 end
 
 -- KEYS: an item's users. ARGV: time, hashes of users. Returns how many are known; a full set never changes.

@@ -164,7 +164,7 @@ pub(super) async fn read_views(
 ) -> Result<ReadViews, ApiError> {
     check_users(state, &users)?;
     let started = std::time::Instant::now();
-    let stored = state.store.features(&state.bundle.manifest.space, &users).await?;
+    let stored = state.store.feature_groups(&state.bundle.manifest.space, &users, &groups).await?;
     state.metrics.store_duration.with_label_values(&["features"]).observe(started.elapsed().as_secs_f64());
     let now_ms = state.store.now_ms().await?;
     let slots = state.bundle.codebook.m();

@@ -95,21 +95,19 @@ impl Catalogue {
     /// Applies overlay changes since the last call; returns how many.
     pub async fn catch_up(&self, store: &dyn FeatureStore) -> Result<usize, StoreError> {
         let mut applied = 0;
-        let mut cursor = self.overlay.read().cursor.clone();
-        let mut place = cursor.place(store).await?;
-        self.overlay.write().cursor = cursor.clone();
         loop {
-            let page = store.items_after(place, PAGE).await?;
-            let Some((last, _)) = page.last() else { return Ok(applied) };
-            place = *last;
-            cursor.advance(place);
-            applied += page.len();
+            let cursor = self.overlay.read().cursor.clone();
+            let page = store.items_after(&cursor, PAGE).await?;
+            applied += page.entries.len();
             let mut overlay = self.overlay.write();
-            for (_, item) in page {
+            for item in page.entries {
                 overlay.grounder.insert(&item);
                 overlay.items.insert(item.id.clone(), Arc::new(item));
             }
-            overlay.cursor = cursor.clone();
+            overlay.cursor = page.cursor;
+            if page.is_last {
+                return Ok(applied);
+            }
         }
     }
 

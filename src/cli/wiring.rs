@@ -71,17 +71,23 @@ pub(super) async fn build(
     let auth = &settings.auth;
     let served = served_publisher(settings, &space, metrics)?;
     let ingest = Ingest::new(store.clone(), space, actions.clone(), policy).with_fast_path(fast.clone());
+    // In every role: who erases tells, too.
+    let publishes = settings.kafka.is_on() && !settings.kafka.features_topic.is_empty();
+    let changes = publishes.then(Arc::<ChangeFeed>::default);
     let api = ApiState {
         store: store.clone(),
         bundle: bundle.clone(),
         ingest: Arc::new(ingest),
         decoder: EventDecoder::new(actions, settings.events.field_map.clone()),
-        eraser: Arc::new(Eraser::new(
-            store.clone(),
-            metrics.clone(),
-            settings.erase.retention_ms,
-            Duration::from_millis(settings.erase.interval_ms),
-        )),
+        eraser: Arc::new(
+            Eraser::new(
+                store.clone(),
+                metrics.clone(),
+                settings.erase.retention_ms,
+                Duration::from_millis(settings.erase.interval_ms),
+            )
+            .telling(changes.clone()),
+        ),
         metrics: metrics.clone(),
         limits: settings.server.clone(),
         keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
@@ -90,8 +96,6 @@ pub(super) async fn build(
         places: Arc::new(Semaphore::new(settings.server.max_in_flight)),
         waiting: Waiting::new(&settings.server, arrivals.clone(), fast),
     };
-    let publishes = settings.kafka.is_on() && !settings.kafka.features_topic.is_empty();
-    let changes = (publishes && bundle.inference.is_some()).then(Arc::<ChangeFeed>::default);
     let worker = bundle.inference.clone().map(|models| {
         let (refresh, retrieve) = (settings.refresh.clone(), settings.retrieve.clone());
         let refresher = Refresher::new(store.clone(), bundle.clone(), models, metrics.clone(), refresh, retrieve);

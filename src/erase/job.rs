@@ -9,6 +9,7 @@
 //! | tombstones in every space | a vector of the old era that comes later loses against them |
 //! | out of the due queues, back in if events came since | forgetting could take a mark of the new life with it |
 //! | each referrer: `cross` blanked, marked due, note removed | in this order: a note goes when nothing is shown any more |
+//! | the change feed, where it is on, is told of the user and of those blanked, and has published it | a reader of the topic must not keep what is erased, so a crash before this repeats it |
 //! | finish | a crash before it repeats steps, and each repeated step finds nothing to do |
 //!
 //! Two jobs of one erasure at once are harmless: `erase_user` counts once per id, the tombstone is the same, blanking
@@ -22,7 +23,7 @@
 
 use crate::refresh::{CLASS_THRESHOLD, CLASS_URGENT, fast_queue, shown_neighbour};
 use crate::store::{
-    CrossBlank, DueEntry, Erasure, FeatureStore, FreshVector, StoreError, StoreResult, UserState, Version,
+    CrossBlank, DueEntry, Erasure, FeatureStore, FreshVector, Group, StoreError, StoreResult, UserState, Version,
 };
 use thiserror::Error;
 
@@ -32,6 +33,9 @@ pub enum EraseStop {
     /// It was asked to; what is left is done at the next run.
     #[error("stopped between two steps; the rest is done at the next run")]
     Asked,
+    /// The change feed does not get through; the last step waits for it.
+    #[error("the features topic was not told of it yet; the erasure ends when it was")]
+    Untold,
     /// A step failed; it is repeated at the next run.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -46,21 +50,38 @@ pub fn tombstone(user: &str, era: u64) -> FreshVector {
     FreshVector { user: user.to_string(), era, version: Version::default(), vector: None }
 }
 
+/// What a job did before its last step.
+pub(super) struct Left {
+    /// The user's era now.
+    pub era: u64,
+    /// Users noted as showing the erased one.
+    pub referrers: usize,
+    /// Of them those who do not show the new life: their features may have changed.
+    pub touched: Vec<String>,
+}
+
 /// All steps, from the first; returns how many users were noted as showing the erased one.
 pub async fn carry_out(store: &dyn FeatureStore, erasure: &Erasure, go_on: GoOn<'_>) -> Result<usize, EraseStop> {
+    let left = leave_all(store, erasure, go_on).await?;
+    next(go_on)?;
+    store.finish_erasure(erasure, left.era).await?;
+    Ok(left.referrers)
+}
+
+/// All steps but the last.
+pub(super) async fn leave_all(store: &dyn FeatureStore, erasure: &Erasure, go_on: GoOn<'_>) -> Result<Left, EraseStop> {
     let spaces = store.spaces().await?;
     let state = hide(store, erasure, &spaces, go_on).await?;
-    let mut noted = 0;
+    let mut left = Left { era: state.era, referrers: 0, touched: Vec::new() };
     for space in &spaces {
-        let referrers = store.referrers(space, &erasure.user).await?;
-        noted += referrers.len();
-        for referrer in referrers {
-            leave(store, space, &referrer, (&erasure.user, state.era), go_on).await?;
+        for referrer in store.referrers(space, &erasure.user).await? {
+            left.referrers += 1;
+            if leave(store, space, &referrer, (&erasure.user, state.era), go_on).await? {
+                left.touched.push(referrer);
+            }
         }
     }
-    next(go_on)?;
-    store.finish_erasure(erasure, state.era).await?;
-    Ok(noted)
+    Ok(left)
 }
 
 /// The steps that concern the user alone: after them neither reads nor searches find anything.
@@ -111,17 +132,17 @@ async fn restore_new_life(
     Ok(())
 }
 
-/// One user who is noted as showing the erased one.
+/// One user who is noted as showing the erased one. False when they show the new life, which stays.
 async fn leave(
     store: &dyn FeatureStore,
     space: &str,
     referrer: &str,
     (user, era): (&str, u64),
     go_on: GoOn<'_>,
-) -> Result<(), EraseStop> {
+) -> Result<bool, EraseStop> {
     next(go_on)?;
     if store.blank_cross(space, referrer, user, era).await? == CrossBlank::Current {
-        return Ok(());
+        return Ok(false);
     }
     next(go_on)?;
     // Also when nothing was blanked: an earlier run may have ended between the two. A refresh too many is only a skip.
@@ -132,11 +153,12 @@ async fn leave(
     if store.blank_cross(space, referrer, user, era).await? == CrossBlank::Current {
         store.add_referrer(space, user, referrer).await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 async fn neighbour_of(store: &dyn FeatureStore, space: &str, user: &str) -> StoreResult<Option<String>> {
-    let stored = store.features(space, &[user.to_string()]).await?.pop().flatten();
+    // The neighbour's name stands beside the text.
+    let stored = store.feature_groups(space, &[user.to_string()], &[Group::Text]).await?.pop().flatten();
     Ok(stored.as_ref().and_then(shown_neighbour).map(|shown| shown.user))
 }
 

@@ -12,8 +12,9 @@ mod tests;
 
 pub use job::{EraseStop, carry_out, tombstone};
 
+use crate::refresh::ChangeFeed;
 use crate::retrieve::{RetrieveError, UserIndex};
-use crate::store::{FeatureStore, StoreError};
+use crate::store::{Erasure, FeatureStore, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::events::{ErasureFinished, ErasureNoted, StoreCallFailed};
 use std::sync::Arc;
@@ -53,6 +54,9 @@ pub async fn hide_in_index(store: &dyn FeatureStore, index: &dyn UserIndex) -> R
     Ok(erasures.len())
 }
 
+/// Longest wait for the features topic to take the news of one erasure.
+const TELL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Takes requests for erasures, and carries them out in the background; one a process.
 pub struct Eraser {
     store: Arc<dyn FeatureStore>,
@@ -60,13 +64,20 @@ pub struct Eraser {
     retention_ms: i64,
     interval: Duration,
     wake: Notify,
+    /// Told of whose features are gone, where the change feed is on.
+    changes: Option<Arc<ChangeFeed>>,
 }
 
 impl Eraser {
     /// `retention_ms`: how long a finished erasure stays as a tombstone; `interval`: how often unfinished ones of other
     /// processes, and of before, are looked for.
     pub fn new(store: Arc<dyn FeatureStore>, metrics: Arc<Metrics>, retention_ms: i64, interval: Duration) -> Eraser {
-        Eraser { store, metrics, retention_ms, interval, wake: Notify::new() }
+        Eraser { store, metrics, retention_ms, interval, wake: Notify::new(), changes: None }
+    }
+
+    /// An erasure ends only when these have published that the user's features are gone.
+    pub fn telling(self, changes: Option<Arc<ChangeFeed>>) -> Eraser {
+        Eraser { changes, ..self }
     }
 
     /// Notes the erasure and does what makes the user invisible: when it returns, reads show nothing. What others are
@@ -85,7 +96,7 @@ impl Eraser {
         self.wake.notify_one();
         match hidden {
             // Nobody asks it to stop.
-            Ok(_) | Err(EraseStop::Asked) => {}
+            Ok(_) | Err(EraseStop::Asked | EraseStop::Untold) => {}
             Err(EraseStop::Store(error)) => return Err(error),
         }
         ErasureNoted { user, referrers }.emit(&self.metrics);
@@ -108,12 +119,14 @@ impl Eraser {
     }
 
     async fn carry_out_all(&self, stop: &watch::Receiver<bool>) -> Result<(), StoreError> {
-        let go_on = || !*stop.borrow();
+        let mut patience = self.interval.min(TELL_PATIENCE);
         for erasure in self.store.erasures().await? {
             if erasure.finished_era.is_some() {
                 continue;
             }
-            match carry_out(self.store.as_ref(), &erasure, &go_on).await {
+            match self.carry_out_one(&erasure, stop, patience).await {
+                // The others need not wait as long once more.
+                Err(EraseStop::Untold) => patience = Duration::ZERO,
                 Ok(referrers) => ErasureFinished { user: &erasure.user, referrers }.emit(&self.metrics),
                 Err(EraseStop::Asked) => return Ok(()),
                 Err(EraseStop::Store(error)) => return Err(error),
@@ -122,5 +135,40 @@ impl Eraser {
         let before_ms = self.store.now_ms().await?.saturating_sub(self.retention_ms);
         self.store.expire_erasures(before_ms).await?;
         Ok(())
+    }
+
+    async fn carry_out_one(
+        &self,
+        erasure: &Erasure,
+        stop: &watch::Receiver<bool>,
+        patience: Duration,
+    ) -> Result<usize, EraseStop> {
+        let left = job::leave_all(self.store.as_ref(), erasure, &|| !*stop.borrow()).await?;
+        if let Some(changes) = &self.changes {
+            let mut users = left.touched;
+            users.push(erasure.user.clone());
+            self.tell(changes, &users, stop.clone(), patience).await?;
+        }
+        self.store.finish_erasure(erasure, left.era).await?;
+        Ok(left.referrers)
+    }
+
+    /// Returns when it was published, or why it was not.
+    async fn tell(
+        &self,
+        changes: &ChangeFeed,
+        users: &[String],
+        mut stop: watch::Receiver<bool>,
+        patience: Duration,
+    ) -> Result<(), EraseStop> {
+        if !users.iter().all(|user| changes.note(user)) {
+            return Err(EraseStop::Untold);
+        }
+        tokio::select! {
+            biased;
+            _ = changes.all_told(users) => Ok(()),
+            _ = stop.wait_for(|stop| *stop) => Err(EraseStop::Asked),
+            _ = tokio::time::sleep(patience) => Err(EraseStop::Untold),
+        }
     }
 }

@@ -7,8 +7,8 @@ use crate::feature::proto::{Behaviour, CrossGroup, TextGroup};
 use crate::refresh::{Seen, fast_queue, look_back, shown_neighbour};
 use crate::retrieve::{FaissUserIndex, IndexShape, VectorTail, build_main, encode_f16};
 use crate::store::{
-    DueEntry, EmbeddedOptions, EmbeddedStore, FeaturePut, FreshVector, Group, GroupBlob, PutBody, PutOutcome, Record,
-    RecordBody, UserBatch, UserHistory, Version,
+    DueEntry, EmbeddedOptions, EmbeddedStore, FeaturePut, FeedCursor, FreshVector, Group, GroupBlob, PutBody,
+    PutOutcome, Record, RecordBody, UserBatch, UserHistory, Version,
 };
 use proptest::prelude::*;
 use prost::Message;
@@ -98,8 +98,8 @@ async fn check_erased(store: &EmbeddedStore, referrers: usize) {
         assert_eq!(store.referrers(space, "friend").await.unwrap(), ["bystander"]);
         assert!(store.referrers(space, "hub").await.unwrap().is_empty());
         assert_eq!(shown(store, space, "bystander").await, Some(seen("friend", 0)), "nobody else's");
-        let feed = store.vectors_after(space, 0, 1000).await.unwrap();
-        let mine: Vec<_> = feed.into_iter().filter(|(_, fresh)| fresh.user == "hub").map(|(_, fresh)| fresh).collect();
+        let feed = store.vectors_after(space, &FeedCursor::default(), 1000).await.unwrap().entries;
+        let mine: Vec<_> = feed.into_iter().filter(|fresh| fresh.user == "hub").collect();
         assert_eq!(mine, [tombstone("hub", 1)]);
         for place in 0..referrers {
             assert_eq!(shown(store, space, &format!("r{place}")).await, None);
@@ -216,9 +216,9 @@ async fn a_job_that_goes_on_late_leaves_the_new_life_alone() {
     let due: Vec<String> =
         store.claim("s1", 9, Duration::from_secs(60)).await.unwrap().into_iter().map(|claim| claim.user).collect();
     assert!(due.contains(&"hub".to_string()), "the mark of the new life is there: {due:?}");
-    let feed = store.vectors_after("s1", 0, 100).await.unwrap();
-    let mine: Vec<_> = feed.iter().filter(|(_, fresh)| fresh.user == "hub").map(|(_, fresh)| fresh.era).collect();
-    assert!(mine == [1] && feed.iter().any(|(_, fresh)| fresh.user == "hub" && fresh.vector.is_some()), "not hidden");
+    let feed = store.vectors_after("s1", &FeedCursor::default(), 100).await.unwrap().entries;
+    let mine: Vec<_> = feed.iter().filter(|fresh| fresh.user == "hub").map(|fresh| fresh.era).collect();
+    assert!(mine == [1] && feed.iter().any(|fresh| fresh.user == "hub" && fresh.vector.is_some()), "not hidden");
 }
 
 #[tokio::test]
@@ -283,6 +283,39 @@ async fn no_reload_of_an_index_brings_an_erased_user_back() {
     append(&store, "hub", store.now_ms().await.unwrap() + AHEAD_MS).await;
     refresh(&store, "s1", &seen("hub", 1), None).await;
     assert_eq!(load(store.clone()).await, ["bystander", "hub"], "the new life is found");
+}
+
+#[tokio::test]
+async fn an_erasure_ends_when_the_change_feed_has_told_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    world(&store, 2).await;
+    store.note_erasure("hub").await.unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let changes = Arc::new(ChangeFeed::default());
+    let eraser =
+        |interval| Eraser::new(store.clone(), metrics.clone(), 1_000_000, interval).telling(Some(changes.clone()));
+    let (_stop, stopped) = watch::channel(false);
+    eraser(Duration::ZERO).carry_out_all(&stopped).await.unwrap();
+    assert_eq!(store.erasures().await.unwrap()[0].finished_era, None, "nobody has published it");
+    assert_eq!(store.features("s1", &["hub".into()]).await.unwrap(), [None], "hidden it is");
+    let mut told = changes.take(9);
+    told.sort();
+    assert_eq!(told, ["hub", "r0", "r1"]);
+    // The process dies before it is published: its successor knows nothing, but the erasure is unfinished.
+    let publisher = {
+        let changes = changes.clone();
+        tokio::spawn(async move {
+            loop {
+                changes.added().await;
+                changes.told(&changes.take(9));
+            }
+        })
+    };
+    changes.give_back(&told);
+    eraser(Duration::from_secs(60)).carry_out_all(&stopped).await.unwrap();
+    publisher.abort();
+    check_erased(&store, 2).await;
 }
 
 #[tokio::test]

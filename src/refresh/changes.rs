@@ -1,7 +1,7 @@
 //! Users whose stored features changed and were not told about yet: each once, however often it changed meanwhile.
 //!
-//! In: users, from the refresh worker after a put. Out: users, oldest change first. Callers: `worker` notes;
-//! `ingest::kafka::features` publishes.
+//! In: users, from the refresh worker after a put and from an erasure. Out: users, oldest change first. Callers: `worker` and
+//! `erase` note; `ingest::kafka::features` publishes and says so; `erase` waits for that.
 
 use parking_lot::Mutex;
 use std::collections::{HashSet, VecDeque};
@@ -10,17 +10,21 @@ use tokio::sync::Notify;
 /// Most users kept waiting; more are refused, and counted by the caller.
 const CAP: usize = 1_000_000;
 
-/// Shared by `Arc`; in memory only: a change noted by a process that dies is told with the user's next one.
+/// Shared by `Arc`; in memory only: a change noted by a process that dies is told with the user's next one. (An erasure is
+/// not over before it was told, so its next run notes it again.)
 #[derive(Debug, Default)]
 pub struct ChangeFeed {
     pending: Mutex<Pending>,
     added: Notify,
+    published: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Pending {
     order: VecDeque<String>,
     known: HashSet<String>,
+    /// Taken, and neither told nor given back yet.
+    leaving: HashSet<String>,
 }
 
 impl ChangeFeed {
@@ -47,8 +51,51 @@ impl ChangeFeed {
         let users: Vec<String> = pending.order.drain(..count).collect();
         for user in &users {
             pending.known.remove(user);
+            pending.leaving.insert(user.clone());
         }
         users
+    }
+
+    /// These were published.
+    pub fn told(&self, users: &[String]) {
+        let mut pending = self.pending.lock();
+        for user in users {
+            pending.leaving.remove(user);
+        }
+        drop(pending);
+        self.published.notify_waiters();
+    }
+
+    /// These could not be published: they wait again, whatever the cap says.
+    pub fn give_back(&self, users: &[String]) {
+        let mut pending = self.pending.lock();
+        for user in users {
+            pending.leaving.remove(user);
+            if pending.known.insert(user.clone()) {
+                pending.order.push_back(user.clone());
+            }
+        }
+        drop(pending);
+        self.added.notify_one();
+    }
+
+    /// Waits until every change of these users noted so far was published.
+    pub async fn all_told(&self, users: &[String]) {
+        loop {
+            let published = self.published.notified();
+            tokio::pin!(published);
+            // Before the look, so that no news is missed.
+            published.as_mut().enable();
+            if !self.is_waiting(users) {
+                return;
+            }
+            published.await;
+        }
+    }
+
+    fn is_waiting(&self, users: &[String]) -> bool {
+        let pending = self.pending.lock();
+        users.iter().any(|user| pending.known.contains(user) || pending.leaving.contains(user))
     }
 
     /// Waits until a user was noted.
@@ -71,5 +118,23 @@ mod tests {
         assert!(changes.note("a"));
         assert_eq!(changes.take(10), ["b", "a"]);
         assert!(changes.take(10).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_when_it_was_published_and_not_when_it_was_taken() {
+        let changes = ChangeFeed::default();
+        let users = ["a".to_string()];
+        changes.all_told(&users).await;
+        changes.note("a");
+        assert!(changes.is_waiting(&users));
+        changes.give_back(&changes.take(1));
+        assert!(changes.is_waiting(&users), "not published");
+        let taken = changes.take(1);
+        changes.note("a");
+        changes.told(&taken);
+        assert!(changes.is_waiting(&users), "the second change was not");
+        let publish = async { changes.told(&changes.take(1)) };
+        tokio::join!(changes.all_told(&users), publish);
+        assert!(!changes.is_waiting(&users));
     }
 }

@@ -9,6 +9,7 @@ use ::faiss::{Idx, Index, MetricType};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Most replaced vectors left in the fresh part.
 const MAX_DEAD: usize = 64;
@@ -50,6 +51,8 @@ struct DeltaEntry {
     id: Option<u64>,
     era: u64,
     version: Version,
+    /// Of the vector's bytes, 0 = tombstone: a feed read once more must not rebuild the index.
+    hash: u64,
 }
 
 fn failed(operation: &'static str) -> impl Fn(::faiss::error::Error) -> RetrieveError {
@@ -163,11 +166,13 @@ impl UserIndex for FaissUserIndex {
         }
         let mut index = self.fresh.lock();
         let mut delta = self.delta.write();
-        let known = delta.entries.get(&fresh.user).map(|entry| (entry.id, entry.era, entry.version));
-        if let Some((_, era, version)) = known
-            && (era, version) >= (fresh.era, fresh.version)
-        {
-            return Ok(());
+        let hash = fresh.vector.as_deref().map_or(0, xxh3_64);
+        let known = delta.entries.get(&fresh.user).map(|entry| (entry.id, (entry.era, entry.version), entry.hash));
+        if let Some((_, version, stored)) = known {
+            let offered = (fresh.era, fresh.version);
+            if version > offered || (version == offered && stored == hash) {
+                return Ok(());
+            }
         }
         if let Some((Some(old), ..)) = known {
             delta.users.remove(&old);
@@ -192,7 +197,7 @@ impl UserIndex for FaissUserIndex {
         if let Some(row) = self.main_rows.get(&fresh.user) {
             delta.hidden_rows.insert(*row);
         }
-        delta.entries.insert(fresh.user.clone(), DeltaEntry { id, era: fresh.era, version: fresh.version });
+        delta.entries.insert(fresh.user.clone(), DeltaEntry { id, era: fresh.era, version: fresh.version, hash });
         Ok(())
     }
 
@@ -252,6 +257,9 @@ mod tests {
         let found = index.search(&unit(0.0), 1, "a").expect("search");
         assert_eq!(names(&found), ["x"]);
         assert!((found[0].similarity - 1.0).abs() < 1e-3);
+        index.apply(&fresh("x", 5, Some(1.0))).expect("apply");
+        let found = index.search(&unit(1.0), 1, "c").expect("search");
+        assert_eq!(names(&found), ["x"], "a repeated refresh replaces its own vector, as in the feed");
         index.apply(&fresh("x", 6, None)).expect("apply");
         index.apply(&fresh("b", 6, None)).expect("apply");
         assert_eq!(names(&index.search(&unit(0.0), 3, "").expect("search")), ["a", "c"]);

@@ -58,7 +58,8 @@ pub trait UserIndex: Send + Sync {
     /// Up to `k` users by falling similarity, without `exclude`. `vector` has length [`Self::dim`] and norm 1.
     fn search(&self, vector: &[f32], k: usize, exclude: &str) -> Result<Vec<Neighbour>, RetrieveError>;
 
-    /// Takes one entry of the vector feed: the highest (era, version) of a user wins, a tombstone hides the user.
+    /// Takes one entry of the vector feed: the highest (era, version) of a user wins, of equal ones the later; a
+    /// tombstone hides the user.
     fn apply(&self, fresh: &FreshVector) -> Result<(), RetrieveError>;
 
     /// Users in the (main, fresh) part.

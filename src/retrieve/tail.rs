@@ -36,19 +36,19 @@ impl VectorTail {
     /// Applies everything the feed holds beyond the cursor; returns how many entries that were.
     pub async fn catch_up(&mut self) -> Result<usize, StoreError> {
         let mut applied = 0;
-        let mut place = self.cursor.place(self.store.as_ref()).await?;
         loop {
-            let page = self.store.vectors_after(&self.space, place, PAGE).await?;
-            let Some((last, _)) = page.last() else { return Ok(applied) };
-            place = *last;
-            self.cursor.advance(place);
-            for (id, fresh) in &page {
+            let page = self.store.vectors_after(&self.space, &self.cursor, PAGE).await?;
+            self.cursor = page.cursor;
+            for fresh in &page.entries {
                 // One vector that does not fit (written by another encoder) must not stop the feed.
                 if let Err(error) = self.index.apply(fresh) {
-                    tracing::error!(id, user = fresh.user, %error, "vector of the feed not applied");
+                    tracing::error!(user = fresh.user, %error, "vector of the feed not applied");
                 }
             }
-            applied += page.len();
+            applied += page.entries.len();
+            if page.is_last {
+                return Ok(applied);
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ pub(crate) mod kept;
 pub mod redis;
 pub mod types;
 
-pub use cursor::FeedCursor;
+pub use cursor::{FeedCursor, FeedPage};
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use redis::{RedisOptions, RedisStore};
 
@@ -113,7 +113,16 @@ pub trait FeatureStore: Send + Sync {
     /// never seen. A light read: neither histories nor features.
     async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>>;
 
-    /// Feature blobs of many users in one space; `None` for a user without any.
+    /// Only these groups of many users, as a reader needs them: of [`StoredFeatures`] the prompt hash and the embedding are left
+    /// out. `None` for a user without any features.
+    async fn feature_groups(
+        &self,
+        space: &str,
+        users: &[String],
+        groups: &[Group],
+    ) -> StoreResult<Vec<Option<StoredFeatures>>>;
+
+    /// All feature blobs of many users in one space, with the marks of the last refresh; `None` for a user without any.
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>>;
 
     /// Writes one refresh's result, by the version rules of DESIGN 5.2 (Put, Skip).
@@ -188,18 +197,20 @@ pub trait FeatureStore: Send + Sync {
     /// many. The user's counters stay for good: they keep `seq` and `era` from going back.
     async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize>;
 
-    /// Appends to the space's feed of fresh vectors; returns the entry's stream id (rising). A user's older entry may
-    /// leave the feed: reading from cursor 0 yields at least each user's latest.
-    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64>;
+    /// Puts a vector into the space's feed in the place of the user's older one. One below the (era, version) that stands
+    /// there changes nothing; an equal one, of a repeated refresh, replaces it.
+    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()>;
 
-    /// Entries of the vector feed after `cursor`, oldest first.
-    async fn vectors_after(&self, space: &str, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, FreshVector)>>;
+    /// Entries of the vector feed after `cursor`, about `limit` of them. The default cursor begins with the oldest, and
+    /// whoever reads from there to the last page has the newest entry of every user.
+    async fn vectors_after(&self, space: &str, cursor: &FeedCursor, limit: usize)
+    -> StoreResult<FeedPage<FreshVector>>;
 
     /// Writes items to the catalogue overlay and its change feed.
     async fn put_items(&self, items: &[Item]) -> StoreResult<()>;
 
-    /// Changes of the catalogue after `cursor`, oldest first.
-    async fn items_after(&self, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, Item)>>;
+    /// Changes of the catalogue after `cursor`, oldest first: the latest version of each item.
+    async fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>>;
 
     /// Distinct users who engaged with each item, counted up to [`ITEM_USERS_CAP`].
     async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>>;

@@ -202,6 +202,14 @@ pub struct StoredFeatures {
     pub embedding: Vec<u8>,
 }
 
+impl StoredFeatures {
+    /// Without other groups, prompt hash and embedding.
+    pub fn only(self, groups: &[Group]) -> StoredFeatures {
+        let kept = self.groups.into_iter().filter(|blob| groups.contains(&blob.group)).collect();
+        StoredFeatures { groups: kept, refreshed_seq: self.refreshed_seq, ..StoredFeatures::default() }
+    }
+}
+
 /// One write of a refresh.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeaturePut {

@@ -122,6 +122,23 @@ impl RedisServer {
         }
     }
 
+    /// Length of the append-only file now, for [`RedisServer::lose_tail`].
+    pub fn log_length(&self) -> u64 {
+        std::fs::metadata(self.log()).expect("an append-only file").len()
+    }
+
+    /// Kills the server, takes away what was written since the log had that length, and starts it again.
+    pub fn lose_tail(&mut self, length: u64) {
+        self.kill();
+        let file = std::fs::File::options().write(true).open(self.log()).expect("the append-only file");
+        file.set_len(length).expect("a shorter file");
+        self.restart();
+    }
+
+    fn log(&self) -> std::path::PathBuf {
+        self.folder.path().join("appendonlydir/appendonly.aof.1.incr.aof")
+    }
+
     /// Sends one command over a plain connection and returns the raw answer.
     pub fn command(&self, parts: &[&str]) -> String {
         command(self.port, parts)
@@ -138,6 +155,8 @@ impl Drop for RedisServer {
 pub struct RedisCluster {
     /// In the order of their slots.
     pub nodes: Vec<RedisServer>,
+    /// One of each master, in the same order, or none.
+    pub replicas: Vec<RedisServer>,
 }
 
 impl RedisCluster {
@@ -152,7 +171,7 @@ impl RedisCluster {
         for node in &nodes[1..] {
             nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string()]);
         }
-        let cluster = RedisCluster { nodes };
+        let cluster = RedisCluster { nodes, replicas: Vec::new() };
         let until = Instant::now() + Duration::from_secs(30);
         while !cluster.nodes.iter().all(|node| {
             let info = node.command(&["CLUSTER", "INFO"]);
@@ -162,6 +181,58 @@ impl RedisCluster {
             std::thread::sleep(Duration::from_millis(20));
         }
         cluster
+    }
+
+    /// As [`RedisCluster::start`], and a replica of each master that holds what its master holds.
+    pub fn start_with_replicas() -> RedisCluster {
+        let mut cluster = RedisCluster::start();
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--appendonly", "no"];
+        cluster.replicas = (0..3).map(|_| RedisServer::with(&options)).collect();
+        for (place, replica) in cluster.replicas.iter().enumerate() {
+            replica.command(&["CLUSTER", "MEET", "127.0.0.1", &cluster.nodes[place].port.to_string()]);
+            let master = cluster.id(place);
+            wait("a replica that knows its master", || {
+                replica.command(&["CLUSTER", "REPLICATE", &master]).starts_with("+OK")
+            });
+        }
+        cluster.wait_for_replicas();
+        wait("nodes that know all others", || {
+            let all = cluster.nodes.iter().chain(&cluster.replicas);
+            all.map(|node| node.command(&["CLUSTER", "INFO"])).all(|info| info.contains("cluster_known_nodes:6"))
+        });
+        cluster
+    }
+
+    /// Until every replica has all that its master has.
+    pub fn wait_for_replicas(&self) {
+        for (master, replica) in self.nodes.iter().zip(&self.replicas) {
+            wait("a replica that is up to date", || {
+                let (theirs, ours) =
+                    (master.command(&["INFO", "replication"]), replica.command(&["INFO", "replication"]));
+                let offset = |info: &str, field: &str| {
+                    info.lines().find_map(|line| line.strip_prefix(field)).map(|offset| offset.trim().to_string())
+                };
+                ours.contains("master_link_status:up")
+                    && offset(&ours, "slave_repl_offset:") == offset(&theirs, "master_repl_offset:")
+            });
+        }
+    }
+
+    /// Lets a replica take over from its living master; returns when both know.
+    pub fn hand_over(&self, place: usize) {
+        let answer = self.replicas[place].command(&["CLUSTER", "FAILOVER"]);
+        assert!(answer.starts_with("+OK"), "{answer}");
+        self.wait_for_take_over(place);
+        wait("an old master that follows", || {
+            self.nodes[place].command(&["INFO", "replication"]).contains("role:slave")
+        });
+    }
+
+    /// Until the replica at that place is a master.
+    pub fn wait_for_take_over(&self, place: usize) {
+        wait("a replica that took over", || {
+            self.replicas[place].command(&["INFO", "replication"]).contains("role:master")
+        });
     }
 
     /// `redis+cluster://` address.
@@ -217,6 +288,14 @@ fn command(port: u16, parts: &[&str]) -> String {
     stream.read_to_end(&mut answer).expect("answer");
     // The last line answers the QUIT.
     String::from_utf8_lossy(answer.strip_suffix(b"+OK\r\n").unwrap_or(&answer)).into_owned()
+}
+
+fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn free_port() -> u16 {

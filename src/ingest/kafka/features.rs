@@ -22,6 +22,8 @@ use tokio::sync::watch;
 
 /// Users read and produced together.
 const BATCH: usize = 200;
+/// What the LLM wrote stays inside.
+const PUBLISHED: [Group; 3] = [Group::Intra, Group::Cross, Group::Scid];
 
 /// Publishes one space; one a process.
 pub struct FeaturePublisher {
@@ -58,13 +60,12 @@ impl FeaturePublisher {
                 }
             }
             let Err(error) = self.publish(&users).await else {
+                self.changes.told(&users);
                 backoff = Backoff::default();
                 continue;
             };
             KafkaRetried { what: "features", error: &error }.emit(&self.metrics);
-            for user in &users {
-                self.changes.note(user);
-            }
+            self.changes.give_back(&users);
             if backoff.wait_unless(&mut stop).await {
                 return;
             }
@@ -73,7 +74,8 @@ impl FeaturePublisher {
 
     /// All of them are acknowledged when it returns.
     async fn publish(&self, users: &[String]) -> Result<(), String> {
-        let stored = self.store.features(&self.space, users).await.map_err(|error| error.to_string())?;
+        let stored =
+            self.store.feature_groups(&self.space, users, &PUBLISHED).await.map_err(|error| error.to_string())?;
         let mut sent = Vec::with_capacity(users.len());
         for (user, features) in users.iter().zip(stored) {
             let value = match features {
@@ -98,7 +100,7 @@ impl FeaturePublisher {
 
     fn message(&self, user: &str, stored: &StoredFeatures) -> Result<UserFeatures, String> {
         let mut message = UserFeatures { user_id: user.into(), status: "PRESENT".into(), ..UserFeatures::default() };
-        for blob in stored.groups.iter().filter(|blob| blob.group != Group::Text) {
+        for blob in &stored.groups {
             match DecodedGroup::decode(blob).map_err(|error| format!("features of {user:?}: {error}"))? {
                 DecodedGroup::Intra(group) => message.intra = Some(group),
                 DecodedGroup::Cross(group) => message.cross = Some(group),

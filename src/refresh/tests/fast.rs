@@ -3,7 +3,7 @@
 use super::*;
 use crate::feature::{DecodedGroup, flags};
 use crate::retrieve::{UserIndex, VectorTail, encode_f16};
-use crate::store::{FreshVector, Group, Version};
+use crate::store::{FeedCursor, FreshVector, Group, Version};
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::Notify;
 
@@ -26,8 +26,8 @@ fn told() -> Told {
 }
 
 async fn vector_version(store: &dyn FeatureStore, space: &str, user: &str) -> Option<Version> {
-    let feed = store.vectors_after(space, 0, 1000).await.unwrap();
-    feed.into_iter().find(|(_, fresh)| fresh.user == user).map(|(_, fresh)| fresh.version)
+    let feed = store.vectors_after(space, &FeedCursor::default(), 1000).await.unwrap().entries;
+    feed.into_iter().find(|fresh| fresh.user == user).map(|fresh| fresh.version)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,8 +76,15 @@ pub(super) async fn history(subject: &Subject, user: &str) -> UserHistory {
     subject.store.histories(&[user.to_string()]).await.unwrap().remove(0).expect("a known user")
 }
 
+/// The whole record; what readers get of it must agree.
 pub(super) async fn features(subject: &Subject, space: &str, user: &str) -> Option<StoredFeatures> {
-    subject.store.features(space, &[user.to_string()]).await.unwrap().remove(0)
+    let users = [user.to_string()];
+    let whole = subject.store.features(space, &users).await.unwrap().remove(0);
+    for groups in [&[Group::Cross][..], &Group::ALL] {
+        let light = subject.store.feature_groups(space, &users, groups).await.unwrap().remove(0);
+        assert_eq!(light, whole.clone().map(|features| features.only(groups)));
+    }
+    whole
 }
 
 pub(super) fn meta(version: Version) -> GroupMeta {

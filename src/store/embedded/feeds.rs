@@ -1,7 +1,8 @@
 //! The feeds that replicas tail: fresh vectors by space, and changes of the catalogue.
 //!
 //! In: vectors and items. Out: entries after a cursor. Ids rise by one within a feed, also over restarts, and become
-//! visible in order: one lock is held from taking an id to the commit, or a reader could pass over a later commit.
+//! visible in order: one lock is held from taking an id to the commit, or a reader could pass over a later commit. A feed
+//! is one shard of one lineage: what a crash takes back was read by nobody who survived it.
 //!
 //! Both feeds hold the latest entry of each user or item only: whoever reads from cursor 0 gets everything that still
 //! counts, and a feed is no longer than there are users or items. (So nothing needs trimming, and no cursor is ever
@@ -12,11 +13,14 @@ use super::engine::{corrupt, failed};
 use super::keys;
 use crate::event::Item;
 use crate::store::codec::{self, CodecResult};
-use crate::store::{FreshVector, StoreResult};
+use crate::store::cursor::ShardPage;
+use crate::store::{FeedCursor, FeedPage, FreshVector, StoreResult};
 use fjall::Slice;
 use std::collections::HashMap;
 
 const ITEM_FEED: &str = "items";
+/// The one lineage of every feed here.
+const LINEAGE: u64 = 0;
 
 /// The end of each feed used since the store was opened.
 #[derive(Debug, Default)]
@@ -30,7 +34,7 @@ struct Ends {
 
 impl Inner {
     /// See [`crate::store::FeatureStore::append_vector`].
-    pub(super) fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64> {
+    pub(super) fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()> {
         let feed = vector_feed(space);
         let mut feeds = self.feeds.lock();
         let mut ends = self.ends(&mut feeds, &feed)?;
@@ -43,7 +47,7 @@ impl Inner {
                 let stored = codec::decode_vector(&bytes).map_err(|message| corrupt(&old_key, message))?;
                 // A late writer must not take the newest vector out of the feed.
                 if (stored.era, stored.version) > (vector.era, vector.version) {
-                    return Ok(old_id);
+                    return Ok(());
                 }
             }
             batch.remove(&self.engine.feeds, old_key);
@@ -53,12 +57,17 @@ impl Inner {
         batch.insert(&self.engine.items, place_key, ends.last.to_be_bytes());
         self.engine.commit("append vector", batch)?;
         feeds.0.insert(feed, ends);
-        Ok(ends.last)
+        Ok(())
     }
 
     /// See [`crate::store::FeatureStore::vectors_after`].
-    pub(super) fn vectors_after(&self, space: &str, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, FreshVector)>> {
-        self.entries(&vector_feed(space), cursor.saturating_add(1), limit, codec::decode_vector)
+    pub(super) fn vectors_after(
+        &self,
+        space: &str,
+        cursor: &FeedCursor,
+        limit: usize,
+    ) -> StoreResult<FeedPage<FreshVector>> {
+        self.page(&vector_feed(space), cursor, limit, codec::decode_vector)
     }
 
     /// See [`crate::store::FeatureStore::put_items`].
@@ -93,9 +102,21 @@ impl Inner {
     }
 
     /// See [`crate::store::FeatureStore::items_after`].
-    pub(super) fn items_after(&self, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, Item)>> {
+    pub(super) fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
         let decode = |bytes: &[u8]| serde_json::from_slice(bytes).map_err(|error| error.to_string());
-        self.entries(ITEM_FEED, cursor.saturating_add(1), limit, decode)
+        self.page(ITEM_FEED, cursor, limit, decode)
+    }
+
+    fn page<T>(
+        &self,
+        feed: &str,
+        cursor: &FeedCursor,
+        limit: usize,
+        decode: impl Fn(&[u8]) -> CodecResult<T>,
+    ) -> StoreResult<FeedPage<T>> {
+        let after = cursor.after(&[LINEAGE]).into_iter().next().unwrap_or(0);
+        let entries = self.entries(feed, after.saturating_add(1), limit, decode)?;
+        Ok(FeedPage::of_shards(vec![ShardPage { lineage: LINEAGE, after, entries }], limit))
     }
 
     fn entries<T>(

@@ -35,8 +35,9 @@ mod queue;
 mod tests;
 
 use super::{
-    AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth,
-    StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserMarks, UserState,
+    AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FeedCursor, FeedPage, FreshVector,
+    Group, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory,
+    UserMarks, UserState,
 };
 use crate::clock::unix_ms;
 use crate::event::Item;
@@ -173,6 +174,17 @@ impl FeatureStore for EmbeddedStore {
         self.inner.histories(users)
     }
 
+    async fn feature_groups(
+        &self,
+        space: &str,
+        users: &[String],
+        groups: &[Group],
+    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        // A record is one value: the rest is read with it, and left here.
+        let stored = self.inner.features(space, users)?;
+        Ok(stored.into_iter().map(|features| features.map(|features| features.only(groups))).collect())
+    }
+
     async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
         self.inner.states(space, users)
     }
@@ -262,11 +274,16 @@ impl FeatureStore for EmbeddedStore {
         writing(|| self.inner.expire_erasures(before_ms))
     }
 
-    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64> {
+    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()> {
         writing(|| self.inner.append_vector(space, vector))
     }
 
-    async fn vectors_after(&self, space: &str, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, FreshVector)>> {
+    async fn vectors_after(
+        &self,
+        space: &str,
+        cursor: &FeedCursor,
+        limit: usize,
+    ) -> StoreResult<FeedPage<FreshVector>> {
         writing(|| self.inner.vectors_after(space, cursor, limit))
     }
 
@@ -274,7 +291,7 @@ impl FeatureStore for EmbeddedStore {
         writing(|| self.inner.put_items(items))
     }
 
-    async fn items_after(&self, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, Item)>> {
+    async fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
         self.inner.items_after(cursor, limit)
     }
 

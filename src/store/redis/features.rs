@@ -1,7 +1,8 @@
 //! Writing and reading features (DESIGN 5.2, Put and Skip).
 //!
 //! A user's features in a space are one hash: a field a group (a short header, then the message as it goes on the wire),
-//! the refreshed version, the prompt's hash, the vector, a revision. A read is one `HGETALL`.
+//! the refreshed version, the prompt's hash, the vector, a revision. A refresh reads all of it (`HGETALL`), whoever serves
+//! only the fields asked for (`HMGET`): the vector alone is 2 KB.
 //!
 //! A put reads, decides by the rules the embedded store uses, and hands the result to a function that writes only if
 //! era and revision are still those read; else it reads again.
@@ -47,6 +48,27 @@ impl RedisStore {
             Ok((!revision.is_empty()).then_some(record.features))
         };
         users.iter().zip(answers).map(decode).collect()
+    }
+
+    /// See [`crate::store::FeatureStore::feature_groups`].
+    pub(super) async fn read_groups(
+        &self,
+        space: &str,
+        users: &[String],
+        groups: &[Group],
+    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        // The revision says that there are features at all.
+        let names: Vec<&str> = ["rev", "r"].into_iter().chain(groups.iter().map(|group| group.as_str())).collect();
+        let call = |user: &String| Call::new("HMGET", &self.keys.features(user, space)).arg(&names);
+        let answers = self.link.run("read groups", users.iter().map(call).collect()).await?;
+        let record = |(user, value): (&String, Value)| {
+            let key = self.keys.features(user, space);
+            let values: Vec<Option<Vec<u8>>> = read(&key, value)?;
+            let present = names.iter().zip(values).filter_map(|(name, value)| Some((name.to_string(), value?)));
+            let (record, revision) = decode_fields(&key, present.collect())?;
+            Ok((!revision.is_empty()).then_some(record.features))
+        };
+        users.iter().zip(answers).map(record).collect()
     }
 
     /// See [`crate::store::FeatureStore::put`].
@@ -195,7 +217,11 @@ pub(crate) fn fields(record: &FeatureRecord) -> Vec<(&'static str, Vec<u8>)> {
 
 /// The record and its revision, which is empty when there is none.
 pub(crate) fn decode(key: &str, value: Value) -> StoreResult<(FeatureRecord, String)> {
-    let stored: Vec<(String, Vec<u8>)> = read(key, value)?;
+    decode_fields(key, read(key, value)?)
+}
+
+/// As [`decode`], of any of the fields.
+fn decode_fields(key: &str, stored: Vec<(String, Vec<u8>)>) -> StoreResult<(FeatureRecord, String)> {
     let (mut record, mut revision) = (FeatureRecord::default(), String::new());
     for (field, bytes) in stored {
         match field.as_str() {

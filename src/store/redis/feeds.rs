@@ -1,46 +1,54 @@
 //! Fresh vectors, the catalogue's changes, referrers, counts.
 //!
-//! A feed is a sorted set of members by their latest id, a hash of their latest values, and the last id, all in one slot,
-//! so that ids become visible in order. As in the embedded store a feed keeps only the latest entry of each user or
-//! item: whoever reads from cursor 0 gets everything that still counts, nothing needs trimming, and no cursor is ever gone.
+//! A shard of a feed is a sorted set of members by their latest id, a hash of their latest values, and the last id, all in
+//! one slot, so that ids become visible in order. Vectors have as many shards as the due queue, by user, so that neither
+//! their bytes nor their readers crowd one node; the catalogue's changes are few and have one.
+//!
+//! As in the embedded store a feed keeps only the newest entry of each user or item (DESIGN 5.2 has a stream that is trimmed,
+//! and a rescan of `emb` for whoever comes too late). So whoever reads from the start gets everything that counts, in one
+//! pass over small keys; no cursor is ever gone; nothing needs trimming, no generation needs to remember ids, and a late
+//! replica needs no other source. The price is a second copy of the vector.
 
 use super::RedisStore;
 use super::function;
+use super::keys::shard_of;
 use super::link::Call;
 use super::values::{corrupt, number, read};
 use crate::event::Item;
 use crate::store::codec;
-use crate::store::{FreshVector, StoreResult, StoreStats};
+use crate::store::cursor::ShardPage;
+use crate::store::{FeedCursor, FeedPage, FreshVector, StoreResult, StoreStats};
 use redis::Value;
 use std::collections::HashMap;
 
 impl RedisStore {
     /// See [`crate::store::FeatureStore::append_vector`].
-    pub(super) async fn feed_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64> {
+    pub(super) async fn feed_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()> {
         let stamp = format!("{} {} {}", vector.era, vector.version.seq, vector.version.turn);
-        let call = Call::function(function!("feed_vector"), &self.keys.vectors(space))
-            .arg("")
-            .arg(&vector.user)
-            .arg(stamp)
-            .arg(codec::encode_vector(vector));
-        read("vector feed", self.link.one("append vector", call).await?)
+        let call =
+            Call::function(function!("feed_vector"), &self.keys.vectors(shard_of(&vector.user, self.shards), space))
+                .arg("")
+                .arg(&vector.user)
+                .arg(stamp)
+                .arg(codec::encode_vector(vector));
+        self.link.one("append vector", call).await?;
+        Ok(())
     }
 
     /// See [`crate::store::FeatureStore::vectors_after`].
     pub(super) async fn vectors_page(
         &self,
         space: &str,
-        cursor: u64,
+        cursor: &FeedCursor,
         limit: usize,
-    ) -> StoreResult<Vec<(u64, FreshVector)>> {
-        let keys = self.keys.vectors(space);
-        let decode = |(id, value): (u64, Vec<u8>)| {
+    ) -> StoreResult<FeedPage<FreshVector>> {
+        let shards: Vec<[String; 3]> = (0..self.shards).map(|shard| self.keys.vectors(shard, space)).collect();
+        let decode = |key: &str, value: &[u8]| {
             // `era seq turn ` stands before the record, for the function to compare.
             let record = value.splitn(4, |byte| *byte == b' ').nth(3).unwrap_or_default();
-            let vector = codec::decode_vector(record).map_err(|message| corrupt(&keys[1], message))?;
-            Ok((id, vector))
+            codec::decode_vector(record).map_err(|message| corrupt(key, message))
         };
-        self.page("read vectors", &keys, cursor, limit).await?.into_iter().map(decode).collect()
+        self.page("read vectors", &shards, cursor, limit, decode).await
     }
 
     /// See [`crate::store::FeatureStore::put_items`].
@@ -64,25 +72,37 @@ impl RedisStore {
     }
 
     /// See [`crate::store::FeatureStore::items_after`].
-    pub(super) async fn items_page(&self, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, Item)>> {
-        let keys = self.keys.items();
-        let decode = |(id, value): (u64, Vec<u8>)| {
-            let item = serde_json::from_slice(&value).map_err(|error| corrupt(&keys[1], error.to_string()))?;
-            Ok((id, item))
-        };
-        self.page("read items", &keys, cursor, limit).await?.into_iter().map(decode).collect()
+    pub(super) async fn items_page(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
+        let decode =
+            |key: &str, value: &[u8]| serde_json::from_slice(value).map_err(|error| corrupt(key, error.to_string()));
+        self.page("read items", &[self.keys.items()], cursor, limit, decode).await
     }
 
-    async fn page(
+    /// All shards of a feed at once, an equal part of the limit each.
+    async fn page<T>(
         &self,
         operation: &'static str,
-        keys: &[String],
-        cursor: u64,
+        shards: &[[String; 3]],
+        cursor: &FeedCursor,
         limit: usize,
-    ) -> StoreResult<Vec<(u64, Vec<u8>)>> {
-        let call = Call::function(function!("feed_page"), keys).arg("").arg(cursor).arg(limit);
-        let flat: Vec<Vec<u8>> = read(&keys[0], self.link.one(operation, call).await?)?;
-        flat.chunks_exact(2).map(|entry| Ok((number(&keys[0], Some(&entry[0]))?, entry[1].clone()))).collect()
+        decode: impl Fn(&str, &[u8]) -> StoreResult<T>,
+    ) -> StoreResult<FeedPage<T>> {
+        let lineages = self.link.lineages(operation).await?;
+        let lineages: Vec<u64> = shards.iter().map(|keys| lineages.of(&keys[0])).collect();
+        let limit = limit.div_ceil(shards.len().max(1)).max(1);
+        let call = |(keys, after): (&[String; 3], u64)| {
+            Call::function(function!("feed_page"), keys).arg("").arg(after).arg(limit)
+        };
+        let calls = shards.iter().zip(cursor.after(&lineages)).map(call).collect();
+        let answers = self.link.run(operation, calls).await?;
+        let shard_page = |((keys, lineage), answer): ((&[String; 3], u64), Value)| {
+            let (after, flat): (u64, Vec<Vec<u8>>) = read(&keys[0], answer)?;
+            let entry = |pair: &[Vec<u8>]| Ok((number(&keys[0], Some(&pair[0]))?, decode(&keys[1], &pair[1])?));
+            let entries = flat.chunks_exact(2).map(entry).collect::<StoreResult<_>>()?;
+            Ok(ShardPage { lineage, after, entries })
+        };
+        let pages = shards.iter().zip(lineages).zip(answers).map(shard_page).collect::<StoreResult<_>>()?;
+        Ok(FeedPage::of_shards(pages, limit))
     }
 
     /// See [`crate::store::FeatureStore::add_referrer`].

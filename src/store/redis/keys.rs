@@ -59,9 +59,9 @@ impl Keys {
         keys
     }
 
-    /// A space's feed of vectors: ids, values, last id.
-    pub fn vectors(&self, space: &str) -> [String; 3] {
-        feed(format!("{}:vec:{{{}}}", self.namespace, escape(space)))
+    /// A shard of a space's feed of vectors: ids, values, last id.
+    pub fn vectors(&self, shard: u32, space: &str) -> [String; 3] {
+        feed(format!("{}:vec:{{{shard}}}:{space}", self.namespace))
     }
 
     /// The feed of catalogue changes.
@@ -100,7 +100,7 @@ fn feed(base: String) -> [String; 3] {
     [base.clone(), format!("{base}:v"), format!("{base}:n")]
 }
 
-/// The user's shard of the due queue.
+/// The user's shard of the due queue and of the vector feeds.
 pub fn shard_of(user: &str, shards: u32) -> u32 {
     (xxh3_64(user.as_bytes()) % u64::from(shards.max(1))) as u32
 }

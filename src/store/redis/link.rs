@@ -9,7 +9,9 @@
 use super::address::{Address, Node};
 use super::breaker::Breaker;
 use super::errors::{self, Remedy};
-use super::keys::{SLOTS, slot_of};
+use super::keys::slot_of;
+use super::topology::{self, Claim, Lineages, Topology};
+use super::values;
 use crate::backoff::Backoff;
 use crate::store::{StoreError, StoreResult};
 use futures::future::join_all;
@@ -30,6 +32,9 @@ pub struct Patience {
     /// Tries beyond the first.
     pub retries: u32,
 }
+
+/// For one node's view of the slots: the others' need not wait long for a node that is gone.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One command and the slot of its keys.
 pub struct Call {
@@ -62,14 +67,6 @@ impl Call {
         self.cmd.arg(argument);
         self
     }
-}
-
-/// Who owns which slot; of a single Redis one node owns all.
-#[derive(Debug, Default)]
-struct Topology {
-    masters: Vec<Node>,
-    /// Index into `masters` by slot.
-    owners: Vec<u16>,
 }
 
 /// All connections of one store.
@@ -160,41 +157,67 @@ impl Link {
 
     /// Answer of one command on every master, in the order of [`Link::masters`].
     pub async fn everywhere(&self, operation: &'static str, cmd: &Cmd) -> StoreResult<Vec<Value>> {
-        join_all(self.masters().into_iter().map(|node| async move { self.on(operation, &node, cmd).await }))
-            .await
-            .into_iter()
-            .collect()
+        Ok(self.ask_masters(operation, cmd).await?.1)
+    }
+
+    /// Answers of all masters, and the map that says who they are. When one is gone the map is read again.
+    async fn ask_masters(&self, operation: &'static str, cmd: &Cmd) -> StoreResult<(Arc<Topology>, Vec<Value>)> {
+        let mut pause = Tries::new();
+        loop {
+            let topology = self.topology.read().clone();
+            let is_last = pause.rounds >= self.patience.retries;
+            let masters = topology.masters.clone().into_iter();
+            let asked = masters.map(|node| async move { self.ask(operation, &node, cmd, is_last).await });
+            let answers: Result<Vec<Value>, Refusal> = join_all(asked).await.into_iter().collect();
+            let refusal = match answers {
+                Ok(answers) => return Ok((topology, answers)),
+                Err(refusal) => refusal,
+            };
+            if refusal.is_final {
+                return Err(refusal.error);
+            }
+            pause.wait().await;
+            if self.address.cluster {
+                // As in `run`: the next round shows whether the map will do.
+                let _ = self.remap().await;
+            }
+        }
     }
 
     /// Answer of one command on one node.
     pub async fn on(&self, operation: &'static str, node: &Node, cmd: &Cmd) -> StoreResult<Value> {
         let mut pause = Tries::new();
         loop {
-            self.admit(operation, [node])?;
-            let answer = match self.connection(node).await {
-                Ok(mut connection) => connection.send_packed_command(cmd).await.and_then(Value::extract_error),
-                Err(error) => Err(error),
-            };
-            self.note(node, answer.as_ref().err(), pause.rounds >= self.patience.retries);
-            let error = match answer {
+            match self.ask(operation, node, cmd, pause.rounds >= self.patience.retries).await {
                 Ok(value) => return Ok(value),
-                Err(error) => error,
-            };
-            let remedy = errors::remedy(&error);
-            if remedy == Remedy::GiveUp || pause.rounds >= self.patience.retries {
-                return Err(errors::failed(operation, &name(node), &error));
+                Err(refusal) if refusal.is_final => return Err(refusal.error),
+                Err(_) => pause.wait().await,
             }
-            if remedy == Remedy::Reconnect {
-                self.forget(node);
-            }
-            pause.wait().await;
         }
     }
 
+    /// One try at one command on one node.
+    async fn ask(&self, operation: &'static str, node: &Node, cmd: &Cmd, is_last: bool) -> Result<Value, Refusal> {
+        self.admit(operation, [node]).map_err(|error| Refusal { error, is_final: true })?;
+        let answer = match self.connection(node).await {
+            Ok(mut connection) => connection.send_packed_command(cmd).await.and_then(Value::extract_error),
+            Err(error) => Err(error),
+        };
+        self.note(node, answer.as_ref().err(), is_last);
+        let error = match answer {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let remedy = errors::remedy(&error);
+        if remedy == Remedy::Reconnect {
+            self.forget(node);
+        }
+        let is_final = is_last || remedy == Remedy::GiveUp;
+        Err(Refusal { error: errors::failed(operation, &name(node), &error), is_final })
+    }
+
     fn owner(&self, slot: u16) -> Node {
-        let topology = self.topology.read();
-        let index = topology.owners.get(usize::from(slot)).map_or(0, |index| usize::from(*index));
-        topology.masters.get(index).cloned().unwrap_or_else(|| self.address.seeds[0].clone())
+        self.topology.read().owner(slot).cloned().unwrap_or_else(|| self.address.seeds[0].clone())
     }
 
     async fn send(
@@ -263,8 +286,9 @@ impl Link {
                     open.push((index, Some(((host, port), true))));
                     continue;
                 }
-                // A failed-over master answers so until the map is read again.
-                Remedy::GiveUp if self.address.cluster && error.code() == Some("READONLY") => {
+                // A master that was taken over: on a cluster the map names the new one, else its name may lead there now.
+                Remedy::GiveUp if error.code() == Some("READONLY") => {
+                    self.forget(&node);
                     trouble.note(failed, true, true);
                 }
                 Remedy::GiveUp => return Err(failed),
@@ -313,17 +337,20 @@ impl Link {
         self.connections.lock().remove(node);
     }
 
-    /// Reads the slot map from the first node that answers.
+    /// Reads the slot map from all nodes that answer. (A master that was cut off would give an old one.)
     async fn remap(&self) -> Result<(), (String, RedisError)> {
-        let mut candidates = self.masters();
-        candidates.extend(self.address.seeds.iter().cloned());
+        let mut nodes = self.topology.read().nodes.clone();
+        nodes.extend(self.address.seeds.iter().filter(|seed| !nodes.contains(seed)).cloned().collect::<Vec<_>>());
+        if !self.address.cluster {
+            nodes.truncate(1);
+        }
+        let asked = nodes.clone().into_iter().map(|node| async move { (self.look(&node).await, node) });
+        let looks = join_all(asked).await;
+        let mut claims = Vec::new();
         let mut last = None;
-        for node in candidates {
-            match self.read_map(&node).await {
-                Ok(topology) => {
-                    *self.topology.write() = Arc::new(topology);
-                    return Ok(());
-                }
+        for (answer, node) in looks {
+            match answer {
+                Ok(found) => claims.extend(found),
                 Err(error) => {
                     if errors::remedy(&error) == Remedy::Reconnect {
                         self.forget(&node);
@@ -332,48 +359,67 @@ impl Link {
                 }
             }
         }
-        // There is always a seed, so there is always a last error.
-        Err(last.unwrap_or_else(|| (self.printable(), RedisError::from((redis::ErrorKind::Client, "no node")))))
+        let single = || nodes.first().filter(|_| !self.address.cluster && last.is_none()).map(Topology::single);
+        let Some(topology) = single().or_else(|| Topology::of_claims(claims)) else {
+            let unassigned = || RedisError::from((redis::ErrorKind::Io, "the cluster has no slots assigned yet"));
+            return Err(last.unwrap_or_else(|| (self.printable(), unassigned())));
+        };
+        *self.topology.write() = Arc::new(topology);
+        Ok(())
     }
 
-    async fn read_map(&self, node: &Node) -> Result<Topology, RedisError> {
-        let mut connection = self.connection(node).await?;
+    /// What one node says of the slots; of a single Redis only whether it answers.
+    async fn look(&self, node: &Node) -> Result<Vec<Claim>, RedisError> {
         if !self.address.cluster {
+            let mut connection = self.connection(node).await?;
             redis::cmd("PING").exec_async(&mut connection).await?;
-            return Ok(Topology { masters: vec![node.clone()], owners: Vec::new() });
+            return Ok(Vec::new());
         }
-        let ranges: Vec<Vec<Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
-        let mut topology = Topology { masters: Vec::new(), owners: vec![0; usize::from(SLOTS)] };
-        for range in ranges {
-            let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = range.as_slice() else { continue };
-            let host: Option<String> = redis::from_redis_value(master.first().cloned().unwrap_or_default())?;
-            let port: u16 = redis::from_redis_value(master.get(1).cloned().unwrap_or_default())?;
-            // A node that does not know its own name means the one we asked.
-            let owner = (host.filter(|host| !host.is_empty()).unwrap_or_else(|| node.0.clone()), port);
-            let index = topology.masters.iter().position(|known| *known == owner).unwrap_or_else(|| {
-                topology.masters.push(owner);
-                topology.masters.len() - 1
-            });
-            let span = (*first).clamp(0, i64::from(SLOTS)) as usize..=(*last).clamp(0, i64::from(SLOTS) - 1) as usize;
-            if let Some(slots) = topology.owners.get_mut(span) {
-                slots.fill(index as u16);
-            }
-        }
-        if topology.masters.is_empty() {
-            return Err(RedisError::from((redis::ErrorKind::Io, "the cluster has no slots assigned yet")));
-        }
-        Ok(topology)
+        let ask = async {
+            let mut connection = self.connection(node).await?;
+            let mut both = redis::pipe();
+            both.cmd("CLUSTER").arg("SLOTS").cmd("CLUSTER").arg("NODES");
+            let (slots, nodes): (Value, String) = both.query_async(&mut connection).await?;
+            topology::claims(node, slots, &nodes)
+        };
+        let timed = tokio::time::timeout(LOOK_PATIENCE, ask).await;
+        timed.unwrap_or_else(|_| Err(RedisError::from((redis::ErrorKind::Io, "no answer to CLUSTER SLOTS in time"))))
     }
 
-    /// Slot owners as text, for [`crate::store::FeatureStore::incarnation`].
-    pub fn owners(&self) -> Vec<u16> {
-        self.topology.read().owners.clone()
+    /// Looks who owns what now, and asks every owner for its lineage.
+    pub async fn look_again(&self, operation: &'static str) -> StoreResult<Lineages> {
+        if self.address.cluster {
+            self.remap().await.map_err(|(node, error)| errors::failed(operation, &node, &error))?;
+        }
+        self.lineages(operation).await
+    }
+
+    /// The lineage of every owner as known.
+    pub async fn lineages(&self, operation: &'static str) -> StoreResult<Lineages> {
+        let mut info = redis::cmd("INFO");
+        info.arg("replication");
+        let (topology, answers) = self.ask_masters(operation, &info).await?;
+        let mut by_master = Vec::with_capacity(answers.len());
+        for (node, answer) in topology.masters.iter().zip(answers) {
+            let text: String = values::read("info", answer)?;
+            by_master.push(topology::lineage(&text).ok_or_else(|| StoreError::Engine {
+                operation,
+                message: format!("redis {}: INFO replication has no master_replid", name(node)),
+            })?);
+        }
+        Ok(Lineages { topology, by_master })
     }
 }
 
 /// `host:port`.
 pub fn name(node: &Node) -> String {
     format!("{}:{}", node.0, node.1)
+}
+
+/// Why a try failed, and whether another one is worth it.
+struct Refusal {
+    error: StoreError,
+    is_final: bool,
 }
 
 /// What a round of a batch met.

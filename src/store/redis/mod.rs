@@ -5,7 +5,7 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | `address`, `link`, `errors` | the URL; connections, slots, retries; errors in our words |
+//! | `address`, `link`, `topology`, `errors` | the URL; connections, retries; slots and their owners; errors in our words |
 //! | `breaker` | calls to a node that is away fail at once |
 //! | `keys`, `values`, `entries` | names of keys; answers; bytes of a list's entries |
 //! | `schema` | versions, functions, migration |
@@ -25,6 +25,7 @@ mod queue;
 mod schema;
 #[cfg(test)]
 pub(crate) mod tests;
+mod topology;
 mod values;
 
 pub use address::Address;
@@ -32,8 +33,9 @@ pub use link::Patience;
 pub use schema::{Migration, Step};
 
 use super::{
-    AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FreshVector, PutOutcome, QueueDepth,
-    StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserMarks, UserState,
+    AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FeedCursor, FeedPage, FreshVector,
+    Group, PutOutcome, QueueDepth, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserMarks,
+    UserState,
 };
 use crate::event::Item;
 use async_trait::async_trait;
@@ -45,7 +47,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// A function of this schema version.
 macro_rules! function {
@@ -121,6 +122,15 @@ impl FeatureStore for RedisStore {
 
     async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
         self.read_histories(users).await
+    }
+
+    async fn feature_groups(
+        &self,
+        space: &str,
+        users: &[String],
+        groups: &[Group],
+    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        self.read_groups(space, users, groups).await
     }
 
     async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
@@ -212,11 +222,16 @@ impl FeatureStore for RedisStore {
         self.drop_erasures(before_ms).await
     }
 
-    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64> {
+    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()> {
         self.feed_vector(space, vector).await
     }
 
-    async fn vectors_after(&self, space: &str, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, FreshVector)>> {
+    async fn vectors_after(
+        &self,
+        space: &str,
+        cursor: &FeedCursor,
+        limit: usize,
+    ) -> StoreResult<FeedPage<FreshVector>> {
         self.vectors_page(space, cursor, limit).await
     }
 
@@ -224,7 +239,7 @@ impl FeatureStore for RedisStore {
         self.feed_items(items).await
     }
 
-    async fn items_after(&self, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, Item)>> {
+    async fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
         self.items_page(cursor, limit).await
     }
 
@@ -242,15 +257,7 @@ impl FeatureStore for RedisStore {
     }
 
     async fn incarnation(&self) -> StoreResult<u64> {
-        let mut info = redis::cmd("INFO");
-        info.arg("server");
-        let mut text = String::new();
-        for answer in self.link.everywhere("incarnation", &info).await? {
-            let info: String = values::read("info", answer)?;
-            text.extend(info.lines().filter(|line| line.starts_with("run_id:")));
-        }
-        text.extend(self.link.owners().iter().map(|owner| format!(",{owner}")));
-        Ok(xxh3_64(text.as_bytes()))
+        Ok(self.link.look_again("incarnation").await?.of_all())
     }
 
     fn trouble(&self) -> Option<String> {

@@ -9,10 +9,13 @@ use crate::store::conformance::{self, Subject};
 #[allow(missing_docs)]
 pub(crate) mod rig;
 
+mod fail_over;
 mod failures;
 mod layout;
 mod lost_tail;
+mod neighbours;
 mod outage;
+mod reads;
 
 use rig::{RedisCluster, RedisServer};
 

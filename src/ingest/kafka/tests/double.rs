@@ -3,8 +3,8 @@
 use crate::event::Item;
 use crate::store::{
     AppendOutcome, Claim, CrossBlank, DueEntry, EmbeddedOptions, EmbeddedStore, Erasure, FeaturePut, FeatureStore,
-    FreshVector, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory,
-    UserMarks, UserState,
+    FeedCursor, FeedPage, FreshVector, Group, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats,
+    StoredFeatures, UserBatch, UserHistory, UserMarks, UserState,
 };
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -130,6 +130,15 @@ impl FeatureStore for Double {
         self.store()?.histories(users).await
     }
 
+    async fn feature_groups(
+        &self,
+        space: &str,
+        users: &[String],
+        groups: &[Group],
+    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        self.store()?.feature_groups(space, users, groups).await
+    }
+
     async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
         self.store()?.states(space, users).await
     }
@@ -218,11 +227,16 @@ impl FeatureStore for Double {
         self.store()?.expire_erasures(before_ms).await
     }
 
-    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<u64> {
+    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()> {
         self.store()?.append_vector(space, vector).await
     }
 
-    async fn vectors_after(&self, space: &str, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, FreshVector)>> {
+    async fn vectors_after(
+        &self,
+        space: &str,
+        cursor: &FeedCursor,
+        limit: usize,
+    ) -> StoreResult<FeedPage<FreshVector>> {
         self.store()?.vectors_after(space, cursor, limit).await
     }
 
@@ -230,7 +244,7 @@ impl FeatureStore for Double {
         self.store()?.put_items(items).await
     }
 
-    async fn items_after(&self, cursor: u64, limit: usize) -> StoreResult<Vec<(u64, Item)>> {
+    async fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
         self.store()?.items_after(cursor, limit).await
     }
 

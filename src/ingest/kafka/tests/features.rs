@@ -1,6 +1,7 @@
 //! The change feed: what stands in the store, keyed by user.
 
 use super::*;
+use crate::erase::Eraser;
 use crate::feature::proto::{IntraGroup, TextGroup, UserFeatures};
 use crate::ingest::kafka::features::FeaturePublisher;
 use crate::refresh::ChangeFeed;
@@ -21,6 +22,7 @@ async fn features_go_out_without_text_and_a_user_without_any_gets_a_tombstone() 
     world.produce_events(&events).await;
     wait_for(&store, &events).await;
     let user = events[0].user_id.clone();
+    let erased = user.clone();
     let version = Version { seq: 3, turn: 0 };
     let blob = |group, bytes| GroupBlob { group, bytes, tier: 1, version, expires_at_ms: 0 };
     let intra = IntraGroup { sparse_ids: vec![5, 6], has_llm_feature: true, ..IntraGroup::default() };
@@ -44,7 +46,19 @@ async fn features_go_out_without_text_and_a_user_without_any_gets_a_tombstone() 
     until("a failed read", || retried.get() > 0).await;
     store.set_away(false);
     until("both records", || broker.ends(&topic, 1)[0] == 2).await;
+
+    store.note_space(SPACE).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    let eraser = Eraser::new(store.clone(), running.metrics.clone(), 1_000_000, hour).telling(Some(changes.clone()));
+    eraser.erase(&user).await.unwrap();
+    let erasing = tokio::spawn({
+        let stopped = stop.subscribe();
+        async move { eraser.run(stopped).await }
+    });
+    let finished = running.metrics.erasures.with_label_values(&["finished"]);
+    until("the end of the erasure", || finished.get() == 1).await;
     stop.send_replace(true);
+    erasing.await.unwrap();
     task.await.unwrap();
     running.stop().await;
     let records = broker.read_all(&topic, 1);
@@ -54,4 +68,6 @@ async fn features_go_out_without_text_and_a_user_without_any_gets_a_tombstone() 
     let message = UserFeatures::decode(value).unwrap();
     assert_eq!((message.user_id, message.intra.unwrap().sparse_ids), (user, vec![5, 6]));
     assert_eq!(of("nobody").payload(), None);
+    let last = records.iter().rfind(|record| record.key() == Some(erased.as_bytes())).unwrap();
+    assert_eq!(last.payload(), None, "the topic forgets the erased user before the erasure ends");
 }
