@@ -148,8 +148,7 @@ mod tests {
     #[test]
     fn who_waits_is_woken_by_a_store_that_answers_again_and_by_nothing_else() {
         let health = Health::new(Readiness::default());
-        let waiting = health.answered();
-        let mut waiting = std::pin::pin!(waiting);
+        let mut waiting = std::pin::pin!(health.answered());
         health.trouble(Part::Lane(0), "full".into());
         health.well(Part::Lane(0));
         health.well(Part::Check);
