@@ -14,6 +14,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// Released when the public port answers from the store.
+const PORT_LATCH: &str = "port";
 /// What a supervisor sends; a person sends SIGINT.
 const TERMINATE: &str = "SIGTERM";
 /// Time for open requests of the operators' port at the end.
@@ -94,6 +96,7 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     let publisher = wiring::feature_publisher(&settings, &parts)?;
     let mut tasks = parts.spawn_tasks(&settings, kafka, publisher, stopped);
     door.open(api::router(parts.api.clone()));
+    readiness.release(PORT_LATCH);
     announce(&settings, &parts);
 
     let (failed, delay) = tokio::select! {
@@ -151,6 +154,9 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
 fn hold_latches(settings: &Settings, readiness: &Readiness) {
     for latch in ["store", "bundle", "index"] {
         readiness.hold(latch, "starting");
+    }
+    if settings.server.has(Role::Api) {
+        readiness.hold(PORT_LATCH, "starting");
     }
     if wiring::reads_kafka(settings) {
         readiness.hold(KAFKA_LATCH, "starting");
