@@ -41,19 +41,23 @@ impl Drop for SmallDisk<'_> {
     }
 }
 
+/// An event id that the store cannot compress away.
+fn long_id(n: usize) -> String {
+    (0..7).fold(format!("{n:05}"), |id, part| {
+        format!("{id}{:016x}", xxhash_rust::xxh3::xxh3_64(format!("{n} {part}").as_bytes()))
+    })
+}
+
 #[test]
 fn a_full_disk_ends_the_process_and_loses_nothing_of_the_stream() {
     let folder = tempfile::tempdir().expect("tempdir");
     let topics = Topics::new(folder.path(), "full-disk");
     // Where the service of these topics keeps its store.
     let place = folder.path().join("store");
-    let Some(disk) = SmallDisk::mount(&place, "4m") else { return };
+    let Some(disk) = SmallDisk::mount(&place, "3m") else { return };
     let setup = topics.serve(folder.path());
-    let events: Vec<Value> = (0..EVENTS)
-        .map(|n| {
-            click(&format!("u{}", n % USERS), &format!("e{n:05}-{}", "x".repeat(100)), 1_700_000_000_000 + n as i64)
-        })
-        .collect();
+    let events: Vec<Value> =
+        (0..EVENTS).map(|n| click(&format!("u{}", n % USERS), &long_id(n), 1_700_000_000_000 + n as i64)).collect();
     let file = folder.path().join("events.jsonl");
     write_lines(&file, &events);
     let mut server = setup.start();

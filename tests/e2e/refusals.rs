@@ -91,7 +91,9 @@ fn a_redis_that_refuses_us_holds_the_stream_up_and_nothing_is_lost() {
     }
     let users: Vec<String> = (0..USERS).map(|user| format!("u{user}")).collect();
     server.wait_for_features(&users, SOON);
-    assert_eq!(records(&server, &topics, "dead_letter"), 1.0, "nothing else was set aside");
+    // A Redis that was a replica meanwhile may have lost its tail, so records are read again, the bad one among them.
+    let rewinds = server.metric("taiji_kafka_rewinds_total");
+    assert!(rewinds >= 1.0 && records(&server, &topics, "dead_letter") <= 1.0 + rewinds, "nothing else was set aside");
     assert_eq!(server.stop(), Some(0), "{}", server.stderr());
     assert!(!server.stderr().contains("panicked"), "{}", server.stderr());
 }

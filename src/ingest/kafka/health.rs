@@ -1,7 +1,8 @@
 //! Whether this process should be sent traffic, as far as Kafka's ingest can tell: the latch `kafka`.
 //!
-//! It is held until the first assignment (and says what the client meets: no broker, a refused password, an unknown certificate), and while the store refuses what Kafka brings. A broker that goes away after that
-//! does not hold it: reads keep answering from the store.
+//! It is held until the first assignment (and says what the client meets: no broker, a refused password, an unknown
+//! certificate), and while the store refuses what Kafka brings. A broker that goes away after that does not hold it: reads keep
+//! answering from the store.
 
 use crate::telemetry::Readiness;
 use parking_lot::Mutex;
