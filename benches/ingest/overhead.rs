@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 
 /// Events a second.
 const RATE: f64 = 2000.0;
-const USERS: usize = 20_000;
+const USERS: usize = 2000;
 const PROBE_EVERY: u64 = 40;
 /// Probes of this time at the start of a run do not count.
 const WARM_UP: Duration = Duration::from_secs(4);

@@ -8,6 +8,9 @@ use crate::prompt::{OPT_OUT_ATTRIBUTE, opts_out};
 use crate::retrieve::{Neighbour, UserSnapshot};
 use crate::store::{FeatureStore, HISTORY_CAP, StoreError, UserHistory};
 
+/// Candidates whose histories are read at once at first.
+const LOOKED_AT_FIRST: usize = 4;
+
 /// Whether a user asked not to be shown to others.
 pub fn is_opted_out(history: &UserHistory) -> bool {
     history.profile.get(OPT_OUT_ATTRIBUTE).is_some_and(|(_, value)| opts_out(value))
@@ -29,10 +32,31 @@ impl Chooser<'_> {
         candidates: &[Neighbour],
         previous: Option<&str>,
     ) -> Result<Option<CrossFinding>, StoreError> {
-        let names: Vec<String> = candidates.iter().map(|candidate| candidate.user.clone()).collect();
-        let histories = self.store.histories(&names).await?;
-        let referrers = self.store.referrer_counts(self.space, &names).await?;
-        for (place, candidate) in candidates.iter().enumerate() {
+        // The first ones nearly always do, and each costs a history read: a few are looked at, then the rest.
+        let (first, rest) = candidates.split_at(candidates.len().min(LOOKED_AT_FIRST));
+        for (offset, part) in [(0, first), (first.len(), rest)] {
+            if let Some(chosen) = self.choose_among(candidates, offset, part, previous).await? {
+                return Ok(Some(chosen));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first of `part` that may be shown; `part` begins at `offset` of `candidates`.
+    async fn choose_among(
+        &self,
+        candidates: &[Neighbour],
+        offset: usize,
+        part: &[Neighbour],
+        previous: Option<&str>,
+    ) -> Result<Option<CrossFinding>, StoreError> {
+        if part.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<String> = part.iter().map(|candidate| candidate.user.clone()).collect();
+        let (histories, referrers) =
+            tokio::try_join!(self.store.histories(&names), self.store.referrer_counts(self.space, &names))?;
+        for (place, candidate) in part.iter().enumerate() {
             let history = histories.get(place).and_then(Option::as_ref);
             let crowded = referrers.get(place).is_some_and(|count| *count >= self.settings.max_referrers);
             // Who shows the neighbour already does not make it more crowded.
@@ -47,7 +71,7 @@ impl Chooser<'_> {
             if shown.is_empty() {
                 continue;
             }
-            let next = candidates.get(place + 1).map(|other| other.similarity);
+            let next = candidates.get(offset + place + 1).map(|other| other.similarity);
             return Ok(Some(CrossFinding {
                 user: candidate.user.clone(),
                 era: history.map_or(0, |history| history.state.era),

@@ -123,9 +123,14 @@ impl Refresher {
 
     pub(super) async fn read(&self, user: &str) -> Result<Option<Read>, RefreshError> {
         let users = [user.to_string()];
-        let Some(history) = self.store.histories(&users).await?.pop().flatten() else { return Ok(None) };
-        let stored = self.store.features(self.space(), &users).await?.pop().flatten().unwrap_or_default();
-        Ok(Some(Read { history, stored, now_ms: self.store.now_ms().await? }))
+        // At once: whatever changes in between, the put compares era and version.
+        let (mut histories, mut stored, now_ms) = tokio::try_join!(
+            self.store.histories(&users),
+            self.store.features(self.space(), &users),
+            self.store.now_ms()
+        )?;
+        let Some(history) = histories.pop().flatten() else { return Ok(None) };
+        Ok(Some(Read { history, stored: stored.pop().flatten().unwrap_or_default(), now_ms }))
     }
 
     fn prompt(&self, history: &UserHistory) -> RenderedPrompt {
