@@ -7,21 +7,19 @@ import http.client
 import json
 import os
 import pathlib
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 
+from page import machine, write_section
 from service import Service
 
 RUNS = 3
 USERS, EVENTS = 400, 20_000
 READS = 2_000
 BUNDLE = "models/demo/1"
-PAGE = pathlib.Path("docs/benchmarks.md")
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 def percentile(values, share):
@@ -104,12 +102,6 @@ def stage_means(service):
     return {name: 1000 * sums[name] / counts[name] for name in sorted(sums) if counts.get(name)}
 
 
-def machine():
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {model}, {memory:.0f} GiB, {platform.system()} {platform.release()}"
-
-
 def main():
     global EVENTS_IN_FILE
     binaries = os.environ.get("CARGO_TARGET_DIR", "target") + "/release"
@@ -131,10 +123,7 @@ def main():
         table.append(f"| {name} | {statistics.median(values):,.2f} | {min(values):,.2f} | {max(values):,.2f} |")
     header = f"`make bench` at commit {commit or 'unknown'}, {time.strftime('%Y-%m-%d')}; {machine()}; {RUNS} runs; "
     header += f"{len(users)} users, {EVENTS_IN_FILE} events, demo bundle, server and client on the same cores."
-    text = PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(before + BEGIN + "\n" + header + "\n\n" + "\n".join(table) + "\n" + END + after)
+    write_section("bench", "\n".join([header, ""] + table))
     print("\n".join([header, ""] + table))
 
 

@@ -4,17 +4,14 @@
 """
 
 import json
-import os
-import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import time
 
+from page import commit, machine, write_section
+
 BUNDLE = "models/demo/1"
-PAGE = pathlib.Path("docs/benchmarks.md")
-BEGIN, END = "<!-- bench-ingest:begin -->", "<!-- bench-ingest:end -->"
 # DESIGN 9: share of the bare pair's rate that is wanted.
 WANTED = 0.80
 NAMES = {"ours": "taiji serve", "bare": "bare pair, same writes", "plain": "plain writer"}
@@ -28,17 +25,6 @@ def program():
         if message.get("reason") == "compiler-artifact" and message["target"]["name"] == "ingest" and message["executable"]:
             return message["executable"]
     sys.exit("bench-ingest: cargo names no executable")
-
-
-def machine():
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {model}, {memory:.0f} GiB, {platform.system()} {platform.release()}"
-
-
-def commit():
-    said = subprocess.run(["git", "describe", "--always", "--dirty= with changes"], capture_output=True, text=True).stdout
-    return said.strip() or "unknown"
 
 
 def number(value):
@@ -80,8 +66,7 @@ def main():
     header += f"{size['partitions']} partitions; broker, Redis and reader on the same cores."
     section = "\n".join([header, ""] + tables(found))
     if not quick:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(before + BEGIN + "\n" + section + "\n" + END + rest.split(END)[1])
+        write_section("bench-ingest", section)
     print(section)
 
 

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 
-from bench_ingest import BUNDLE, PAGE, commit, machine, program, row
+from bench_ingest import BUNDLE, program, row
+from page import commit, machine, write_section
 
 # DESIGN 9: milliseconds at 2,000 events/s, and how many times the refreshes of one replica two should do.
 P50_MS, P99_MS, TWICE = 10, 50, 1.8
@@ -44,9 +45,7 @@ def main():
     header = f"`make bench-{what}{' QUICK=1' if quick else ''}` at commit {commit()}, {time.strftime('%Y-%m-%d')}; {machine()}; {size}."
     section = "\n".join([header, ""] + lines)
     if not quick:
-        begin, end = f"<!-- bench-{what}:begin -->", f"<!-- bench-{what}:end -->"
-        before, rest = PAGE.read_text().split(begin)
-        PAGE.write_text(before + begin + "\n" + section + "\n" + end + rest.split(end)[1])
+        write_section(f"bench-{what}", section)
     print(section)
 
 

@@ -6,20 +6,13 @@ Environment: SEEDS, SECONDS_EACH, RATE; SEED runs one seed alone and writes no t
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import time
 
-PAGE = pathlib.Path("docs/benchmarks.md")
-BEGIN, END = "<!-- chaos:begin -->", "<!-- chaos:end -->"
+from page import commit, machine, write_section
+
 TEST = ["cargo", "test", "--release", "--locked", "--test", "e2e", "--"]
-
-
-def machine():
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {model}, {memory:.0f} GiB, {platform.system()} {platform.release()}"
 
 
 def table(rows):
@@ -43,14 +36,10 @@ def main():
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     if seed or not rows:
         sys.exit(1 if ran.returncode else 0)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    header = (f"`make chaos` at commit {commit or 'unknown'}, {time.strftime('%Y-%m-%d')}; {machine()}; {len(rows)} seeds of "
+    header = (f"`make chaos` at commit {commit()}, {time.strftime('%Y-%m-%d')}; {machine()}; {len(rows)} seeds of "
               f"{wanted['TAIJI_CHAOS_SECONDS']} s at {wanted['TAIJI_CHAOS_RATE']} different events/s, repeats and bad records on top; "
               f"**{sum(row['violations'] for row in rows)} violations** in {sum(row['events'] for row in rows):,} events.")
-    text = PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(before + BEGIN + "\n" + "\n".join([header, ""] + table(rows)) + "\n" + END + after)
+    write_section("chaos", "\n".join([header, ""] + table(rows)))
     sys.exit(1 if ran.returncode else 0)
 
 
