@@ -7,6 +7,7 @@ use super::KafkaError;
 use crate::config::KafkaSettings;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::FutureProducer;
 use rdkafka::util::DefaultRuntime;
 
@@ -103,6 +104,18 @@ pub(crate) fn producer(settings: &KafkaSettings) -> Result<Producer, KafkaError>
         .set("message.timeout.ms", DELIVERY_TIMEOUT_MS);
     FutureProducer::<ClientLog, DefaultRuntime>::from_config_and_context(&config, ClientLog)
         .map_err(|error| KafkaError::Client { message: error.to_string() })
+}
+
+/// Headers of our own messages: their form, and the space that they belong to.
+pub(super) fn protobuf_headers(space: &str) -> OwnedHeaders {
+    [("content-type", "application/x-protobuf"), ("taiji.space", space)]
+        .iter()
+        .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }))
+}
+
+/// Why a record did not reach a topic, and what to look at.
+pub(super) fn not_written(topic: &str, error: &dyn std::fmt::Display) -> String {
+    format!("topic {topic:?}: {error}; does it exist, and may we write to it?")
 }
 
 /// Sends a client's log lines to ours.

@@ -3,7 +3,7 @@
 //! In: [`DeadLetter`]s. Out: acknowledged records; only then the bad record is finished. Callers: [`super::consumer`] and the
 //! lanes send; `taiji dlq` reads the headers.
 
-use super::client::Producer;
+use super::client::{self, Producer};
 use super::decode::BadRecord;
 use super::record::{Body, Record};
 use super::shared::Shared;
@@ -131,7 +131,7 @@ impl DeadLetters {
                     return true;
                 }
                 Err(error) => {
-                    let error = format!("topic {:?}: {error}; does it exist, and may we write to it?", self.topic);
+                    let error = client::not_written(&self.topic, &error);
                     KafkaRetried { what: "dead_letter", error: &error }.emit(&self.shared.metrics);
                     if backoff.wait_unless(&mut give_up).await {
                         return false;

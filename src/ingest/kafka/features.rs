@@ -15,7 +15,6 @@ use crate::store::{FeatureStore, Group, StoredFeatures};
 use crate::telemetry::Metrics;
 use crate::telemetry::kafka::{FeaturesPublished, KafkaRetried};
 use prost::Message;
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::FutureRecord;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -82,10 +81,7 @@ impl FeaturePublisher {
                 Some(features) => Some(self.message(user, &features)?.encode_to_vec()),
                 None => None,
             };
-            let headers = [("content-type", "application/x-protobuf"), ("taiji.space", &self.space)];
-            let headers = headers
-                .iter()
-                .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
+            let headers = client::protobuf_headers(&self.space);
             let mut record = FutureRecord::<str, [u8]>::to(&self.topic).key(user).headers(headers);
             record.payload = value.as_deref();
             sent.push(self.producer.send_result(record).map_err(|(error, _)| self.failed(&error))?);
@@ -112,6 +108,6 @@ impl FeaturePublisher {
     }
 
     fn failed(&self, error: &dyn std::fmt::Display) -> String {
-        format!("topic {:?}: {error}; does it exist, and may we write to it?", self.topic)
+        client::not_written(&self.topic, error)
     }
 }

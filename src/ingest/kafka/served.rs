@@ -14,7 +14,6 @@ use crate::telemetry::Metrics;
 use crate::telemetry::kafka::{KafkaRetried, ServedDropped, ServedPublished};
 use prost::Message;
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::FutureRecord;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -97,8 +96,7 @@ impl ServedPublisher {
                     ServedDropped { records: 1, reason: "larger than the topic takes" }.emit(&self.metrics);
                 }
                 Err(error) => {
-                    let topic = &self.topic;
-                    failure = Some(format!("topic {topic:?}: {error}; does it exist, and may we write to it?"));
+                    failure = Some(client::not_written(&self.topic, &error));
                     unsent.push(served);
                 }
             }
@@ -110,10 +108,7 @@ impl ServedPublisher {
     fn send(&self, served: &Served) -> Result<rdkafka::producer::future_producer::DeliveryFuture, ClientError> {
         let value = served.encode_to_vec();
         let user = served.features.as_ref().map_or("", |features| features.user_id.as_str());
-        let headers = [("content-type", "application/x-protobuf"), ("taiji.space", &served.space)];
-        let headers = headers
-            .iter()
-            .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
+        let headers = client::protobuf_headers(&served.space);
         let record = FutureRecord::<str, [u8]>::to(&self.topic).key(user).payload(&value).headers(headers);
         self.producer.send_result(record).map_err(|(error, _)| error)
     }
