@@ -48,7 +48,7 @@ pub(super) async fn freshen(
     let space = &state.bundle.manifest.space;
     // The counters first: features that are newer than them are not taken for behind.
     let marks = state.store.states(space, &users).await?;
-    let stored = state.store.features(space, &users).await?;
+    let stored = state.store.feature_groups(space, &users, groups).await?;
     let now_ms = state.store.now_ms().await?;
     let mut behind = Vec::new();
     for ((user, before), features) in users.into_iter().zip(marks).zip(&stored) {
@@ -94,8 +94,7 @@ fn shown(
     let lags = marks.refreshed_seq < Some(marks.state.seq);
     let mut found = Shown::Level;
     for group in groups.iter().filter(|group| **group != Group::Scid) {
-        let blob = stored.and_then(|features| features.groups.iter().find(|blob| blob.group == *group));
-        let Some(blob) = blob.filter(|blob| blob.expires_at_ms == 0 || blob.expires_at_ms > now_ms) else {
+        let Some(blob) = stored.and_then(|features| features.living(*group, now_ms)) else {
             return Ok(Shown::Nothing);
         };
         if blob.tier == 0 || (lags && age_ms(blob, now_ms)? >= max_ms) {

@@ -40,9 +40,10 @@ pub fn view(
     if group == Group::Scid {
         return Ok(absent(group, NOT_BUILT, slots));
     }
-    let blob = stored.and_then(|features| features.groups.iter().find(|blob| blob.group == group));
-    let Some(blob) = blob else { return Ok(absent(group, NO_FEATURES, slots)) };
-    if blob.expires_at_ms != 0 && blob.expires_at_ms <= now_ms {
+    let Some(blob) = stored.and_then(|features| features.group(group)) else {
+        return Ok(absent(group, NO_FEATURES, slots));
+    };
+    if blob.is_expired(now_ms) {
         return Ok(absent(group, EXPIRED, slots));
     }
     let decoded = DecodedGroup::decode(blob)?;

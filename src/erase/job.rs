@@ -21,9 +21,9 @@
 //! A refresh under way may show the user after the job has passed: it read the old history, and its note and its put
 //! come later. It looks back itself (`refresh::look_back`), and after a crash its repeat sees the old era and does not skip.
 
-use crate::refresh::{CLASS_THRESHOLD, CLASS_URGENT, fast_queue, shown_neighbour};
+use crate::refresh::{CLASS_THRESHOLD, CLASS_URGENT, fast_queue, read_shown_neighbour};
 use crate::store::{
-    CrossBlank, DueEntry, Erasure, FeatureStore, FreshVector, Group, StoreError, StoreResult, UserState, Version,
+    CrossBlank, DueEntry, Erasure, FeatureStore, FreshVector, StoreError, StoreResult, UserState, Version,
 };
 use thiserror::Error;
 
@@ -93,9 +93,9 @@ pub(super) async fn hide(
 ) -> Result<UserState, EraseStop> {
     let user = erasure.user.as_str();
     for space in spaces {
-        if let Some(shown) = neighbour_of(store, space, user).await? {
+        if let Some(shown) = read_shown_neighbour(store, space, user).await? {
             next(go_on)?;
-            store.remove_referrer(space, &shown, user).await?;
+            store.remove_referrer(space, &shown.user, user).await?;
         }
     }
     next(go_on)?;
@@ -122,9 +122,9 @@ async fn restore_new_life(
     go_on: GoOn<'_>,
 ) -> Result<(), EraseStop> {
     for space in spaces {
-        if let Some(shown) = neighbour_of(store, space, user).await? {
+        if let Some(shown) = read_shown_neighbour(store, space, user).await? {
             next(go_on)?;
-            store.add_referrer(space, &shown, user).await?;
+            store.add_referrer(space, &shown.user, user).await?;
         }
         next(go_on)?;
         mark_due(store, space, user, CLASS_URGENT).await?;
@@ -154,12 +154,6 @@ async fn leave(
         store.add_referrer(space, user, referrer).await?;
     }
     Ok(true)
-}
-
-async fn neighbour_of(store: &dyn FeatureStore, space: &str, user: &str) -> StoreResult<Option<String>> {
-    // The neighbour's name stands beside the text.
-    let stored = store.feature_groups(space, &[user.to_string()], &[Group::Text]).await?.pop().flatten();
-    Ok(stored.as_ref().and_then(shown_neighbour).map(|shown| shown.user))
 }
 
 async fn mark_due(store: &dyn FeatureStore, space: &str, user: &str, class: u8) -> StoreResult<()> {

@@ -9,7 +9,7 @@
 //! a user is taken by one replica at a time, once, also after a crash. The user's place in the due queue is not touched.
 //! One user at a time: the LLM's refreshes share the encoder, and so none waits for more than one quick text.
 
-use super::user::{Made, WRITTEN, living};
+use super::user::{Made, WRITTEN};
 use super::write::Draft;
 use super::{CLASS_URGENT, RefreshError, Refreshed, Refresher, Told, prompt_input, shown_neighbour};
 use crate::catalogue::Grounding;
@@ -92,11 +92,10 @@ impl Refresher {
 impl Refresher {
     /// Whether every group is there and alive, whoever made it.
     async fn has_features(&self, user: &str) -> Result<bool, RefreshError> {
-        let Some(stored) = self.store.features(self.space(), &[user.to_string()]).await?.pop().flatten() else {
-            return Ok(false);
-        };
+        let stored = self.store.feature_groups(self.space(), &[user.to_string()], &WRITTEN).await?.pop().flatten();
+        let Some(stored) = stored else { return Ok(false) };
         let now_ms = self.store.now_ms().await?;
-        Ok(WRITTEN.into_iter().all(|group| living(&stored, group, now_ms).is_some()))
+        Ok(WRITTEN.into_iter().all(|group| stored.living(group, now_ms).is_some()))
     }
 }
 

@@ -17,13 +17,18 @@ pub struct Seen {
 
 /// The neighbour the stored `cross` shows.
 pub fn shown_neighbour(stored: &StoredFeatures) -> Option<Seen> {
-    let blob = stored.groups.iter().find(|blob| blob.group == Group::Text)?;
-    match DecodedGroup::decode(blob) {
+    match DecodedGroup::decode(stored.group(Group::Text)?) {
         Ok(DecodedGroup::Text(text)) if !text.neighbour_user_id.is_empty() => {
             Some(Seen { user: text.neighbour_user_id, era: text.neighbour_era })
         }
         _ => None,
     }
+}
+
+/// The neighbour a user's stored `cross` shows, read from the store. Its name stands beside the text.
+pub async fn read_shown_neighbour(store: &dyn FeatureStore, space: &str, user: &str) -> StoreResult<Option<Seen>> {
+    let stored = store.feature_groups(space, &[user.to_string()], &[Group::Text]).await?.pop().flatten();
+    Ok(stored.as_ref().and_then(shown_neighbour))
 }
 
 /// Looks both eras up again. True when `cross` had to be emptied.
@@ -69,6 +74,5 @@ pub async fn drop_note(store: &dyn FeatureStore, space: &str, user: &str, neighb
 }
 
 async fn is_shown(store: &dyn FeatureStore, space: &str, user: &str, neighbour: &str) -> StoreResult<bool> {
-    let stored = store.features(space, &[user.to_string()]).await?.pop().flatten();
-    Ok(stored.as_ref().and_then(shown_neighbour).is_some_and(|seen| seen.user == neighbour))
+    Ok(read_shown_neighbour(store, space, user).await?.is_some_and(|seen| seen.user == neighbour))
 }

@@ -22,7 +22,7 @@ pub use arrivals::{Arrivals, Listener};
 pub use budget::{BudgetLeft, Ticket, TokenBudget};
 pub use changes::ChangeFeed;
 pub use fast::{FastQueue, Quick, fast_queue};
-pub use look_back::{Seen, drop_note, look_back, shown_neighbour};
+pub use look_back::{Seen, drop_note, look_back, read_shown_neighbour, shown_neighbour};
 pub use neighbour::is_opted_out;
 pub use policy::{CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, DuePolicy};
 pub use prompting::prompt_input;

@@ -13,8 +13,7 @@ use crate::feature::CrossFinding;
 use crate::llm::{GenerateRequest, Generation, Priority};
 use crate::prompt::{ParsedAnswer, RenderedPrompt, parse, prompt_hash, render};
 use crate::store::{
-    FeaturePut, FeatureStore, FreshVector, Group, GroupBlob, PutBody, PutOutcome, PutRefusal, StoredFeatures,
-    UserHistory, Version,
+    FeaturePut, FeatureStore, FreshVector, Group, PutBody, PutOutcome, PutRefusal, StoredFeatures, UserHistory, Version,
 };
 use crate::telemetry::Metrics;
 use std::sync::Arc;
@@ -59,12 +58,6 @@ pub(super) struct Read {
     pub history: UserHistory,
     pub stored: StoredFeatures,
     pub now_ms: i64,
-}
-
-/// The stored group, if it is there and its time is not over.
-pub(super) fn living(stored: &StoredFeatures, group: Group, now_ms: i64) -> Option<&GroupBlob> {
-    let alive = |blob: &&GroupBlob| blob.expires_at_ms == 0 || blob.expires_at_ms > now_ms;
-    stored.groups.iter().find(|blob| blob.group == group).filter(alive)
 }
 
 /// What the models made of a prompt, or of a history.
@@ -147,7 +140,7 @@ impl Refresher {
 
     /// No skip when a group is missing, expired, blanked or made by the fast path (DESIGN 5.2).
     fn unchanged(&self, read: &Read, hash: u64) -> bool {
-        let is_fresh = |group: Group| living(&read.stored, group, read.now_ms).is_some_and(|blob| blob.tier == 1);
+        let is_fresh = |group: Group| read.stored.living(group, read.now_ms).is_some_and(|blob| blob.tier == 1);
         read.stored.prompt_hash == hash && WRITTEN.into_iter().all(is_fresh)
     }
 

@@ -189,6 +189,13 @@ pub struct GroupBlob {
     pub expires_at_ms: i64,
 }
 
+impl GroupBlob {
+    /// Whether its time is over, by the store's clock.
+    pub fn is_expired(&self, now_ms: i64) -> bool {
+        self.expires_at_ms != 0 && self.expires_at_ms <= now_ms
+    }
+}
+
 /// A user's features in one space.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StoredFeatures {
@@ -203,6 +210,16 @@ pub struct StoredFeatures {
 }
 
 impl StoredFeatures {
+    /// The group as it is stored, expired or not.
+    pub fn group(&self, group: Group) -> Option<&GroupBlob> {
+        self.groups.iter().find(|blob| blob.group == group)
+    }
+
+    /// The group, if it is there and its time is not over.
+    pub fn living(&self, group: Group, now_ms: i64) -> Option<&GroupBlob> {
+        self.group(group).filter(|blob| !blob.is_expired(now_ms))
+    }
+
     /// Without other groups, prompt hash and embedding.
     pub fn only(self, groups: &[Group]) -> StoredFeatures {
         let kept = self.groups.into_iter().filter(|blob| groups.contains(&blob.group)).collect();

@@ -93,7 +93,7 @@ fn write_groups(
 ) -> Result<FeatureRecord, PutRefusal> {
     let features = &mut record.features;
     let may_touch_record = match put.tier {
-        0 => features.groups.iter().all(|blob| blob.tier == 0 || is_expired(blob, now_ms)),
+        0 => features.groups.iter().all(|blob| blob.tier == 0 || blob.is_expired(now_ms)),
         _ => record.refreshed <= Some(put.version),
     };
     let mut written = 0;
@@ -128,8 +128,8 @@ fn write_groups(
 /// "Never let older overwrite newer" holds within tier 0, too.
 fn may_replace(old: &GroupBlob, put: &FeaturePut, now_ms: i64) -> bool {
     match (old.tier, put.tier) {
-        (0, 0) => old.version <= put.version || is_expired(old, now_ms),
-        (_, 0) => is_expired(old, now_ms),
+        (0, 0) => old.version <= put.version || old.is_expired(now_ms),
+        (_, 0) => old.is_expired(now_ms),
         (0, _) => true,
         _ => old.version <= put.version,
     }
@@ -144,7 +144,7 @@ fn skip(
     now_ms: i64,
 ) -> CodecResult<Result<FeatureRecord, PutRefusal>> {
     let features = &mut record.features;
-    let keepable = |blob: &GroupBlob| blob.tier >= 1 && !is_expired(blob, now_ms);
+    let keepable = |blob: &GroupBlob| blob.tier >= 1 && !blob.is_expired(now_ms);
     let something_to_keep = put.tier >= 1
         && features.prompt_hash != 0
         && !features.groups.is_empty()
@@ -162,10 +162,6 @@ fn skip(
     record.refreshed = Some(put.version);
     features.refreshed_seq = Some(put.version.seq);
     Ok(Ok(record))
-}
-
-fn is_expired(blob: &GroupBlob, now_ms: i64) -> bool {
-    blob.expires_at_ms != 0 && blob.expires_at_ms <= now_ms
 }
 
 /// The blob with `seq`, `turn` and `source_ts_ms` of its meta replaced.
