@@ -24,6 +24,7 @@ mod rig;
 use bare::{Target, Writer};
 use events::Kept;
 use kafka_rig::Broker;
+use overhead::Overhead;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use redis_rig::RedisServer;
 use rig::Setup;
@@ -44,6 +45,8 @@ const TOPIC: &str = "bench.events";
 const PARTITIONS: i32 = 8;
 /// What `store.shards` is by default.
 const SHARDS: u32 = 8;
+/// Events a second of `overhead`: that of DESIGN 9 first.
+const RATES: [f64; 3] = [2000.0, 1000.0, 500.0];
 /// As Redis is run where its data count.
 const REDIS: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "everysec"];
 
@@ -98,8 +101,11 @@ fn runtime() -> Runtime {
 fn print_overhead(bundle: &Path, quick: bool) {
     let broker = Broker::start_if_real("bench-overhead").expect("Apache Kafka");
     broker.create_topic("bench.dlq", 1, &[]);
-    let (runs, seconds) = if quick { (1, 5) } else { (5, 20) };
-    let measured = overhead::measure(&runtime(), &broker, bundle, runs, Duration::from_secs(seconds));
+    let (runs, seconds, rates) = if quick { (1, 5, &RATES[..1]) } else { (5, 15, &RATES[..]) };
+    let (runtime, time) = (runtime(), Duration::from_secs(seconds));
+    let at = |rate: f64| Overhead { runtime: &runtime, broker: &broker, bundle, rate, time };
+    at(rates[0]).warm_up();
+    let measured: Vec<Vec<Value>> = rates.iter().map(|rate| overhead::measure(&at(*rate), runs)).collect();
     println!("{}", json!(measured));
 }
 

@@ -15,6 +15,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+/// A claim asks every shard of the queue, so a busy worker claims for this part of its places at once…
+const CLAIMED_AT_ONCE: usize = 4;
+
+/// …unless that keeps a free place waiting for so long.
+const GATHERING: Duration = Duration::from_millis(2);
+
 /// Refreshes due users until told to stop.
 #[derive(Clone)]
 pub struct Worker {
@@ -55,8 +61,9 @@ impl Worker {
         let mut running: JoinSet<Result<(), StoreError>> = JoinSet::new();
         let poll = Duration::from_millis(self.refresher.refresh.poll_ms);
         let mut held = Held::default();
+        let places = self.refresher.refresh.concurrency;
         while !*stop.borrow() {
-            let free = self.refresher.refresh.concurrency - running.len();
+            let free = places - running.len();
             let allowed = self.allowed(free, &mut held).await;
             let claimed = if allowed > 0 { self.claim(allowed).await } else { Vec::new() };
             let idle = claimed.is_empty();
@@ -64,10 +71,14 @@ impl Worker {
                 let ticket = self.refresher.budget.reserve();
                 running.spawn(one(self.refresher.clone(), claim, ticket, self.told.clone()));
             }
-            if idle || running.len() >= self.refresher.refresh.concurrency {
+            if idle || running.len() >= places {
                 tokio::select! {
                     _ = stop.changed() => {}
-                    Some(finished) = running.join_next() => ended(finished)?,
+                    Some(finished) = running.join_next() => {
+                        ended(finished)?;
+                        // Any place that frees would be a claim of its own.
+                        gather(&mut running, places.div_ceil(CLAIMED_AT_ONCE)).await?;
+                    }
                     _ = self.wake.notified() => self.fast_wake.notify_one(),
                     _ = tokio::time::sleep(poll) => {}
                 }
@@ -169,6 +180,18 @@ fn waiting_callers(depth: &QueueDepth, now_ms: i64) -> usize {
     due.next().map_or(0, |(_, users, _)| *users)
 }
 
+/// Waits until `wanted` refreshes have ended, the one just seen among them, or until the first has waited long enough.
+async fn gather(running: &mut JoinSet<Result<(), StoreError>>, wanted: usize) -> Result<(), StoreError> {
+    let deadline = tokio::time::Instant::now() + GATHERING;
+    for _ in 1..wanted {
+        match tokio::time::timeout_at(deadline, running.join_next()).await {
+            Ok(Some(finished)) => ended(finished)?,
+            Ok(None) | Err(_) => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
 /// A panicked task leaves its lease to run out; the user is then claimed again.
 fn ended(finished: Result<Result<(), StoreError>, tokio::task::JoinError>) -> Result<(), StoreError> {
     finished.unwrap_or_else(|error| {
@@ -214,52 +237,70 @@ async fn with_renewal(refresher: &Refresher, claim: &Claim) -> Result<Refreshed,
     }
 }
 
+/// Tells how it went, marks due again where needed, releases.
 async fn finish(
     refresher: &Refresher,
     claim: &Claim,
     result: Result<Refreshed, RefreshError>,
     started: Instant,
 ) -> Result<(), StoreError> {
-    let (user, metrics) = (claim.user.as_str(), &refresher.metrics);
-    let seconds = started.elapsed().as_secs_f64();
-    let now_ms = refresher.store.now_ms().await?;
-    let mut again = None;
-    match &result {
+    let (store, space) = (refresher.store.as_ref(), refresher.space());
+    let now_ms = match report(refresher, claim, &result, started.elapsed()) {
+        // Due first, released second: a crash between the two leaves a user due, never forgotten.
+        Some((class, delay_ms)) => {
+            let now_ms = store.now_ms().await?;
+            let entry = DueEntry { user: claim.user.clone(), class, due_ms: now_ms.saturating_add(delay_ms) };
+            store.mark_due(space, &[entry]).await?;
+            store.release(space, claim).await?;
+            now_ms
+        }
+        None => tokio::try_join!(store.now_ms(), store.release(space, claim))?.0,
+    };
+    if matches!(result, Ok(Refreshed::Written { .. })) {
+        refresher.metrics.freshness.observe(((now_ms - claim.due_ms).max(0)) as f64 / 1000.0);
+    }
+    Ok(())
+}
+
+/// Emits what became of a refresh. If the user must be due again: in which class, and how many ms from now.
+fn report(
+    refresher: &Refresher,
+    claim: &Claim,
+    result: &Result<Refreshed, RefreshError>,
+    took: Duration,
+) -> Option<(u8, i64)> {
+    let (user, metrics, settings) = (claim.user.as_str(), &refresher.metrics, &refresher.refresh);
+    match result {
         Ok(Refreshed::Written { seq, current_seq }) => {
-            RefreshEnded::Written { user, seq: *seq, seconds }.emit(metrics);
-            metrics.freshness.observe(((now_ms - claim.due_ms).max(0)) as f64 / 1000.0);
+            RefreshEnded::Written { user, seq: *seq, seconds: took.as_secs_f64() }.emit(metrics);
             // More events came while the LLM wrote.
-            again = (current_seq > seq).then(|| (CLASS_THRESHOLD, now_ms + refresher.refresh.min_interval_ms));
+            (current_seq > seq).then_some((CLASS_THRESHOLD, settings.min_interval_ms))
         }
         Ok(Refreshed::Skipped { seq, current_seq }) => {
             RefreshEnded::Skipped { user, seq: *seq }.emit(metrics);
-            again = (current_seq > seq).then_some((CLASS_THRESHOLD, now_ms));
+            (current_seq > seq).then_some((CLASS_THRESHOLD, 0))
         }
         Ok(Refreshed::Refused(refusal)) => {
             RefreshEnded::Refused { user, refusal: *refusal }.emit(metrics);
             // Stale: something newer stands there. Anything else changed under us: read again.
-            again = (*refusal != PutRefusal::Stale).then(|| (claim.class, now_ms + refresher.refresh.retry_ms));
+            (*refusal != PutRefusal::Stale).then_some((claim.class, settings.retry_ms))
         }
-        Ok(Refreshed::Unknown) => RefreshEnded::Nothing { user }.emit(metrics),
+        Ok(Refreshed::Unknown) => {
+            RefreshEnded::Nothing { user }.emit(metrics);
+            None
+        }
         Err(RefreshError::Llm(LlmError::Overloaded { .. })) => {
             RefreshEnded::Deferred { user }.emit(metrics);
-            again = Some((claim.class, now_ms + refresher.refresh.retry_ms));
+            Some((claim.class, settings.retry_ms))
         }
         Err(RefreshError::Llm(error @ LlmError::PromptTooLong { .. })) => {
             RefreshEnded::Failed { user, error }.emit(metrics);
             // Only new events can change that.
-            again = Some((CLASS_ROUTINE, now_ms.saturating_add(refresher.refresh.max_interval_ms)));
+            Some((CLASS_ROUTINE, settings.max_interval_ms))
         }
         Err(error) => {
             RefreshEnded::Failed { user, error }.emit(metrics);
-            again = Some((claim.class.max(CLASS_URGENT), now_ms + refresher.refresh.retry_ms));
+            Some((claim.class.max(CLASS_URGENT), settings.retry_ms))
         }
     }
-    // Due first, released second: a crash between the two leaves a user due, never forgotten.
-    if let Some((class, due_ms)) = again {
-        let entry = DueEntry { user: user.to_string(), class, due_ms };
-        refresher.store.mark_due(refresher.space(), &[entry]).await?;
-    }
-    refresher.store.release(refresher.space(), claim).await?;
-    Ok(())
 }

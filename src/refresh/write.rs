@@ -37,10 +37,12 @@ impl Refresher {
         let (version, tier, previous) = (draft.version, draft.tier, draft.previous.clone());
         let embedding = encode_f16(&draft.made.vector);
         let neighbour = draft.chosen.as_ref().map(|chosen| Seen { user: chosen.user.clone(), era: chosen.era });
-        if let Some(neighbour) = &neighbour {
-            self.store.add_referrer(space, &neighbour.user, user).await?;
-        }
-        self.feed_vector(user, read, &draft, &embedding).await?;
+        let note = async {
+            let Some(neighbour) = &neighbour else { return Ok(()) };
+            Ok(self.store.add_referrer(space, &neighbour.user, user).await.map(|_| ())?)
+        };
+        // Both stand before the put; between them no order counts: either alone is what a crash before the put leaves, too.
+        tokio::try_join!(note, self.feed_vector(user, read, &draft, &embedding))?;
         let (hash, groups) = (draft.hash, assemble(self.finding(read, draft)));
         let body = PutBody::Write { groups, prompt_hash: hash, embedding };
         let put = FeaturePut { user: user.to_string(), era, version, tier, body };
@@ -53,15 +55,26 @@ impl Refresher {
                 return Ok(Refreshed::Refused(refusal));
             }
         };
-        let current = neighbour.as_ref().map(|neighbour| neighbour.user.as_str());
-        if let Some(old) = previous.filter(|old| Some(old.user.as_str()) != current) {
-            drop_note(self.store.as_ref(), space, user, &old.user).await?;
-        }
-        if let Some(neighbour) = &neighbour {
-            let seen = Seen { user: user.to_string(), era };
-            look_back(self.store.as_ref(), space, &seen, neighbour).await?;
-        }
+        self.settle(&Seen { user: user.to_string(), era }, previous, neighbour).await?;
         Ok(Refreshed::Written { seq: version.seq, current_seq })
+    }
+
+    /// After the put: takes the note at the neighbour shown before away, and looks back at the one shown now.
+    async fn settle(&self, user: &Seen, previous: Option<Seen>, current: Option<Seen>) -> Result<(), RefreshError> {
+        let (store, space) = (self.store.as_ref(), self.space());
+        let is_shown = |old: &Seen| current.as_ref().is_some_and(|now| now.user == old.user);
+        let replaced = previous.filter(|old| !is_shown(old));
+        let leave = async {
+            let Some(old) = &replaced else { return Ok(()) };
+            drop_note(store, space, &user.user, &old.user).await
+        };
+        let look = async {
+            let Some(neighbour) = &current else { return Ok(()) };
+            look_back(store, space, user, neighbour).await.map(|_| ())
+        };
+        // They are about two different neighbours.
+        tokio::try_join!(leave, look)?;
+        Ok(())
     }
 
     /// Who opted out is not indexed: the LLM's tombstone hides a vector of before.

@@ -312,6 +312,9 @@ impl Link {
 
     /// Refuses a call or a batch that goes to a node which has not answered lately.
     fn admit<'a>(&self, operation: &'static str, nodes: impl IntoIterator<Item = &'a Node>) -> StoreResult<()> {
+        if self.breaker.all_well() {
+            return Ok(());
+        }
         let nodes: Vec<String> = nodes.into_iter().map(name).collect();
         let admitted = self.breaker.admit(&nodes, Instant::now());
         admitted.map_err(|(node, why)| StoreError::Unreachable { operation, message: format!("redis {node}: {why}") })
@@ -323,6 +326,7 @@ impl Link {
             Some(error) if errors::remedy(error) == Remedy::Reconnect => {
                 self.breaker.failed(&name(node), is_last, &error.to_string(), Instant::now());
             }
+            _ if self.breaker.all_well() => {}
             _ => self.breaker.well(&name(node)),
         }
     }
