@@ -365,14 +365,21 @@ local function mark_absent(keys, args)
   return marked
 end
 
--- ARGV: time, limit. Returns class, due, user of the first who are due, class by class.
+-- KEYS: of one queue, or of several one after the other. ARGV: time, limit. Returns class, due, user of the first who are due
+-- in each queue, class by class; less urgent classes only where the more urgent ones do not reach the limit.
 local function peek(keys, args)
-  local now, found = now_ms(args[1]), {}
-  end_leases(keys, now)
-  local left = tonumber(args[2])
+  local now, found, left = now_ms(args[1]), {}, tonumber(args[2])
+  local queues = {}
+  for at = 1, #keys, LEASED do
+    local queue = { unpack(keys, at, at + LEASED - 1) }
+    end_leases(queue, now)
+    queues[#queues + 1] = queue
+  end
   for class = 0, CLASSES - 1 do
-    if left > 0 then
-      local users = redis.call('ZRANGEBYSCORE', keys[class + 1], '-inf', integer(now), 'WITHSCORES', 'LIMIT', 0, left)
+    local limit = left
+    for _, queue in ipairs(queues) do
+      local users = limit > 0 and
+        redis.call('ZRANGEBYSCORE', queue[class + 1], '-inf', integer(now), 'WITHSCORES', 'LIMIT', 0, limit) or {}
       for at = 1, #users, 2 do
         found[#found + 1] = integer(class)
         found[#found + 1] = integer(tonumber(users[at + 1]))

@@ -1,8 +1,9 @@
 //! From a broker's append to the first read that shows the event: `taiji serve` with canned answers (quantiser, user index,
 //! store and all its writes are real), and beside it a bare consumer that counts in Redis and a reader that asks Redis.
 //!
-//! In: a broker, a bundle. Out: milliseconds of every probed event, by run. Caller: `main`. Events come at a fixed rate, one in
-//! 40 is probed: from its append on (the broker's own time stamp) somebody reads until its number in the user's row is reached.
+//! In: a broker, a bundle. Out: milliseconds of every probed event, by run. Caller: `main`. Events come at a fixed rate: clicks,
+//! and one in 40 a purchase, which makes its user due at once and is probed: from its append on (the broker's own time stamp)
+//! somebody reads until its number in the user's row is reached.
 
 use super::kafka_rig::Broker;
 use super::redis_rig::RedisServer;
@@ -26,8 +27,8 @@ use tokio::task::JoinSet;
 
 const USERS: usize = 2000;
 const PROBE_EVERY: u64 = 40;
-/// Probes of this time at the start of a run do not count.
-const WARM_UP: Duration = Duration::from_secs(4);
+/// Probes of this time at the start of a run do not count: every user is new then, and new users are due at once.
+const WARM_UP: Duration = Duration::from_secs(10);
 /// A broker that has just started spends half a core on compiling itself; it gets this long under the same load first.
 const BROKER_WARM_UP: Duration = Duration::from_secs(45);
 /// A probe that sees nothing for so long gives up, and counts as this long.
@@ -35,6 +36,13 @@ const GIVEN_UP: Duration = Duration::from_secs(10);
 /// Between two reads of one probe: this, and a 20th of the time waited, so that probes of a service that is behind do not
 /// hold it up further.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// The rig's services refresh at every event; these settings are the defaults again.
+const DEFAULT_POLICY: [(&str, &str); 3] = [
+    ("TAIJI__REFRESH__WEIGHT_THRESHOLD", "4"),
+    ("TAIJI__REFRESH__MAX_INTERVAL_MS", "3600000"),
+    ("TAIJI__REFRESH__POLL_MS", "100"),
+];
 
 /// A probed event: user, its number among the user's events, when the broker appended it (unix ms).
 struct Probe {
@@ -102,18 +110,28 @@ pub fn measure(bench: &Overhead<'_>, runs: usize) -> Vec<Value> {
                 (bench.ours(round), bare)
             }
         };
-        let both = json!({"rate": bench.rate, "ours": ours, "bare": bare});
+        let both = json!({"ours": ours, "bare": bare});
         eprintln!("bench-overhead: run {}: {both}", round + 1);
         both
     };
     (0..runs).map(run).collect()
 }
 
-/// What the runs at one rate share.
+/// Which events make their users due.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// As the defaults have it (a purchase, or clicks that weigh 4 together), with `min_interval` 0.
+    ByPolicy,
+    /// Every one.
+    Always,
+}
+
+/// What the runs of one way share.
 pub struct Overhead<'a> {
     pub runtime: &'a Runtime,
     pub broker: &'a Broker,
     pub bundle: &'a Path,
+    pub due: Due,
     /// Events a second.
     pub rate: f64,
     /// Of one run, without its warm-up.
@@ -135,9 +153,11 @@ impl Overhead<'_> {
             .env("TAIJI__KAFKA__GROUP", &topic)
             .env("TAIJI__KAFKA__EVENTS_TOPIC", &topic)
             .env("TAIJI__KAFKA__ITEMS_TOPIC", "")
-            .env("TAIJI__KAFKA__DEAD_LETTER_TOPIC", "bench.dlq")
-            .env("TAIJI__REFRESH__IMMEDIATE_ACTIONS", "click")
-            .start();
+            .env("TAIJI__KAFKA__DEAD_LETTER_TOPIC", "bench.dlq");
+        let service = match self.due {
+            Due::Always => service.start(),
+            Due::ByPolicy => DEFAULT_POLICY.iter().fold(service, |setup, (name, value)| setup.env(name, value)).start(),
+        };
         let reader = Reader::Taiji { client: reqwest::Client::new(), address: service.public().to_string() };
         let before_s = processor_s(service.pid());
         let mut found = self.run(&topic, reader);
@@ -162,7 +182,7 @@ impl Overhead<'_> {
     }
 
     fn topic(&self, who: &str, round: usize) -> String {
-        let topic = format!("overhead.{who}.{}.{round}", self.rate);
+        let topic = format!("overhead.{who}.{}.{}.{round}", self.due as u8, self.rate);
         self.broker.create_topic(&topic, PARTITIONS, &[("message.timestamp.type", "LogAppendTime")]);
         topic
     }
@@ -217,9 +237,11 @@ impl Overhead<'_> {
             let seq = seqs.entry(user).or_default();
             *seq += 1;
             let name = format!("u{user:07}");
+            let is_probed = n.is_multiple_of(PROBE_EVERY);
+            let action = if is_probed { "purchase" } else { "click" };
             let value = json!({"event_id": format!("{n:016x}"), "user_id": name, "item_id": format!("i{}", n % 500),
-                "action": "click", "ts_ms": unix_ms() as i64});
-            let probe = n.is_multiple_of(PROBE_EVERY).then(|| (name.clone(), *seq));
+                "action": action, "ts_ms": unix_ms() as i64});
+            let probe = is_probed.then(|| (name.clone(), *seq));
             let value = value.to_string();
             let record = BaseRecord::with_opaque_to(topic, Box::new(probe)).key(&name).payload(&value);
             producer.send(record).map_err(|(error, _)| error).expect("send");

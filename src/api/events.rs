@@ -63,7 +63,9 @@ pub async fn post_events(
     state.metrics.store_duration.with_label_values(&["append"]).observe(started.elapsed().as_secs_f64());
     EventsStored { accepted: counts.accepted, duplicates: counts.duplicates, rejected: rejected.len() as u64 }
         .emit(&state.metrics);
-    state.wake.notify_one();
+    if counts.due_now > 0 {
+        state.wake.notify_one();
+    }
     let status = if none_good { StatusCode::BAD_REQUEST } else { StatusCode::ACCEPTED };
     let answer = EventsAnswer { accepted: counts.accepted, duplicates: counts.duplicates, rejected };
     Ok((status, Json(answer)).into_response())

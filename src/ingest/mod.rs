@@ -28,6 +28,8 @@ use std::sync::Arc;
 pub struct AppendCounts {
     pub accepted: u64,
     pub duplicates: u64,
+    /// Users whose time has come: a worker that sleeps should look.
+    pub due_now: u64,
 }
 
 /// The way of an event into the store; one per process.
@@ -87,6 +89,7 @@ impl Ingest {
             counts.accepted += u64::from(outcome.accepted);
             counts.duplicates += u64::from(outcome.duplicates);
             if let Some((class, due_ms)) = self.policy.due(outcome, *immediate, now_ms) {
+                counts.due_now += u64::from(due_ms <= now_ms);
                 due.push(DueEntry { user: batch.user.clone(), class, due_ms });
                 if self.policy.has_no_features(outcome, now_ms) {
                     without_features.push(batch.user.clone());

@@ -94,13 +94,12 @@ impl Chooser<'_> {
     /// Items used by enough distinct users, counted when the bundle was made or since.
     async fn shown(&self, mut engagements: Vec<Behaviour>) -> Result<Vec<Behaviour>, StoreError> {
         engagements.truncate(HISTORY_CAP);
-        let items: Vec<String> = engagements.iter().map(|behaviour| behaviour.item_id.clone()).collect();
-        let counts = self.store.item_user_counts(&items).await?;
-        let mut live = counts.into_iter();
-        engagements.retain(|behaviour| {
-            let since = live.next().unwrap_or(0);
-            since.max(self.catalogue.distinct_users(&behaviour.item_id)) >= self.settings.min_item_users
-        });
+        let wanted = self.settings.min_item_users;
+        let is_known = |behaviour: &Behaviour| self.catalogue.distinct_users(&behaviour.item_id) >= wanted;
+        let asked = engagements.iter().filter(|behaviour| !is_known(behaviour));
+        let items: Vec<String> = asked.map(|behaviour| behaviour.item_id.clone()).collect();
+        let mut since = self.store.item_user_counts(&items).await?.into_iter();
+        engagements.retain(|behaviour| is_known(behaviour) || since.next().unwrap_or(0) >= wanted);
         Ok(engagements)
     }
 }

@@ -32,6 +32,9 @@ pub struct Worker {
     told: Told,
 }
 
+/// Refreshes under way; each tells in the end whether it left its user due at once.
+type Running = JoinSet<Result<bool, StoreError>>;
+
 /// Who is told of refreshes that ended well.
 #[derive(Clone)]
 pub struct Told {
@@ -58,39 +61,58 @@ impl Worker {
     }
 
     async fn refresh_due(&self, mut stop: watch::Receiver<bool>) -> Result<(), StoreError> {
-        let mut running: JoinSet<Result<(), StoreError>> = JoinSet::new();
-        let poll = Duration::from_millis(self.refresher.refresh.poll_ms);
-        let mut held = Held::default();
+        let mut running = JoinSet::new();
         let places = self.refresher.refresh.concurrency;
+        let mut held = Held::default();
         while !*stop.borrow() {
             let free = places - running.len();
             let allowed = self.allowed(free, &mut held).await;
             let claimed = if allowed > 0 { self.claim(allowed).await } else { Vec::new() };
-            let idle = claimed.is_empty();
+            let nobody = claimed.is_empty();
             for claim in claimed {
                 let ticket = self.refresher.budget.reserve();
                 running.spawn(one(self.refresher.clone(), claim, ticket, self.told.clone()));
             }
-            if idle || running.len() >= places {
+            if running.len() >= places {
                 tokio::select! {
                     _ = stop.changed() => {}
-                    Some(finished) = running.join_next() => {
-                        ended(finished)?;
-                        // Any place that frees would be a claim of its own.
-                        gather(&mut running, places.div_ceil(CLAIMED_AT_ONCE)).await?;
-                    }
-                    _ = self.wake.notified() => self.fast_wake.notify_one(),
-                    _ = tokio::time::sleep(poll) => {}
+                    freed = until_free(&mut running, places.div_ceil(CLAIMED_AT_ONCE)) => freed?,
                 }
-            }
-            while let Some(finished) = running.try_join_next() {
-                ended(finished)?;
+            } else if nobody {
+                self.until_due(&mut running, allowed < free, &mut stop).await?;
             }
         }
         while let Some(finished) = running.join_next().await {
             ended(finished)?;
         }
         Ok(())
+    }
+
+    /// Waits, with places free, for a reason to claim again: somebody became due, here or (by the poll) elsewhere; a refresh
+    /// ended and gave back what it had reserved of the budget that holds others up (`is_held`); or we must stop.
+    async fn until_due(
+        &self,
+        running: &mut Running,
+        is_held: bool,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), StoreError> {
+        let poll = tokio::time::sleep(Duration::from_millis(self.refresher.refresh.poll_ms));
+        tokio::pin!(poll);
+        loop {
+            tokio::select! {
+                _ = stop.changed() => return Ok(()),
+                _ = self.wake.notified() => {
+                    self.fast_wake.notify_one();
+                    return Ok(());
+                }
+                Some(finished) = running.join_next() => {
+                    if ended(finished)? || is_held {
+                        return Ok(());
+                    }
+                }
+                _ = &mut poll => return Ok(()),
+            }
+        }
     }
 
     /// How many users to claim into `free` places: what the token budget lets begin, and always those a caller waits for.
@@ -180,28 +202,30 @@ fn waiting_callers(depth: &QueueDepth, now_ms: i64) -> usize {
     due.next().map_or(0, |(_, users, _)| *users)
 }
 
-/// Waits until `wanted` refreshes have ended, the one just seen among them, or until the first has waited long enough.
-async fn gather(running: &mut JoinSet<Result<(), StoreError>>, wanted: usize) -> Result<(), StoreError> {
+/// Waits, with every place taken, until `wanted` are free; no longer than [`GATHERING`] with the first.
+async fn until_free(running: &mut Running, wanted: usize) -> Result<(), StoreError> {
+    let Some(first) = running.join_next().await else { return Ok(()) };
+    ended(first)?;
     let deadline = tokio::time::Instant::now() + GATHERING;
     for _ in 1..wanted {
         match tokio::time::timeout_at(deadline, running.join_next()).await {
             Ok(Some(finished)) => ended(finished)?,
             Ok(None) | Err(_) => return Ok(()),
-        }
+        };
     }
     Ok(())
 }
 
-/// A panicked task leaves its lease to run out; the user is then claimed again.
-fn ended(finished: Result<Result<(), StoreError>, tokio::task::JoinError>) -> Result<(), StoreError> {
+/// Whether the user was left due at once. A panicked task leaves its lease to run out; the user is then claimed again.
+fn ended(finished: Result<Result<bool, StoreError>, tokio::task::JoinError>) -> Result<bool, StoreError> {
     finished.unwrap_or_else(|error| {
         tracing::error!(%error, "a refresh task died; its user is taken up again when the lease runs out");
-        Ok(())
+        Ok(false)
     })
 }
 
-/// One claimed user: refresh, mark due again where needed, release.
-async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told) -> Result<(), StoreError> {
+/// One claimed user: refresh, mark due again where needed, release. Whether the user was left due at once.
+async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told) -> Result<bool, StoreError> {
     let started = Instant::now();
     let result = with_renewal(&refresher, &claim).await;
     drop(ticket);
@@ -214,7 +238,7 @@ async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told
     match finished {
         // A server that is away comes back, and the user with it when the lease runs out. One that refuses us (a fail-over made
         // it a replica, a password was changed) is put right from outside, and reads go on meanwhile.
-        Err(error) if error.is_transient() || matches!(error, StoreError::Denied { .. }) => Ok(()),
+        Err(error) if error.is_transient() || matches!(error, StoreError::Denied { .. }) => Ok(false),
         finished => finished,
     }
 }
@@ -237,15 +261,16 @@ async fn with_renewal(refresher: &Refresher, claim: &Claim) -> Result<Refreshed,
     }
 }
 
-/// Tells how it went, marks due again where needed, releases.
+/// Tells how it went, marks due again where needed, releases. Whether the user was left due at once.
 async fn finish(
     refresher: &Refresher,
     claim: &Claim,
     result: Result<Refreshed, RefreshError>,
     started: Instant,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let (store, space) = (refresher.store.as_ref(), refresher.space());
-    let now_ms = match report(refresher, claim, &result, started.elapsed()) {
+    let again = report(refresher, claim, &result, started.elapsed());
+    let now_ms = match again {
         // Due first, released second: a crash between the two leaves a user due, never forgotten.
         Some((class, delay_ms)) => {
             let now_ms = store.now_ms().await?;
@@ -259,7 +284,7 @@ async fn finish(
     if matches!(result, Ok(Refreshed::Written { .. })) {
         refresher.metrics.freshness.observe(((now_ms - claim.due_ms).max(0)) as f64 / 1000.0);
     }
-    Ok(())
+    Ok(again.is_some_and(|(_, delay_ms)| delay_ms == 0))
 }
 
 /// Emits what became of a refresh. If the user must be due again: in which class, and how many ms from now.

@@ -88,7 +88,7 @@ fn lines() -> Vec<String> {
 async fn the_busiest_become_due_first_as_far_apart_as_the_budget_says() {
     let bench = Bench::new(&lines());
     let (report, rejections) = bench.run(options()).await;
-    let counts = AppendCounts { accepted: 8, duplicates: 0 };
+    let counts = AppendCounts { accepted: 8, duplicates: 0, due_now: 0 };
     let wanted = BackfillReport { rows: 10, done_before: 0, counts, rejected: 2, users: 3, marked: 3 };
     assert_eq!(report, wanted);
     let places: Vec<(u64, &str)> = rejections.iter().map(|one| (one.row, one.field.as_str())).collect();
@@ -107,7 +107,7 @@ async fn what_is_done_is_not_done_again_and_doing_it_again_is_harmless() {
     assert_eq!((rejections.len(), report.marked), (1, 2), "users are ranked by the whole file");
     std::fs::remove_file(&bench.checkpoint).unwrap();
     let (again, _) = bench.run(options()).await;
-    assert_eq!((again.counts, again.rejected), (AppendCounts { accepted: 5, duplicates: 3 }, 2));
+    assert_eq!((again.counts, again.rejected), (AppendCounts { accepted: 5, duplicates: 3, due_now: 0 }, 2));
     let (done, _) = bench.run(BackfillOptions { refresh_rate: 0.0, ..options() }).await;
     assert_eq!((done.done_before, done.counts, done.marked), (10, AppendCounts::default(), 0));
 }

@@ -125,6 +125,8 @@ impl Lane {
         self.shared.count(Role::Events, "duplicate", counts.duplicates);
         EventsStored { accepted: counts.accepted, duplicates: counts.duplicates, rejected: 0 }
             .emit(&self.shared.metrics);
-        self.wake.notify_one();
+        if counts.due_now > 0 {
+            self.wake.notify_one();
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Appending events and reading histories. One function call a user, one pipeline a batch.
 //!
 //! The kept lists are Redis lists that the function keeps in order (`entries` has the bytes). Users of items stand in other
-//! slots, so they are counted after the append, for events that are new or delivered again: a crash between the two is
-//! healed by the redelivery.
+//! slots, so they are counted after the append (`item_users`), for events that are new or delivered again: a crash between
+//! the two is healed by the redelivery.
 
 use super::RedisStore;
 use super::link::Call;
@@ -11,9 +11,7 @@ use super::{entries, function};
 use crate::event::ActionClass;
 use crate::feature::proto::Behaviour;
 use crate::store::codec::CodecResult;
-use crate::store::{
-    AppendOutcome, ITEM_USERS_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserMarks, UserState,
-};
+use crate::store::{AppendOutcome, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserMarks, UserState};
 use prost::Message;
 use redis::Value;
 use std::collections::BTreeMap;
@@ -21,9 +19,6 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Fields of a user's counters, in the order of [`state_of`].
 const STATE: [&str; 6] = ["seq", "weight", "last_refresh_ms", "era", "erased_before_ms", "erased_seq"];
-
-/// Items known to have all the users that are counted; bounded, because it is only a short cut.
-const FULL_ITEMS_KEPT: usize = 100_000;
 
 /// A field of a hash, absent or text.
 type Field = Option<Vec<u8>>;
@@ -78,31 +73,6 @@ impl RedisStore {
             }
         }
         Ok(call)
-    }
-
-    /// Counts users of items and new users.
-    async fn count(&self, engaged: BTreeMap<&str, Vec<i64>>, new_users: u64) -> StoreResult<()> {
-        let open: Vec<(&str, Vec<i64>)> = {
-            let full = self.full_items.lock();
-            engaged.into_iter().filter(|(item, _)| !full.contains(*item)).collect()
-        };
-        let mut calls: Vec<Call> = Vec::with_capacity(open.len() + 1);
-        for (item, users) in &open {
-            let key = [self.keys.item_users(item)];
-            calls.push(Call::function(function!("item_users"), &key).arg("").arg(users.as_slice()));
-        }
-        if new_users > 0 {
-            calls.push(Call::new("INCRBY", &self.keys.user_count()).arg(new_users));
-        }
-        let answers = self.link.run("count users", calls).await?;
-        let mut full = self.full_items.lock();
-        for ((item, _), answer) in open.iter().zip(answers) {
-            if matches!(answer, Value::Int(known) if known >= i64::from(ITEM_USERS_CAP)) && full.len() < FULL_ITEMS_KEPT
-            {
-                full.insert(item.to_string());
-            }
-        }
-        Ok(())
     }
 
     /// See [`crate::store::FeatureStore::states`].

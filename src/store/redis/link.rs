@@ -108,6 +108,11 @@ impl Link {
         self.address.printable()
     }
 
+    /// Whether keys of different slots need calls of their own.
+    pub fn is_cluster(&self) -> bool {
+        self.address.cluster
+    }
+
     /// The masters now.
     pub fn masters(&self) -> Vec<Node> {
         self.topology.read().masters.clone()

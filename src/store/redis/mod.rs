@@ -19,6 +19,7 @@ mod errors;
 pub(crate) mod features;
 mod feeds;
 mod history;
+mod item_users;
 mod keys;
 mod link;
 mod queue;
@@ -41,9 +42,7 @@ use crate::event::Item;
 use async_trait::async_trait;
 use keys::Keys;
 use link::{Call, Link};
-use parking_lot::Mutex;
 use redis::Value;
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -72,7 +71,7 @@ pub struct RedisStore {
     link: Link,
     keys: Keys,
     shards: u32,
-    full_items: Mutex<HashSet<String>>,
+    full_items: item_users::FullItems,
     /// Tests stop the clock; otherwise it is Redis' own.
     stopped_clock: Option<Arc<AtomicI64>>,
 }
@@ -244,7 +243,7 @@ impl FeatureStore for RedisStore {
     }
 
     async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>> {
-        self.sizes("item user counts", items.iter().map(|item| self.keys.item_users(item)).collect()).await
+        self.count_item_users(items).await
     }
 
     async fn stats(&self) -> StoreResult<StoreStats> {
@@ -257,7 +256,9 @@ impl FeatureStore for RedisStore {
     }
 
     async fn incarnation(&self) -> StoreResult<u64> {
-        Ok(self.link.look_again("incarnation").await?.of_all())
+        let incarnation = self.link.look_again("incarnation").await?.of_all();
+        self.full_items.forget_others_than(incarnation);
+        Ok(incarnation)
     }
 
     fn trouble(&self) -> Option<String> {

@@ -42,7 +42,12 @@ impl RedisStore {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let peeks = (0..self.shards).map(|shard| self.queue_call(function!("peek"), shard, space).arg(limit));
+        let queues = (0..self.shards).map(|shard| self.keys.queue(shard, space));
+        // A cluster takes keys of one slot a call; a single Redis tells of all shards in one.
+        let together: Vec<Vec<String>> =
+            if self.link.is_cluster() { queues.map(Vec::from).collect() } else { vec![queues.flatten().collect()] };
+        let peek = |keys: &Vec<String>| Call::function(function!("peek"), keys).arg(self.clock_argument()).arg(limit);
+        let peeks = together.iter().map(peek);
         let mut due: Vec<(u8, i64, String)> = Vec::new();
         for answer in self.link.run("claim", peeks.collect()).await? {
             let flat: Vec<Vec<u8>> = read("due queue", answer)?;

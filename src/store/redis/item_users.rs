@@ -1,0 +1,95 @@
+//! How many users engaged with an item: a set of hashes an item, of [`ITEM_USERS_CAP`] at most.
+//!
+//! A full set never changes, and nobody leaves one; so a process remembers which items have a full one and asks no more. It
+//! forgets that when Redis is no longer the one it was: its tail, and users with it, may be lost.
+
+use super::RedisStore;
+use super::function;
+use super::link::Call;
+use super::values::read;
+use crate::store::{ITEM_USERS_CAP, StoreResult};
+use parking_lot::Mutex;
+use redis::Value;
+use std::collections::{BTreeMap, HashSet};
+
+/// Items remembered; bounded, because it is only a short cut.
+const KEPT: usize = 100_000;
+
+/// Items known to have all the users that are counted.
+#[derive(Default)]
+pub(super) struct FullItems {
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    incarnation: u64,
+    items: HashSet<String>,
+}
+
+impl FullItems {
+    /// Which of the items are known.
+    fn contains<'a>(&self, items: impl Iterator<Item = &'a str>) -> Vec<bool> {
+        let known = self.known.lock();
+        items.map(|item| known.items.contains(item)).collect()
+    }
+
+    fn note<'a>(&self, counts: impl Iterator<Item = (&'a str, u32)>) {
+        let mut known = self.known.lock();
+        for (item, _) in counts.filter(|(_, count)| *count >= ITEM_USERS_CAP) {
+            if known.items.len() < KEPT && !known.items.contains(item) {
+                known.items.insert(item.to_string());
+            }
+        }
+    }
+
+    /// What was known counts for this life of the store only.
+    pub(super) fn forget_others_than(&self, incarnation: u64) {
+        let mut known = self.known.lock();
+        if known.incarnation != incarnation {
+            *known = Known { incarnation, items: HashSet::new() };
+        }
+    }
+}
+
+impl RedisStore {
+    /// Counts users of items, given as hashes, and new users.
+    pub(super) async fn count(&self, engaged: BTreeMap<&str, Vec<i64>>, new_users: u64) -> StoreResult<()> {
+        let is_full = self.full_items.contains(engaged.keys().copied());
+        let engaged = engaged.into_iter().zip(is_full).filter(|(_, is_full)| !is_full).map(|(open, _)| open);
+        let open: Vec<(&str, Vec<i64>)> = engaged.collect();
+        let mut calls: Vec<Call> = Vec::with_capacity(open.len() + 1);
+        for (item, users) in &open {
+            let key = [self.keys.item_users(item)];
+            calls.push(Call::function(function!("item_users"), &key).arg("").arg(users.as_slice()));
+        }
+        if new_users > 0 {
+            calls.push(Call::new("INCRBY", &self.keys.user_count()).arg(new_users));
+        }
+        let answers = self.link.run("count users", calls).await?;
+        let counts = open.iter().zip(answers).map(|((item, _), answer)| (*item, answer));
+        let counts: Vec<(&str, u32)> =
+            counts.map(|(item, answer)| Ok((item, self.users(item, answer)?))).collect::<StoreResult<_>>()?;
+        self.full_items.note(counts.into_iter());
+        Ok(())
+    }
+
+    /// See [`crate::store::FeatureStore::item_user_counts`].
+    pub(super) async fn count_item_users(&self, items: &[String]) -> StoreResult<Vec<u32>> {
+        let is_full = self.full_items.contains(items.iter().map(String::as_str));
+        let open: Vec<&str> =
+            items.iter().zip(&is_full).filter(|(_, is_full)| !**is_full).map(|(item, _)| item.as_str()).collect();
+        let calls = open.iter().map(|item| Call::new("SCARD", &self.keys.item_users(item))).collect();
+        let answers = self.link.run("item user counts", calls).await?;
+        let asked = open.iter().zip(answers).map(|(item, answer)| self.users(item, answer));
+        let asked = asked.collect::<StoreResult<Vec<u32>>>()?;
+        self.full_items.note(open.iter().copied().zip(asked.iter().copied()));
+        let mut asked = asked.into_iter();
+        let count = |is_full: bool| if is_full { Some(ITEM_USERS_CAP) } else { asked.next() };
+        Ok(is_full.into_iter().map(count).map(Option::unwrap_or_default).collect())
+    }
+
+    fn users(&self, item: &str, answer: Value) -> StoreResult<u32> {
+        read(&self.keys.item_users(item), answer)
+    }
+}
