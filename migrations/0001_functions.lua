@@ -292,7 +292,7 @@ local function expire_erasures(keys, args)
   return gone
 end
 
--- ---- due queue. KEYS of all: one sorted set a class, the leases' ends, the leases (`token class due [again's class, due]`).
+-- ---- due queue. KEYS of a queue: one sorted set a class, the leases' ends, the leases (`token class due [again's class, due]`).
 
 local LEASES, LEASED = CLASSES + 1, CLASSES + 2
 
@@ -346,10 +346,20 @@ local function mark_one(keys, user, class, due)
     string.format('%s %d %.0f %d %.0f', lease.token, lease.class, lease.due, class, due))
 end
 
--- ARGV: time, then user, class, due of each.
+-- Functions that take several queues get their keys one queue after the other.
+local function queues_of(keys)
+  local queues = {}
+  for at = 1, #keys, LEASED do queues[#queues + 1] = { unpack(keys, at, at + LEASED - 1) } end
+  return queues
+end
+
+-- KEYS: of several queues. ARGV: time, then which queue (from 1), user, class, due of each.
 local function mark(keys, args)
-  for at = 2, #args, 3 do mark_one(keys, args[at], tonumber(args[at + 1]), tonumber(args[at + 2])) end
-  return (#args - 1) / 3
+  local queues = queues_of(keys)
+  for at = 2, #args, 4 do
+    mark_one(queues[tonumber(args[at])], args[at + 1], tonumber(args[at + 2]), tonumber(args[at + 3]))
+  end
+  return (#args - 1) / 4
 end
 
 -- ARGV: time, class, users. Marks those who neither wait nor are leased due now; returns how many.
@@ -365,21 +375,16 @@ local function mark_absent(keys, args)
   return marked
 end
 
--- KEYS: of one queue, or of several one after the other. ARGV: time, limit. Returns class, due, user of the first who are due
--- in each queue, class by class; less urgent classes only where the more urgent ones do not reach the limit.
+-- KEYS: of several queues. ARGV: time, limit. Returns class, due, user of the first who are due in each, class by class; less
+-- urgent classes only where the more urgent ones do not reach the limit.
 local function peek(keys, args)
-  local now, found, left = now_ms(args[1]), {}, tonumber(args[2])
-  local queues = {}
-  for at = 1, #keys, LEASED do
-    local queue = { unpack(keys, at, at + LEASED - 1) }
-    end_leases(queue, now)
-    queues[#queues + 1] = queue
-  end
+  local now, found, left, queues = now_ms(args[1]), {}, tonumber(args[2]), queues_of(keys)
+  for _, queue in ipairs(queues) do end_leases(queue, now) end
   for class = 0, CLASSES - 1 do
     local limit = left
+    if limit <= 0 then break end
     for _, queue in ipairs(queues) do
-      local users = limit > 0 and
-        redis.call('ZRANGEBYSCORE', queue[class + 1], '-inf', integer(now), 'WITHSCORES', 'LIMIT', 0, limit) or {}
+      local users = redis.call('ZRANGEBYSCORE', queue[class + 1], '-inf', integer(now), 'WITHSCORES', 'LIMIT', 0, limit)
       for at = 1, #users, 2 do
         found[#found + 1] = integer(class)
         found[#found + 1] = integer(tonumber(users[at + 1]))
@@ -391,16 +396,17 @@ local function peek(keys, args)
   return found
 end
 
--- ARGV: time, lease in ms, then user, class, due, token of each. Returns a flag of each: 1 taken, 0 no longer there.
+-- KEYS: of several queues. ARGV: time, lease in ms, then which queue (from 1), user, class, due, token of each. Returns a flag of
+-- each: 1 taken, 0 no longer there.
 local function take(keys, args)
-  local ends, taken = now_ms(args[1]) + tonumber(args[2]), {}
-  for at = 3, #args, 4 do
-    local user, class, due, token = args[at], args[at + 1], args[at + 2], args[at + 3]
-    local score = redis.call('ZSCORE', keys[tonumber(class) + 1], user)
+  local ends, taken, queues = now_ms(args[1]) + tonumber(args[2]), {}, queues_of(keys)
+  for at = 3, #args, 5 do
+    local queue, user, class, due, token = queues[tonumber(args[at])], args[at + 1], args[at + 2], args[at + 3], args[at + 4]
+    local score = redis.call('ZSCORE', queue[tonumber(class) + 1], user)
     if score and tonumber(score) == tonumber(due) then
-      redis.call('ZREM', keys[tonumber(class) + 1], user)
-      redis.call('ZADD', keys[LEASES], integer(ends), user)
-      redis.call('HSET', keys[LEASED], user, token .. ' ' .. class .. ' ' .. due)
+      redis.call('ZREM', queue[tonumber(class) + 1], user)
+      redis.call('ZADD', queue[LEASES], integer(ends), user)
+      redis.call('HSET', queue[LEASED], user, token .. ' ' .. class .. ' ' .. due)
       taken[#taken + 1] = 1
     else
       taken[#taken + 1] = 0

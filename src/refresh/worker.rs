@@ -27,13 +27,30 @@ pub struct Worker {
     refresher: Arc<Refresher>,
     /// Rung by the ingest when users became due, so that an idle worker need not wait for its poll.
     wake: Arc<Notify>,
-    /// Rung after `wake`, for the fast path.
-    fast_wake: Arc<Notify>,
     told: Told,
 }
 
 /// Refreshes under way; each tells in the end whether it left its user due at once.
 type Running = JoinSet<Result<bool, StoreError>>;
+
+/// Passes every ring on to both ways of refreshing, until told to stop.
+async fn ring_both(
+    wake: &Notify,
+    due: &Notify,
+    quick: &Notify,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), StoreError> {
+    while !*stop.borrow() {
+        tokio::select! {
+            _ = stop.changed() => {}
+            _ = wake.notified() => {
+                due.notify_one();
+                quick.notify_one();
+            }
+        }
+    }
+    Ok(())
+}
 
 /// Who is told of refreshes that ended well.
 #[derive(Clone)]
@@ -47,20 +64,23 @@ pub struct Told {
 impl Worker {
     /// A worker over a refresher.
     pub fn new(refresher: Arc<Refresher>, wake: Arc<Notify>, told: Told) -> Worker {
-        Worker { refresher, wake, fast_wake: Arc::default(), told }
+        Worker { refresher, wake, told }
     }
 
     /// Runs until `stop` turns true, then finishes the refreshes under way. An error is a store that takes no writes:
     /// going on would burn the LLM for answers that cannot be kept.
     pub async fn run(&self, stop: watch::Receiver<bool>) -> Result<(), StoreError> {
         if !self.refresher.refresh.fast_path {
-            return self.refresh_due(stop).await;
+            return self.refresh_due(&self.wake, stop).await;
         }
-        let quick = fast::run(&self.refresher, &self.fast_wake, &self.told, stop.clone());
-        tokio::try_join!(self.refresh_due(stop), quick).map(|_| ())
+        let (due, quick) = (Notify::new(), Notify::new());
+        let answers = fast::run(&self.refresher, &quick, &self.told, stop.clone());
+        let rings = ring_both(&self.wake, &due, &quick, stop.clone());
+        tokio::try_join!(self.refresh_due(&due, stop), answers, rings).map(|_| ())
     }
 
-    async fn refresh_due(&self, mut stop: watch::Receiver<bool>) -> Result<(), StoreError> {
+    /// `due` is rung when users became due.
+    async fn refresh_due(&self, due: &Notify, mut stop: watch::Receiver<bool>) -> Result<(), StoreError> {
         let mut running = JoinSet::new();
         let places = self.refresher.refresh.concurrency;
         let mut held = Held::default();
@@ -68,7 +88,7 @@ impl Worker {
             let free = places - running.len();
             let allowed = self.allowed(free, &mut held).await;
             let claimed = if allowed > 0 { self.claim(allowed).await } else { Vec::new() };
-            let nobody = claimed.is_empty();
+            let is_short = claimed.len() < allowed.max(1);
             for claim in claimed {
                 let ticket = self.refresher.budget.reserve();
                 running.spawn(one(self.refresher.clone(), claim, ticket, self.told.clone()));
@@ -78,8 +98,8 @@ impl Worker {
                     _ = stop.changed() => {}
                     freed = until_free(&mut running, places.div_ceil(CLAIMED_AT_ONCE)) => freed?,
                 }
-            } else if nobody {
-                self.until_due(&mut running, allowed < free, &mut stop).await?;
+            } else if is_short {
+                self.until_due(&mut running, due, allowed < free, &mut stop).await?;
             }
         }
         while let Some(finished) = running.join_next().await {
@@ -93,6 +113,7 @@ impl Worker {
     async fn until_due(
         &self,
         running: &mut Running,
+        due: &Notify,
         is_held: bool,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), StoreError> {
@@ -101,10 +122,7 @@ impl Worker {
         loop {
             tokio::select! {
                 _ = stop.changed() => return Ok(()),
-                _ = self.wake.notified() => {
-                    self.fast_wake.notify_one();
-                    return Ok(());
-                }
+                _ = due.notified() => return Ok(()),
                 Some(finished) = running.join_next() => {
                     if ended(finished)? || is_held {
                         return Ok(());

@@ -132,7 +132,8 @@ pub trait FeatureStore: Send + Sync {
     async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()>;
 
     /// Takes up to `limit` users whose time has come, most urgent class first, oldest first within a class, and leases
-    /// them. Users under an unexpired lease are not given out; users whose lease ran out are.
+    /// them. Users under an unexpired lease are not given out; users whose lease ran out are. Fewer than `limit` means that
+    /// nobody else was due (or that other replicas kept being quicker).
     async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>>;
 
     /// Prolongs a lease; false when the token no longer holds it.

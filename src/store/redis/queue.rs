@@ -1,8 +1,8 @@
 //! Due queue, leases and the sweep. The queue of a space lies in N shards by user; each shard is one slot.
 //!
-//! A claim takes two rounds: all shards tell their first due users, then the most urgent of all of them are taken. So the
-//! order promised by the trait holds over all shards, as of the first round; who was taken by another replica in between is
-//! left out, and the claim is that much shorter. A lost answer costs the users in it one lease time.
+//! A claim takes two steps: all shards tell their first due users, then the most urgent of all of them are taken. So the
+//! order promised by the trait holds over all shards, as of the first step; for those whom another replica took in between
+//! others are sought. A lost answer costs the users in it one lease time.
 
 use super::RedisStore;
 use super::function;
@@ -20,18 +20,25 @@ type Field = Option<Vec<u8>>;
 /// Keys asked for in one step of a walk.
 const SCAN_STEP: usize = 1000;
 
+/// Times a claim looks again because other replicas were quicker with some of those it had seen.
+const CLAIM_ROUNDS: u32 = 3;
+
+/// Queues of one call, and whom it is about: which of the queues (from 1), and the place in the list it was made from.
+struct Queues {
+    keys: Vec<String>,
+    count: usize,
+    members: Vec<(usize, usize)>,
+}
+
 impl RedisStore {
     /// See [`crate::store::FeatureStore::mark_due`].
     pub(super) async fn mark(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
-        let mut by_shard: BTreeMap<u32, Vec<&DueEntry>> = BTreeMap::new();
-        for entry in entries {
-            by_shard.entry(self.shard(&entry.user)).or_default().push(entry);
-        }
-        let calls = by_shard.into_iter().map(|(shard, entries)| {
-            let call = self.queue_call(function!("mark"), shard, space);
-            entries
-                .into_iter()
-                .fold(call, |call, entry| call.arg(&entry.user).arg(entry.class.min(CLASSES - 1)).arg(entry.due_ms))
+        let calls = self.by_queue(space, entries.iter().map(|entry| entry.user.as_str())).into_iter().map(|queues| {
+            let call = Call::function(function!("mark"), &queues.keys).arg(self.clock_argument());
+            queues.members.into_iter().fold(call, |call, (queue, index)| {
+                let entry = &entries[index];
+                call.arg(queue).arg(&entry.user).arg(entry.class.min(CLASSES - 1)).arg(entry.due_ms)
+            })
         });
         self.link.run("mark due", calls.collect()).await?;
         Ok(())
@@ -39,17 +46,40 @@ impl RedisStore {
 
     /// See [`crate::store::FeatureStore::claim`].
     pub(super) async fn take(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
+        let mut claims = Vec::new();
+        for _ in 0..CLAIM_ROUNDS {
+            let due = match self.due(space, limit - claims.len()).await {
+                Ok(due) => due,
+                // Who was taken before is worth more than who comes next.
+                Err(_) if !claims.is_empty() => break,
+                Err(error) => return Err(error),
+            };
+            let wanted = due.len();
+            let taken = match self.lease(space, due, lease).await {
+                Ok(taken) => taken,
+                Err(_) if !claims.is_empty() => break,
+                Err(error) => return Err(error),
+            };
+            let is_whole = taken.len() == wanted;
+            claims.extend(taken);
+            if is_whole || claims.len() >= limit {
+                break;
+            }
+        }
+        Ok(claims)
+    }
+
+    /// The first who are due: class, due, user; no more than `limit`.
+    async fn due(&self, space: &str, limit: usize) -> StoreResult<Vec<(u8, i64, String)>> {
         if limit == 0 {
             return Ok(Vec::new());
         }
         let queues = (0..self.shards).map(|shard| self.keys.queue(shard, space));
-        // A cluster takes keys of one slot a call; a single Redis tells of all shards in one.
-        let together: Vec<Vec<String>> =
-            if self.link.is_cluster() { queues.map(Vec::from).collect() } else { vec![queues.flatten().collect()] };
+        let groups: Vec<Vec<String>> =
+            if self.link.is_cluster() { queues.collect() } else { vec![queues.flatten().collect()] };
         let peek = |keys: &Vec<String>| Call::function(function!("peek"), keys).arg(self.clock_argument()).arg(limit);
-        let peeks = together.iter().map(peek);
         let mut due: Vec<(u8, i64, String)> = Vec::new();
-        for answer in self.link.run("claim", peeks.collect()).await? {
+        for answer in self.link.run("claim", groups.iter().map(peek).collect()).await? {
             let flat: Vec<Vec<u8>> = read("due queue", answer)?;
             for place in flat.chunks_exact(3) {
                 let user = String::from_utf8_lossy(&place[2]).into_owned();
@@ -58,7 +88,7 @@ impl RedisStore {
         }
         due.sort_unstable();
         due.truncate(limit);
-        self.lease(space, due, lease).await
+        Ok(due)
     }
 
     async fn lease(&self, space: &str, due: Vec<(u8, i64, String)>, lease: Duration) -> StoreResult<Vec<Claim>> {
@@ -67,25 +97,42 @@ impl RedisStore {
             // Random tokens: two replicas never hold the same one.
             .map(|(class, due_ms, user)| Claim { user, class, due_ms, token: rand::random() })
             .collect();
-        let mut by_shard: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (index, claim) in wanted.iter().enumerate() {
-            by_shard.entry(self.shard(&claim.user)).or_default().push(index);
-        }
-        let calls = by_shard.iter().map(|(shard, indices)| {
-            let call = self.queue_call(function!("take"), *shard, space).arg(millis(lease));
-            indices.iter().map(|index| &wanted[*index]).fold(call, |call, claim| {
-                call.arg(&claim.user).arg(claim.class).arg(claim.due_ms).arg(claim.token.to_string())
+        let groups = self.by_queue(space, wanted.iter().map(|claim| claim.user.as_str()));
+        let calls = groups.iter().map(|queues| {
+            let call = Call::function(function!("take"), &queues.keys).arg(self.clock_argument()).arg(millis(lease));
+            queues.members.iter().fold(call, |call, (queue, index)| {
+                let claim = &wanted[*index];
+                call.arg(queue).arg(&claim.user).arg(claim.class).arg(claim.due_ms).arg(claim.token.to_string())
             })
         });
         let answers = self.link.run("claim", calls.collect()).await?;
         let mut taken = vec![false; wanted.len()];
-        for (indices, answer) in by_shard.values().zip(answers) {
-            let flags: Vec<u8> = read::<Vec<i64>>("due queue", answer)?.into_iter().map(|flag| flag as u8).collect();
-            for (index, flag) in indices.iter().zip(flags) {
+        for (queues, answer) in groups.iter().zip(answers) {
+            for ((_, index), flag) in queues.members.iter().zip(read::<Vec<i64>>("due queue", answer)?) {
                 taken[*index] = flag == 1;
             }
         }
         Ok(wanted.into_iter().zip(taken).filter_map(|(claim, taken)| taken.then_some(claim)).collect())
+    }
+
+    /// The queues of these users, by the calls they take: a cluster takes keys of one slot a call, a single Redis all at once.
+    fn by_queue<'a>(&self, space: &str, users: impl Iterator<Item = &'a str>) -> Vec<Queues> {
+        let mut by_shard: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (index, user) in users.enumerate() {
+            by_shard.entry(self.shard(user)).or_default().push(index);
+        }
+        let mut groups: Vec<Queues> = Vec::new();
+        for (shard, indices) in by_shard {
+            if groups.is_empty() || self.link.is_cluster() {
+                groups.push(Queues { keys: Vec::new(), count: 0, members: Vec::new() });
+            }
+            if let Some(queues) = groups.last_mut() {
+                queues.keys.extend(self.keys.queue(shard, space));
+                queues.count += 1;
+                queues.members.extend(indices.into_iter().map(|index| (queues.count, index)));
+            }
+        }
+        groups
     }
 
     /// See [`crate::store::FeatureStore::renew`].
