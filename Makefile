@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build run test fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos memcheck real demo demo-check bare clean
+.PHONY: help setup build run test fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos drain memcheck real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ chaos: build ## kills, cuts and restarts under load: SEEDS=20 of SECONDS=60 at R
 
 memcheck: setup ## the tests of the unsafe code under valgrind
 	@bash scripts/memcheck.sh
+
+drain: build ## two replicas leave one after the other under load and come back: no read may fail
+	TAIJI_REQUIRE_KAFKA=1 cargo test --release --locked --test e2e -- --exact --nocapture roles::replicas_that_leave_one_after_the_other_fail_no_read
 
 bench-ingest: build ## events through Kafka into Redis beside a bare consumer and writer; memory of a user (QUICK=1: short)
 	@python3 scripts/bench_ingest.py $(if $(QUICK),--quick)
