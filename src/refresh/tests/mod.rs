@@ -3,6 +3,7 @@
 
 mod fast;
 mod replicas;
+mod worker;
 
 use super::*;
 use crate::bundle::{Bundle, Inference, Lineage, Manifest, Models, space_id};

@@ -1,0 +1,95 @@
+//! When a worker looks at the queue: its poll is an hour away in all of these.
+
+use super::*;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+struct Running {
+    store: Arc<EmbeddedStore>,
+    llm: Arc<GatedLlm>,
+    settings: Settings,
+    space: String,
+    wake: Arc<Notify>,
+    stop: watch::Sender<bool>,
+    ended: JoinHandle<Result<(), crate::store::StoreError>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Running {
+    fn start(concurrency: usize, fast_path: bool) -> Running {
+        let (folder, mut settings) = (tempfile::tempdir().unwrap(), eager());
+        let refresh = &mut settings.refresh;
+        (refresh.poll_ms, refresh.concurrency, refresh.fast_path) = (3_600_000, concurrency, fast_path);
+        let (store, llm) = (embedded(folder.path()), GatedLlm::new(false, Duration::ZERO));
+        let refresher = refresher(store.clone(), bundle(llm.clone()), &settings);
+        let (wake, space) = (Arc::new(Notify::new()), refresher.space().to_string());
+        let worker = Worker::new(refresher, wake.clone(), Told { arrivals: Arc::default(), changes: None });
+        let (stop, stopped) = watch::channel(false);
+        let ended = tokio::spawn(async move { worker.run(stopped).await });
+        Running { store, llm, settings, space, wake, stop, ended, _folder: folder }
+    }
+
+    async fn take_in(&self, user: &str, items: &[usize]) {
+        take_in(self.store.as_ref(), &self.space, &self.settings, &[events(user, items)]).await;
+    }
+
+    async fn until_at_the_llm(&self, calls: usize) {
+        eventually("calls of the llm", async || (self.llm.begun() == calls).then_some(())).await;
+    }
+
+    async fn until_refreshed(&self, user: &str, seq: u64) {
+        let at = async || marks(self.store.as_ref(), &self.space, user).await.refreshed_seq;
+        eventually("the refresh", async || (at().await == Some(seq)).then_some(())).await;
+    }
+
+    async fn end(self) {
+        self.stop.send_replace(true);
+        self.ended.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_left_due_at_once_is_claimed_without_a_ring() {
+    let running = Running::start(4, false);
+    running.take_in("a", &[]).await;
+    running.wake.notify_one();
+    running.until_at_the_llm(1).await;
+    running.take_in("a", &[9]).await;
+    running.llm.open();
+    running.until_refreshed("a", 6).await;
+    assert_eq!(running.llm.begun(), 2);
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn places_that_free_one_by_one_are_all_used() {
+    let running = Running::start(4, false);
+    let users: Vec<String> = (0..40).map(|user| format!("u{user}")).collect();
+    for user in &users {
+        running.take_in(user, &[]).await;
+    }
+    running.wake.notify_one();
+    running.until_at_the_llm(4).await;
+    running.llm.open();
+    for user in &users {
+        running.until_refreshed(user, 5).await;
+    }
+    assert_eq!(running.llm.begun(), users.len());
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fast_path_is_rung_while_every_place_is_taken() {
+    let running = Running::start(1, true);
+    running.take_in("a", &[]).await;
+    running.wake.notify_one();
+    running.until_at_the_llm(1).await;
+    running.take_in("b", &[]).await;
+    running.wake.notify_one();
+    let groups = async || stored(running.store.as_ref(), &running.space, "b").await.groups;
+    let quick = eventually("the quick answer", async || groups().await.pop()).await;
+    assert_eq!((quick.tier, running.llm.begun()), (0, 1));
+    running.llm.open();
+    running.until_refreshed("b", 5).await;
+    running.end().await;
+}
