@@ -8,6 +8,11 @@
 -- A kept list (engagements, impressions, queries) is a Redis list, newest first by (ts, event id), two elements an entry: the
 -- event id, then `ts | body`. ts has 6 bytes, big-endian: ms + EPOCH, so that the first byte is one of 0x80 to 0xBF. No UTF-8
 -- text begins with one, so LPOS, which searches in C, finds an id among ids only.
+--
+-- A list may hold more than was put into it. A Redis (7.0) whose append-only file ends within a transaction leaves the half of it in
+-- the file, without effect; at the next start but one the half counts as if it had been whole. What was lost was sent again by
+-- then, so an entry may stand there twice, or its id once more without a body. Whoever walks a list passes over that,
+-- whoever reads one takes it out (`entries.rs`).
 
 local EPOCH = 175921860444160
 local HISTORY_CAP, QUERY_CAP, PROFILE_CAP, ITEM_USERS_CAP = 100, 20, 64, 5
@@ -44,24 +49,44 @@ local function keeps(lists, id)
   return redis.call('LPOS', lists[1], id) or redis.call('LPOS', lists[2], id) or redis.call('LPOS', lists[3], id)
 end
 
+local function is_body(element)
+  local first = string.byte(element, 1)
+  return first ~= nil and first >= 0x80 and first <= 0xBF
+end
+
+-- The body of a list's first entry, or nil. Before it may stand ids without a body.
+local function first_body(list)
+  local second = redis.call('LINDEX', list, 1)
+  if not second then return nil end
+  if is_body(second) and #second >= 6 then return second end
+  for _, element in ipairs(redis.call('LRANGE', list, 2, WALK)) do
+    if is_body(element) and #element >= 6 then return element end
+  end
+  error(redis.error_reply('WRONGTYPE no kept list at ' .. list))
+end
+
 -- The first kept entry's id that sorts below (ts, id), or nil; and how many sort above.
 local function place_in(list, ts, id)
-  local above = 0
+  local above, from, kept = 0, 0, nil
   while true do
-    local part = redis.call('LRANGE', list, 2 * above, 2 * above + WALK - 1)
-    for at = 1, #part, 2 do
-      local kept_ts = ts_at(part[at + 1], 1)
-      if kept_ts < ts or (kept_ts == ts and id_above(id, part[at])) then return part[at], above end
-      above = above + 1
+    local part = redis.call('LRANGE', list, from, from + WALK - 1)
+    for _, element in ipairs(part) do
+      if not is_body(element) then
+        kept = element
+      elseif kept then
+        local kept_ts = ts_at(element, 1)
+        if kept_ts < ts or (kept_ts == ts and id_above(id, kept)) then return kept, above end
+        above, kept = above + 1, nil
+      end
     end
     if #part < WALK then return nil, above end
+    from = from + #part
   end
 end
 
 -- Puts an entry in its place; false when `cap` entries sort above it. Most are newer than everything kept.
 local function insert(list, ts, id, stored, cap)
-  local newest, length = redis.call('LINDEX', list, 1), nil
-  if newest and #newest < 6 then error(redis.error_reply('WRONGTYPE no kept list at ' .. list)) end
+  local newest, length = first_body(list), nil
   if not newest or ts > ts_at(newest, 1) then
     length = redis.call('LPUSH', list, stored, id)
   else
@@ -69,7 +94,7 @@ local function insert(list, ts, id, stored, cap)
     if above >= cap then return false end
     if below then
       redis.call('LINSERT', list, 'BEFORE', below, id)
-      length = redis.call('LINSERT', list, 'AFTER', id, stored)
+      length = redis.call('LINSERT', list, 'BEFORE', below, stored)
     else
       length = redis.call('RPUSH', list, id, stored)
     end
@@ -247,7 +272,7 @@ local function erase(keys, args)
   end
   local newest = math.max(now_ms(args[1]), tonumber(st[5] or '0'))
   for nth = 1, 3 do
-    local stored = redis.call('LINDEX', keys[nth + 1], 1)
+    local stored = first_body(keys[nth + 1])
     if stored then newest = math.max(newest, ts_at(stored, 1)) end
   end
   for _, value in ipairs(redis.call('HVALS', keys[5])) do newest = math.max(newest, ts_at(value, 1)) end

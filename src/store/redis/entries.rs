@@ -22,15 +22,38 @@ fn split_time(bytes: &[u8]) -> CodecResult<(i64, &[u8])> {
     Ok((i64::from_be_bytes([0, 0, *a, *b, *c, *d, *e, *f]) - EPOCH, rest))
 }
 
-/// (ts_ms, event id, body) of a stored list's entries, newest first.
-pub fn entries(list: &[Vec<u8>]) -> CodecResult<Vec<(i64, &str, &[u8])>> {
-    list.chunks(2).map(entry).collect()
+/// An entry: ts_ms, event id, body.
+pub type Entry<'a> = (i64, &'a str, &'a [u8]);
+
+/// A stored list's entries, newest first by (ts_ms, event id).
+///
+/// A list may hold an entry twice, or an id without its body: halves of transactions that came back when Redis was started a
+/// second time (`migrations/0001_functions.lua` says how). They are left out here.
+pub fn entries(list: &[Vec<u8>]) -> CodecResult<Vec<Entry<'_>>> {
+    let (mut found, mut last_id): (Vec<Entry<'_>>, Option<&[u8]>) = (Vec::with_capacity(list.len() / 2), None);
+    for element in list {
+        if !is_body(element) {
+            last_id = Some(element);
+            continue;
+        }
+        let id = last_id.take().ok_or("an entry without its id")?;
+        let (ts_ms, body) = split_time(element)?;
+        found.push((ts_ms, std::str::from_utf8(id).map_err(|error| error.to_string())?, body));
+    }
+    if !found.is_sorted_by(|newer, older| sorts_above(newer, older)) {
+        found.sort_by(|one, other| (other.0, other.1).cmp(&(one.0, one.1)));
+        found.dedup_by(|one, other| (one.0, one.1) == (other.0, other.1));
+    }
+    Ok(found)
 }
 
-fn entry(pair: &[Vec<u8>]) -> CodecResult<(i64, &str, &[u8])> {
-    let [id, stored] = pair else { return Err("an entry without its body".to_string()) };
-    let (ts_ms, body) = split_time(stored)?;
-    Ok((ts_ms, std::str::from_utf8(id).map_err(|error| error.to_string())?, body))
+fn sorts_above(newer: &Entry<'_>, older: &Entry<'_>) -> bool {
+    (newer.0, newer.1) > (older.0, older.1)
+}
+
+/// Whether a list's element is `ts | body` and no event id.
+fn is_body(element: &[u8]) -> bool {
+    element.first().is_some_and(|first| (0x80..=0xBF).contains(first))
 }
 
 /// (ts_ms, value) of a stored attribute, `ts | id length | id | value`.
@@ -52,7 +75,8 @@ mod tests {
             let stored = [time_bytes(ts_ms).as_slice(), b"body"].concat();
             let list = ["ü".as_bytes().to_vec(), stored];
             assert_eq!(entries(&list).unwrap(), [(ts_ms, "ü", b"body".as_slice())]);
-            assert!(entries(&list[..1]).is_err());
+            assert_eq!(entries(&list[..1]).unwrap(), [], "an id that lost its body");
+            assert!(entries(&list[1..]).is_err());
         }
         assert!(entries(&[b"id".to_vec(), vec![0x80; 5]]).is_err() && entries(&[vec![0xFF], vec![0x80; 6]]).is_err());
         assert!(entries(&[]).unwrap().is_empty());
@@ -60,6 +84,25 @@ mod tests {
         assert_eq!(attribute(&stored).unwrap(), (5, b"value".as_slice()));
         for cut in 0..9 {
             assert!(attribute(&stored[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_came_back_by_halves_is_left_out() {
+        let entry = |ts_ms: i64, id: &str| [id.as_bytes().to_vec(), time_bytes(ts_ms).to_vec()];
+        let (newest, middle, oldest) = (entry(3, "c"), entry(2, "b"), entry(1, "a"));
+        let wanted = [(3, "c", b"".as_slice()), (2, "b", b""), (1, "a", b"")];
+        let [only_id, _] = middle.clone();
+        let lists = [
+            [newest.as_slice(), &middle, &oldest].concat(),
+            [middle.as_slice(), &newest, &middle, &oldest].concat(),
+            [newest.as_slice(), &middle, &oldest, &middle].concat(),
+            [[only_id.clone()].as_slice(), &newest, &middle, &oldest].concat(),
+            [newest.as_slice(), &[only_id.clone()], &middle, &oldest].concat(),
+            [newest.as_slice(), &middle, &oldest, &[only_id]].concat(),
+        ];
+        for list in lists {
+            assert_eq!(entries(&list).unwrap(), wanted, "{list:?}");
         }
     }
 

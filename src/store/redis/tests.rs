@@ -11,6 +11,7 @@ pub(crate) mod rig;
 
 mod fail_over;
 mod failures;
+mod half_transaction;
 mod layout;
 mod lost_tail;
 mod neighbours;
