@@ -211,15 +211,18 @@ fn same_writes(
             asked.push(item.to_string());
         }
     }
-    let due_ms = taiji::clock::unix_ms();
-    for (shard, users) in shards {
-        let (space, call) = (&target.space, pipeline.cmd("FCALL").arg("taiji_1_mark").arg(6));
+    let (due_ms, space) = (taiji::clock::unix_ms(), &target.space);
+    let call = pipeline.cmd("FCALL").arg("taiji_1_mark").arg(6 * shards.len());
+    for shard in shards.keys() {
         for class in 0..4 {
             call.arg(format!("taiji:due:{{{shard}}}:{space}:{class}"));
         }
-        call.arg(format!("taiji:lease:{{{shard}}}:{space}")).arg(format!("taiji:leased:{{{shard}}}:{space}")).arg("");
+        call.arg(format!("taiji:lease:{{{shard}}}:{space}")).arg(format!("taiji:leased:{{{shard}}}:{space}"));
+    }
+    call.arg("");
+    for (queue, users) in shards.values().enumerate() {
         for user in users {
-            call.arg(user).arg(1).arg(due_ms);
+            call.arg(queue + 1).arg(user).arg(1).arg(due_ms);
         }
     }
     pipeline.cmd("INCRBY").arg("taiji:users").arg(new_users);

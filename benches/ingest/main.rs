@@ -46,7 +46,7 @@ const PARTITIONS: i32 = 8;
 /// What `store.shards` is by default.
 const SHARDS: u32 = 8;
 /// What `overhead` measures: who is due, events a second, runs. DESIGN 9's first, then what one machine can do at most.
-const WAYS: [(Due, f64, usize); 3] = [(Due::ByPolicy, 2000.0, 5), (Due::Always, 500.0, 3), (Due::Always, 2000.0, 3)];
+const WAYS: [(Due, f64, usize); 3] = [(Due::ByPolicy, 2000.0, 5), (Due::Always, 500.0, 1), (Due::Always, 2000.0, 1)];
 /// As Redis is run where its data count.
 const REDIS: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "everysec"];
 

@@ -85,5 +85,9 @@ async fn no_entry_is_lost_or_doubled_by_the_half_of_a_transaction() {
         }
         cuts += commands;
     }
-    assert_eq!(cuts, 3 * 3 + 3 * 4, "after MULTI, after each of the one or two for the list, after that for the counters");
+    assert_eq!(
+        cuts,
+        3 * 3 + 3 * 4,
+        "after MULTI, after each of the one or two for the list, after that for the counters"
+    );
 }
