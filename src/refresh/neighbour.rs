@@ -8,8 +8,8 @@ use crate::prompt::{OPT_OUT_ATTRIBUTE, opts_out};
 use crate::retrieve::{Neighbour, UserSnapshot};
 use crate::store::{FeatureStore, HISTORY_CAP, StoreError, UserHistory};
 
-/// Candidates whose histories are read at once at first.
-const LOOKED_AT_FIRST: usize = 4;
+/// Histories are read of the first candidate, which nearly always may be shown; then of this many times as many, and so on.
+const MORE_EACH_TIME: usize = 4;
 
 /// Whether a user asked not to be shown to others.
 pub fn is_opted_out(history: &UserHistory) -> bool {
@@ -32,12 +32,14 @@ impl Chooser<'_> {
         candidates: &[Neighbour],
         previous: Option<&str>,
     ) -> Result<Option<CrossFinding>, StoreError> {
-        // The first ones nearly always do, and each costs a history read: a few are looked at, then the rest.
-        let (first, rest) = candidates.split_at(candidates.len().min(LOOKED_AT_FIRST));
-        for (offset, part) in [(0, first), (first.len(), rest)] {
+        let (mut offset, mut size) = (0, 1);
+        while offset < candidates.len() {
+            let end = candidates.len().min(offset + size);
+            let part = &candidates[offset..end];
             if let Some(chosen) = self.choose_among(candidates, offset, part, previous).await? {
                 return Ok(Some(chosen));
             }
+            (offset, size) = (end, size * MORE_EACH_TIME);
         }
         Ok(None)
     }
@@ -50,9 +52,6 @@ impl Chooser<'_> {
         part: &[Neighbour],
         previous: Option<&str>,
     ) -> Result<Option<CrossFinding>, StoreError> {
-        if part.is_empty() {
-            return Ok(None);
-        }
         let names: Vec<String> = part.iter().map(|candidate| candidate.user.clone()).collect();
         let (histories, referrers) =
             tokio::try_join!(self.store.histories(&names), self.store.referrer_counts(self.space, &names))?;

@@ -40,7 +40,7 @@ pub fn entries(list: &[Vec<u8>]) -> CodecResult<Vec<Entry<'_>>> {
         let (ts_ms, body) = split_time(element)?;
         found.push((ts_ms, std::str::from_utf8(id).map_err(|error| error.to_string())?, body));
     }
-    if !found.is_sorted_by(|newer, older| sorts_above(newer, older)) {
+    if !found.is_sorted_by(sorts_above) {
         found.sort_by(|one, other| (other.0, other.1).cmp(&(one.0, one.1)));
         found.dedup_by(|one, other| (one.0, one.1) == (other.0, other.1));
     }
@@ -98,7 +98,7 @@ mod tests {
             [middle.as_slice(), &newest, &middle, &oldest].concat(),
             [newest.as_slice(), &middle, &oldest, &middle].concat(),
             [[only_id.clone()].as_slice(), &newest, &middle, &oldest].concat(),
-            [newest.as_slice(), &[only_id.clone()], &middle, &oldest].concat(),
+            [newest.as_slice(), std::slice::from_ref(&only_id), &middle, &oldest].concat(),
             [newest.as_slice(), &middle, &oldest, &[only_id]].concat(),
         ];
         for list in lists {
