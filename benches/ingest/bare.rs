@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use taiji::event::{ActionClass, ActionTable};
-use taiji::feature::proto::Behaviour;
+use taiji::proto::Behaviour;
 use tokio::sync::mpsc;
 use xxhash_rust::xxh3::xxh3_64;
 

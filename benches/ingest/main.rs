@@ -225,7 +225,7 @@ impl Bench {
             for part in users.chunks(500) {
                 for (user, found) in part.iter().zip(store.histories(part).await.expect("histories")) {
                     let found = found.unwrap_or_else(|| panic!("{user} is not there"));
-                    let ids = |list: Vec<taiji::feature::proto::Behaviour>| {
+                    let ids = |list: Vec<taiji::proto::Behaviour>| {
                         list.into_iter().map(|one| (one.ts_ms, one.event_id)).collect()
                     };
                     let wanted = &self.expected[user];

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 use taiji::event::ActionClass;
-use taiji::feature::proto::Behaviour;
+use taiji::proto::Behaviour;
 use taiji::store::{FeatureStore, Record, RecordBody, UserBatch};
 use tokio::runtime::Runtime;
 

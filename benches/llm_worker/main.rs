@@ -19,8 +19,8 @@ use std::process::ExitCode;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use taiji::llm::runtime::Provider;
 use taiji::llm::{LlmEngine, LlmOptions, OnnxLlm};
+use taiji::onnx::runtime::Provider;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

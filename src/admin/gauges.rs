@@ -1,7 +1,7 @@
 //! Gauges that mirror what others hold: read when scraped, so that they cannot go stale.
 
 use super::AdminState;
-use crate::refresh::fast_queue;
+use crate::due::fast_queue;
 use crate::store::StoreError;
 
 /// Sets the queue, store, index and catalogue gauges from their sources.

@@ -6,8 +6,8 @@ mod gauges;
 
 pub use gauges::refresh_gauges;
 
-use crate::api::json_error;
 use crate::bundle::Bundle;
+use crate::http::json_error;
 use crate::store::FeatureStore;
 use crate::telemetry::{Metrics, Readiness};
 use axum::extract::State;

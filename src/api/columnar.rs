@@ -1,10 +1,8 @@
 //! The columnar answer of `POST /v1/features` (DESIGN 5.4): a ranker reads a column for all its users at once.
 
 use super::features::{ReadViews, provenance};
-use super::view::GroupView;
 use crate::bundle::Bundle;
-use crate::feature::{DecodedGroup, cross_behaviours};
-use crate::store::Group;
+use crate::feature::{DecodedGroup, Group, GroupView, cross_behaviours};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 

@@ -3,9 +3,9 @@
 //! Admin, because it cannot be taken back and every producer of events has a write key. Sent again, it erases again: what
 //! came in between goes, too. A user nobody knows is noted as well, as their events may be on their way.
 
-use super::body::require_json;
+use super::ApiState;
 use super::features::path_user;
-use super::{ApiError, ApiState, Scope};
+use crate::http::{ApiError, Scope, require_json};
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};

@@ -1,10 +1,10 @@
 //! `POST /v1/events`: 202 after the store has the events; errors per event. A CloudEvent in binary mode (`ce-…` headers) is one
 //! event, its data the body.
 
-use super::body::{parse_batch, read_body, says_ndjson};
-use super::{ApiError, ApiState, Scope};
+use super::ApiState;
 use crate::event::cloudevent::{self, Envelope};
 use crate::event::{Event, FieldError};
+use crate::http::{ApiError, Scope, parse_batch, read_body, says_ndjson};
 use crate::telemetry::events::EventsStored;
 use axum::Json;
 use axum::body::Body;

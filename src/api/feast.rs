@@ -1,12 +1,11 @@
 //! `POST /get-online-features`: Feast's request and response shapes, the plain `features` list.
 
-use super::body::read_request;
+use super::ApiState;
 use super::columnar::{feature_names, feature_value};
 use super::features::{ReadViews, read_views};
-use super::layers::RequestId;
-use super::view::{EXPIRED, GroupView};
-use super::{ApiError, ApiState};
-use crate::store::Group;
+use crate::feature::Group;
+use crate::feature::{EXPIRED, GroupView};
+use crate::http::{ApiError, RequestId};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -51,7 +50,7 @@ pub async fn get_online_features(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let request: FeastRequest = read_request(&state, &headers, body).await?;
+    let request: FeastRequest = state.read(&headers, body).await?;
     if request.feature_service.is_some() {
         return Err(ApiError::field("feature_service", "is not built yet; list the features"));
     }

@@ -1,15 +1,13 @@
 //! `POST /v1/features` (columnar, many users) and `GET /v1/users/{id}/features` (one row).
 
-use super::body::{read_request, require_json};
+use super::ApiState;
 use super::columnar::columnar;
-use super::layers::RequestId;
 use super::staleness::{Staleness, freshen};
-use super::view::{GroupView, view};
-use super::{ApiError, ApiState, Scope};
 use crate::event::decode::check_id;
-use crate::feature::proto::GroupMeta;
-use crate::feature::{DecodedGroup, cross_behaviours};
-use crate::store::{Group, StoredFeatures};
+use crate::feature::{DecodedGroup, Group, GroupView, cross_behaviours, view};
+use crate::http::{ApiError, RequestId, Scope, require_json};
+use crate::proto::GroupMeta;
+use crate::store::StoredFeatures;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -54,7 +52,7 @@ pub async fn post_features(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let request: FeaturesRequest = read_request(&state, &headers, body).await?;
+    let request: FeaturesRequest = state.read(&headers, body).await?;
     if request.spaces.is_some() {
         return Err(ApiError::field("spaces", "is not built yet; leave it out"));
     }
@@ -169,7 +167,10 @@ pub(super) async fn read_views(
     let now_ms = state.store.now_ms().await?;
     let slots = state.bundle.codebook.m();
     let row = |features: &Option<StoredFeatures>| {
-        groups.iter().map(|group| view(features.as_ref(), *group, now_ms, slots)).collect::<Result<Vec<_>, _>>()
+        groups
+            .iter()
+            .map(|group| view(features.as_ref().and_then(|features| features.group(*group)), *group, now_ms, slots))
+            .collect::<Result<Vec<_>, _>>()
     };
     let rows = stored.iter().map(row).collect::<Result<Vec<_>, _>>()?;
     for (place, group) in groups.iter().enumerate() {
@@ -180,7 +181,7 @@ pub(super) async fn read_views(
     }
     let views = ReadViews { users, groups, rows };
     if let Some(served) = &state.served {
-        served.offer(request_id.as_str(), &views, now_ms);
+        served.offer(request_id.as_str(), &views.users, &views.groups, &views.rows, now_ms);
     }
     Ok(views)
 }

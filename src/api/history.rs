@@ -1,9 +1,9 @@
 //! `GET /v1/users/{id}/history` (admin scope): what taiji knows of a user, newest first.
 
-use super::body::require_json;
+use super::ApiState;
 use super::features::path_user;
-use super::{ApiError, ApiState, Scope};
-use crate::feature::proto::Behaviour;
+use crate::http::{ApiError, Scope, require_json};
+use crate::proto::Behaviour;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};

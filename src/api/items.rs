@@ -1,9 +1,9 @@
 //! `POST /v1/items`: catalogue items over the bundle's; same shapes as events.
 
-use super::body::{parse_batch, read_body, says_ndjson};
+use super::ApiState;
 use super::events::Rejection;
-use super::{ApiError, ApiState, Scope};
 use crate::event::{FieldError, Item};
+use crate::http::{ApiError, Scope, parse_batch, read_body, says_ndjson};
 use crate::telemetry::events::ItemsStored;
 use axum::Json;
 use axum::body::Body;

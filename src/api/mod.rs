@@ -4,43 +4,38 @@
 //! exception is asked for by name (`waiting`).
 //! Callers: `main` builds one [`ApiState`] and serves [`router`]. One file per resource.
 
-mod auth;
-mod body;
 mod columnar;
 mod erase;
-mod error;
 mod events;
 mod feast;
 mod features;
 mod history;
 mod items;
-mod layers;
 mod refresh;
-mod served;
 mod staleness;
-mod view;
 mod waiting;
 
-pub use auth::{ApiKeys, Scope};
-#[cfg(any(test, feature = "fuzz"))]
-pub(crate) use body::parse_batch;
-pub(crate) use body::read_body;
-pub use error::{ApiError, json_error};
-pub use served::ServedFeed;
 pub use waiting::Waiting;
 
 use crate::bundle::Bundle;
 use crate::config::ServerSettings;
 use crate::erase::Eraser;
 use crate::event::EventDecoder;
+use crate::http::{self, Admission, ApiError, ApiKeys, Scope};
 use crate::ingest::Ingest;
+use crate::publish::ServedFeed;
 use crate::store::FeatureStore;
 use crate::telemetry::Metrics;
 use axum::Router;
-use axum::middleware;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 /// What the handlers share.
 pub struct ApiState {
@@ -64,10 +59,17 @@ pub struct ApiState {
     pub wake: Arc<Notify>,
     /// What is served, for the served topic; `None` = off.
     pub served: Option<Arc<ServedFeed>>,
-    /// Places for requests under way.
-    pub places: Arc<Semaphore>,
     /// Requests that wait for refreshes.
     pub waiting: Waiting,
+}
+
+impl ApiState {
+    /// What every read does first: key, `Accept`, body, JSON. The key comes before the body.
+    async fn read<T: DeserializeOwned>(&self, headers: &HeaderMap, body: Body) -> Result<T, ApiError> {
+        self.keys.require(headers, Scope::Read)?;
+        http::require_json(headers)?;
+        http::parse_json(&http::read_body(body, self.limits.max_body_bytes).await?)
+    }
 }
 
 /// The public routes over a state.
@@ -81,11 +83,23 @@ pub fn router(state: Arc<ApiState>) -> Router {
         .route("/v1/users/{id}", delete(erase::delete_user))
         .route("/v1/users/{id}/refresh", post(refresh::post_refresh))
         .route("/v1/users/{id}/history", get(history::get_history))
-        .method_not_allowed_fallback(error::method_not_allowed)
-        .fallback(error::not_found)
+        .method_not_allowed_fallback(http::method_not_allowed)
+        .fallback(http::not_found)
         .with_state(state.clone());
+    let refuse = |limit| ApiError::Overloaded { limit }.into_response();
+    let admission = Arc::new(Admission::new(state.limits.max_in_flight, refuse, state.metrics.clone()));
     routes
-        .layer(middleware::from_fn_with_state(state.clone(), layers::shed))
-        .layer(middleware::from_fn_with_state(state, layers::measure))
-        .layer(middleware::from_fn(layers::name_request))
+        .layer(middleware::from_fn_with_state(state, count_store_failures))
+        .layer(middleware::from_fn_with_state(admission.clone(), http::shed))
+        .layer(middleware::from_fn_with_state(admission, http::measure))
+        .layer(middleware::from_fn(http::name_request))
+}
+
+/// A 503 of this port is the store's.
+async fn count_store_failures(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        state.metrics.store_errors.with_label_values(&["api"]).inc();
+    }
+    response
 }

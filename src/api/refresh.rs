@@ -4,12 +4,11 @@
 //! `wait_ms` the answer is 202 before it is done; with it, 200 and the user's row (so the key needs the read scope, too),
 //! or 202 when the time is over or the process ends: the user stays queued.
 
-use super::body::{parse_json, read_body, require_json};
+use super::ApiState;
 use super::features::{DEFAULT_GROUPS, path_user, read_row};
-use super::layers::RequestId;
 use super::waiting::{Awaited, Waited, queue, refresh_and_wait};
-use super::{ApiError, ApiState, Scope};
-use crate::refresh::CLASS_SYNC;
+use crate::due::CLASS_SYNC;
+use crate::http::{ApiError, RequestId, Scope, parse_json, read_body, require_json};
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};

@@ -3,11 +3,12 @@
 //! In: the two fields, users, groups. Out: users who are behind are queued, and waited for where there is a deadline; the
 //! answer is read afterwards, whatever became of it. Caller: `features`.
 
+use super::ApiState;
 use super::waiting::{Awaited, queue, refresh_and_wait};
-use super::{ApiError, ApiState};
-use crate::feature::DecodedGroup;
-use crate::refresh::CLASS_URGENT;
-use crate::store::{Group, GroupBlob, StoredFeatures, UserMarks};
+use crate::due::CLASS_URGENT;
+use crate::feature::{DecodedGroup, Group, GroupBlob};
+use crate::http::ApiError;
+use crate::store::{StoredFeatures, UserMarks};
 use prost::DecodeError;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -113,8 +114,9 @@ fn age_ms(blob: &GroupBlob, now_ms: i64) -> Result<u64, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feature::proto::{CrossGroup, GroupMeta, IntraGroup};
-    use crate::store::{UserState, Version};
+    use crate::feature::Version;
+    use crate::proto::{CrossGroup, GroupMeta, IntraGroup};
+    use crate::store::UserState;
     use prost::Message;
 
     const BOTH: [Group; 3] = [Group::Intra, Group::Cross, Group::Scid];

@@ -7,9 +7,11 @@
 //! eighth of the time waited so far, so that no answer comes much later than it could. The number of requests that wait is
 //! limited, a client that hangs up gives its place back, and a drain ends all waits at once.
 
-use super::{ApiError, ApiState};
+use super::ApiState;
 use crate::config::ServerSettings;
-use crate::refresh::{Arrivals, CLASS_SYNC, FastQueue};
+use crate::due::{CLASS_SYNC, FastQueue};
+use crate::http::ApiError;
+use crate::refresh::Arrivals;
 use crate::store::{DueEntry, UserMarks};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

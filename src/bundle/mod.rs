@@ -3,7 +3,6 @@
 //! In: a folder with `manifest.json`. Out: [`Bundle`], ready to refresh users, or an error that names the file.
 //! Callers: `main` (load, check), `train::pipeline` (write the manifest).
 
-pub mod columns;
 mod load;
 mod manifest;
 mod parity;

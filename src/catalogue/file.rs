@@ -1,7 +1,7 @@
 //! `catalogue.parquet`: id, title, l1–l3, brand, price, state, distinct_users, scid, embedding_row.
 
 use super::CatalogueError;
-use crate::bundle::columns::{Column, ColumnData, read_columns, write_columns};
+use crate::columns::{Column, ColumnData, read_columns, write_columns};
 use crate::event::{Item, ItemState};
 use std::path::Path;
 use std::sync::Arc;

@@ -4,12 +4,12 @@ use super::{CommandError, load_settings, opening};
 use crate::bundle::Manifest;
 use crate::clock::unix_ms;
 use crate::config::Settings;
+use crate::due::DuePolicy;
 use crate::event::EventDecoder;
 use crate::ingest::{
     Backfill, BackfillError, BackfillOptions, BackfillReport, Checkpoint, CheckpointError, Ingest, Progress, Rejection,
     Rows,
 };
-use crate::refresh::DuePolicy;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;

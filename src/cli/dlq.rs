@@ -2,8 +2,9 @@
 
 use super::{CommandError, load_settings};
 use crate::config::KafkaSettings;
+use crate::event::BadReason;
 use crate::ingest::kafka::dlq::{Letter, LetterFilter, read_letters, replay};
-use crate::ingest::kafka::{BadReason, KafkaError};
+use crate::kafka::KafkaError;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::collections::BTreeMap;

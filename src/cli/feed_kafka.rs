@@ -3,7 +3,7 @@
 use super::CommandError;
 use super::dlq::kafka_settings;
 use super::feed::{FeedArgs, count_lines, open, progress_bar};
-use crate::ingest::kafka::client::{Producer, producer};
+use crate::kafka::client::{Producer, producer};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rdkafka::producer::FutureRecord;

@@ -3,7 +3,7 @@
 //! Caller: `serve`.
 
 use super::CommandError;
-use crate::api::ApiError;
+use crate::http::ApiError;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};

@@ -1,17 +1,18 @@
 //! Building the parts of `serve` and the tasks between them.
 
 use super::{CommandError, opening};
-use crate::api::{ApiKeys, ApiState, ServedFeed, Waiting};
+use crate::api::{ApiState, Waiting};
 use crate::bundle::{Bundle, LLM_FOLDER};
 use crate::config::{Role, Settings};
+use crate::due::{DuePolicy, FastQueue};
 use crate::erase::{self, Eraser, HideError};
 use crate::event::EventDecoder;
+use crate::http::ApiKeys;
 use crate::ingest::Ingest;
-use crate::ingest::kafka::features::FeaturePublisher;
-use crate::ingest::kafka::served::ServedPublisher;
 use crate::ingest::kafka::{KafkaIngest, KafkaParts};
 use crate::openai::{self, OpenAiState, ServedModel};
-use crate::refresh::{Arrivals, ChangeFeed, DuePolicy, FastQueue, Refresher, Told, Worker};
+use crate::publish::{ChangeFeed, FeaturePublisher, ServedFeed, ServedPublisher};
+use crate::refresh::{Arrivals, Refresher, Told, Worker};
 use crate::retrieve::VectorTail;
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::events::StoreCallFailed;
@@ -19,7 +20,7 @@ use crate::telemetry::{Metrics, Readiness};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 /// Everything `serve` runs.
@@ -93,7 +94,6 @@ pub(super) async fn build(
         keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
         wake: wake.clone(),
         served: served.as_ref().map(|publisher| publisher.feed()),
-        places: Arc::new(Semaphore::new(settings.server.max_in_flight)),
         waiting: Waiting::new(&settings.server, arrivals.clone(), fast),
     };
     let worker = bundle.inference.clone().map(|models| {
@@ -189,7 +189,6 @@ pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<Ope
         max_body_bytes: settings.server.max_body_bytes,
         keys: parts.api.keys.clone(),
         metrics: parts.metrics.clone(),
-        places: Arc::new(Semaphore::new(settings.openai.max_in_flight)),
         started: openai::unix_seconds(),
     }))
 }

@@ -3,6 +3,7 @@
 //! In: an optional file, `TAIJI__SECTION__KEY` variables, flag overrides. Out: [`Settings`], or every error at once.
 //! Callers: `main` (all commands). The commented `default.toml` is the reference for users.
 
+pub(crate) mod kafka_properties;
 mod layers;
 mod validate;
 

@@ -1,8 +1,7 @@
 //! Ranges and relations that types cannot express; every violation is reported.
 
-use super::{ConfigErrors, Role, Settings};
+use super::{ConfigErrors, Role, Settings, kafka_properties};
 use crate::event::ActionClass;
-use crate::ingest::kafka::client;
 use crate::store::redis::Address;
 
 pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
@@ -90,7 +89,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     // Redis with the usual append-only file may lose two seconds (DESIGN 5.5).
     check(kafka.commit_delay_ms >= 2000, "kafka.commit_delay_ms must be at least 2000".to_string());
     check((0.0..=1.0).contains(&kafka.served_sample), "kafka.served_sample must lie between 0 and 1".to_string());
-    for name in kafka.properties.keys().filter(|name| client::is_owned(name)) {
+    for name in kafka.properties.keys().filter(|name| kafka_properties::is_owned(name)) {
         check(false, format!("kafka.properties: {name} is taiji's own; remove it"));
     }
     let refresh = &settings.refresh;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::{EncodeError, Encoder};
-use crate::llm::{GRAPH_FILE, folder, runtime};
+use crate::onnx::{GRAPH_FILE, folder, runtime};
 
 /// How to run an encoder.
 #[derive(Debug, Clone)]

@@ -21,10 +21,10 @@
 //! A refresh under way may show the user after the job has passed: it read the old history, and its note and its put
 //! come later. It looks back itself (`refresh::look_back`), and after a crash its repeat sees the old era and does not skip.
 
-use crate::refresh::{CLASS_THRESHOLD, CLASS_URGENT, fast_queue, read_shown_neighbour};
-use crate::store::{
-    CrossBlank, DueEntry, Erasure, FeatureStore, FreshVector, StoreError, StoreResult, UserState, Version,
-};
+use crate::due::{CLASS_THRESHOLD, CLASS_URGENT, fast_queue};
+use crate::feature::Version;
+use crate::refresh::read_shown_neighbour;
+use crate::store::{CrossBlank, DueEntry, Erasure, FeatureStore, FreshVector, StoreError, StoreResult, UserState};
 use thiserror::Error;
 
 /// Why a job ended before its last step.

@@ -12,7 +12,7 @@ mod tests;
 
 pub use job::{EraseStop, carry_out, tombstone};
 
-use crate::refresh::ChangeFeed;
+use crate::publish::ChangeFeed;
 use crate::retrieve::{RetrieveError, UserIndex};
 use crate::store::{Erasure, FeatureStore, StoreError};
 use crate::telemetry::Metrics;

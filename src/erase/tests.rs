@@ -2,13 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
+use crate::due::fast_queue;
 use crate::event::ActionClass;
-use crate::feature::proto::{Behaviour, CrossGroup, TextGroup};
-use crate::refresh::{Seen, fast_queue, look_back, shown_neighbour};
+use crate::feature::{Group, GroupBlob, Version};
+use crate::proto::{Behaviour, CrossGroup, TextGroup};
+use crate::refresh::{Seen, look_back, shown_neighbour};
 use crate::retrieve::{FaissUserIndex, IndexShape, VectorTail, build_main, encode_f16};
 use crate::store::{
-    DueEntry, EmbeddedOptions, EmbeddedStore, FeaturePut, FeedCursor, FreshVector, Group, GroupBlob, PutBody,
-    PutOutcome, Record, RecordBody, UserBatch, UserHistory, Version,
+    DueEntry, EmbeddedOptions, EmbeddedStore, FeaturePut, FeedCursor, FreshVector, PutBody, PutOutcome, Record,
+    RecordBody, UserBatch, UserHistory,
 };
 use proptest::prelude::*;
 use prost::Message;

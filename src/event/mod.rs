@@ -4,15 +4,19 @@
 //! Callers: `api` (POST /v1/events, /v1/items), `ingest::kafka`, `train::data` (files of the same shape), `store` (keeps behaviours).
 
 pub mod action;
+mod bad_reason;
 pub mod cloudevent;
 pub mod decode;
 pub mod item;
 mod plain;
+mod privacy;
 pub mod protobuf;
 
 pub use action::{ActionClass, ActionTable};
+pub use bad_reason::BadReason;
 pub use decode::{EventDecoder, FieldError};
 pub use item::{Item, ItemState};
+pub use privacy::{OPT_OUT_ATTRIBUTE, opts_out};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 //!
 //! Callers: `ingest::kafka`.
 
-use crate::feature::proto::{self, context_value::Kind};
+use crate::proto::{self, context_value::Kind};
 use prost::{DecodeError, Message};
 use serde_json::{Map, Number, Value};
 

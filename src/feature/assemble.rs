@@ -1,8 +1,8 @@
 //! One refresh's findings → the group blobs of a record.
 
 use super::cross_sequence;
-use super::proto::{CrossGroup, GroupMeta, IntraGroup, TextGroup};
-use crate::store::{Group, GroupBlob, Version};
+use crate::feature::{Group, GroupBlob, Version};
+use crate::proto::{CrossGroup, GroupMeta, IntraGroup, TextGroup};
 use prost::Message;
 
 /// The neighbour chosen for a user.
@@ -17,7 +17,7 @@ pub struct CrossFinding {
     /// Similarity minus that of the next candidate; 0 when there is none.
     pub gap_to_second: f32,
     /// Newest first, already filtered for privacy.
-    pub engagements: Vec<super::proto::Behaviour>,
+    pub engagements: Vec<crate::proto::Behaviour>,
 }
 
 /// Everything one refresh found out.

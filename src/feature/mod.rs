@@ -4,19 +4,17 @@
 //! form for the API. Callers: `refresh` (assemble), `api` (decode, defaults), `retrieve` (sequence codec).
 
 mod assemble;
+mod group;
 mod sequence;
+mod view;
 
+pub use crate::proto;
 pub use assemble::{CrossFinding, Finding, assemble};
+pub use group::{Group, GroupBlob, Version};
 pub use sequence::{cross_behaviours, cross_sequence};
+pub use view::{EXPIRED, GroupView, NO_FEATURES, NOT_BUILT, view};
 
-use crate::store::{Group, GroupBlob};
 use prost::Message;
-
-/// The messages of `proto/taiji.proto`.
-#[allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used)]
-pub mod proto {
-    include!(concat!(env!("OUT_DIR"), "/taiji.v1.rs"));
-}
 
 /// `GroupMeta.flags`.
 pub mod flags {

@@ -1,6 +1,6 @@
 //! Behaviours ↔ the columns of a `CrossGroup`: items, actions, delta-coded times.
 
-use super::proto::{Behaviour, CrossGroup};
+use crate::proto::{Behaviour, CrossGroup};
 
 /// Puts behaviours (newest first) into the columns of a `CrossGroup`; the other fields stay empty.
 pub fn cross_sequence(engagements: &[Behaviour]) -> CrossGroup {

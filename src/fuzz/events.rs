@@ -1,15 +1,14 @@
 //! Events and items as producers send them: an accepted one keeps the limits of DESIGN 5.1 and survives being written again; a
 //! refusal names a field or a reason, in few words.
 
-use crate::api::parse_batch;
 use crate::event::decode::{FieldError, check_id};
 use crate::event::{
-    ActionTable, Event, EventDecoder, MAX_ATTRIBUTES, MAX_FUTURE_MS, MAX_ID_BYTES, MAX_TEXT_BYTES, MIN_TS_MS,
-    protobuf as wire,
+    ActionTable, BadReason, Event, EventDecoder, MAX_ATTRIBUTES, MAX_FUTURE_MS, MAX_ID_BYTES, MAX_TEXT_BYTES,
+    MIN_TS_MS, protobuf as wire,
 };
-use crate::feature::proto;
-use crate::ingest::kafka::BadReason;
+use crate::http::parse_batch;
 use crate::ingest::kafka::decode::{BadRecord, ItemChange, RecordDecoder};
+use crate::proto;
 use prost::Message;
 use serde_json::Value;
 use std::collections::BTreeMap;

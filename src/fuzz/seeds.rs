@@ -3,12 +3,13 @@
 //! `TAIJI_FUZZ_WRITE=1` with the tests beside this writes them to `fuzz/corpus/`; without it a test checks that they stand there.
 
 use super::events::NOW_MS;
-use crate::feature::proto::{Behaviour, CrossGroup, Event, GroupMeta, IntraGroup, TextGroup};
+use crate::feature::{Group, GroupBlob, Version};
 use crate::prompt::completion;
+use crate::proto::{Behaviour, CrossGroup, Event, GroupMeta, IntraGroup, TextGroup};
 use crate::store::codec::*;
 use crate::store::kept::KeptList;
 use crate::store::redis::{entries, features};
-use crate::store::{Erasure, FreshVector, Group, GroupBlob, StoredFeatures, UserState, Version};
+use crate::store::{Erasure, FreshVector, StoredFeatures, UserState};
 use prost::Message;
 use std::collections::BTreeMap;
 

@@ -1,14 +1,13 @@
 //! Records as they stand in a store: damaged ones are errors, and what is read is written back the same.
 
 use super::part;
-use crate::feature::{DecodedGroup, cross_behaviours, cross_sequence};
+use crate::feature::{DecodedGroup, Group, GroupBlob, Version, cross_behaviours, cross_sequence};
 use crate::store::codec::{
     CodecResult, decode_due, decode_erasure, decode_features, decode_user, decode_vector, encode_due, encode_erasure,
     encode_features, encode_user, encode_vector,
 };
 use crate::store::kept::KeptList;
 use crate::store::redis::{entries, features};
-use crate::store::{Group, GroupBlob, Version};
 use redis::Value;
 
 /// Entries kept by the target of kept lists.

@@ -14,10 +14,9 @@ pub use backfill::{Backfill, BackfillError, BackfillOptions, BackfillReport, Pro
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use rows::{Rows, RowsError};
 
-use crate::event::{ActionClass, ActionTable, Event};
-use crate::feature::proto::Behaviour;
-use crate::prompt::OPT_OUT_ATTRIBUTE;
-use crate::refresh::{CLASS_ROUTINE, DuePolicy, FastQueue};
+use crate::due::{CLASS_ROUTINE, DuePolicy, FastQueue};
+use crate::event::{ActionClass, ActionTable, Event, OPT_OUT_ATTRIBUTE};
+use crate::proto::Behaviour;
 use crate::store::{AppendOutcome, DueEntry, FeatureStore, Record, RecordBody, StoreError, UserBatch};
 use std::collections::BTreeMap;
 use std::sync::Arc;

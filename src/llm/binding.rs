@@ -248,7 +248,7 @@ mod tests {
 
     use super::*;
     use crate::llm::graph::{GraphDims, past, present};
-    use crate::llm::runtime;
+    use crate::onnx::runtime;
     use crate::train::export::{ExportOptions, GRAPH_FILE, export};
 
     fn environment() -> Environment {

@@ -18,7 +18,7 @@ use super::binding::{Binding, BufferId, Memory, Place, Span};
 use super::device_beam::BeamGraphs;
 use super::graph::{GraphDims, past, present};
 use super::mirror::{Mirror, Mirrors};
-use super::runtime::Provider;
+use crate::onnx::runtime::{self, Provider};
 
 /// Bindings kept; beyond that all are made anew (they cost some 100 µs each).
 const MAX_BINDINGS: usize = 96;
@@ -148,7 +148,7 @@ impl Device {
         let text = |error: ort::Error| error.to_string();
         let needed = dims.pool_bytes(options.rows, options.slots);
         if options.provider == Provider::Cpu {
-            super::runtime::check_memory(needed, options.rows, options.slots)?;
+            runtime::check_memory(needed, options.rows, options.slots)?;
         }
         let mut memory = Memory::new(device_allocator(&session, options.provider).map_err(text)?);
         let row = dims.kv_heads * options.slots * dims.head;

@@ -7,7 +7,7 @@ use ort::session::Session;
 use ort::value::Outlet;
 use ort::value::TensorElementType::{self, Float32, Int32, Int64};
 
-use super::runtime::max_positions;
+use crate::onnx::runtime::max_positions;
 
 /// Sizes of a decoder graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,17 +8,15 @@ pub mod beam;
 mod binding;
 pub(crate) mod device;
 mod device_beam;
-pub(crate) mod folder;
+pub(crate) mod generation;
 pub(crate) mod graph;
 mod measure;
 mod mirror;
 mod null;
 mod onnx;
-pub mod prepack;
 mod prepare;
 mod queue;
 mod request;
-pub mod runtime;
 mod sample;
 mod schedule;
 mod sequence;
@@ -29,11 +27,10 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use folder::{GENERATION_FILE, GRAPH_FILE};
+pub use generation::GENERATION_FILE;
 pub use null::NullLlm;
 pub use onnx::{LlmOptions, OnnxLlm};
 pub use request::{Beam, BeamRequest, Finish, GenerateRequest, Generation, Piece, Priority, Prompt, Sampling, Scored};
-pub use runtime::Provider;
 
 use async_trait::async_trait;
 use thiserror::Error;

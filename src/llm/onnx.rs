@@ -15,17 +15,18 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::device::{Device, DeviceOptions};
 use super::device_beam::BeamGraphs;
+use super::generation::load_generation;
 use super::graph::GraphDims;
 use super::measure::{Ended, Measures};
 use super::prepare::{Prepared, Preparer};
 use super::queue::{Queue, QueueLimits};
-use super::runtime::{Provider, Threads};
 use super::schedule::{Schedule, ScheduleOptions};
 use super::sequence::{Job, Reply, Written};
 use super::{
-    Beam, BeamRequest, GRAPH_FILE, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Priority, QueueDepth,
-    Scored, folder, prepack, runtime, worker,
+    Beam, BeamRequest, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Priority, QueueDepth, Scored, worker,
 };
+use crate::onnx::runtime::{Provider, Threads};
+use crate::onnx::{GRAPH_FILE, folder, prepack, runtime};
 use crate::telemetry::Metrics;
 
 /// How to run a decoder.
@@ -94,7 +95,7 @@ impl OnnxLlm {
     pub fn load(dir: &Path, options: LlmOptions) -> Result<Self, LlmError> {
         let failed = |message: String| LlmError::Load { path: dir.display().to_string(), message };
         let tokenizer = folder::load_tokenizer(dir).map_err(failed)?;
-        let defaults = folder::load_generation(dir, &tokenizer).map_err(failed)?;
+        let defaults = load_generation(dir, &tokenizer).map_err(failed)?;
         let model_id = folder::model_id(dir).map_err(failed)?;
         let known = folder::tokenizer_vocabulary(&tokenizer);
 

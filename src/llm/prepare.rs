@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokenizers::Tokenizer;
 use tokio::sync::oneshot;
 
-use super::folder::GenerationDefaults;
+use super::generation::GenerationDefaults;
 use super::sample::Sampler;
 use super::sequence::{Answer, Job, Reply, Task};
 use super::text::TextTail;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::*;
+use crate::onnx::{GRAPH_FILE, Provider};
 use crate::telemetry::Metrics;
 use crate::train::export::{ExportOptions, export};
 

@@ -3,8 +3,8 @@
 //! In: what went wrong in this room, in the engine or in the shared body and key checks. Out: a response. Callers: all
 //! handlers here; `stream` uses [`OpenAiError::body`] for what fails after the head of the answer was sent.
 
-use crate::api::ApiError;
 use crate::encode::EncodeError;
+use crate::http::ApiError;
 use crate::llm::LlmError;
 use axum::Json;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};

@@ -11,7 +11,6 @@ mod completions;
 mod embeddings;
 mod error;
 mod fields;
-mod layers;
 mod model;
 mod models;
 mod options;
@@ -26,22 +25,22 @@ pub use error::OpenAiError;
 pub use model::ServedModel;
 pub use template::TemplateError;
 
-use crate::api::{ApiKeys, Scope, read_body};
 use crate::config::OpenAiSettings;
 use crate::encode::Encoder;
+use crate::http::{self, Admission, ApiKeys, Scope, read_body};
 use crate::llm::{LlmEngine, Prompt};
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::middleware;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use fields::Fields;
 use rand::Rng;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::Semaphore;
 
 /// What the handlers share.
 pub struct OpenAiState {
@@ -59,14 +58,14 @@ pub struct OpenAiState {
     pub keys: ApiKeys,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Places for requests under way.
-    pub places: Arc<Semaphore>,
     /// Unix seconds of the start.
     pub started: u64,
 }
 
 /// The port's routes over a state.
 pub fn router(state: Arc<OpenAiState>) -> Router {
+    let refuse = |limit| OpenAiError::Busy { limit }.into_response();
+    let admission = Arc::new(Admission::new(state.settings.max_in_flight, refuse, state.metrics.clone()));
     Router::new()
         .route("/v1/completions", post(completions::post_completions))
         .route("/v1/chat/completions", post(chat::post_chat_completions))
@@ -76,8 +75,9 @@ pub fn router(state: Arc<OpenAiState>) -> Router {
         .route("/health", get(models::health))
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::not_found)
-        .with_state(state.clone())
-        .layer(middleware::from_fn_with_state(state, layers::admit))
+        .with_state(state)
+        .layer(middleware::from_fn_with_state(admission.clone(), http::shed))
+        .layer(middleware::from_fn_with_state(admission, http::measure))
 }
 
 /// Unix time in seconds.

@@ -3,7 +3,9 @@
 //! In: the folder of the LLM in the bundle. Out: [`ServedModel`], or an error that names the file. Caller: `cli::wiring`.
 
 use super::template::{ChatTemplate, TemplateError};
-use crate::llm::{Sampling, folder};
+use crate::llm::Sampling;
+use crate::llm::generation::load_generation;
+use crate::onnx::folder;
 use std::path::Path;
 
 /// A token and the text it is shown as.
@@ -28,7 +30,7 @@ impl ServedModel {
         let failed = |message: String| TemplateError { path: dir.display().to_string(), message };
         let template = ChatTemplate::load(dir, template)?;
         let tokenizer = folder::load_tokenizer(dir).map_err(failed)?;
-        let defaults = folder::load_generation(dir, &tokenizer).map_err(failed)?;
+        let defaults = load_generation(dir, &tokenizer).map_err(failed)?;
         let spelled = |token: u32| match tokenizer.decode(&[token], false) {
             Ok(text) => Ok((token, text)),
             Err(error) => Err(failed(format!("token {token}: {error}"))),

@@ -151,7 +151,6 @@ fn port_with(keys: ApiKeys, max_in_flight: usize) -> Port {
         llm: script.clone(),
         encoder: Arc::new(NullEncoder::new(4)),
         model,
-        places: Arc::new(Semaphore::new(max_in_flight)),
         settings,
         max_body_bytes: 4096,
         keys,

@@ -13,7 +13,8 @@
 //! Categories are spelled as in the answer (`L1 > L2 > L3: title`), so that a small model can copy them token by token.
 
 use super::sanitise::sanitise_field;
-use super::{OPT_OUT_ATTRIBUTE, PromptInput, PromptItem, PromptSchema, RenderedPrompt, THINK_OPEN};
+use super::{PromptInput, PromptItem, PromptSchema, RenderedPrompt, THINK_OPEN};
+use crate::event::OPT_OUT_ATTRIBUTE;
 use std::fmt::Write as _;
 use xxhash_rust::xxh3::Xxh3;
 

@@ -1,7 +1,7 @@
 //! The fast path: a first answer without the LLM (tier 0) for users who have no features (DESIGN 7).
 //!
 //! In: users who became due and have no living features, out of a queue of their own. Out: groups of tier 0, and a vector
-//! that every LLM-made one replaces. Callers: `ingest` and `api` mark users ([`FastQueue`]); the `worker` runs [`run`]
+//! that every LLM-made one replaces. Callers: `ingest` and `api` mark users (`due::FastQueue`); the `worker` runs [`run`]
 //! beside its refreshes. Off by default (`refresh.fast_path`).
 //!
 //! A queue of its own, because the due queue holds a user once, and who takes a user there takes them to the LLM: behind a
@@ -11,40 +11,16 @@
 
 use super::user::{Made, WRITTEN};
 use super::write::Draft;
-use super::{CLASS_URGENT, RefreshError, Refreshed, Refresher, Told, prompt_input, shown_neighbour};
+use super::{RefreshError, Refreshed, Refresher, Told, prompt_input, shown_neighbour};
 use crate::catalogue::Grounding;
-use crate::config::RefreshSettings;
+use crate::due::fast_queue;
+use crate::feature::Version;
 use crate::prompt::{ParsedAnswer, history_text};
-use crate::store::{Claim, DueEntry, FeatureStore, StoreError, StoreResult, Version};
+use crate::store::{Claim, StoreError};
 use crate::telemetry::events::{QuickEnded, StoreCallFailed};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
-
-/// Name of a space's fast queue; no space has it, as a space is named by a hash.
-pub fn fast_queue(space: &str) -> String {
-    format!("{space}.fast")
-}
-
-/// Marks users for the fast path; does nothing where it is off.
-#[derive(Debug, Clone)]
-pub struct FastQueue {
-    name: Option<String>,
-}
-
-impl FastQueue {
-    /// The queue of a space, where the settings have it on.
-    pub fn new(settings: &RefreshSettings, space: &str) -> FastQueue {
-        FastQueue { name: settings.fast_path.then(|| fast_queue(space)) }
-    }
-
-    /// Marks users for whom the LLM may take long; who has living features is left alone when their turn comes.
-    pub async fn mark(&self, store: &dyn FeatureStore, users: &[String], now_ms: i64) -> StoreResult<()> {
-        let Some(name) = self.name.as_ref().filter(|_| !users.is_empty()) else { return Ok(()) };
-        let entry = |user: &String| DueEntry { user: user.clone(), class: CLASS_URGENT, due_ms: now_ms };
-        store.mark_due(name, &users.iter().map(entry).collect::<Vec<_>>()).await
-    }
-}
 
 /// What the fast path did for a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 //! In: both with the eras that the refresh read. Out: `cross` empty again and the user due, if the neighbour's era moved.
 //! Caller: one refresh, after its put. The erase job may have passed before the put; nobody else would clear it then.
 
-use super::CLASS_THRESHOLD;
-use crate::feature::DecodedGroup;
-use crate::store::{DueEntry, FeatureStore, Group, StoreResult, StoredFeatures};
+use crate::due::CLASS_THRESHOLD;
+use crate::feature::{DecodedGroup, Group};
+use crate::store::{DueEntry, FeatureStore, StoreResult, StoredFeatures};
 
 /// A user and the era in which their history was read.
 #[derive(Debug, Clone, PartialEq, Eq)]

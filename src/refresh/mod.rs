@@ -1,16 +1,14 @@
-//! Recomputing users' features: who is due when, and the refresh itself.
+//! Recomputing users' features.
 //!
 //! In: the due queue, a user's history. Out: feature groups in the store, a vector in the feed. The `fast` path answers first,
 //! without the LLM, where it is on.
-//! Callers: `main` (runs the [`Worker`]), `ingest` (asks the [`DuePolicy`]).
+//! Callers: `cli::wiring` (runs the [`Worker`]), `api` (waits with [`Arrivals`]), `erase` (who is shown).
 
 mod arrivals;
 mod budget;
-mod changes;
 mod fast;
 mod look_back;
 mod neighbour;
-mod policy;
 mod prompting;
 #[cfg(test)]
 mod tests;
@@ -20,11 +18,9 @@ mod write;
 
 pub use arrivals::{Arrivals, Listener};
 pub use budget::{BudgetLeft, Ticket, TokenBudget};
-pub use changes::ChangeFeed;
-pub use fast::{FastQueue, Quick, fast_queue};
+pub use fast::Quick;
 pub use look_back::{Seen, drop_note, look_back, read_shown_neighbour, shown_neighbour};
 pub use neighbour::is_opted_out;
-pub use policy::{CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, DuePolicy};
 pub use prompting::prompt_input;
 pub use user::{Refreshed, Refresher};
 pub use worker::{Told, Worker};

@@ -2,9 +2,9 @@
 
 use crate::catalogue::Catalogue;
 use crate::config::RetrieveSettings;
+use crate::event::{OPT_OUT_ATTRIBUTE, opts_out};
 use crate::feature::CrossFinding;
-use crate::feature::proto::Behaviour;
-use crate::prompt::{OPT_OUT_ATTRIBUTE, opts_out};
+use crate::proto::Behaviour;
 use crate::retrieve::{Neighbour, UserSnapshot};
 use crate::store::{FeatureStore, HISTORY_CAP, StoreError, UserHistory};
 

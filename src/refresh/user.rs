@@ -4,16 +4,17 @@
 
 use super::neighbour::Chooser;
 use super::write::Draft;
-use super::{CLASS_SYNC, RefreshError, Seen, TokenBudget, is_opted_out, prompt_input, shown_neighbour};
+use super::{RefreshError, Seen, TokenBudget, is_opted_out, prompt_input, shown_neighbour};
 use crate::bundle::{Bundle, Inference};
 use crate::catalogue::Grounding;
 use crate::clock::unix_ms;
 use crate::config::{RefreshSettings, RetrieveSettings};
-use crate::feature::CrossFinding;
+use crate::due::CLASS_SYNC;
+use crate::feature::{CrossFinding, Group, Version};
 use crate::llm::{GenerateRequest, Generation, Priority};
 use crate::prompt::{ParsedAnswer, RenderedPrompt, parse, prompt_hash, render};
 use crate::store::{
-    FeaturePut, FeatureStore, FreshVector, Group, PutBody, PutOutcome, PutRefusal, StoredFeatures, UserHistory, Version,
+    FeaturePut, FeatureStore, FreshVector, PutBody, PutOutcome, PutRefusal, StoredFeatures, UserHistory,
 };
 use crate::telemetry::Metrics;
 use std::sync::Arc;

@@ -1,11 +1,10 @@
 //! The loop that empties the due queue: claim, refresh many at once, renew, release.
 
-use super::{
-    Arrivals, CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, ChangeFeed, RefreshError, Refreshed, Refresher,
-    Ticket, fast,
-};
+use super::{Arrivals, RefreshError, Refreshed, Refresher, Ticket, fast};
 use crate::clock::unix_ms;
+use crate::due::{CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT};
 use crate::llm::LlmError;
+use crate::publish::ChangeFeed;
 use crate::store::{Claim, DueEntry, PutRefusal, QueueDepth, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::events::{RefreshEnded, StoreCallFailed};

@@ -6,10 +6,10 @@
 use super::user::{Made, Read, newest_event};
 use super::{RefreshError, Refreshed, Refresher, Seen, drop_note, is_opted_out, look_back};
 use crate::catalogue::Grounding;
-use crate::feature::proto::GroupMeta;
-use crate::feature::{CrossFinding, Finding, assemble, flags};
+use crate::feature::{CrossFinding, Finding, Version, assemble, flags};
+use crate::proto::GroupMeta;
 use crate::retrieve::encode_f16;
-use crate::store::{FeaturePut, FreshVector, PutBody, PutOutcome, Version};
+use crate::store::{FeaturePut, FreshVector, PutBody, PutOutcome};
 
 /// Version of a fast path's vector in the feed and the index: above the tombstone of an erasure (0, 0), below every vector of
 /// an LLM's answer (seq from 1), which replaces it whatever it had read and never gives way to it.

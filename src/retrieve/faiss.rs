@@ -1,7 +1,8 @@
 //! [`UserIndex`] on FAISS: an immutable main index of any factory type plus a flat delta of fresh vectors.
 
 use super::{Neighbour, RetrieveError, UserIndex, decode_f16};
-use crate::store::{FreshVector, Version};
+use crate::feature::Version;
+use crate::store::FreshVector;
 use ::faiss::index::autotune::ParameterSpace;
 use ::faiss::index::{IndexImpl, index_factory, io};
 use ::faiss::selector::IdSelector;

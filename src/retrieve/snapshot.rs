@@ -4,8 +4,8 @@
 //! store yet. The store always wins over the snapshot.
 
 use super::RetrieveError;
-use crate::bundle::columns::{Column, ColumnData, read_columns, write_columns};
-use crate::feature::proto::{Behaviour, CrossGroup};
+use crate::columns::{Column, ColumnData, read_columns, write_columns};
+use crate::proto::{Behaviour, CrossGroup};
 use prost::Message;
 use std::collections::HashMap;
 use std::path::Path;

@@ -7,8 +7,9 @@
 //! a `cross` that was removed instead could be filled by an older refresh, whose neighbour `text` would not name.
 
 use super::codec::CodecResult;
-use super::types::{CrossBlank, Group, StoredFeatures};
-use crate::feature::proto::{CrossGroup, TextGroup};
+use super::types::{CrossBlank, StoredFeatures};
+use crate::feature::Group;
+use crate::proto::{CrossGroup, TextGroup};
 use prost::Message;
 
 /// Empties `cross` and clears the neighbour if `neighbour` is shown as they were before `era`.

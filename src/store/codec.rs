@@ -4,7 +4,8 @@
 //! holds a message. Each kind starts with a format byte: a reader that meets another one says so instead of guessing.
 //! Callers: the stores. The kept lists of a history have their own file, [`super::kept`].
 
-use super::types::{Erasure, FreshVector, Group, GroupBlob, StoredFeatures, UserState, Version};
+use super::types::{Erasure, FreshVector, StoredFeatures, UserState};
+use crate::feature::{Group, GroupBlob, Version};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

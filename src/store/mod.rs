@@ -18,6 +18,7 @@ pub use cursor::{FeedCursor, FeedPage};
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use redis::{RedisOptions, RedisStore};
 
+pub use crate::feature::{Group, GroupBlob, Version};
 pub use types::*;
 
 use crate::event::Item;

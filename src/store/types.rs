@@ -1,7 +1,8 @@
 //! What goes into and comes out of a [`super::FeatureStore`].
 
 use crate::event::ActionClass;
-use crate::feature::proto;
+use crate::feature::{Group, GroupBlob, Version};
+use crate::proto;
 use std::collections::BTreeMap;
 
 /// Engagements and impressions kept, each (DESIGN 2).
@@ -134,66 +135,6 @@ pub struct UserHistory {
     pub queries: Vec<(i64, String)>,
     /// Attribute → (ts_ms, value).
     pub profile: BTreeMap<String, (i64, serde_json::Value)>,
-}
-
-/// The groups of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)]
-pub enum Group {
-    Intra,
-    Cross,
-    Scid,
-    Text,
-}
-
-impl Group {
-    /// All groups in wire order.
-    pub const ALL: [Group; 4] = [Group::Intra, Group::Cross, Group::Scid, Group::Text];
-
-    /// Name on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Group::Intra => "intra",
-            Group::Cross => "cross",
-            Group::Scid => "scid",
-            Group::Text => "text",
-        }
-    }
-
-    /// The group of that name.
-    pub fn parse(name: &str) -> Option<Group> {
-        Group::ALL.into_iter().find(|group| group.as_str() == name)
-    }
-}
-
-/// `(seq, turn)`, compared in that order (DESIGN 2).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub struct Version {
-    pub seq: u64,
-    pub turn: u64,
-}
-
-/// One stored group: the protobuf message as bytes, with what the store itself must compare.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupBlob {
-    /// Which group.
-    pub group: Group,
-    /// Encoded message.
-    pub bytes: Vec<u8>,
-    /// 0 fast path, 1 LLM.
-    pub tier: u8,
-    /// Version of the refresh that wrote it.
-    pub version: Version,
-    /// 0 = never expires.
-    pub expires_at_ms: i64,
-}
-
-impl GroupBlob {
-    /// Whether its time is over, by the store's clock.
-    pub fn is_expired(&self, now_ms: i64) -> bool {
-        self.expires_at_ms != 0 && self.expires_at_ms <= now_ms
-    }
 }
 
 /// A user's features in one space.

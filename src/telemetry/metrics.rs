@@ -1,6 +1,6 @@
 //! Every metric of the process, in one table. Names: prefix `taiji_`, base units, `_total` on counters.
 
-use crate::ingest::kafka::BadReason;
+use crate::event::BadReason;
 use prometheus::{
     Counter, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,

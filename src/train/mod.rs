@@ -5,11 +5,13 @@
 
 pub mod codebook;
 pub mod data;
+mod draw;
 pub mod evaluate;
 pub mod export;
 pub mod index;
 pub mod model;
 pub mod models;
 pub mod pipeline;
+pub mod reason;
 pub mod sft;
 pub mod synth;

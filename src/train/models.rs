@@ -4,14 +4,14 @@
 //! `pipeline::judge` (held-out users). Prompt, parser, encoder, quantiser and grounding are the service's own modules.
 
 use crate::catalogue::{Catalogue, CatalogueRow, Grounding};
-use crate::encode::{BertEncoder, Encoder, EncoderOptions};
+use crate::encode::{BertEncoder, EncodeError, Encoder, EncoderOptions};
 use crate::event::Item;
-use crate::llm::{GenerateRequest, LlmEngine, LlmOptions, OnnxLlm};
+use crate::llm::{GenerateRequest, LlmEngine, LlmError, LlmOptions, OnnxLlm};
 use crate::prompt::{ParsedAnswer, PromptInput, PromptSchema, parse, render};
-use crate::quantize::PqCodebook;
-use crate::train::pipeline::PipelineError;
+use crate::quantize::{PqCodebook, QuantizeError};
 use std::path::PathBuf;
 use std::sync::Arc;
+use thiserror::Error;
 
 /// Threads of each model while training; nothing else runs then.
 const THREADS: usize = 2;
@@ -19,6 +19,18 @@ const THREADS: usize = 2;
 const MAX_ROWS: usize = 16;
 /// Prompts handed to the engine at once.
 const CHUNK: usize = 128;
+
+/// Why models do not open or answer.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum ModelsError {
+    #[error(transparent)]
+    Llm(#[from] LlmError),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Quantize(#[from] QuantizeError),
+}
 
 /// Where the models lie.
 #[derive(Debug, Clone)]
@@ -61,7 +73,7 @@ pub struct Answered {
 
 impl ServedModels {
     /// Opens the models; `items` are what answers may be grounded to.
-    pub fn open(folders: &ModelFolders, schema: &PromptSchema, items: &[Item]) -> Result<ServedModels, PipelineError> {
+    pub fn open(folders: &ModelFolders, schema: &PromptSchema, items: &[Item]) -> Result<ServedModels, ModelsError> {
         let options = LlmOptions {
             threads: THREADS,
             max_rows: MAX_ROWS,
@@ -89,7 +101,7 @@ impl ServedModels {
     }
 
     /// Answers for many users, in order, with a progress bar.
-    pub fn answer(&self, inputs: &[PromptInput]) -> Result<Vec<Answered>, PipelineError> {
+    pub fn answer(&self, inputs: &[PromptInput]) -> Result<Vec<Answered>, ModelsError> {
         let bar = indicatif::ProgressBar::new(inputs.len() as u64);
         let mut answers = Vec::with_capacity(inputs.len());
         for chunk in inputs.chunks(CHUNK) {
@@ -100,7 +112,7 @@ impl ServedModels {
         Ok(answers)
     }
 
-    fn answer_chunk(&self, inputs: &[PromptInput]) -> Result<Vec<Answered>, PipelineError> {
+    fn answer_chunk(&self, inputs: &[PromptInput]) -> Result<Vec<Answered>, ModelsError> {
         let max_new_tokens = self.schema.max_new_tokens;
         let requests: Vec<GenerateRequest> =
             inputs.iter().map(|input| GenerateRequest::new(self.prompt(input), max_new_tokens)).collect();

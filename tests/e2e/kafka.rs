@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 use taiji::event::Event;
-use taiji::feature::proto::Served;
+use taiji::proto::Served;
 
 /// Topics of a test's own, as a configuration file.
 pub struct Topics {

@@ -4,10 +4,11 @@ use crate::worlds::small_world;
 use std::sync::Arc;
 use taiji::catalogue::{Catalogue, CatalogueRow};
 use taiji::config;
+use taiji::due::DuePolicy;
 use taiji::event::ActionTable;
 use taiji::ingest::Ingest;
 use taiji::prompt::{PromptSchema, render};
-use taiji::refresh::{DuePolicy, prompt_input};
+use taiji::refresh::prompt_input;
 use taiji::store::{EmbeddedOptions, EmbeddedStore, FeatureStore, HISTORY_CAP};
 use taiji::train::data::Dataset;
 

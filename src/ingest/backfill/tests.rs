@@ -1,10 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
-use crate::refresh::{CLASS_ROUTINE, DuePolicy};
-use crate::store::{
-    EmbeddedOptions, EmbeddedStore, FeaturePut, FeatureStore, Group, GroupBlob, PutBody, PutOutcome, Version,
-};
+use crate::due::{CLASS_ROUTINE, DuePolicy};
+use crate::feature::{Group, GroupBlob, Version};
+use crate::store::{EmbeddedOptions, EmbeddedStore, FeaturePut, FeatureStore, PutBody, PutOutcome};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;

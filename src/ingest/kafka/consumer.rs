@@ -4,9 +4,8 @@
 //! session when one ends by itself.
 
 use super::KafkaParts;
-use super::client::{Producer, consumer_config};
 use super::dead_letter::{DeadLetter, DeadLetters};
-use super::decode::{BadReason, BadRecord, ItemChange, RecordDecoder};
+use super::decode::{BadRecord, ItemChange, RecordDecoder};
 use super::health::Health;
 use super::items::{ItemLane, ItemRecord};
 use super::lanes::{EventRecord, Lane, lane_of};
@@ -17,7 +16,9 @@ use super::shared::{Shared, StoreState};
 use crate::backoff::Backoff;
 use crate::clock::unix_ms;
 use crate::config::KafkaSettings;
+use crate::event::BadReason;
 use crate::event::Event;
+use crate::kafka::client::{Producer, consumer_config};
 use crate::telemetry::kafka::{KafkaRetried, PauseChanged, Rewound, observe_lag};
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;

@@ -3,11 +3,11 @@
 //! In: [`DeadLetter`]s. Out: acknowledged records; only then the bad record is finished. Callers: [`super::consumer`] and the
 //! lanes send; `taiji dlq` reads the headers.
 
-use super::client::{self, Producer};
 use super::decode::BadRecord;
 use super::record::{Body, Record};
 use super::shared::Shared;
 use crate::backoff::Backoff;
+use crate::kafka::client::{self, Producer};
 use crate::telemetry::kafka::{DeadLetterWritten, KafkaRetried};
 use futures::StreamExt;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -25,7 +25,7 @@ pub(crate) const TOPIC_HEADER: &str = "__connect.errors.topic";
 pub(crate) const PARTITION_HEADER: &str = "__connect.errors.partition";
 /// Source offset.
 pub(crate) const OFFSET_HEADER: &str = "__connect.errors.offset";
-/// [`super::decode::BadReason`].
+/// [`crate::event::BadReason`].
 pub(crate) const REASON_HEADER: &str = "__connect.errors.exception.class.name";
 /// What is wrong and what would be right.
 pub(crate) const MESSAGE_HEADER: &str = "__connect.errors.exception.message";

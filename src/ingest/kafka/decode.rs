@@ -6,71 +6,9 @@
 use super::record::CONTENT_TYPE;
 use crate::event::cloudevent;
 use crate::event::decode::shortened;
-use crate::event::{Event, EventDecoder, FieldError, Item, protobuf};
+use crate::event::{BadReason, Event, EventDecoder, FieldError, Item, protobuf};
 use serde_json::Value;
 use std::fmt;
-
-/// Why a record is set aside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum BadReason {
-    /// Larger than `kafka.max_record_bytes`.
-    TooLarge,
-    /// No value, or an item without a key to name it.
-    Null,
-    /// The content type is none we read.
-    ContentType,
-    /// Framed by a schema registry's serialiser.
-    SchemaRegistry,
-    /// Not JSON.
-    Json,
-    /// Not the protobuf message.
-    Protobuf,
-    /// A field is missing or wrong.
-    Field,
-    /// A header's name is not text.
-    Headers,
-    /// The store cannot take it whatever we do: what it keeps of that user cannot be read.
-    Store,
-}
-
-impl BadReason {
-    /// All of them, for metrics that start at zero.
-    pub const ALL: [BadReason; 9] = [
-        BadReason::TooLarge,
-        BadReason::Null,
-        BadReason::ContentType,
-        BadReason::SchemaRegistry,
-        BadReason::Json,
-        BadReason::Protobuf,
-        BadReason::Field,
-        BadReason::Headers,
-        BadReason::Store,
-    ];
-
-    /// Label in metrics and headers, and what `taiji dlq --reason` takes.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            BadReason::TooLarge => "too_large",
-            BadReason::Null => "null",
-            BadReason::ContentType => "content_type",
-            BadReason::SchemaRegistry => "schema_registry",
-            BadReason::Json => "json",
-            BadReason::Protobuf => "protobuf",
-            BadReason::Field => "field",
-            BadReason::Headers => "headers",
-            BadReason::Store => "store",
-        }
-    }
-
-    /// The stage in Kafka Connect's vocabulary.
-    pub fn stage(self) -> &'static str {
-        match self {
-            BadReason::Headers => "HEADER_CONVERTER",
-            BadReason::Store => "TASK_PUT",
-            _ => "VALUE_CONVERTER",
-        }
-    }
-}
 
 /// Longest message of a [`BadRecord`], in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
@@ -237,7 +175,7 @@ fn format_of(content_type: Option<&str>) -> Result<Format, BadRecord> {
 mod tests {
     use super::*;
     use crate::event::{ActionTable, ItemState};
-    use crate::feature::proto;
+    use crate::proto;
     use proptest::prelude::*;
     use prost::Message;
     use std::collections::BTreeMap;

@@ -5,14 +5,14 @@
 //! removes them; one whose replay failed is superseded by the letter of that failure and not sent again. A replay that is
 //! repeated is harmless, since an event counts once. Callers: `cli::dlq`. Blocking.
 
-use super::KafkaError;
-use super::client::{self, Producer};
 use super::dead_letter::{
     CONNECT_PREFIX, DROPPED_HEADER, MESSAGE_HEADER, OFFSET_HEADER, PARTITION_HEADER, REASON_HEADER,
     REPLAYED_FROM_HEADER, REPLAYS_HEADER, TOPIC_HEADER,
 };
 use super::record::Body;
 use crate::config::KafkaSettings;
+use crate::kafka::KafkaError;
+use crate::kafka::client::{self, Producer};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError as ClientError;
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
@@ -36,7 +36,7 @@ pub struct LetterFilter {
     pub from_ms: Option<i64>,
     /// And before this, unix ms.
     pub to_ms: Option<i64>,
-    /// [`super::BadReason`]'s name.
+    /// [`crate::event::BadReason`]'s name.
     pub reason: Option<String>,
     /// At most so many.
     pub limit: Option<usize>,
@@ -60,7 +60,7 @@ pub struct Letter {
     pub offset: i64,
     /// The source record's, unix ms.
     pub timestamp_ms: Option<i64>,
-    /// Why it is here: [`super::BadReason`]'s name.
+    /// Why it is here: [`crate::event::BadReason`]'s name.
     pub reason: String,
     /// What is wrong.
     pub message: String,

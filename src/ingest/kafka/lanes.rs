@@ -5,12 +5,13 @@
 //! completed places, dead letters. Callers: [`super::consumer`].
 
 use super::dead_letter::DeadLetter;
-use super::decode::{BadReason, BadRecord};
+use super::decode::BadRecord;
 use super::health::Part;
 use super::partitions::{Place, Role};
 use super::record::Record;
 use super::shared::Shared;
 use crate::backoff::Backoff;
+use crate::event::BadReason;
 use crate::event::Event;
 use crate::ingest::{AppendCounts, Ingest, Prepared};
 use crate::store::StoreError;

@@ -2,7 +2,7 @@
 //!
 //! In: the events and items topics, as a member of a consumer group. Out: what [`crate::ingest::Ingest`] and the catalogue's
 //! feed store; bad records in the dead-letter topic; offsets of what is safely stored. Callers: `cli::wiring` runs
-//! [`KafkaIngest`], `cli::dlq` and `cli::feed` use the clients.
+//! [`KafkaIngest`], `cli::dlq` reads dead letters.
 //!
 //! ```text
 //! librdkafka ─► consumer ─► decode ─┬─► lanes (events, by user) ─► Ingest ─► store ─┐
@@ -20,15 +20,13 @@
 //! | `rebalance` | librdkafka's callbacks |
 //! | `record`, `decode` | a record as it came; bytes → event, item or reason |
 //! | `lanes`, `items`, `dead_letter` | where records end |
-//! | `dlq`, `features`, `served` | reading and replaying dead letters; the change feed and what was served, out |
-//! | `client`, `health`, `backoff` | configurations; readiness; pauses between attempts |
+//! | `dlq` | reading and replaying dead letters |
+//! | `health` | readiness |
 
-pub mod client;
 mod consumer;
 pub(crate) mod dead_letter;
 pub(crate) mod decode;
 pub mod dlq;
-pub mod features;
 mod health;
 mod items;
 mod lanes;
@@ -36,12 +34,10 @@ mod ledger;
 mod partitions;
 mod rebalance;
 pub(crate) mod record;
-pub mod served;
 mod shared;
 #[cfg(test)]
 mod tests;
 
-pub use decode::BadReason;
 pub use health::LATCH as KAFKA_LATCH;
 
 use super::Ingest;
@@ -49,35 +45,16 @@ use crate::backoff::Backoff;
 use crate::catalogue::Catalogue;
 use crate::config::KafkaSettings;
 use crate::event::EventDecoder;
+use crate::kafka::KafkaError;
+use crate::kafka::client::{self, Producer};
 use crate::store::FeatureStore;
 use crate::telemetry::{Metrics, Readiness};
-use client::Producer;
 use consumer::{Session, SessionEnd};
 use health::Health;
 use std::sync::Arc;
 use std::time::Duration;
-use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-
-/// Why Kafka cannot be used at all; what passes by itself is retried and logged instead.
-#[derive(Debug, Error)]
-pub enum KafkaError {
-    /// librdkafka refuses the configuration.
-    #[error("kafka client: {message}; check kafka.brokers and kafka.properties")]
-    Client {
-        /// librdkafka's words.
-        message: String,
-    },
-    /// A call failed (command-line tools; the service retries).
-    #[error("kafka {operation}: {message}")]
-    Call {
-        /// What was being done.
-        operation: &'static str,
-        /// librdkafka's words, and what to do.
-        message: String,
-    },
-}
 
 /// What the ingest works with.
 #[derive(Clone)]

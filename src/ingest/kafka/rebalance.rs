@@ -4,9 +4,9 @@
 //! DESIGN 5.5, on revoke: drop unstarted records, let started work finish, store only what is older than `commit_delay`.
 //! Offsets are stored, never committed by hand: a commit inside a cooperative rebalance loses.
 
-use super::client::log_line;
 use super::partitions::PartitionKey;
 use super::shared::{Shared, StoreState};
+use crate::kafka::client::log_line;
 use crate::telemetry::kafka::{OffsetsCommitted, Rebalanced};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;

@@ -10,14 +10,14 @@ use futures::future::join_all;
 use tempfile::TempDir;
 
 use super::super::device::{Call, DeviceOptions};
-use super::super::runtime::{self, Provider};
 use super::*;
 use crate::llm::beam::{BeamDriver, BeamSearch};
 use crate::llm::trie::{Change, Trie, TrieCell};
 use crate::llm::{
-    Beam, BeamRequest, GENERATION_FILE, GRAPH_FILE, GenerateRequest, LlmEngine, LlmError, LlmOptions, OnnxLlm,
-    Priority, Prompt,
+    Beam, BeamRequest, GENERATION_FILE, GenerateRequest, LlmEngine, LlmError, LlmOptions, OnnxLlm, Priority, Prompt,
 };
+use crate::onnx::GRAPH_FILE;
+use crate::onnx::runtime::{self, Provider};
 use crate::train::export::{ExportOptions, Flavour, Precision, export};
 
 const VOCABULARY: usize = 128;

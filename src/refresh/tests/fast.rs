@@ -1,9 +1,10 @@
 //! The fast path: first its answer, then the LLM's, and neither harms the other.
 
 use super::*;
-use crate::feature::{DecodedGroup, flags};
+use crate::due::fast_queue;
+use crate::feature::{DecodedGroup, Group, Version, flags};
 use crate::retrieve::{UserIndex, VectorTail, encode_f16};
-use crate::store::{FeedCursor, FreshVector, Group, Version};
+use crate::store::{FeedCursor, FreshVector};
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::Notify;
 
@@ -13,7 +14,7 @@ fn fast() -> Settings {
     settings
 }
 
-fn intra(stored: &StoredFeatures) -> Option<crate::feature::proto::IntraGroup> {
+fn intra(stored: &StoredFeatures) -> Option<crate::proto::IntraGroup> {
     let blob = stored.groups.iter().find(|blob| blob.group == Group::Intra)?;
     match DecodedGroup::decode(blob).unwrap() {
         DecodedGroup::Intra(intra) => Some(intra),

@@ -9,13 +9,14 @@ use super::*;
 use crate::bundle::{Bundle, Inference, Lineage, Manifest, Models, space_id};
 use crate::catalogue::{Catalogue, CatalogueRow};
 use crate::config::{self, Settings};
+use crate::due::{DuePolicy, FastQueue};
 use crate::encode::NullEncoder;
 use crate::event::{ActionClass, Item, ItemState};
-use crate::feature::proto::Behaviour;
 use crate::llm::{
     Beam, BeamRequest, GenerateRequest, Generation, LlmEngine, NullLlm, Piece, Prompt, QueueDepth, Scored,
 };
 use crate::prompt::PromptSchema;
+use crate::proto::Behaviour;
 use crate::quantize::PqCodebook;
 use crate::retrieve::{FaissUserIndex, UserSnapshot};
 use crate::store::{

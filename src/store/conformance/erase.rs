@@ -1,7 +1,7 @@
 //! Erasures: every step alone, repeated, and late.
 
 use super::*;
-use crate::feature::proto::TextGroup;
+use crate::proto::TextGroup;
 use crate::store::{Claim, CrossBlank, DueEntry, Erasure, PutRefusal, UserState};
 use std::time::Duration;
 

@@ -16,7 +16,7 @@ use super::{
     UserBatch, UserHistory, Version,
 };
 use crate::event::ActionClass;
-use crate::feature::proto::{Behaviour, CrossGroup, GroupMeta, IntraGroup};
+use crate::proto::{Behaviour, CrossGroup, GroupMeta, IntraGroup};
 use prost::Message;
 use std::sync::Arc;
 

@@ -9,9 +9,8 @@
 use super::Inner;
 use super::engine::Engine;
 use super::keys::{self, Kind};
-use crate::event::ActionClass;
-use crate::feature::proto::Behaviour;
-use crate::prompt::OPT_OUT_ATTRIBUTE;
+use crate::event::{ActionClass, OPT_OUT_ATTRIBUTE};
+use crate::proto::Behaviour;
 use crate::store::codec::{self, CodecResult, Profile, ProfileAttribute, UserRecord};
 use crate::store::kept::KeptList;
 use crate::store::{

@@ -7,11 +7,10 @@
 
 use super::Inner;
 use super::keys::{self, Kind};
-use crate::feature::proto::{CrossGroup, GroupMeta, IntraGroup, ScidGroup, TextGroup};
+use crate::feature::{Group, GroupBlob, Version};
+use crate::proto::{CrossGroup, GroupMeta, IntraGroup, ScidGroup, TextGroup};
 use crate::store::codec::{self, CodecResult, FeatureRecord, UserRecord};
-use crate::store::{
-    FeaturePut, Group, GroupBlob, PutBody, PutOutcome, PutRefusal, StoreResult, StoredFeatures, Version,
-};
+use crate::store::{FeaturePut, PutBody, PutOutcome, PutRefusal, StoreResult, StoredFeatures};
 use prost::Message;
 
 impl Inner {

@@ -4,9 +4,10 @@
 
 use super::*;
 use crate::event::ActionClass;
-use crate::feature::proto::Behaviour;
+use crate::feature::Version;
+use crate::proto::Behaviour;
 use crate::store::conformance::{self, Subject};
-use crate::store::{PROFILE_CAP, PutBody, PutRefusal, Record, RecordBody, Version};
+use crate::store::{PROFILE_CAP, PutBody, PutRefusal, Record, RecordBody};
 use std::sync::atomic::{AtomicI64, Ordering};
 use tempfile::TempDir;
 

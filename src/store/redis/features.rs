@@ -7,15 +7,13 @@
 //! A put reads, decides by the rules the embedded store uses, and hands the result to a function that writes only if
 //! era and revision are still those read; else it reads again.
 
-use super::RedisStore;
-use super::function;
 use super::link::Call;
 use super::values::{corrupt, number, read};
+use super::{RedisStore, function};
+use crate::feature::{Group, GroupBlob, Version};
 use crate::store::codec::{CodecResult, FeatureRecord};
 use crate::store::embedded::put_rules;
-use crate::store::{
-    FeaturePut, Group, GroupBlob, PutOutcome, PutRefusal, StoreError, StoreResult, StoredFeatures, Version,
-};
+use crate::store::{FeaturePut, PutOutcome, PutRefusal, StoreError, StoreResult, StoredFeatures};
 use redis::Value;
 
 /// A key outlives its last group by this, so that readers learn "expired" and not "never made", in ms.

@@ -9,7 +9,7 @@ use super::link::Call;
 use super::values::{corrupt, number, read};
 use super::{entries, function};
 use crate::event::ActionClass;
-use crate::feature::proto::Behaviour;
+use crate::proto::Behaviour;
 use crate::store::codec::CodecResult;
 use crate::store::{AppendOutcome, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserMarks, UserState};
 use prost::Message;

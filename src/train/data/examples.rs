@@ -6,10 +6,10 @@
 //! Callers: `train::sft`, `train::pipeline`, `train::evaluate`.
 
 use super::shared_words::WordTable;
-use super::{Dataset, Reason, UserRow};
+use super::{Dataset, UserRow};
 use crate::event::Item;
 use crate::prompt::{PromptInput, answer_text, completion};
-use crate::train::synth::wording;
+use crate::train::reason::{Reason, reasoning};
 use rand::Rng;
 
 /// Which targets of a user.
@@ -76,7 +76,7 @@ impl SftSource {
 
     /// One of many ways to say the reasons.
     pub fn reasoning(&self, random: &mut impl Rng) -> String {
-        wording::reasoning(&self.reasons, &self.target.categories, random)
+        reasoning(&self.reasons, &self.target.categories, random)
     }
 
     /// What the model should write after the prompt.

@@ -16,7 +16,7 @@ pub use dataset::{Behaviour, Dataset, UserRow};
 pub use examples::{ExampleSettings, SftSource, Split, build_examples};
 pub use import_amazon::{ImportSummary, import_amazon};
 pub use read::{read_events, read_items, read_users};
-pub use record::{Interest, Latent, NextPurchase, Reason, UserRecord};
+pub use record::{Interest, Latent, NextPurchase, UserRecord};
 pub use write::write_jsonl;
 
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! `users.jsonl`: a user's profile and, in a generated world, the truth behind the behaviour.
 
+use crate::train::reason::Reason;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -47,68 +48,4 @@ pub struct NextPurchase {
     pub item_id: String,
     /// Why.
     pub reasons: Vec<Reason>,
-}
-
-/// Why a user bought something, as structured data; `synth::wording` turns it into language.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Reason {
-    /// The interest shows in the latest engagements.
-    Repeated {
-        /// Broadest first, as deep as the interest goes.
-        categories: Vec<String>,
-        /// Latest engagements in it.
-        count: usize,
-        /// Latest engagements looked at.
-        of: usize,
-    },
-    /// A search was made just before.
-    Search {
-        /// As typed.
-        query: String,
-    },
-    /// Goes with something bought recently.
-    Complement {
-        /// Lowest category of what was bought.
-        bought: String,
-    },
-    /// The time of the year.
-    Season {
-        /// For example "gift season".
-        season: String,
-    },
-    /// The user's stage of life.
-    LifeStage {
-        /// For example "new parent".
-        stage: String,
-    },
-    /// A brand bought or clicked before.
-    Brand {
-        /// Its name.
-        brand: String,
-    },
-    /// Chooses by price.
-    Price {
-        /// Towards the cheap end of the shelf, or else the dear one.
-        low: bool,
-    },
-    /// Put in the cart or clicked, and not bought yet.
-    Unfinished {
-        /// Lowest category of the item.
-        category: String,
-    },
-    /// Words that the target's title shares with earlier titles (data without known reasons).
-    SharedWords {
-        /// Most telling first.
-        words: Vec<String>,
-        /// Earlier items that have at least one of them.
-        count: usize,
-    },
-    /// What was engaged with last (data without known reasons): who the user is, before why the target follows.
-    Lately {
-        /// First words of the newest titles, newest first.
-        titles: Vec<String>,
-    },
-    /// Nothing before points there.
-    New,
 }

@@ -2,8 +2,8 @@
 //!
 //! Callers: `examples`.
 
-use super::Reason;
 use crate::event::Item;
+use crate::train::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A word in a larger share of the titles tells nothing.

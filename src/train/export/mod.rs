@@ -26,12 +26,12 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use crate::llm::GRAPH_FILE;
+pub use crate::onnx::GRAPH_FILE;
 pub use options::{ExportOptions, Flavour, Precision, Role};
 pub use writer::DATA_FILE;
 
-use crate::llm::prepack::ACCURACY_LEVEL;
-use crate::llm::runtime::MAX_POSITIONS;
+use crate::onnx::prepack::ACCURACY_LEVEL;
+use crate::onnx::runtime::MAX_POSITIONS;
 use checkpoint::Checkpoint;
 use decoder::Form;
 use pooling::Pooling;

@@ -2,9 +2,8 @@
 //!
 //! In: the command line or code. Out: checked [`ExportOptions`]. Called by `taiji-trainer`, the pipeline and `export`.
 
-use super::ExportError;
-use super::onnx;
-use crate::llm::GRAPH_FILE;
+use super::{ExportError, onnx};
+use crate::onnx::GRAPH_FILE;
 
 /// Number format of the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]

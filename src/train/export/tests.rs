@@ -18,7 +18,7 @@ use super::config::Config;
 use super::*;
 use crate::llm::device::{Backend, Call, Device, DeviceOptions};
 use crate::llm::graph::GraphDims;
-use crate::llm::runtime::{self, Provider};
+use crate::onnx::runtime::{self, Provider};
 
 const TOLERANCE: f32 = 1e-3;
 

@@ -3,18 +3,43 @@
 //! In: the dataset, the trained models. Out: `catalogue.parquet`, `users.faiss`, `users.parquet`.
 //! Callers: `pipeline`. The service reads the files in `catalogue` and `retrieve`.
 
-use crate::catalogue::{CatalogueRow, write_catalogue};
+use crate::catalogue::{CatalogueError, CatalogueRow, write_catalogue};
 use crate::encode::Encoder;
-use crate::feature::proto;
-use crate::prompt::{OPT_OUT_ATTRIBUTE, opts_out};
-use crate::retrieve::{IndexShape, SnapshotUser, UserSnapshot, build_main};
+use crate::event::{OPT_OUT_ATTRIBUTE, opts_out};
+use crate::proto;
+use crate::retrieve::{IndexShape, RetrieveError, SnapshotUser, UserSnapshot, build_main};
 use crate::store::HISTORY_CAP;
 use crate::train::data::{Dataset, UserRow};
-use crate::train::models::ServedModels;
-use crate::train::pipeline::{IndexRecipe, PipelineError};
+use crate::train::models::{ModelsError, ServedModels};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use thiserror::Error;
+
+/// Why a generation cannot be built.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum IndexError {
+    #[error(transparent)]
+    Models(#[from] ModelsError),
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    #[error(transparent)]
+    Retrieve(#[from] RetrieveError),
+}
+
+/// `[index]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndexRecipe {
+    /// Most users in the main part; every n-th user is taken.
+    pub users: usize,
+    /// FAISS factory string.
+    pub factory: String,
+    /// Users with fewer engagements are left out.
+    pub min_engagements: usize,
+}
 
 /// Builds and writes a generation. The last `holdout` engagements of every user are not looked at.
 pub fn build_index(
@@ -23,7 +48,7 @@ pub fn build_index(
     holdout: usize,
     models: &ServedModels,
     folder: &Path,
-) -> Result<(), PipelineError> {
+) -> Result<(), IndexError> {
     write_catalogue(&folder.join("catalogue.parquet"), &catalogue_rows(dataset, holdout))?;
     let users = choose_users(recipe, dataset, holdout);
     let inputs: Vec<_> = users

@@ -18,7 +18,7 @@ mod stage;
 
 pub use compare::{Compared, compare_llm};
 pub use judge::{Judged, evaluate_bundle};
-pub use recipe::{DataRecipe, EvaluateRecipe, IndexRecipe, Recipe};
+pub use recipe::{DataRecipe, EvaluateRecipe, Recipe};
 pub use run::{RunOptions, run};
 
 use thiserror::Error;
@@ -53,6 +53,10 @@ pub enum PipelineError {
     Retrieve(#[from] crate::retrieve::RetrieveError),
     #[error(transparent)]
     Catalogue(#[from] crate::catalogue::CatalogueError),
+    #[error(transparent)]
+    Models(#[from] crate::train::models::ModelsError),
+    #[error(transparent)]
+    Index(#[from] crate::train::index::IndexError),
     #[error(transparent)]
     Bundle(#[from] crate::bundle::BundleError),
     #[error("json: {0}")]

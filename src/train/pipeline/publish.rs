@@ -7,7 +7,7 @@ use crate::bundle::{
     file_entry, generation_dir, sha256_file, space_id,
 };
 use crate::encode::Encoder;
-use crate::llm::GRAPH_FILE;
+use crate::onnx::GRAPH_FILE;
 use crate::prompt::parse;
 use crate::train::models::{ModelFolders, ServedModels};
 use crate::train::sft::{SftExample, TextTokenizer};

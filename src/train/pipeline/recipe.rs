@@ -4,6 +4,7 @@ use super::PipelineError;
 use crate::bundle::{ENCODER_FOLDER, External, Licence};
 use crate::prompt::PromptSchema;
 use crate::train::codebook::CodebookSettings;
+use crate::train::index::IndexRecipe;
 use crate::train::sft::SftSettings;
 use crate::train::synth::{DEFAULT_WORLD_SEED, SynthSettings};
 use serde::{Deserialize, Serialize};
@@ -105,18 +106,6 @@ impl DataRecipe {
             DataRecipe::Synth { max_per_user, .. } | DataRecipe::Files { max_per_user, .. } => *max_per_user,
         }
     }
-}
-
-/// `[index]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IndexRecipe {
-    /// Most users in the main part; every n-th user is taken.
-    pub users: usize,
-    /// FAISS factory string.
-    pub factory: String,
-    /// Users with fewer engagements are left out.
-    pub min_engagements: usize,
 }
 
 /// `[evaluate]`

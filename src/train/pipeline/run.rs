@@ -85,7 +85,7 @@ pub fn run(recipe_path: &Path, options: &RunOptions) -> Result<PathBuf, Pipeline
 
     let index_hash = hash_of(&[&sft_hash, &codebook_hash, &serde_json::to_string(&recipe.index)?]);
     let generation = stage(&root, "generation", &index_hash, |folder| {
-        build_index(&recipe.index, &dataset, holdout(&recipe), &models, folder)
+        Ok(build_index(&recipe.index, &dataset, holdout(&recipe), &models, folder)?)
     })?;
     let judged = judge(&recipe, &dataset, &models, &generation)?;
     let input = PublishInput {

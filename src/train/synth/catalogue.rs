@@ -2,8 +2,8 @@
 //!
 //! In: `taxonomy.txt` (compiled in), number of items, world-seed. Out: [`Catalogue`]. Caller: `synth::generate`.
 
-use super::draw;
 use crate::event::{Item, ItemState};
+use crate::train::draw;
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;

@@ -5,10 +5,11 @@
 //! In: catalogue, index of the user, seed. Out: the user's record and events. Caller: `synth::generate`.
 
 use super::catalogue::Catalogue;
-use super::draw;
 use super::person::Person;
 use crate::event::{Domain, Event};
-use crate::train::data::{Interest, Latent, NextPurchase, Reason, UserRecord};
+use crate::train::data::{Interest, Latent, NextPurchase, UserRecord};
+use crate::train::draw;
+use crate::train::reason::Reason;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};

@@ -2,13 +2,11 @@
 //!
 //! In: [`SynthSettings`]. Out: [`World`], on disk `items.jsonl`, `users.jsonl` (with the latent truth) and
 //! `events.jsonl` (by time); same settings, same bytes. `train::data` reads the files back and makes examples of them.
-//! Callers: `taiji-trainer synth`, the demo recipe, tests. [`wording`] is shared with real data.
+//! Callers: `taiji-trainer synth`, the demo recipe, tests.
 
 mod catalogue;
-mod draw;
 mod life;
 mod person;
-pub mod wording;
 
 use crate::event::{Event, Item};
 use crate::train::data::{DataError, Dataset, UserRecord, write_jsonl};

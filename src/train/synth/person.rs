@@ -3,7 +3,7 @@
 //! In: catalogue and the person's random stream. Out: [`Person`]. Caller: `life`.
 
 use super::catalogue::Catalogue;
-use super::draw;
+use crate::train::draw;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;

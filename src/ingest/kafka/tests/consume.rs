@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::event::ItemState;
-use crate::feature::proto;
+use crate::proto;
 use prost::Message;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;

@@ -1,10 +1,11 @@
 //! The embedded store with failures on command: away, appends held back, another incarnation, a lost tail.
 
 use crate::event::Item;
+use crate::feature::Group;
 use crate::store::{
     AppendOutcome, Claim, CrossBlank, DueEntry, EmbeddedOptions, EmbeddedStore, Erasure, FeaturePut, FeatureStore,
-    FeedCursor, FeedPage, FreshVector, Group, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats,
-    StoredFeatures, UserBatch, UserHistory, UserMarks, UserState,
+    FeedCursor, FeedPage, FreshVector, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats, StoredFeatures,
+    UserBatch, UserHistory, UserMarks, UserState,
 };
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};

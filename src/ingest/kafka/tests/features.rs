@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::erase::Eraser;
-use crate::feature::proto::{IntraGroup, TextGroup, UserFeatures};
-use crate::ingest::kafka::features::FeaturePublisher;
-use crate::refresh::ChangeFeed;
-use crate::store::{FeaturePut, Group, GroupBlob, PutBody, PutOutcome, Version};
+use crate::feature::{Group, GroupBlob, Version};
+use crate::proto::{IntraGroup, TextGroup, UserFeatures};
+use crate::publish::{ChangeFeed, FeaturePublisher};
+use crate::store::{FeaturePut, PutBody, PutOutcome};
 use prost::Message;
 use rdkafka::message::Message as _;
 

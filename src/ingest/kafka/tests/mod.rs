@@ -12,8 +12,8 @@ mod secured;
 
 use super::*;
 use crate::config::{Settings, load};
+use crate::due::DuePolicy;
 use crate::event::{ActionTable, Event};
-use crate::refresh::DuePolicy;
 use crate::store::{HISTORY_CAP, UserHistory};
 use double::Double;
 use rdkafka::message::{Header, OwnedHeaders};

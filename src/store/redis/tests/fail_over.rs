@@ -1,8 +1,9 @@
 //! Masters of a cluster that are replaced: calls get through, and the store says that it may have lost writes.
 
 use super::*;
+use crate::feature::Version;
 use crate::retrieve::{FaissUserIndex, VectorTail, encode_f16};
-use crate::store::{StoreError, Version};
+use crate::store::StoreError;
 
 const USERS: usize = 60;
 

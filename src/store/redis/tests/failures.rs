@@ -51,7 +51,7 @@ async fn a_full_profile_drops_its_oldest_attribute_but_never_an_opt_out() {
         body: RecordBody::Profile([(name.to_string(), serde_json::json!(true))].into()),
     };
     let append = async |record: Record| store.append("s", &[batch("u", &[record])]).await.unwrap()[0].accepted;
-    assert_eq!(append(profile(1, crate::prompt::OPT_OUT_ATTRIBUTE)).await, 1);
+    assert_eq!(append(profile(1, crate::event::OPT_OUT_ATTRIBUTE)).await, 1);
     for ts_ms in 2..=(PROFILE_CAP as i64 + 1) {
         assert_eq!(append(profile(ts_ms, &format!("a{ts_ms}"))).await, 1);
     }
@@ -236,8 +236,8 @@ async fn features_expire_with_their_last_group() {
     let server = RedisServer::start();
     let store = open(&server.url()).await.unwrap();
     store.append("s", &[batch("u", &[click(1, "e")])]).await.unwrap();
-    let version = crate::store::Version { seq: 1, turn: 0 };
-    let group = |ends| conformance::blob(crate::store::Group::Intra, 1, version, 1, ends);
+    let version = crate::feature::Version { seq: 1, turn: 0 };
+    let group = |ends| conformance::blob(crate::feature::Group::Intra, 1, version, 1, ends);
     let ends = unix_ms() + 60_000;
     store.put("s", conformance::write_put("u", version, 1, 1, vec![group(ends)])).await.unwrap();
     let expiry = server.command(&["PEXPIRETIME", "taiji:{u}:f:s"]);

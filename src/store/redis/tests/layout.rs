@@ -61,7 +61,7 @@ fn packed_call(user: usize, records: &[Record]) -> Call {
     records.iter().fold(Call::function("packed_append", &keys), |call, record| {
         let RecordBody::Behaviour { behaviour, .. } = &record.body else { unreachable!("behaviours only") };
         let (list, _) = list_and_body(record);
-        let body = crate::feature::proto::Behaviour { ts_ms: 0, event_id: String::new(), ..behaviour.clone() };
+        let body = crate::proto::Behaviour { ts_ms: 0, event_id: String::new(), ..behaviour.clone() };
         let [_, _, ts @ ..] = (record.ts_ms + (1 << 47)).to_be_bytes();
         let id = record.event_id.as_bytes();
         call.arg(list).arg([ts.as_slice(), &[id.len() as u8], id, &body.encode_to_vec()].concat())

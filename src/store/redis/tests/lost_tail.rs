@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::catalogue::Catalogue;
+use crate::feature::Version;
 use crate::retrieve::{FaissUserIndex, UserIndex, VectorTail, encode_f16};
-use crate::store::Version;
 
 fn vector(user: &str) -> FreshVector {
     let vector = Some(encode_f16(&[1.0, 0.0, 0.0, 0.0]));

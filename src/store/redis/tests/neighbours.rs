@@ -5,10 +5,10 @@
 
 use super::*;
 use crate::erase::{carry_out, hide_in_index, tombstone};
+use crate::feature::Version;
 use crate::retrieve::{
     FaissUserIndex, IndexShape, Neighbour, SnapshotUser, UserIndex, UserSnapshot, VectorTail, build_main, encode_f16,
 };
-use crate::store::Version;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

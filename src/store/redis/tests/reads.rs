@@ -1,8 +1,9 @@
 //! What a serving read brings over the wire, beside the whole record that a refresh reads.
 
 use super::*;
-use crate::feature::proto::{CrossGroup, IntraGroup};
-use crate::store::{FeaturePut, Group, GroupBlob, PutBody, Version};
+use crate::feature::{Group, GroupBlob, Version};
+use crate::proto::{CrossGroup, IntraGroup};
+use crate::store::{FeaturePut, PutBody};
 use prost::Message;
 use std::time::Instant;
 

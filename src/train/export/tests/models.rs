@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::run::{Reference, Runner, error_of, prompt_then_answer};
 use super::*;
 use crate::encode::{BertEncoder, Encoder, EncoderOptions};
-use crate::llm::folder::load_tokenizer;
+use crate::onnx::folder::load_tokenizer;
 
 /// A copy of a fixture without its reference.
 fn copy_of(name: &str) -> TempDir {

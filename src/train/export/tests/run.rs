@@ -9,7 +9,7 @@ use ort::value::{DynValue, PrimitiveTensorElementType, Tensor};
 use safetensors::SafeTensors;
 
 use super::{fixture, floats, integers, largest_difference};
-use crate::llm::runtime;
+use crate::onnx::runtime;
 
 /// Masks a slot.
 pub const MASKED: f32 = -1e9;

@@ -1,7 +1,7 @@
 //! Users whose stored features changed and were not told about yet: each once, however often it changed meanwhile.
 //!
 //! In: users, from the refresh worker after a put and from an erasure. Out: users, oldest change first. Callers: `worker` and
-//! `erase` note; `ingest::kafka::features` publishes and says so; `erase` waits for that.
+//! `erase` note; `features_topic` publishes and says so; `erase` waits for that.
 
 use parking_lot::Mutex;
 use std::collections::{HashSet, VecDeque};

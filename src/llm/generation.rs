@@ -1,18 +1,16 @@
-//! What stands beside a graph: the tokenizer, how to generate (stops, sampling), and the name for provenance.
+//! How a model generates unless a request says otherwise: stops and sampling, read from the file beside its graph.
 //!
-//! In: a model folder. Out: loaded parts, or a message that names the file. Called by `llm::onnx` and `encode::bert`.
+//! In: a model folder and its tokenizer. Out: [`GenerationDefaults`], or a message that names the file. Called by `llm::onnx` and
+//! `openai`.
 
 use std::path::Path;
 
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use super::Sampling;
 use super::sample::Sampler;
 
-/// File name of a graph; its weights stand beside it.
-pub const GRAPH_FILE: &str = "graph.onnx";
 /// File name of the generation settings.
 pub const GENERATION_FILE: &str = "generation.json";
 /// Hugging Face's file of generation settings, read where ours is absent.
@@ -69,20 +67,6 @@ pub struct GenerationDefaults {
     pub stop_strings: Vec<String>,
     /// How the next token is chosen.
     pub sampling: Sampling,
-}
-
-/// The tokenizer, with padding and truncation left to us.
-pub fn load_tokenizer(folder: &Path) -> Result<Tokenizer, String> {
-    let path = folder.join("tokenizer.json");
-    let mut tokenizer = Tokenizer::from_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    tokenizer.with_padding(None);
-    tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
-    Ok(tokenizer)
-}
-
-/// Number of ids the tokenizer may give: the highest, plus 1.
-pub fn tokenizer_vocabulary(tokenizer: &Tokenizer) -> usize {
-    tokenizer.get_vocab(true).into_values().max().map_or(0, |highest| highest as usize + 1)
 }
 
 /// Reads `generation.json`, or, where a checkpoint of other tools has none, `generation_config.json`.
@@ -150,17 +134,6 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, String> {
     serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Folder name and the first 12 digits of the graph's SHA-256. The graph holds the hash of its weights.
-pub fn model_id(folder: &Path) -> Result<String, String> {
-    let path = folder.join(GRAPH_FILE);
-    let graph = std::fs::read(&path)
-        .map_err(|error| format!("{}: {error}; write it with 'taiji-trainer export'", path.display()))?;
-    let digest: String = Sha256::digest(&graph).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    let resolved = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    let name = resolved.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(format!("{name}-{digest}"))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -168,6 +141,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::onnx::folder::load_tokenizer;
 
     fn folder(name: &str, text: &str) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! Reading request bodies within limits, and taking batches apart: a wrapper object, one object, or NDJSON.
 
-use super::{ApiError, ApiState, Scope};
+use super::ApiError;
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
@@ -37,19 +37,8 @@ pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     if seen > limit { Err(ApiError::TooLarge { limit }) } else { Ok(kept.freeze()) }
 }
 
-/// What every read does first: key, `Accept`, body, JSON. The key comes before the body.
-pub async fn read_request<T: DeserializeOwned>(
-    state: &ApiState,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<T, ApiError> {
-    state.keys.require(headers, Scope::Read)?;
-    require_json(headers)?;
-    parse_json(&read_body(body, state.limits.max_body_bytes).await?)
-}
-
 /// Parses a whole body, an object, as `T`; the message says where the JSON is wrong.
-pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     // A list would be taken for the fields in their order.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(ApiError::bad_request("body: must be a json object, not a list"));

@@ -1,14 +1,19 @@
 //! What every request passes: its name, the measuring, the load shield.
+//!
+//! A stream keeps its place and counts as under way until its body ends or its client goes away.
 
-use super::{ApiError, ApiState};
 use crate::event::decode::check_id;
+use crate::telemetry::Metrics;
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use futures::StreamExt;
 use prometheus::IntGauge;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::Semaphore;
 
 /// The header that names a request, in the request and in its answer.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -46,13 +51,32 @@ pub async fn name_request(mut request: Request, next: Next) -> Response {
     response
 }
 
+/// What a port lets in, and where it counts that.
+pub struct Admission {
+    /// Places for requests under way.
+    pub places: Arc<Semaphore>,
+    /// How many places there are.
+    pub limit: usize,
+    /// The 429 of the port, given the limit.
+    pub refuse: fn(usize) -> Response,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Admission {
+    /// A port of `limit` places.
+    pub fn new(limit: usize, refuse: fn(usize) -> Response, metrics: Arc<Metrics>) -> Admission {
+        Admission { places: Arc::new(Semaphore::new(limit)), limit, refuse, metrics }
+    }
+}
+
 /// Refuses with 429 when too many requests are under way: an overloaded server answers fast or not at all.
-pub async fn shed(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
-    let Ok(_place) = state.places.clone().try_acquire_owned() else {
-        state.metrics.http_shed.inc();
-        return ApiError::Overloaded { limit: state.limits.max_in_flight }.into_response();
+pub async fn shed(State(admission): State<Arc<Admission>>, request: Request, next: Next) -> Response {
+    let Ok(place) = admission.places.clone().try_acquire_owned() else {
+        admission.metrics.http_shed.inc();
+        return (admission.refuse)(admission.limit);
     };
-    next.run(request).await
+    hold(next.run(request).await, place)
 }
 
 /// Counts a request as under way until it is dropped, which a client that hangs up makes happen early.
@@ -71,18 +95,30 @@ impl Drop for InFlight {
     }
 }
 
-/// Counts and times requests. The route label is the pattern, never the path, so that labels stay few.
-pub async fn measure(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
+/// Counts requests, and times them up to the head of their answer. The route label is the pattern, never the path, so that
+/// labels stay few.
+pub async fn measure(State(admission): State<Arc<Admission>>, request: Request, next: Next) -> Response {
+    let metrics = &admission.metrics;
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map(MatchedPath::as_str).unwrap_or("unmatched");
     let started = Instant::now();
-    let in_flight = InFlight::new(state.metrics.http_in_flight.clone());
+    let in_flight = InFlight::new(metrics.http_in_flight.clone());
     let response = next.run(request).await;
-    drop(in_flight);
-    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-        state.metrics.store_errors.with_label_values(&["api"]).inc();
+    metrics.http_duration.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
+    metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
+    hold(response, in_flight)
+}
+
+/// Lets a stream hold something to the end of its body; other bodies are made already.
+fn hold<T: Send + 'static>(response: Response, held: T) -> Response {
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
+        return response;
     }
-    state.metrics.http_duration.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
-    state.metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
-    response
+    response.map(|body| {
+        Body::from_stream(body.into_data_stream().map(move |bytes| {
+            let _held = &held;
+            bytes
+        }))
+    })
 }

@@ -1,4 +1,4 @@
-//! Bearer keys with scopes. Without any key configured the port is open (and `main` warns about it).
+//! Bearer keys with scopes. Without any key configured a port is open (and `cli::serve` warns about it).
 
 use super::ApiError;
 use axum::http::{HeaderMap, header};

@@ -4,14 +4,14 @@
 //! a null value for a user without features, so that a compacted topic forgets them. `text` is never published. Callers:
 //! `cli::wiring`, where `kafka.features_topic` is set.
 
-use super::KafkaError;
-use super::client::{self, Producer};
+use super::ChangeFeed;
 use crate::backoff::Backoff;
 use crate::config::KafkaSettings;
-use crate::feature::DecodedGroup;
-use crate::feature::proto::UserFeatures;
-use crate::refresh::ChangeFeed;
-use crate::store::{FeatureStore, Group, StoredFeatures};
+use crate::feature::{DecodedGroup, Group};
+use crate::kafka::KafkaError;
+use crate::kafka::client::{self, Producer};
+use crate::proto::UserFeatures;
+use crate::store::{FeatureStore, StoredFeatures};
 use crate::telemetry::Metrics;
 use crate::telemetry::kafka::{FeaturesPublished, KafkaRetried};
 use prost::Message;

@@ -173,7 +173,7 @@ mod tests {
 
     use super::*;
     use crate::llm::graph::GraphDims;
-    use crate::llm::runtime;
+    use crate::onnx::runtime;
     use crate::train::export::{ExportOptions, Flavour, Precision, export};
 
     fn exported(name: &str, precision: Precision) -> TempDir {

@@ -4,12 +4,12 @@
 //! failed is sent again as far as it was not acknowledged. Callers: `cli::wiring`, where `kafka.served_topic` is set; it needs
 //! neither consumer nor group.
 
-use super::KafkaError;
-use super::client::{self, Producer};
-use crate::api::ServedFeed;
+use super::ServedFeed;
 use crate::backoff::Backoff;
 use crate::config::KafkaSettings;
-use crate::feature::proto::Served;
+use crate::kafka::KafkaError;
+use crate::kafka::client::{self, Producer};
+use crate::proto::Served;
 use crate::telemetry::Metrics;
 use crate::telemetry::kafka::{KafkaRetried, ServedDropped, ServedPublished};
 use prost::Message;

@@ -1,12 +1,10 @@
 //! What rankers were given, on its way to the served topic: sampled by request, queued off the request path.
 //!
 //! In: the views of one answer and the request's id. Out: one [`Served`] a user, oldest first. Callers: the reads offer;
-//! `ingest::kafka::served` publishes, where `kafka.served_topic` is set.
+//! `served_topic` publishes, where `kafka.served_topic` is set.
 
-use super::features::ReadViews;
-use super::view::GroupView;
-use crate::feature::DecodedGroup;
-use crate::feature::proto::{Served, ServedGroup, UserFeatures};
+use crate::feature::{DecodedGroup, Group, GroupView};
+use crate::proto::{Served, ServedGroup, UserFeatures};
 use crate::telemetry::Metrics;
 use crate::telemetry::kafka::ServedDropped;
 use parking_lot::Mutex;
@@ -45,13 +43,13 @@ impl ServedFeed {
         self.sample >= 1.0 || (xxh3_64(request_id.as_bytes()) as f64) < self.sample * 18_446_744_073_709_551_616.0
     }
 
-    /// Notes what one answer serves, if its request is in the sample.
-    pub(super) fn offer(&self, request_id: &str, views: &ReadViews, now_ms: i64) {
+    /// Notes what one answer serves, if its request is in the sample: `rows[user][group]`.
+    pub fn offer(&self, request_id: &str, users: &[String], groups: &[Group], rows: &[Vec<GroupView>], now_ms: i64) {
         if !self.takes(request_id) {
             return;
         }
-        let served = |(user, row): (&String, &Vec<GroupView>)| self.message(request_id, user, views, row, now_ms);
-        let all: Vec<Served> = views.users.iter().zip(&views.rows).map(served).collect();
+        let served = |(user, row): (&String, &Vec<GroupView>)| self.message(request_id, user, groups, row, now_ms);
+        let all: Vec<Served> = users.iter().zip(rows).map(served).collect();
         let mut queue = self.queue.lock();
         let room = if queue.closed { 0 } else { CAP - queue.waiting.len().min(CAP) };
         let dropped = all.len().saturating_sub(room);
@@ -64,22 +62,22 @@ impl ServedFeed {
     }
 
     /// What the LLM wrote is for admins and stays out.
-    fn message(&self, request_id: &str, user: &str, views: &ReadViews, row: &[GroupView], now_ms: i64) -> Served {
+    fn message(&self, request_id: &str, user: &str, groups: &[Group], row: &[GroupView], now_ms: i64) -> Served {
         let is_present = row.iter().any(|view| view.reason.is_none());
         let mut features = UserFeatures {
             user_id: user.to_string(),
             status: if is_present { "PRESENT" } else { "MISSING" }.to_string(),
             ..UserFeatures::default()
         };
-        let mut groups = Vec::with_capacity(row.len());
-        for (group, view) in views.groups.iter().zip(row) {
+        let mut served = Vec::with_capacity(row.len());
+        for (group, view) in groups.iter().zip(row) {
             match view.group.clone() {
                 DecodedGroup::Intra(message) => features.intra = Some(message),
                 DecodedGroup::Cross(message) => features.cross = Some(message),
                 DecodedGroup::Scid(message) => features.scid = Some(message),
                 DecodedGroup::Text(_) => continue,
             }
-            groups.push(ServedGroup {
+            served.push(ServedGroup {
                 name: group.as_str().to_string(),
                 status: view.status().to_string(),
                 reason: view.reason.unwrap_or_default().to_string(),
@@ -91,7 +89,7 @@ impl ServedFeed {
             space: self.space.clone(),
             arm: String::new(),
             features: Some(features),
-            groups,
+            groups: served,
         }
     }
 
@@ -122,18 +120,20 @@ impl ServedFeed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::view::view;
-    use crate::store::Group;
+    use crate::feature::view;
 
     fn feed(sample: f64) -> ServedFeed {
         ServedFeed::new("s".into(), sample, Arc::new(Metrics::new().expect("metrics")))
     }
 
-    fn views(users: usize) -> ReadViews {
-        let groups = vec![Group::Intra, Group::Text];
-        let row = || groups.iter().map(|group| view(None, *group, 0, 2).expect("view")).collect();
-        let rows = (0..users).map(|_| row()).collect();
-        ReadViews { users: (0..users).map(|user| format!("u{user}")).collect(), groups, rows }
+    const GROUPS: [Group; 2] = [Group::Intra, Group::Text];
+
+    /// One answer about so many users without features.
+    fn offer(feed: &ServedFeed, users: usize, now_ms: i64) {
+        let row = || GROUPS.iter().map(|group| view(None, *group, 0, 2).expect("view")).collect();
+        let rows: Vec<Vec<GroupView>> = (0..users).map(|_| row()).collect();
+        let users: Vec<String> = (0..users).map(|user| format!("u{user}")).collect();
+        feed.offer("r", &users, &GROUPS, &rows, now_ms);
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn defaults_are_told_as_they_were_served_and_text_is_not() {
         let feed = feed(1.0);
-        feed.offer("r", &views(1), 5);
+        offer(&feed, 1, 5);
         let served = feed.take(10).remove(0);
         assert_eq!((served.request_id.as_str(), served.served_at_ms, served.space.as_str()), ("r", 5, "s"));
         let features = served.features.expect("features");
@@ -165,13 +165,13 @@ mod tests {
         let feed = feed(1.0);
         let dropped = feed.metrics.kafka_served.with_label_values(&["dropped"]);
         for _ in 0..11 {
-            feed.offer("r", &views(1000), 0);
+            offer(&feed, 1000, 0);
         }
         assert_eq!(dropped.get(), 1000);
         assert_eq!(feed.take(usize::MAX).len(), CAP);
-        feed.offer("r", &views(2), 0);
+        offer(&feed, 2, 0);
         feed.close();
-        feed.offer("r", &views(3), 0);
+        offer(&feed, 3, 0);
         assert_eq!((dropped.get(), feed.take(1).len()), (1005, 0));
     }
 }

@@ -1,51 +1,21 @@
 //! What every Kafka client of this process is made of: properties, those that are ours alone, and its log.
 //!
-//! In: `[kafka]`. Out: client configurations. Callers: the consumer, the producers, `taiji dlq`, `taiji feed`; `config`
-//! asks [`is_owned`].
+//! In: `[kafka]`. Out: client configurations. Callers: the consumer, the producers, `taiji dlq`, `taiji feed`.
 
 use super::KafkaError;
 use crate::config::KafkaSettings;
+use crate::config::kafka_properties::property;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::FutureProducer;
 use rdkafka::util::DefaultRuntime;
 
-/// Properties whose values the guarantees of DESIGN 5.5 rest on.
-const OWNED: [&str; 16] = [
-    "acks",
-    "allow.auto.create.topics",
-    "auto.offset.reset",
-    "bootstrap.servers",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.idempotence",
-    "enable.partition.eof",
-    "group.id",
-    "group.protocol",
-    "isolation.level",
-    "metadata.broker.list",
-    "partition.assignment.strategy",
-    "request.required.acks",
-    "statistics.interval.ms",
-    "transactional.id",
-];
-
 /// Most bytes of a message our producers take; the broker's limit for the topic is the one that counts.
 const MAX_MESSAGE_BYTES: &str = "104857600";
 
 /// How long one produce may take before it counts as failed and is tried again, in ms.
 const DELIVERY_TIMEOUT_MS: &str = "30000";
-
-/// The librdkafka name of a setting: `sasl_password`, as the environment spells it, is `sasl.password`.
-fn property(name: &str) -> String {
-    name.replace('_', ".")
-}
-
-/// True for properties that users may not set.
-pub fn is_owned(name: &str) -> bool {
-    OWNED.contains(&property(name).as_str())
-}
 
 fn base(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -58,7 +28,7 @@ fn base(settings: &KafkaSettings) -> ClientConfig {
 }
 
 /// The ingest's consumer.
-pub(super) fn consumer_config(settings: &KafkaSettings) -> ClientConfig {
+pub(crate) fn consumer_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = base(settings);
     if !settings.properties.keys().any(|name| property(name) == "auto.commit.interval.ms") {
         config.set("auto.commit.interval.ms", "1000");
@@ -80,7 +50,7 @@ pub(super) fn consumer_config(settings: &KafkaSettings) -> ClientConfig {
 }
 
 /// A consumer that reads partitions to their end and belongs to no group's work (`taiji dlq`).
-pub(super) fn reader_config(settings: &KafkaSettings) -> ClientConfig {
+pub(crate) fn reader_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = base(settings);
     config
         .set("group.id", format!("{}-dlq", settings.group))
@@ -107,14 +77,14 @@ pub(crate) fn producer(settings: &KafkaSettings) -> Result<Producer, KafkaError>
 }
 
 /// Headers of our own messages: their form, and the space that they belong to.
-pub(super) fn protobuf_headers(space: &str) -> OwnedHeaders {
+pub(crate) fn protobuf_headers(space: &str) -> OwnedHeaders {
     [("content-type", "application/x-protobuf"), ("taiji.space", space)]
         .iter()
         .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }))
 }
 
 /// Why a record did not reach a topic, and what to look at.
-pub(super) fn not_written(topic: &str, error: &dyn std::fmt::Display) -> String {
+pub(crate) fn not_written(topic: &str, error: &dyn std::fmt::Display) -> String {
     format!("topic {topic:?}: {error}; does it exist, and may we write to it?")
 }
 
@@ -133,7 +103,7 @@ impl ClientContext for ClientLog {
 }
 
 /// One line of librdkafka's log.
-pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
+pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         // Consumers and producers share the properties; each says which of them are the other's.
         _ if facility == "CONFWARN" => tracing::debug!(target: "taiji::kafka", facility, message),
@@ -175,11 +145,5 @@ mod tests {
         ] {
             assert_eq!(config.get(name), Some(value), "{name}");
         }
-    }
-
-    #[test]
-    fn both_spellings_of_our_own_properties_are_refused() {
-        assert!(is_owned("enable.auto.commit") && is_owned("enable_auto_commit") && is_owned("group_id"));
-        assert!(!is_owned("sasl.username") && !is_owned("ssl_ca_location"));
     }
 }

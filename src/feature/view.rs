@@ -1,8 +1,7 @@
 //! A user's stored groups as a reader sees them: present, or absent with a reason and defaults.
 
-use crate::feature::DecodedGroup;
-use crate::feature::proto::{CrossGroup, GroupMeta, IntraGroup, ScidGroup, TextGroup};
-use crate::store::{Group, StoredFeatures};
+use super::{DecodedGroup, Group, GroupBlob};
+use crate::proto::{CrossGroup, GroupMeta, IntraGroup, ScidGroup, TextGroup};
 use prost::DecodeError;
 
 /// Why a group is absent (DESIGN 5.4).
@@ -31,16 +30,11 @@ impl GroupView {
 }
 
 /// The view of one group at store time `now_ms`; `slots` is the length of the default sparse IDs.
-pub fn view(
-    stored: Option<&StoredFeatures>,
-    group: Group,
-    now_ms: i64,
-    slots: usize,
-) -> Result<GroupView, DecodeError> {
+pub fn view(stored: Option<&GroupBlob>, group: Group, now_ms: i64, slots: usize) -> Result<GroupView, DecodeError> {
     if group == Group::Scid {
         return Ok(absent(group, NOT_BUILT, slots));
     }
-    let Some(blob) = stored.and_then(|features| features.group(group)) else {
+    let Some(blob) = stored else {
         return Ok(absent(group, NO_FEATURES, slots));
     };
     if blob.is_expired(now_ms) {
@@ -64,28 +58,26 @@ fn absent(group: Group, reason: &'static str, slots: usize) -> GroupView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{GroupBlob, Version};
+    use crate::feature::Version;
     use prost::Message;
 
-    fn stored(expires_at_ms: i64) -> StoredFeatures {
+    fn stored(expires_at_ms: i64) -> GroupBlob {
         let intra = IntraGroup { sparse_ids: vec![5], has_llm_feature: true, ..IntraGroup::default() };
-        let blob = GroupBlob {
+        GroupBlob {
             group: Group::Intra,
             bytes: intra.encode_to_vec(),
             tier: 1,
             version: Version::default(),
             expires_at_ms,
-        };
-        StoredFeatures { groups: vec![blob], ..StoredFeatures::default() }
+        }
     }
 
     #[test]
     fn every_reason_of_absence() {
-        let reason = |features: Option<&StoredFeatures>, group| view(features, group, 100, 2).expect("view").reason;
+        let reason = |stored: Option<&GroupBlob>, group| view(stored, group, 100, 2).expect("view").reason;
         assert_eq!(reason(Some(&stored(0)), Group::Intra), None);
         assert_eq!(reason(Some(&stored(101)), Group::Intra), None);
         assert_eq!(reason(Some(&stored(100)), Group::Intra), Some(EXPIRED));
-        assert_eq!(reason(Some(&stored(0)), Group::Cross), Some(NO_FEATURES));
         assert_eq!(reason(None, Group::Intra), Some(NO_FEATURES));
         assert_eq!(reason(Some(&stored(0)), Group::Scid), Some(NOT_BUILT));
     }

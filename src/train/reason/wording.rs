@@ -4,9 +4,9 @@
 //! Out: two to four short sentences, at most about [`MAX_WORDS`] words. Callers: `train::data::examples`, so the wording
 //! of generated worlds and of real data is one.
 
-use super::draw;
+use super::Reason;
 use crate::prompt::sanitise;
-use crate::train::data::Reason;
+use crate::train::draw;
 use rand::Rng;
 
 /// Words of a reasoning, about; some 45 tokens with a vocabulary trained on this text.

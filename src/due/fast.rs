@@ -1,0 +1,30 @@
+//! The fast path's queue: users who have no features and are to get a first answer without the LLM (DESIGN 7).
+
+use super::CLASS_URGENT;
+use crate::config::RefreshSettings;
+use crate::store::{DueEntry, FeatureStore, StoreResult};
+
+/// Name of a space's fast queue; no space has it, as a space is named by a hash.
+pub fn fast_queue(space: &str) -> String {
+    format!("{space}.fast")
+}
+
+/// Marks users for the fast path; does nothing where it is off.
+#[derive(Debug, Clone)]
+pub struct FastQueue {
+    name: Option<String>,
+}
+
+impl FastQueue {
+    /// The queue of a space, where the settings have it on.
+    pub fn new(settings: &RefreshSettings, space: &str) -> FastQueue {
+        FastQueue { name: settings.fast_path.then(|| fast_queue(space)) }
+    }
+
+    /// Marks users for whom the LLM may take long; who has living features is left alone when their turn comes.
+    pub async fn mark(&self, store: &dyn FeatureStore, users: &[String], now_ms: i64) -> StoreResult<()> {
+        let Some(name) = self.name.as_ref().filter(|_| !users.is_empty()) else { return Ok(()) };
+        let entry = |user: &String| DueEntry { user: user.clone(), class: CLASS_URGENT, due_ms: now_ms };
+        store.mark_due(name, &users.iter().map(entry).collect::<Vec<_>>()).await
+    }
+}

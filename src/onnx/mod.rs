@@ -1,0 +1,12 @@
+//! ONNX Runtime: the library, sessions on it, prepacked weights, and what stands beside a graph.
+//!
+//! In: a model folder. Out: sessions, a tokenizer, or an error that names the file. Callers: `llm`, `encode`, `openai`.
+
+pub mod folder;
+pub mod prepack;
+pub mod runtime;
+
+pub use runtime::Provider;
+
+/// File name of a graph; its weights stand beside it.
+pub const GRAPH_FILE: &str = "graph.onnx";
