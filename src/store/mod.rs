@@ -27,7 +27,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 /// What can go wrong in a store.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum StoreError {
     /// The engine underneath failed; nothing of the call is visible.
     #[error("store {operation} failed: {message}")]
@@ -92,10 +92,33 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         matches!(self, StoreError::Unreachable { .. } | StoreError::Busy { .. } | StoreError::Full { .. })
     }
+
+    /// Whether only what stands under one key is at fault: it concerns that user or item and nobody else.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, StoreError::Corrupt { .. })
+    }
 }
 
 /// Result of every store call.
 pub type StoreResult<T> = Result<T, StoreError>;
+
+/// Answers about several users or items, one each, in the order asked. What one record or one node of a cluster spoils is
+/// missing for those it concerns; whoever asks decides what that means.
+pub type Each<T> = Vec<StoreResult<T>>;
+
+/// The answers, unless the call failed as a whole: nobody could be asked about, or we are refused.
+pub fn unless_all_failed<T>(answers: Each<T>) -> StoreResult<Each<T>> {
+    let is_away = |error: &StoreError| matches!(error, StoreError::Unreachable { .. } | StoreError::Busy { .. });
+    let is_whole = |error: &StoreError| !error.is_unreadable() && !is_away(error);
+    let failed = |answer: &StoreResult<T>| answer.as_ref().err().filter(|error| !error.is_unreadable()).cloned();
+    if let Some(refused) = answers.iter().filter_map(|answer| answer.as_ref().err()).find(|error| is_whole(error)) {
+        return Err(refused.clone());
+    }
+    match answers.iter().map(failed).collect::<Option<Vec<_>>>().and_then(|errors| errors.into_iter().next()) {
+        Some(away) => Err(away),
+        None => Ok(answers),
+    }
+}
 
 /// The store behind every role. One instance per process, shared by `Arc`.
 #[async_trait]

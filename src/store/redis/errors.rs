@@ -18,6 +18,16 @@ pub enum Remedy {
     GiveUp,
 }
 
+/// What Redis says of a number, and Lua of a value, that stands where another kind is expected.
+const NOT_THE_VALUE_EXPECTED: [&str; 6] = [
+    "attempt to perform arithmetic",
+    "attempt to compare",
+    "attempt to concatenate",
+    "attempt to index",
+    "bad argument",
+    "value is not an integer",
+];
+
 /// What to do about an error. Every function is idempotent, so repeating after a lost answer is always allowed.
 pub fn remedy(error: &RedisError) -> Remedy {
     match code(error).as_str() {
@@ -68,6 +78,10 @@ pub fn failed(operation: &'static str, node: &str, error: &RedisError) -> StoreE
             message: named(
                 "a key under our namespace is of another type: does another program use store.namespace?".into(),
             ),
+        },
+        "ERR" if NOT_THE_VALUE_EXPECTED.iter().any(|words| text.contains(words)) => StoreError::Corrupt {
+            key: format!("of {operation}"),
+            message: named(format!("a value is not what this version writes: {text}")),
         },
         _ if text.contains("Function not found") => StoreError::Engine {
             operation,

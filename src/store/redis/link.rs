@@ -67,6 +67,18 @@ impl Call {
         self.cmd.arg(argument);
         self
     }
+
+    /// The error with the command's (first) key, where it is about what stands under it.
+    fn named(&self, error: StoreError) -> StoreError {
+        let StoreError::Corrupt { message, .. } = error else { return error };
+        let mut arguments = self.cmd.args_iter();
+        let place = if matches!(arguments.next(), Some(redis::Arg::Simple(b"FCALL"))) { 2 } else { 0 };
+        let key = match arguments.nth(place) {
+            Some(redis::Arg::Simple(key)) => String::from_utf8_lossy(key).into_owned(),
+            _ => String::new(),
+        };
+        StoreError::Corrupt { key, message }
+    }
 }
 
 /// All connections of one store.
@@ -118,10 +130,16 @@ impl Link {
         self.topology.read().masters.clone()
     }
 
-    /// Answers of the commands, in their order. The first error that repeating does not cure ends the batch; other commands
-    /// of it may have been carried out.
+    /// Answers of the commands, in their order; the first error of any of them in their place. Others may have been carried out.
     pub async fn run(&self, operation: &'static str, calls: Vec<Call>) -> StoreResult<Vec<Value>> {
-        let mut answers: Vec<Option<Value>> = calls.iter().map(|_| None).collect();
+        self.run_each(operation, calls).await.into_iter().collect()
+    }
+
+    /// One answer a command, in their order. What is wrong with one command (a key of another type, an error inside a
+    /// function) stands in its place alone, and what is wrong with a node, after the tries, in the places of those that go
+    /// there; the others are carried out.
+    pub async fn run_each(&self, operation: &'static str, calls: Vec<Call>) -> Vec<StoreResult<Value>> {
+        let mut answers: Vec<StoreResult<Value>> = calls.iter().map(|_| Ok(Value::Nil)).collect();
         let mut open: Vec<(usize, Option<Place>)> = (0..calls.len()).map(|index| (index, None)).collect();
         let mut pause = Tries::new();
         while !open.is_empty() {
@@ -130,17 +148,17 @@ impl Link {
                 let place = place.unwrap_or_else(|| (self.owner(calls[index].slot), false));
                 by_node.entry(place).or_default().push(index);
             }
-            self.admit(operation, by_node.keys().map(|(node, _)| node))?;
+            self.admit_each(operation, &mut by_node, &mut answers);
             let sent = by_node.into_iter().map(|(place, indices)| self.send(place, indices, &calls));
             let mut trouble = Trouble::default();
             let is_last = pause.rounds >= self.patience.retries;
             for (place, indices, outcome) in join_all(sent).await {
                 self.note(&place.0, outcome.as_ref().err(), is_last);
-                self.sort_out(operation, place, indices, outcome, &mut answers, &mut open, &mut trouble)?;
+                let sent = Sent { operation, node: place.0, indices, outcome };
+                self.sort_out(sent, &calls, &mut answers, &mut open, &mut trouble);
             }
-            let Some(error) = trouble.worst else { continue };
-            if is_last {
-                return Err(error);
+            if open.is_empty() || is_last {
+                break;
             }
             if trouble.wait {
                 pause.wait().await;
@@ -152,12 +170,12 @@ impl Link {
                 let _ = self.remap().await;
             }
         }
-        Ok(answers.into_iter().map(Option::unwrap_or_default).collect())
+        answers
     }
 
     /// Answer of one command.
     pub async fn one(&self, operation: &'static str, call: Call) -> StoreResult<Value> {
-        Ok(self.run(operation, vec![call]).await?.pop().unwrap_or_default())
+        self.run_each(operation, vec![call]).await.pop().unwrap_or(Ok(Value::Nil))
     }
 
     /// Answer of one command on every master, in the order of [`Link::masters`].
@@ -249,58 +267,57 @@ impl Link {
         (place, indices, outcome)
     }
 
-    /// Files answers and puts aside what must be sent again.
-    #[allow(clippy::too_many_arguments)]
+    /// Files answers, and notes what must be sent again; until then its error stands in its place.
     fn sort_out(
         &self,
-        operation: &'static str,
-        (node, _): Place,
-        indices: Vec<usize>,
-        outcome: Result<Vec<Value>, RedisError>,
-        answers: &mut [Option<Value>],
+        sent: Sent,
+        calls: &[Call],
+        answers: &mut [StoreResult<Value>],
         open: &mut Vec<(usize, Option<Place>)>,
         trouble: &mut Trouble,
-    ) -> StoreResult<()> {
+    ) {
+        let Sent { operation, node, indices, outcome } = sent;
         let values = match outcome {
             Ok(values) => values,
             Err(error) => {
                 let failed = errors::failed(operation, &name(&node), &error);
-                if errors::remedy(&error) == Remedy::GiveUp {
-                    return Err(failed);
+                for index in &indices {
+                    answers[*index] = Err(failed.clone());
                 }
-                self.forget(&node);
-                open.extend(indices.into_iter().map(|index| (index, None)));
-                trouble.note(failed, true, true);
-                return Ok(());
+                if errors::remedy(&error) != Remedy::GiveUp {
+                    self.forget(&node);
+                    open.extend(indices.into_iter().map(|index| (index, None)));
+                    trouble.note(true, true);
+                }
+                return;
             }
         };
         for (index, value) in indices.into_iter().zip(values) {
             let error = match value.extract_error() {
                 Ok(value) => {
-                    answers[index] = Some(value);
+                    answers[index] = Ok(value);
                     continue;
                 }
                 Err(error) => error,
             };
-            let failed = errors::failed(operation, &name(&node), &error);
+            answers[index] = Err(calls[index].named(errors::failed(operation, &name(&node), &error)));
             match errors::remedy(&error) {
-                Remedy::Remap => trouble.note(failed, false, true),
-                Remedy::Wait | Remedy::Reconnect => trouble.note(failed, true, true),
+                Remedy::Remap => trouble.note(false, true),
+                Remedy::Wait | Remedy::Reconnect => trouble.note(true, true),
                 Remedy::Ask(host, port) => {
-                    trouble.note(failed, false, false);
+                    trouble.note(false, false);
                     open.push((index, Some(((host, port), true))));
                     continue;
                 }
                 // A master that was taken over: on a cluster the map names the new one, else its name may lead there now.
                 Remedy::GiveUp if error.code() == Some("READONLY") => {
                     self.forget(&node);
-                    trouble.note(failed, true, true);
+                    trouble.note(true, true);
                 }
-                Remedy::GiveUp => return Err(failed),
+                Remedy::GiveUp => continue,
             }
             open.push((index, None));
         }
-        Ok(())
     }
 
     async fn connection(&self, node: &Node) -> Result<MultiplexedConnection, RedisError> {
@@ -323,6 +340,28 @@ impl Link {
         let nodes: Vec<String> = nodes.into_iter().map(name).collect();
         let admitted = self.breaker.admit(&nodes, Instant::now());
         admitted.map_err(|(node, why)| StoreError::Unreachable { operation, message: format!("redis {node}: {why}") })
+    }
+
+    /// Takes out what goes to a node which has not answered lately: refused at once, while the others' part goes out.
+    fn admit_each(
+        &self,
+        operation: &'static str,
+        by_node: &mut BTreeMap<Place, Vec<usize>>,
+        answers: &mut [StoreResult<Value>],
+    ) {
+        if self.breaker.all_well() {
+            return;
+        }
+        let mut admitted: BTreeMap<Node, StoreResult<()>> = BTreeMap::new();
+        by_node.retain(|(node, _), indices| {
+            // A batch is one try at a node, however many parts of it go there.
+            let known = admitted.entry(node.clone()).or_insert_with(|| self.admit(operation, [node]));
+            let Err(refused) = known else { return true };
+            for index in indices {
+                answers[*index] = Err(refused.clone());
+            }
+            false
+        });
     }
 
     /// Tells the breaker how a call to a node ended; an error that the node itself answered is an answer.
@@ -431,17 +470,25 @@ struct Refusal {
     is_final: bool,
 }
 
-/// What a round of a batch met.
+/// What one pipeline of a batch came back with.
+struct Sent {
+    operation: &'static str,
+    node: Node,
+    /// Of the commands in the batch.
+    indices: Vec<usize>,
+    /// One answer a command, or why there is none.
+    outcome: Result<Vec<Value>, RedisError>,
+}
+
+/// What the next round of a batch needs first.
 #[derive(Default)]
 struct Trouble {
-    worst: Option<StoreError>,
     wait: bool,
     remap: bool,
 }
 
 impl Trouble {
-    fn note(&mut self, error: StoreError, wait: bool, remap: bool) {
-        self.worst = Some(error);
+    fn note(&mut self, wait: bool, remap: bool) {
         self.wait |= wait;
         self.remap |= remap;
     }

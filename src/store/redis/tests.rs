@@ -16,6 +16,7 @@ mod layout;
 mod lost_tail;
 mod neighbours;
 mod outage;
+mod poison;
 mod reads;
 
 use rig::{RedisCluster, RedisServer};
