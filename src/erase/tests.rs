@@ -9,8 +9,8 @@ use crate::proto::{Behaviour, CrossGroup, TextGroup};
 use crate::refresh::{Seen, look_back, shown_neighbour};
 use crate::retrieve::{FaissUserIndex, IndexShape, VectorTail, build_main, encode_f16};
 use crate::store::{
-    DueEntry, EmbeddedOptions, EmbeddedStore, FeaturePut, FeedCursor, FreshVector, PutBody, PutOutcome, Record,
-    RecordBody, UserBatch, UserHistory,
+    DueEntry, DueQueue, EmbeddedOptions, EmbeddedStore, Erasures, FeaturePut, Features, FeedCursor, Feeds, FreshVector,
+    Health, Histories, PutBody, PutOutcome, Record, RecordBody, UserBatch, UserHistory,
 };
 use proptest::prelude::*;
 use prost::Message;

@@ -78,7 +78,7 @@ impl UserState {
     }
 }
 
-/// What [`super::FeatureStore::states`] reads of a user.
+/// What [`super::Histories::states`] reads of a user.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct UserMarks {
     /// Counters.
@@ -98,7 +98,7 @@ pub struct Erasure {
     pub finished_era: Option<u64>,
 }
 
-/// What [`super::FeatureStore::blank_cross`] found.
+/// What [`super::Erasures::blank_cross`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrossBlank {
     /// `cross` showed the erased user; it is empty now, and the prompt hash is cleared.

@@ -173,7 +173,8 @@ fn what_cannot_be_a_user_is_refused() {
 async fn the_repeat_of_a_refresh_that_died_does_not_skip_over_an_erased_neighbour() {
     let folder = tempfile::tempdir().expect("tempdir");
     let bundle = load_canned(&data_plane_bundle(folder.path()));
-    let store = EmbeddedStore::open(&folder.path().join("store"), EmbeddedOptions::default()).expect("store");
+    let store: Arc<dyn FeatureStore> =
+        EmbeddedStore::open(&folder.path().join("store"), EmbeddedOptions::default()).expect("store");
     let settings = config::load(None, std::iter::empty(), &[]).expect("defaults");
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let (refresh, retrieve) = (settings.refresh.clone(), settings.retrieve.clone());

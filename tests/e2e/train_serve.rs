@@ -17,7 +17,7 @@ async fn training_and_serving_render_the_same_prompt() {
     let world = small_world(40, 77);
     let actions = ActionTable::default();
     let folder = tempfile::tempdir().expect("tempdir");
-    let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).expect("store");
+    let store: Arc<dyn FeatureStore> = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).expect("store");
     let settings = config::load(None, std::iter::empty(), &[]).expect("defaults");
     let policy = DuePolicy::new(&settings.refresh);
     let ingest = Ingest::new(store.clone(), "space".into(), actions.clone(), policy);

@@ -17,7 +17,7 @@ struct Bench {
     _folder: tempfile::TempDir,
     data: PathBuf,
     checkpoint: PathBuf,
-    store: Arc<EmbeddedStore>,
+    store: Arc<dyn FeatureStore>,
     clock: Arc<AtomicI64>,
     ingest: Ingest,
     decoder: EventDecoder,

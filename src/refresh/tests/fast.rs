@@ -86,7 +86,7 @@ async fn it_fills_gaps_and_leaves_what_lives_alone() {
         clock: Arc::new(move || time.load(Ordering::SeqCst)),
         ..EmbeddedOptions::default()
     };
-    let store = EmbeddedStore::open(folder.path(), options).unwrap();
+    let store: Arc<dyn FeatureStore> = EmbeddedStore::open(folder.path(), options).unwrap();
     let refresher = refresher(store.clone(), bundle(GatedLlm::new(true, Duration::ZERO)), &settings);
     let space = refresher.space().to_string();
     assert_eq!(refresher.quick("nobody").await.unwrap(), Quick::Needless);

@@ -198,7 +198,7 @@ fn refresher(store: Arc<dyn FeatureStore>, bundle: Arc<Bundle>, settings: &Setti
     Arc::new(Refresher::new(store, bundle, models, metrics, settings.refresh.clone(), settings.retrieve.clone()))
 }
 
-fn embedded(folder: &Path) -> Arc<EmbeddedStore> {
+fn embedded(folder: &Path) -> Arc<dyn FeatureStore> {
     EmbeddedStore::open(folder, EmbeddedOptions { cache_bytes: 4 << 20, ..EmbeddedOptions::default() }).unwrap()
 }
 

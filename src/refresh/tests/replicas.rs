@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 /// A worker with a connection of its own.
 struct Replica {
-    store: Arc<RedisStore>,
+    store: Arc<dyn FeatureStore>,
     refresher: Arc<Refresher>,
     stop: watch::Sender<bool>,
     running: Option<JoinHandle<Result<(), StoreError>>>,

@@ -5,7 +5,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 struct Running {
-    store: Arc<EmbeddedStore>,
+    store: Arc<dyn FeatureStore>,
     llm: Arc<GatedLlm>,
     settings: Settings,
     space: String,

@@ -1,9 +1,9 @@
-//! Small counts kept beside the records: referrers of a user, users of an item, users and bytes of the store.
+//! Small counts kept beside the records: referrers of a user, users of an item, users of the store.
 
 use super::Inner;
 use super::engine::{Engine, corrupt, failed};
 use super::keys::{self, Kind};
-use crate::store::{ITEM_USERS_CAP, StoreResult, StoreStats};
+use crate::store::{ITEM_USERS_CAP, StoreResult};
 use fjall::{OwnedWriteBatch, Readable, Snapshot};
 use parking_lot::MutexGuard;
 use std::collections::BTreeMap;
@@ -21,48 +21,8 @@ impl Inner {
         self.users.fetch_add(users as u64, Ordering::Relaxed);
     }
 
-    /// See [`crate::store::FeatureStore::stats`].
-    pub(super) fn stats(&self) -> StoreResult<StoreStats> {
-        let disk_bytes = self.engine.database.disk_space().map_err(|error| failed("stats", &error))?;
-        Ok(StoreStats { users: self.users.load(Ordering::Relaxed), disk_bytes })
-    }
-
-    /// See [`crate::store::FeatureStore::add_referrer`].
-    pub(super) fn add_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<usize> {
-        let _neighbour = self.user_locks.lock(neighbour);
-        let (known, count) = self.referrer(space, neighbour, user)?;
-        if known {
-            return Ok(count as usize);
-        }
-        let mut batch = self.engine.batch();
-        batch.insert(&self.engine.users, keys::of_referrer(neighbour, space, user), []);
-        self.write_referrer_count(&mut batch, space, neighbour, count + 1);
-        self.engine.commit("add referrer", batch)?;
-        Ok(count as usize + 1)
-    }
-
-    /// See [`crate::store::FeatureStore::remove_referrer`].
-    pub(super) fn remove_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<()> {
-        let _neighbour = self.user_locks.lock(neighbour);
-        let (known, count) = self.referrer(space, neighbour, user)?;
-        if !known {
-            return Ok(());
-        }
-        let mut batch = self.engine.batch();
-        batch.remove(&self.engine.users, keys::of_referrer(neighbour, space, user));
-        self.write_referrer_count(&mut batch, space, neighbour, count.saturating_sub(1));
-        self.engine.commit("remove referrer", batch)
-    }
-
-    /// See [`crate::store::FeatureStore::referrer_counts`].
-    pub(super) fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>> {
-        let snapshot = self.engine.database.snapshot();
-        let count = |neighbour: &String| Ok(self.referrer_count(&snapshot, space, neighbour)? as usize);
-        neighbours.iter().map(count).collect()
-    }
-
     /// Whether `user` is noted, and how many are.
-    fn referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<(bool, u64)> {
+    pub(super) fn referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<(bool, u64)> {
         let snapshot = self.engine.database.snapshot();
         let known = snapshot
             .contains_key(&self.engine.users, keys::of_referrer(neighbour, space, user))
@@ -70,13 +30,13 @@ impl Inner {
         Ok((known, self.referrer_count(&snapshot, space, neighbour)?))
     }
 
-    fn referrer_count(&self, snapshot: &Snapshot, space: &str, neighbour: &str) -> StoreResult<u64> {
+    pub(super) fn referrer_count(&self, snapshot: &Snapshot, space: &str, neighbour: &str) -> StoreResult<u64> {
         let key = keys::of_user_in_space(neighbour, Kind::ReferrerCount, space);
         let decode = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).map_err(|_| "not a count".to_string());
         Ok(self.engine.read(snapshot, &self.engine.users, &key, decode)?.unwrap_or(0))
     }
 
-    fn write_referrer_count(&self, batch: &mut OwnedWriteBatch, space: &str, neighbour: &str, count: u64) {
+    pub(super) fn write_referrer_count(&self, batch: &mut OwnedWriteBatch, space: &str, neighbour: &str, count: u64) {
         let key = keys::of_user_in_space(neighbour, Kind::ReferrerCount, space);
         if count == 0 {
             // Nothing of a user that nobody shows: an erased one leaves no trace here.
@@ -122,12 +82,7 @@ impl Inner {
         Ok(guards)
     }
 
-    /// See [`crate::store::FeatureStore::item_user_counts`].
-    pub(super) fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>> {
-        items.iter().map(|item| Ok(self.item_users(item)?.len() as u32)).collect()
-    }
-
-    fn item_users(&self, item: &str) -> StoreResult<Vec<u64>> {
+    pub(super) fn item_users(&self, item: &str) -> StoreResult<Vec<u64>> {
         let key = keys::of_item_users(item);
         let value = self.engine.items.get(&key).map_err(|error| failed("read item users", &error))?;
         let bytes = value.as_deref().unwrap_or_default();

@@ -6,6 +6,7 @@
 
 use super::tests::{batch, click};
 use super::*;
+use crate::store::Histories;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};

@@ -3,12 +3,13 @@
 //! In: marks and claims. Out: leases. A claim writes nothing: the record stays until the release, so a process that dies
 //! leaves every user it had taken in the queue, and [`load`] gives them out again. Leases live in memory only.
 
-use super::Inner;
 use super::engine::{Engine, corrupt, failed, user_of_state_key};
 use super::keys;
 use super::queue::{DueQueues, Mark};
+use super::{EmbeddedStore, Inner};
 use crate::store::codec;
-use crate::store::{Claim, DueEntry, QueueDepth, SWEEP_CLASS, StoreResult};
+use crate::store::{Claim, DueEntry, DueQueue, QueueDepth, SWEEP_CLASS, StoreResult};
+use async_trait::async_trait;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -27,8 +28,91 @@ pub fn load(engine: &Engine) -> StoreResult<DueQueues> {
     Ok(queues)
 }
 
+#[async_trait]
+impl DueQueue for EmbeddedStore {
+    async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
+        self.write(|inner| inner.mark_due(space, entries))
+    }
+
+    async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
+        self.write(|inner| {
+            // Random tokens: a claim of a process that died never matches one of ours.
+            Ok(inner.queues.lock().space(space).claim(inner.now_ms(), limit, millis(lease), rand::random))
+        })
+    }
+
+    async fn renew(&self, space: &str, claim: &Claim, lease: Duration) -> StoreResult<bool> {
+        self.write(|inner| Ok(inner.queues.lock().space(space).renew(inner.now_ms(), claim, millis(lease))))
+    }
+
+    async fn release(&self, space: &str, claim: &Claim) -> StoreResult<bool> {
+        self.write(|inner| {
+            let mut queues = inner.queues.lock();
+            let queue = queues.space(space);
+            if !queue.holds(inner.now_ms(), claim) {
+                return Ok(false);
+            }
+            let key = keys::of_due(space, &claim.user);
+            let mut batch = inner.engine.batch();
+            match queue.marked_again(&claim.user) {
+                Some(mark) => batch.insert(&inner.engine.due, key, codec::encode_due(mark.class, mark.due_ms)),
+                None => batch.remove(&inner.engine.due, key),
+            }
+            inner.engine.commit("release", batch)?;
+            queue.release(&claim.user);
+            Ok(true)
+        })
+    }
+
+    async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth> {
+        self.write(|inner| Ok(inner.queues.lock().space(space).depth(inner.now_ms())))
+    }
+
+    /// A user refreshed while the sweep runs may be marked needlessly; that
+    /// costs one refresh, which the unchanged prompt cuts short.
+    async fn sweep(&self, space: &str) -> StoreResult<usize> {
+        let space = space.to_string();
+        self.on_own_thread("sweep", move |inner| {
+            let mut marked = 0;
+            let mut stale = Vec::with_capacity(SWEEP_STEP);
+            for entry in inner.engine.states.iter() {
+                let (key, value) = entry.into_inner().map_err(|error| failed("sweep", &error))?;
+                let record = codec::decode_user(&value).map_err(|message| corrupt(&key, message))?;
+                let refreshed_seq = record.refreshed.get(&space).map_or(0, |version| version.seq);
+                // Also true for a user without features: `seq` counts from 1. One at 0, or at the seq of an erasure, has no
+                // event to refresh from.
+                if record.state.seq > refreshed_seq.max(record.state.erased_seq) {
+                    stale.push(user_of_state_key(&key)?.to_string());
+                }
+                if stale.len() == SWEEP_STEP {
+                    marked += inner.mark_absent(&space, &mut stale)?;
+                }
+            }
+            Ok(marked + inner.mark_absent(&space, &mut stale)?)
+        })
+        .await
+    }
+
+    async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()> {
+        self.write(|inner| {
+            let mut queues = inner.queues.lock();
+            let queue = queues.space(space);
+            let key = keys::of_due(space, user);
+            let mut batch = inner.engine.batch();
+            match queue.leased_mark(inner.now_ms(), user) {
+                Some(mark) => batch.insert(&inner.engine.due, key, codec::encode_due(mark.class, mark.due_ms)),
+                None if queue.contains(user) => batch.remove(&inner.engine.due, key),
+                None => return Ok(()),
+            }
+            inner.engine.commit("forget due", batch)?;
+            queue.forget(user);
+            Ok(())
+        })
+    }
+}
+
 impl Inner {
-    /// See [`crate::store::FeatureStore::mark_due`].
+    /// See [`crate::store::DueQueue::mark_due`].
     pub(super) fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
         let mut queues = self.queues.lock();
         let queue = queues.space(space);
@@ -52,77 +136,6 @@ impl Inner {
             queue.mark(&entry.user, Mark { class: entry.class, due_ms: entry.due_ms });
         }
         Ok(())
-    }
-
-    /// See [`crate::store::FeatureStore::claim`].
-    pub(super) fn claim(&self, space: &str, limit: usize, lease: Duration) -> Vec<Claim> {
-        // Random tokens: a claim of a process that died never matches one of ours.
-        self.queues.lock().space(space).claim(self.now_ms(), limit, millis(lease), rand::random)
-    }
-
-    /// See [`crate::store::FeatureStore::renew`].
-    pub(super) fn renew(&self, space: &str, claim: &Claim, lease: Duration) -> bool {
-        self.queues.lock().space(space).renew(self.now_ms(), claim, millis(lease))
-    }
-
-    /// See [`crate::store::FeatureStore::release`].
-    pub(super) fn release(&self, space: &str, claim: &Claim) -> StoreResult<bool> {
-        let mut queues = self.queues.lock();
-        let queue = queues.space(space);
-        if !queue.holds(self.now_ms(), claim) {
-            return Ok(false);
-        }
-        let key = keys::of_due(space, &claim.user);
-        let mut batch = self.engine.batch();
-        match queue.marked_again(&claim.user) {
-            Some(mark) => batch.insert(&self.engine.due, key, codec::encode_due(mark.class, mark.due_ms)),
-            None => batch.remove(&self.engine.due, key),
-        }
-        self.engine.commit("release", batch)?;
-        queue.release(&claim.user);
-        Ok(true)
-    }
-
-    /// See [`crate::store::FeatureStore::forget_due`].
-    pub(super) fn forget_due(&self, space: &str, user: &str) -> StoreResult<()> {
-        let mut queues = self.queues.lock();
-        let queue = queues.space(space);
-        let key = keys::of_due(space, user);
-        let mut batch = self.engine.batch();
-        match queue.leased_mark(self.now_ms(), user) {
-            Some(mark) => batch.insert(&self.engine.due, key, codec::encode_due(mark.class, mark.due_ms)),
-            None if queue.contains(user) => batch.remove(&self.engine.due, key),
-            None => return Ok(()),
-        }
-        self.engine.commit("forget due", batch)?;
-        queue.forget(user);
-        Ok(())
-    }
-
-    /// See [`crate::store::FeatureStore::queue_depth`].
-    pub(super) fn queue_depth(&self, space: &str) -> QueueDepth {
-        self.queues.lock().space(space).depth(self.now_ms())
-    }
-
-    /// See [`crate::store::FeatureStore::sweep`]. A user refreshed while the sweep runs may be marked needlessly; that
-    /// costs one refresh, which the unchanged prompt cuts short.
-    pub(super) fn sweep(&self, space: &str) -> StoreResult<usize> {
-        let mut marked = 0;
-        let mut stale = Vec::with_capacity(SWEEP_STEP);
-        for entry in self.engine.states.iter() {
-            let (key, value) = entry.into_inner().map_err(|error| failed("sweep", &error))?;
-            let record = codec::decode_user(&value).map_err(|message| corrupt(&key, message))?;
-            let refreshed_seq = record.refreshed.get(space).map_or(0, |version| version.seq);
-            // Also true for a user without features: `seq` counts from 1. One at 0, or at the seq of an erasure, has no
-            // event to refresh from.
-            if record.state.seq > refreshed_seq.max(record.state.erased_seq) {
-                stale.push(user_of_state_key(&key)?.to_string());
-            }
-            if stale.len() == SWEEP_STEP {
-                marked += self.mark_absent(space, &mut stale)?;
-            }
-        }
-        Ok(marked + self.mark_absent(space, &mut stale)?)
     }
 
     /// Marks those of the users due who neither wait nor are leased, and empties the list.

@@ -8,13 +8,14 @@
 //! counts, and a feed is no longer than there are users or items. (So nothing needs trimming, and no cursor is ever
 //! gone: the rescan of DESIGN 5.2 is this read.)
 
-use super::Inner;
 use super::engine::{corrupt, failed};
 use super::keys;
+use super::{EmbeddedStore, Inner};
 use crate::event::Item;
 use crate::store::codec::{self, CodecResult};
 use crate::store::cursor::ShardPage;
 use crate::store::{FeedCursor, FeedPage, FreshVector, StoreResult};
+use async_trait::async_trait;
 use fjall::Slice;
 use std::collections::HashMap;
 
@@ -32,81 +33,86 @@ struct Ends {
     last: u64,
 }
 
-impl Inner {
-    /// See [`crate::store::FeatureStore::append_vector`].
-    pub(super) fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()> {
-        let feed = vector_feed(space);
-        let mut feeds = self.feeds.lock();
-        let mut ends = self.ends(&mut feeds, &feed)?;
-        let mut batch = self.engine.batch();
-        let place_key = keys::of_vector_place(space, &vector.user);
-        if let Some(old) = self.engine.items.get(&place_key).map_err(|error| failed("append vector", &error))? {
-            let old_id = keys::parse_feed_id(&old).ok_or_else(|| corrupt(&place_key, "not an id".into()))?;
-            let old_key = keys::of_feed(&feed, old_id);
-            if let Some(bytes) = self.engine.feeds.get(&old_key).map_err(|error| failed("append vector", &error))? {
-                let stored = codec::decode_vector(&bytes).map_err(|message| corrupt(&old_key, message))?;
-                // A late writer must not take the newest vector out of the feed.
-                if (stored.era, stored.version) > (vector.era, vector.version) {
-                    return Ok(());
+#[async_trait]
+impl crate::store::Feeds for EmbeddedStore {
+    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()> {
+        self.write(|inner| {
+            let feed = vector_feed(space);
+            let mut feeds = inner.feeds.lock();
+            let mut ends = inner.ends(&mut feeds, &feed)?;
+            let mut batch = inner.engine.batch();
+            let place_key = keys::of_vector_place(space, &vector.user);
+            if let Some(old) = inner.engine.items.get(&place_key).map_err(|error| failed("append vector", &error))? {
+                let old_id = keys::parse_feed_id(&old).ok_or_else(|| corrupt(&place_key, "not an id".into()))?;
+                let old_key = keys::of_feed(&feed, old_id);
+                if let Some(bytes) =
+                    inner.engine.feeds.get(&old_key).map_err(|error| failed("append vector", &error))?
+                {
+                    let stored = codec::decode_vector(&bytes).map_err(|message| corrupt(&old_key, message))?;
+                    // A late writer must not take the newest vector out of the feed.
+                    if (stored.era, stored.version) > (vector.era, vector.version) {
+                        return Ok(());
+                    }
                 }
+                batch.remove(&inner.engine.feeds, old_key);
             }
-            batch.remove(&self.engine.feeds, old_key);
-        }
-        ends.last += 1;
-        batch.insert(&self.engine.feeds, keys::of_feed(&feed, ends.last), codec::encode_vector(vector));
-        batch.insert(&self.engine.items, place_key, ends.last.to_be_bytes());
-        self.engine.commit("append vector", batch)?;
-        feeds.0.insert(feed, ends);
-        Ok(())
+            ends.last += 1;
+            batch.insert(&inner.engine.feeds, keys::of_feed(&feed, ends.last), codec::encode_vector(vector));
+            batch.insert(&inner.engine.items, place_key, ends.last.to_be_bytes());
+            inner.engine.commit("append vector", batch)?;
+            feeds.0.insert(feed, ends);
+            Ok(())
+        })
     }
 
-    /// See [`crate::store::FeatureStore::vectors_after`].
-    pub(super) fn vectors_after(
+    async fn vectors_after(
         &self,
         space: &str,
         cursor: &FeedCursor,
         limit: usize,
     ) -> StoreResult<FeedPage<FreshVector>> {
-        self.page(&vector_feed(space), cursor, limit, codec::decode_vector)
+        self.write(|inner| inner.page(&vector_feed(space), cursor, limit, codec::decode_vector))
     }
 
-    /// See [`crate::store::FeatureStore::put_items`].
-    pub(super) fn put_items(&self, items: &[Item]) -> StoreResult<()> {
-        if items.is_empty() {
-            return Ok(());
-        }
-        let mut feeds = self.feeds.lock();
-        let mut ends = self.ends(&mut feeds, ITEM_FEED)?;
-        let mut batch = self.engine.batch();
-        // Of several versions in one call the last counts.
-        let latest: HashMap<&str, usize> =
-            items.iter().enumerate().map(|(index, item)| (item.id.as_str(), index)).collect();
-        for (index, item) in items.iter().enumerate() {
-            if latest.get(item.id.as_str()) != Some(&index) {
-                continue;
+    async fn put_items(&self, items: &[Item]) -> StoreResult<()> {
+        self.write(|inner| {
+            if items.is_empty() {
+                return Ok(());
             }
-            ends.last += 1;
-            let place_key = keys::of_item_place(&item.id);
-            if let Some(old) = self.engine.items.get(&place_key).map_err(|error| failed("put items", &error))? {
-                let old = keys::parse_feed_id(&old).ok_or_else(|| corrupt(&place_key, "not an id".into()))?;
-                batch.remove(&self.engine.feeds, keys::of_feed(ITEM_FEED, old));
+            let mut feeds = inner.feeds.lock();
+            let mut ends = inner.ends(&mut feeds, ITEM_FEED)?;
+            let mut batch = inner.engine.batch();
+            // Of several versions in one call the last counts.
+            let latest: HashMap<&str, usize> =
+                items.iter().enumerate().map(|(index, item)| (item.id.as_str(), index)).collect();
+            for (index, item) in items.iter().enumerate() {
+                if latest.get(item.id.as_str()) != Some(&index) {
+                    continue;
+                }
+                ends.last += 1;
+                let place_key = keys::of_item_place(&item.id);
+                if let Some(old) = inner.engine.items.get(&place_key).map_err(|error| failed("put items", &error))? {
+                    let old = keys::parse_feed_id(&old).ok_or_else(|| corrupt(&place_key, "not an id".into()))?;
+                    batch.remove(&inner.engine.feeds, keys::of_feed(ITEM_FEED, old));
+                }
+                let feed_key = keys::of_feed(ITEM_FEED, ends.last);
+                let value = serde_json::to_vec(item).map_err(|error| corrupt(&feed_key, error.to_string()))?;
+                batch.insert(&inner.engine.feeds, feed_key, value);
+                batch.insert(&inner.engine.items, place_key, ends.last.to_be_bytes());
             }
-            let feed_key = keys::of_feed(ITEM_FEED, ends.last);
-            let value = serde_json::to_vec(item).map_err(|error| corrupt(&feed_key, error.to_string()))?;
-            batch.insert(&self.engine.feeds, feed_key, value);
-            batch.insert(&self.engine.items, place_key, ends.last.to_be_bytes());
-        }
-        self.engine.commit("put items", batch)?;
-        feeds.0.insert(ITEM_FEED.to_string(), ends);
-        Ok(())
+            inner.engine.commit("put items", batch)?;
+            feeds.0.insert(ITEM_FEED.to_string(), ends);
+            Ok(())
+        })
     }
 
-    /// See [`crate::store::FeatureStore::items_after`].
-    pub(super) fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
+    async fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
         let decode = |bytes: &[u8]| serde_json::from_slice(bytes).map_err(|error| error.to_string());
-        self.page(ITEM_FEED, cursor, limit, decode)
+        self.inner.page(ITEM_FEED, cursor, limit, decode)
     }
+}
 
+impl Inner {
     fn page<T>(
         &self,
         feed: &str,

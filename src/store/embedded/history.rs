@@ -6,17 +6,18 @@
 //! read 30 times faster, it takes 0.6 of the disk after compaction, and it leaves no tombstones for later reads to step
 //! over. Rewriting the whole list reached 0.84 of its append rate; most appends therefore write a short tail only.
 
-use super::Inner;
 use super::engine::Engine;
 use super::keys::{self, Kind};
+use super::{EmbeddedStore, Inner};
 use crate::event::{ActionClass, OPT_OUT_ATTRIBUTE};
 use crate::proto::Behaviour;
 use crate::store::codec::{self, CodecResult, Profile, ProfileAttribute, UserRecord};
 use crate::store::kept::KeptList;
 use crate::store::{
-    AppendOutcome, HISTORY_CAP, PROFILE_CAP, QUERY_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory,
-    UserMarks, UserState,
+    AppendOutcome, HISTORY_CAP, Histories, PROFILE_CAP, QUERY_CAP, Record, RecordBody, StoreResult, UserBatch,
+    UserHistory, UserMarks, UserState,
 };
+use async_trait::async_trait;
 use fjall::{OwnedWriteBatch, Snapshot};
 use prost::Message;
 use std::collections::{BTreeMap, HashMap};
@@ -58,37 +59,62 @@ struct Draft {
     engaged: Vec<String>,
 }
 
-impl Inner {
-    /// See [`crate::store::FeatureStore::append`].
-    pub(super) fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
-        let _users = self.user_locks.lock_all(batches.iter().map(|batch| batch.user.as_str()));
-        let snapshot = self.engine.database.snapshot();
-        let mut drafts: HashMap<&str, Draft> = HashMap::new();
-        let mut outcomes = Vec::with_capacity(batches.len());
-        for batch in batches {
-            let draft = match drafts.entry(&batch.user) {
-                std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::hash_map::Entry::Vacant(entry) => {
-                    entry.insert(Draft::load(&self.engine, &snapshot, &batch.user)?)
-                }
-            };
-            outcomes.push(draft.apply(space, &batch.records));
-        }
-        drafts.retain(|_, draft| !draft.changed.is_empty());
-        if drafts.is_empty() {
-            return Ok(outcomes);
-        }
-        let mut batch = self.engine.batch();
-        for (user, draft) in &drafts {
-            draft.write(&self.engine, &mut batch, user)?;
-        }
-        let engaged = drafts.iter().flat_map(|(user, draft)| draft.engaged.iter().map(|item| (item.as_str(), *user)));
-        let _items = self.count_item_users(&mut batch, engaged)?;
-        self.engine.commit("append", batch)?;
-        self.count_new_users(drafts.values().filter(|draft| draft.is_new).count());
-        Ok(outcomes)
+#[async_trait]
+impl Histories for EmbeddedStore {
+    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+        self.write(|inner| {
+            let _users = inner.user_locks.lock_all(batches.iter().map(|batch| batch.user.as_str()));
+            let snapshot = inner.engine.database.snapshot();
+            let mut drafts: HashMap<&str, Draft> = HashMap::new();
+            let mut outcomes = Vec::with_capacity(batches.len());
+            for batch in batches {
+                let draft = match drafts.entry(&batch.user) {
+                    std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+                    std::collections::hash_map::Entry::Vacant(entry) => {
+                        entry.insert(Draft::load(&inner.engine, &snapshot, &batch.user)?)
+                    }
+                };
+                outcomes.push(draft.apply(space, &batch.records));
+            }
+            drafts.retain(|_, draft| !draft.changed.is_empty());
+            if drafts.is_empty() {
+                return Ok(outcomes);
+            }
+            let mut batch = inner.engine.batch();
+            for (user, draft) in &drafts {
+                draft.write(&inner.engine, &mut batch, user)?;
+            }
+            let engaged =
+                drafts.iter().flat_map(|(user, draft)| draft.engaged.iter().map(|item| (item.as_str(), *user)));
+            let _items = inner.count_item_users(&mut batch, engaged)?;
+            inner.engine.commit("append", batch)?;
+            inner.count_new_users(drafts.values().filter(|draft| draft.is_new).count());
+            Ok(outcomes)
+        })
     }
 
+    async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
+        let inner = &self.inner;
+        let snapshot = inner.engine.database.snapshot();
+        users.iter().map(|user| inner.history(&snapshot, user)).collect()
+    }
+
+    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        let inner = &self.inner;
+        let snapshot = inner.engine.database.snapshot();
+        let marks = |record: UserRecord| UserMarks {
+            state: record.state,
+            refreshed_seq: record.refreshed.get(space).map(|version| version.seq),
+        };
+        users.iter().map(|user| Ok(inner.engine.user_record(&snapshot, user)?.map(marks))).collect()
+    }
+
+    async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>> {
+        items.iter().map(|item| Ok(self.inner.item_users(item)?.len() as u32)).collect()
+    }
+}
+
+impl Inner {
     /// Time of the newest event that anything kept of a user comes from.
     pub(super) fn newest_kept(&self, snapshot: &Snapshot, user: &str) -> StoreResult<Option<i64>> {
         let lists = KeptLists::load(&self.engine, snapshot, user)?;
@@ -98,22 +124,6 @@ impl Inner {
             .into_iter()
             .filter_map(|list| list.iter().next().map(|(ts_ms, ..)| ts_ms));
         Ok(newest.chain(profile.unwrap_or_default().into_values().map(|attribute| attribute.ts_ms)).max())
-    }
-
-    /// See [`crate::store::FeatureStore::histories`].
-    pub(super) fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
-        let snapshot = self.engine.database.snapshot();
-        users.iter().map(|user| self.history(&snapshot, user)).collect()
-    }
-
-    /// See [`crate::store::FeatureStore::states`].
-    pub(super) fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
-        let snapshot = self.engine.database.snapshot();
-        let marks = |record: UserRecord| UserMarks {
-            state: record.state,
-            refreshed_seq: record.refreshed.get(space).map(|version| version.seq),
-        };
-        users.iter().map(|user| Ok(self.engine.user_record(&snapshot, user)?.map(marks))).collect()
     }
 
     fn history(&self, snapshot: &Snapshot, user: &str) -> StoreResult<Option<UserHistory>> {

@@ -8,11 +8,11 @@
 //! | `engine` | opening, schema check, errors |
 //! | `keys`, `locks`, `flusher` | key bytes; who may change what; syncing to disk |
 //! | `history` | append and histories |
-//! | `put` | features |
+//! | `put` | features, referrers |
 //! | `erase` | erasures, step by step |
 //! | `due`, `queue` | due queue and leases: durable part, part in memory |
 //! | `feeds` | fresh vectors, catalogue overlay |
-//! | `counters` | referrers, users per item, totals |
+//! | `counters` | counts of referrers, of an item's users, of users |
 
 mod counters;
 #[cfg(test)]
@@ -34,15 +34,10 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-use super::{
-    AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FeedCursor, FeedPage, FreshVector,
-    Group, PutOutcome, QueueDepth, StoreError, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory,
-    UserMarks, UserState,
-};
+use super::{Health, StoreError, StoreResult, StoreStats};
 use crate::clock::unix_ms;
-use crate::event::Item;
 use async_trait::async_trait;
-use engine::Engine;
+use engine::{Engine, failed};
 use feeds::Feeds;
 use fjall::PersistMode;
 use flusher::Flusher;
@@ -51,7 +46,7 @@ use parking_lot::Mutex;
 use queue::DueQueues;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -82,7 +77,7 @@ impl Default for EmbeddedOptions {
     }
 }
 
-/// [`FeatureStore`] in a folder.
+/// [`super::FeatureStore`] in a folder.
 pub struct EmbeddedStore {
     // Dropped first: its last sync needs the database open.
     _flusher: Flusher,
@@ -132,6 +127,16 @@ impl EmbeddedStore {
         Ok(Arc::new(EmbeddedStore { _flusher: flusher, inner }))
     }
 
+    /// Writes take microseconds, but wait for the journal while it is synced (milliseconds). On a runtime of many threads the
+    /// worker's other tasks move away meanwhile; elsewhere there is no such way, and the wait is short enough.
+    /// Reads never wait for the journal and run where they are.
+    fn write<T>(&self, work: impl FnOnce(&Inner) -> T) -> T {
+        match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(|| work(&self.inner)),
+            _ => work(&self.inner),
+        }
+    }
+
     /// For calls that walk the whole store or wait for the disk: seconds, so they get a thread of their own.
     async fn on_own_thread<T: Send + 'static>(
         &self,
@@ -150,157 +155,18 @@ impl Inner {
     }
 }
 
-/// Writes take microseconds, but wait for the journal while it is synced (milliseconds). On a runtime of many threads the
-/// worker's other tasks move away meanwhile; elsewhere there is no such way, and the wait is short enough.
-/// Reads never wait for the journal and run where they are.
-fn writing<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
-    }
-}
-
 #[async_trait]
-impl FeatureStore for EmbeddedStore {
+impl Health for EmbeddedStore {
     async fn now_ms(&self) -> StoreResult<i64> {
         Ok(self.inner.now_ms())
     }
 
-    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
-        writing(|| self.inner.append(space, batches))
-    }
-
-    async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
-        self.inner.histories(users)
-    }
-
-    async fn feature_groups(
-        &self,
-        space: &str,
-        users: &[String],
-        groups: &[Group],
-    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
-        // A record is one value: the rest is read with it, and left here.
-        let stored = self.inner.features(space, users)?;
-        Ok(stored.into_iter().map(|features| features.map(|features| features.only(groups))).collect())
-    }
-
-    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
-        self.inner.states(space, users)
-    }
-
-    async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
-        self.inner.features(space, users)
-    }
-
-    async fn put(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome> {
-        writing(|| self.inner.put(space, put))
-    }
-
-    async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
-        writing(|| self.inner.mark_due(space, entries))
-    }
-
-    async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
-        writing(|| Ok(self.inner.claim(space, limit, lease)))
-    }
-
-    async fn renew(&self, space: &str, claim: &Claim, lease: Duration) -> StoreResult<bool> {
-        writing(|| Ok(self.inner.renew(space, claim, lease)))
-    }
-
-    async fn release(&self, space: &str, claim: &Claim) -> StoreResult<bool> {
-        writing(|| self.inner.release(space, claim))
-    }
-
-    async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth> {
-        writing(|| Ok(self.inner.queue_depth(space)))
-    }
-
-    async fn sweep(&self, space: &str) -> StoreResult<usize> {
-        let space = space.to_string();
-        self.on_own_thread("sweep", move |inner| inner.sweep(&space)).await
-    }
-
-    async fn add_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<usize> {
-        writing(|| self.inner.add_referrer(space, neighbour, user))
-    }
-
-    async fn remove_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<()> {
-        writing(|| self.inner.remove_referrer(space, neighbour, user))
-    }
-
-    async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>> {
-        self.inner.referrer_counts(space, neighbours)
-    }
-
-    async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>> {
-        self.inner.referrers(space, neighbour)
-    }
-
-    async fn note_space(&self, space: &str) -> StoreResult<()> {
-        writing(|| self.inner.note_space(space))
-    }
-
-    async fn spaces(&self) -> StoreResult<Vec<String>> {
-        self.inner.spaces()
-    }
-
-    async fn note_erasure(&self, user: &str) -> StoreResult<Erasure> {
-        writing(|| self.inner.note_erasure(user))
-    }
-
-    async fn erasures(&self) -> StoreResult<Vec<Erasure>> {
-        self.inner.erasures()
-    }
-
-    async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState> {
-        writing(|| self.inner.erase_user(erasure))
-    }
-
-    async fn blank_cross(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank> {
-        writing(|| self.inner.blank_cross(space, user, neighbour, era))
-    }
-
-    async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()> {
-        writing(|| self.inner.forget_due(space, user))
-    }
-
-    async fn finish_erasure(&self, erasure: &Erasure, era: u64) -> StoreResult<()> {
-        writing(|| self.inner.finish_erasure(erasure, era))
-    }
-
-    async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize> {
-        writing(|| self.inner.expire_erasures(before_ms))
-    }
-
-    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()> {
-        writing(|| self.inner.append_vector(space, vector))
-    }
-
-    async fn vectors_after(
-        &self,
-        space: &str,
-        cursor: &FeedCursor,
-        limit: usize,
-    ) -> StoreResult<FeedPage<FreshVector>> {
-        writing(|| self.inner.vectors_after(space, cursor, limit))
-    }
-
-    async fn put_items(&self, items: &[Item]) -> StoreResult<()> {
-        writing(|| self.inner.put_items(items))
-    }
-
-    async fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
-        self.inner.items_after(cursor, limit)
-    }
-
-    async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>> {
-        self.inner.item_user_counts(items)
-    }
-
     async fn stats(&self) -> StoreResult<StoreStats> {
-        self.on_own_thread("stats", Inner::stats).await
+        self.on_own_thread("stats", move |inner| {
+            let disk_bytes = inner.engine.database.disk_space().map_err(|error| failed("stats", &error))?;
+            Ok(StoreStats { users: inner.users.load(Ordering::Relaxed), disk_bytes })
+        })
+        .await
     }
 
     async fn flush(&self) -> StoreResult<()> {

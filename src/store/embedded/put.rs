@@ -1,61 +1,125 @@
-//! Writing and reading features (DESIGN 5.2, Put and Skip).
+//! Writing and reading features (DESIGN 5.2, Put and Skip), and noting who shows whom.
 //!
 //! In: one refresh's result. Out: written or refused. The rules are [`decide`], a function of values without a store.
 //!
 //! Groups are judged one by one. What belongs to the record as a whole (`refreshed_seq`, `prompt_hash`, the vector,
 //! and the user's weight) moves only with a tier-1 version that is not below the one it stands at.
 
-use super::Inner;
+use super::EmbeddedStore;
+use super::engine::{corrupt, failed};
 use super::keys::{self, Kind};
 use crate::feature::{Group, GroupBlob, Version};
 use crate::proto::{CrossGroup, GroupMeta, IntraGroup, ScidGroup, TextGroup};
 use crate::store::codec::{self, CodecResult, FeatureRecord, UserRecord};
-use crate::store::{FeaturePut, PutBody, PutOutcome, PutRefusal, StoreResult, StoredFeatures};
+use crate::store::{FeaturePut, Features, PutBody, PutOutcome, PutRefusal, StoreResult, StoredFeatures};
+use async_trait::async_trait;
+use fjall::Readable;
 use prost::Message;
 
-impl Inner {
-    /// See [`crate::store::FeatureStore::features`].
-    pub(super) fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
-        let snapshot = self.engine.database.snapshot();
+#[async_trait]
+impl Features for EmbeddedStore {
+    async fn feature_groups(
+        &self,
+        space: &str,
+        users: &[String],
+        groups: &[Group],
+    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        // A record is one value: the rest is read with it, and left here.
+        let stored = self.features(space, users).await?;
+        Ok(stored.into_iter().map(|features| features.map(|features| features.only(groups))).collect())
+    }
+
+    async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        let inner = &self.inner;
+        let snapshot = inner.engine.database.snapshot();
         let read = |user: &String| {
             let key = keys::of_user_in_space(user, Kind::Features, space);
-            let record = self.engine.read(&snapshot, &self.engine.users, &key, codec::decode_features)?;
+            let record = inner.engine.read(&snapshot, &inner.engine.users, &key, codec::decode_features)?;
             Ok(record.map(|record| record.features))
         };
         users.iter().map(read).collect()
     }
 
-    /// See [`crate::store::FeatureStore::put`].
-    pub(super) fn put(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome> {
-        let _user = self.user_locks.lock(&put.user);
-        let snapshot = self.engine.database.snapshot();
-        let known = self.engine.user_record(&snapshot, &put.user)?;
-        let is_new = known.is_none();
-        let mut user = known.unwrap_or_default();
-        if put.era != user.state.era {
-            return Ok(PutOutcome::Refused(PutRefusal::Era));
+    async fn put(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome> {
+        self.write(|inner| {
+            let _user = inner.user_locks.lock(&put.user);
+            let snapshot = inner.engine.database.snapshot();
+            let known = inner.engine.user_record(&snapshot, &put.user)?;
+            let is_new = known.is_none();
+            let mut user = known.unwrap_or_default();
+            if put.era != user.state.era {
+                return Ok(PutOutcome::Refused(PutRefusal::Era));
+            }
+            if put.version.seq > user.state.seq {
+                return Ok(PutOutcome::Refused(PutRefusal::FutureSeq));
+            }
+            let key = keys::of_user_in_space(&put.user, Kind::Features, space);
+            let stored = inner.engine.read(&snapshot, &inner.engine.users, &key, codec::decode_features)?;
+            let now_ms = inner.now_ms();
+            let decided = decide(stored.unwrap_or_default(), &put, now_ms).map_err(|message| corrupt(&key, message))?;
+            let record = match decided {
+                Ok(record) => record,
+                Err(refusal) => return Ok(PutOutcome::Refused(refusal)),
+            };
+            if put.tier >= 1 && record.refreshed == Some(put.version) {
+                note_refresh(&mut user, space, put.version, now_ms);
+            }
+            let mut batch = inner.engine.batch();
+            batch.insert(&inner.engine.users, key, codec::encode_features(&record));
+            inner.engine.write_user_record(&mut batch, &put.user, &user);
+            inner.engine.commit("put", batch)?;
+            inner.count_new_users(usize::from(is_new));
+            Ok(PutOutcome::Written { current_seq: user.state.seq })
+        })
+    }
+
+    async fn add_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<usize> {
+        self.write(|inner| {
+            let _neighbour = inner.user_locks.lock(neighbour);
+            let (known, count) = inner.referrer(space, neighbour, user)?;
+            if known {
+                return Ok(count as usize);
+            }
+            let mut batch = inner.engine.batch();
+            batch.insert(&inner.engine.users, keys::of_referrer(neighbour, space, user), []);
+            inner.write_referrer_count(&mut batch, space, neighbour, count + 1);
+            inner.engine.commit("add referrer", batch)?;
+            Ok(count as usize + 1)
+        })
+    }
+
+    async fn remove_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<()> {
+        self.write(|inner| {
+            let _neighbour = inner.user_locks.lock(neighbour);
+            let (known, count) = inner.referrer(space, neighbour, user)?;
+            if !known {
+                return Ok(());
+            }
+            let mut batch = inner.engine.batch();
+            batch.remove(&inner.engine.users, keys::of_referrer(neighbour, space, user));
+            inner.write_referrer_count(&mut batch, space, neighbour, count.saturating_sub(1));
+            inner.engine.commit("remove referrer", batch)
+        })
+    }
+
+    async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>> {
+        let inner = &self.inner;
+        let snapshot = inner.engine.database.snapshot();
+        let count = |neighbour: &String| Ok(inner.referrer_count(&snapshot, space, neighbour)? as usize);
+        neighbours.iter().map(count).collect()
+    }
+
+    async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>> {
+        let inner = &self.inner;
+        let prefix = keys::of_user_in_space(neighbour, Kind::Referrer, space);
+        let snapshot = inner.engine.database.snapshot();
+        let mut users = Vec::new();
+        for entry in snapshot.prefix(&inner.engine.users, &prefix) {
+            let key = entry.key().map_err(|error| failed("read referrers", &error))?;
+            let user = keys::parse_user(&key[prefix.len()..]);
+            users.push(user.ok_or_else(|| corrupt(&key, "not a referrer".into()))?.to_string());
         }
-        if put.version.seq > user.state.seq {
-            return Ok(PutOutcome::Refused(PutRefusal::FutureSeq));
-        }
-        let key = keys::of_user_in_space(&put.user, Kind::Features, space);
-        let stored = self.engine.read(&snapshot, &self.engine.users, &key, codec::decode_features)?;
-        let now_ms = self.now_ms();
-        let decided = decide(stored.unwrap_or_default(), &put, now_ms)
-            .map_err(|message| super::engine::corrupt(&key, message))?;
-        let record = match decided {
-            Ok(record) => record,
-            Err(refusal) => return Ok(PutOutcome::Refused(refusal)),
-        };
-        if put.tier >= 1 && record.refreshed == Some(put.version) {
-            note_refresh(&mut user, space, put.version, now_ms);
-        }
-        let mut batch = self.engine.batch();
-        batch.insert(&self.engine.users, key, codec::encode_features(&record));
-        self.engine.write_user_record(&mut batch, &put.user, &user);
-        self.engine.commit("put", batch)?;
-        self.count_new_users(usize::from(is_new));
-        Ok(PutOutcome::Written { current_seq: user.state.seq })
+        Ok(users)
     }
 }
 

@@ -7,7 +7,10 @@ use crate::event::ActionClass;
 use crate::feature::Version;
 use crate::proto::Behaviour;
 use crate::store::conformance::{self, Subject};
-use crate::store::{PROFILE_CAP, PutBody, PutRefusal, Record, RecordBody};
+use crate::store::{
+    DueEntry, DueQueue, Erasures, FeaturePut, Features, FeedCursor, Feeds, FreshVector, Histories, PROFILE_CAP,
+    PutBody, PutOutcome, PutRefusal, Record, RecordBody, UserBatch,
+};
 use std::sync::atomic::{AtomicI64, Ordering};
 use tempfile::TempDir;
 

@@ -8,43 +8,35 @@ use super::features::{ROUNDS, contended};
 use super::function;
 use super::link::Call;
 use super::values::{corrupt, number, read};
-use crate::store::{CrossBlank, Erasure, StoreResult, UserState};
+use crate::store::{CrossBlank, Erasure, Erasures, StoreResult, UserState};
+use async_trait::async_trait;
 use std::collections::BTreeSet;
 
 /// What the function answers: a space is missing, new, seq, weight, last refresh, era, erased before, erased seq.
 type Answer = (u8, u64, u64, f64, i64, u64, i64, u64);
 
-impl RedisStore {
-    /// See [`crate::store::FeatureStore::referrers`].
-    pub(super) async fn who_shows(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>> {
-        let key = self.keys.referrers(neighbour, space);
-        read(&key, self.link.one("read referrers", Call::new("SMEMBERS", &key)).await?)
-    }
-
-    /// See [`crate::store::FeatureStore::note_space`].
-    pub(super) async fn add_space(&self, space: &str) -> StoreResult<()> {
+#[async_trait]
+impl Erasures for RedisStore {
+    async fn note_space(&self, space: &str) -> StoreResult<()> {
         self.link.one("note space", Call::new("SADD", &self.keys.spaces()).arg(space)).await?;
         Ok(())
     }
 
-    /// See [`crate::store::FeatureStore::spaces`].
-    pub(super) async fn all_spaces(&self) -> StoreResult<Vec<String>> {
+    async fn spaces(&self) -> StoreResult<Vec<String>> {
         let key = self.keys.spaces();
         let mut spaces: Vec<String> = read(&key, self.link.one("read spaces", Call::new("SMEMBERS", &key)).await?)?;
         spaces.sort_unstable();
         Ok(spaces)
     }
 
-    /// See [`crate::store::FeatureStore::note_erasure`].
-    pub(super) async fn add_erasure(&self, user: &str) -> StoreResult<Erasure> {
+    async fn note_erasure(&self, user: &str) -> StoreResult<Erasure> {
         let keys = self.keys.erasures();
         let call = Call::function(function!("note_erasure"), &keys).arg(self.clock_argument()).arg(user);
         let id = read(&keys[0], self.link.one("note erasure", call).await?)?;
         Ok(Erasure { user: user.to_string(), id, finished_era: None })
     }
 
-    /// See [`crate::store::FeatureStore::erasures`].
-    pub(super) async fn all_erasures(&self) -> StoreResult<Vec<Erasure>> {
+    async fn erasures(&self) -> StoreResult<Vec<Erasure>> {
         let [key, _] = self.keys.erasures();
         let stored: Vec<(String, String)> =
             read(&key, self.link.one("read erasures", Call::new("HGETALL", &key)).await?)?;
@@ -58,11 +50,10 @@ impl RedisStore {
         Ok(erasures)
     }
 
-    /// See [`crate::store::FeatureStore::erase_user`].
-    pub(super) async fn erase(&self, erasure: &Erasure) -> StoreResult<UserState> {
+    async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState> {
         let user = erasure.user.as_str();
         for _ in 0..ROUNDS {
-            let mut spaces: BTreeSet<String> = self.all_spaces().await?.into_iter().collect();
+            let mut spaces: BTreeSet<String> = self.spaces().await?.into_iter().collect();
             let state_key = self.keys.of_user(user, "st");
             let fields: Vec<String> = read(&state_key, self.link.one("erase", Call::new("HKEYS", &state_key)).await?)?;
             spaces.extend(fields.iter().filter_map(|field| field.strip_prefix("r:")).map(String::from));
@@ -82,8 +73,7 @@ impl RedisStore {
         Err(contended("erase", user))
     }
 
-    /// See [`crate::store::FeatureStore::blank_cross`].
-    pub(super) async fn blank(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank> {
+    async fn blank_cross(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank> {
         let key = self.keys.features(user, space);
         for _ in 0..ROUNDS {
             let Some((mut record, revision)) = self.read_record("blank cross", &key).await? else {
@@ -98,8 +88,7 @@ impl RedisStore {
         Err(contended("blank cross", user))
     }
 
-    /// See [`crate::store::FeatureStore::finish_erasure`].
-    pub(super) async fn end_erasure(&self, erasure: &Erasure, era: u64) -> StoreResult<()> {
+    async fn finish_erasure(&self, erasure: &Erasure, era: u64) -> StoreResult<()> {
         let call = Call::function(function!("finish_erasure"), &self.keys.erasures())
             .arg("")
             .arg(&erasure.user)
@@ -109,8 +98,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// See [`crate::store::FeatureStore::expire_erasures`].
-    pub(super) async fn drop_erasures(&self, before_ms: i64) -> StoreResult<usize> {
+    async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize> {
         let keys = self.keys.erasures();
         let call = Call::function(function!("expire_erasures"), &keys).arg("").arg(before_ms);
         read(&keys[0], self.link.one("expire erasures", call).await?)

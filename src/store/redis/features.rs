@@ -1,4 +1,4 @@
-//! Writing and reading features (DESIGN 5.2, Put and Skip).
+//! Writing and reading features (DESIGN 5.2, Put and Skip), and noting who shows whom.
 //!
 //! A user's features in a space are one hash: a field a group (a short header, then the message as it goes on the wire),
 //! the refreshed version, the prompt's hash, the vector, a revision. A refresh reads all of it (`HGETALL`), whoever serves
@@ -13,7 +13,8 @@ use super::{RedisStore, function};
 use crate::feature::{Group, GroupBlob, Version};
 use crate::store::codec::{CodecResult, FeatureRecord};
 use crate::store::embedded::put_rules;
-use crate::store::{FeaturePut, PutOutcome, PutRefusal, StoreError, StoreResult, StoredFeatures};
+use crate::store::{FeaturePut, Features, PutOutcome, PutRefusal, StoreError, StoreResult, StoredFeatures};
+use async_trait::async_trait;
 use redis::Value;
 
 /// A key outlives its last group by this, so that readers learn "expired" and not "never made", in ms.
@@ -32,24 +33,9 @@ struct Read {
     now_ms: i64,
 }
 
-impl RedisStore {
-    /// See [`crate::store::FeatureStore::features`].
-    pub(super) async fn read_features(
-        &self,
-        space: &str,
-        users: &[String],
-    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
-        let calls = users.iter().map(|user| Call::new("HGETALL", &self.keys.features(user, space))).collect();
-        let answers = self.link.run("read features", calls).await?;
-        let decode = |(user, value): (&String, Value)| {
-            let (record, revision) = decode(&self.keys.features(user, space), value)?;
-            Ok((!revision.is_empty()).then_some(record.features))
-        };
-        users.iter().zip(answers).map(decode).collect()
-    }
-
-    /// See [`crate::store::FeatureStore::feature_groups`].
-    pub(super) async fn read_groups(
+#[async_trait]
+impl Features for RedisStore {
+    async fn feature_groups(
         &self,
         space: &str,
         users: &[String],
@@ -69,8 +55,17 @@ impl RedisStore {
         users.iter().zip(answers).map(record).collect()
     }
 
-    /// See [`crate::store::FeatureStore::put`].
-    pub(super) async fn put_features(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome> {
+    async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        let calls = users.iter().map(|user| Call::new("HGETALL", &self.keys.features(user, space))).collect();
+        let answers = self.link.run("read features", calls).await?;
+        let decode = |(user, value): (&String, Value)| {
+            let (record, revision) = decode(&self.keys.features(user, space), value)?;
+            Ok((!revision.is_empty()).then_some(record.features))
+        };
+        users.iter().zip(answers).map(decode).collect()
+    }
+
+    async fn put(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome> {
         for _ in 0..ROUNDS {
             let read = self.read_for_put(space, &put.user).await?;
             if put.era != read.era {
@@ -93,6 +88,32 @@ impl RedisStore {
         Err(contended("put", &put.user))
     }
 
+    async fn add_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<usize> {
+        let key = self.keys.referrers(neighbour, space);
+        let calls = vec![Call::new("SADD", &key).arg(user), Call::new("SCARD", &key)];
+        read(&key, self.link.run("add referrer", calls).await?.pop().unwrap_or_default())
+    }
+
+    async fn remove_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<()> {
+        let key = self.keys.referrers(neighbour, space);
+        self.link.one("remove referrer", Call::new("SREM", &key).arg(user)).await?;
+        Ok(())
+    }
+
+    async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>> {
+        let keys: Vec<String> = neighbours.iter().map(|user| self.keys.referrers(user, space)).collect();
+        let calls = keys.iter().map(|key| Call::new("SCARD", key)).collect();
+        let answers = self.link.run("referrer counts", calls).await?;
+        keys.iter().zip(answers).map(|(key, answer)| read(key, answer)).collect()
+    }
+
+    async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>> {
+        let key = self.keys.referrers(neighbour, space);
+        read(&key, self.link.one("read referrers", Call::new("SMEMBERS", &key)).await?)
+    }
+}
+
+impl RedisStore {
     async fn read_for_put(&self, space: &str, user: &str) -> StoreResult<Read> {
         let (state_key, key) = (self.keys.of_user(user, "st"), self.keys.features(user, space));
         let calls = vec![

@@ -1,4 +1,4 @@
-//! Fresh vectors, the catalogue's changes, referrers, counts.
+//! Fresh vectors and the catalogue's changes.
 //!
 //! A shard of a feed is a sorted set of members by their latest id, a hash of their latest values, and the last id, all in
 //! one slot, so that ids become visible in order. Vectors have as many shards as the due queue, by user, so that neither
@@ -17,13 +17,14 @@ use super::values::{corrupt, number, read};
 use crate::event::Item;
 use crate::store::codec;
 use crate::store::cursor::ShardPage;
-use crate::store::{FeedCursor, FeedPage, FreshVector, StoreResult, StoreStats};
+use crate::store::{FeedCursor, FeedPage, Feeds, FreshVector, StoreResult};
+use async_trait::async_trait;
 use redis::Value;
 use std::collections::HashMap;
 
-impl RedisStore {
-    /// See [`crate::store::FeatureStore::append_vector`].
-    pub(super) async fn feed_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()> {
+#[async_trait]
+impl Feeds for RedisStore {
+    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()> {
         let stamp = format!("{} {} {}", vector.era, vector.version.seq, vector.version.turn);
         let call =
             Call::function(function!("feed_vector"), &self.keys.vectors(shard_of(&vector.user, self.shards), space))
@@ -35,8 +36,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// See [`crate::store::FeatureStore::vectors_after`].
-    pub(super) async fn vectors_page(
+    async fn vectors_after(
         &self,
         space: &str,
         cursor: &FeedCursor,
@@ -51,8 +51,7 @@ impl RedisStore {
         self.page("read vectors", &shards, cursor, limit, decode).await
     }
 
-    /// See [`crate::store::FeatureStore::put_items`].
-    pub(super) async fn feed_items(&self, items: &[Item]) -> StoreResult<()> {
+    async fn put_items(&self, items: &[Item]) -> StoreResult<()> {
         if items.is_empty() {
             return Ok(());
         }
@@ -71,13 +70,14 @@ impl RedisStore {
         Ok(())
     }
 
-    /// See [`crate::store::FeatureStore::items_after`].
-    pub(super) async fn items_page(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
+    async fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
         let decode =
             |key: &str, value: &[u8]| serde_json::from_slice(value).map_err(|error| corrupt(key, error.to_string()));
         self.page("read items", &[self.keys.items()], cursor, limit, decode).await
     }
+}
 
+impl RedisStore {
     /// All shards of a feed at once, an equal part of the limit each.
     async fn page<T>(
         &self,
@@ -104,46 +104,4 @@ impl RedisStore {
         let pages = shards.iter().zip(lineages).zip(answers).map(shard_page).collect::<StoreResult<_>>()?;
         Ok(FeedPage::of_shards(pages, limit))
     }
-
-    /// See [`crate::store::FeatureStore::add_referrer`].
-    pub(super) async fn note_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<usize> {
-        let key = self.keys.referrers(neighbour, space);
-        let calls = vec![Call::new("SADD", &key).arg(user), Call::new("SCARD", &key)];
-        read(&key, self.link.run("add referrer", calls).await?.pop().unwrap_or_default())
-    }
-
-    /// See [`crate::store::FeatureStore::remove_referrer`].
-    pub(super) async fn drop_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<()> {
-        let key = self.keys.referrers(neighbour, space);
-        self.link.one("remove referrer", Call::new("SREM", &key).arg(user)).await?;
-        Ok(())
-    }
-
-    /// Sizes of sets.
-    pub(super) async fn sizes<T: redis::FromRedisValue>(
-        &self,
-        operation: &'static str,
-        keys: Vec<String>,
-    ) -> StoreResult<Vec<T>> {
-        let calls = keys.iter().map(|key| Call::new("SCARD", key)).collect();
-        let answers = self.link.run(operation, calls).await?;
-        keys.iter().zip(answers).map(|(key, answer): (_, Value)| read(key, answer)).collect()
-    }
-
-    /// See [`crate::store::FeatureStore::stats`]: users as counted, memory of all masters.
-    pub(super) async fn totals(&self) -> StoreResult<StoreStats> {
-        let key = self.keys.user_count();
-        let users: Option<u64> = read(&key, self.link.one("stats", Call::new("GET", &key)).await?)?;
-        let mut info = redis::cmd("INFO");
-        info.arg("memory");
-        let mut bytes = 0;
-        for answer in self.link.everywhere("stats", &info).await? {
-            bytes += info_number(&read::<String>("info", answer)?, "used_memory:");
-        }
-        Ok(StoreStats { users: users.unwrap_or(0), disk_bytes: bytes })
-    }
-}
-
-fn info_number(info: &str, field: &str) -> u64 {
-    info.lines().find_map(|line| line.strip_prefix(field)).and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }

@@ -11,7 +11,11 @@ use super::{entries, function};
 use crate::event::ActionClass;
 use crate::proto::Behaviour;
 use crate::store::codec::CodecResult;
-use crate::store::{AppendOutcome, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserMarks, UserState};
+use crate::store::{
+    AppendOutcome, Histories, ITEM_USERS_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserMarks,
+    UserState,
+};
+use async_trait::async_trait;
 use prost::Message;
 use redis::Value;
 use std::collections::BTreeMap;
@@ -26,9 +30,9 @@ type Field = Option<Vec<u8>>;
 /// What the function answers: flags, new, seq, weight, last refresh, era, erased before, erased seq, refreshed.
 type Answer = (Vec<u8>, u8, u64, f64, i64, u64, i64, u64, String);
 
-impl RedisStore {
-    /// See [`crate::store::FeatureStore::append`].
-    pub(super) async fn append_all(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+#[async_trait]
+impl Histories for RedisStore {
+    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
         let calls = batches.iter().map(|batch| self.append_call(space, batch)).collect::<StoreResult<Vec<_>>>()?;
         let answers = self.link.run("append", calls).await?;
         let mut outcomes = Vec::with_capacity(batches.len());
@@ -53,6 +57,54 @@ impl RedisStore {
         Ok(outcomes)
     }
 
+    async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
+        const PARTS: usize = 5;
+        let mut calls = Vec::with_capacity(users.len() * PARTS);
+        for user in users {
+            calls.push(Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE));
+            calls.extend(
+                ["h:e", "h:i", "q"].map(|part| Call::new("LRANGE", &self.keys.of_user(user, part)).arg(0).arg(-1)),
+            );
+            calls.push(Call::new("HGETALL", &self.keys.of_user(user, "prof")));
+        }
+        let mut answers = self.link.run("read histories", calls).await?.into_iter();
+        let history = |user: &String| {
+            let parts: Vec<Value> = answers.by_ref().take(PARTS).collect();
+            history_of(&self.keys.of_user(user, "st"), parts)
+        };
+        users.iter().map(history).collect()
+    }
+
+    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        let refreshed = format!("r:{space}");
+        let call = |user: &String| Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE).arg(&refreshed);
+        let answers = self.link.run("read states", users.iter().map(call).collect()).await?;
+        let marks = |(user, answer): (&String, Value)| {
+            let key = self.keys.of_user(user, "st");
+            let fields: Vec<Field> = read(&key, answer)?;
+            let Some(state) = state_of(&key, &fields)? else { return Ok(None) };
+            let version = fields.last().and_then(|field| field.as_deref()).unwrap_or_default();
+            Ok(Some(UserMarks { state, refreshed_seq: refreshed_seq(&key, &String::from_utf8_lossy(version))? }))
+        };
+        users.iter().zip(answers).map(marks).collect()
+    }
+
+    async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>> {
+        let is_full = self.full_items.contains(items.iter().map(String::as_str));
+        let open: Vec<&str> =
+            items.iter().zip(&is_full).filter(|(_, is_full)| !**is_full).map(|(item, _)| item.as_str()).collect();
+        let calls = open.iter().map(|item| Call::new("SCARD", &self.keys.item_users(item))).collect();
+        let answers = self.link.run("item user counts", calls).await?;
+        let asked = open.iter().zip(answers).map(|(item, answer)| self.users(item, answer));
+        let asked = asked.collect::<StoreResult<Vec<u32>>>()?;
+        self.full_items.note(open.iter().copied().zip(asked.iter().copied()));
+        let mut asked = asked.into_iter();
+        let count = |is_full: bool| if is_full { Some(ITEM_USERS_CAP) } else { asked.next() };
+        Ok(is_full.into_iter().map(count).map(Option::unwrap_or_default).collect())
+    }
+}
+
+impl RedisStore {
     pub(super) fn append_call(&self, space: &str, batch: &UserBatch) -> StoreResult<Call> {
         let user = batch.user.as_str();
         let keys = ["st", "h:e", "h:i", "q", "prof"].map(|part| self.keys.of_user(user, part));
@@ -73,40 +125,6 @@ impl RedisStore {
             }
         }
         Ok(call)
-    }
-
-    /// See [`crate::store::FeatureStore::states`].
-    pub(super) async fn read_states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
-        let refreshed = format!("r:{space}");
-        let call = |user: &String| Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE).arg(&refreshed);
-        let answers = self.link.run("read states", users.iter().map(call).collect()).await?;
-        let marks = |(user, answer): (&String, Value)| {
-            let key = self.keys.of_user(user, "st");
-            let fields: Vec<Field> = read(&key, answer)?;
-            let Some(state) = state_of(&key, &fields)? else { return Ok(None) };
-            let version = fields.last().and_then(|field| field.as_deref()).unwrap_or_default();
-            Ok(Some(UserMarks { state, refreshed_seq: refreshed_seq(&key, &String::from_utf8_lossy(version))? }))
-        };
-        users.iter().zip(answers).map(marks).collect()
-    }
-
-    /// See [`crate::store::FeatureStore::histories`].
-    pub(super) async fn read_histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
-        const PARTS: usize = 5;
-        let mut calls = Vec::with_capacity(users.len() * PARTS);
-        for user in users {
-            calls.push(Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE));
-            calls.extend(
-                ["h:e", "h:i", "q"].map(|part| Call::new("LRANGE", &self.keys.of_user(user, part)).arg(0).arg(-1)),
-            );
-            calls.push(Call::new("HGETALL", &self.keys.of_user(user, "prof")));
-        }
-        let mut answers = self.link.run("read histories", calls).await?.into_iter();
-        let history = |user: &String| {
-            let parts: Vec<Value> = answers.by_ref().take(PARTS).collect();
-            history_of(&self.keys.of_user(user, "st"), parts)
-        };
-        users.iter().map(history).collect()
     }
 }
 

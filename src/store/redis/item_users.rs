@@ -29,12 +29,12 @@ struct Known {
 
 impl FullItems {
     /// Which of the items are known.
-    fn contains<'a>(&self, items: impl Iterator<Item = &'a str>) -> Vec<bool> {
+    pub(super) fn contains<'a>(&self, items: impl Iterator<Item = &'a str>) -> Vec<bool> {
         let known = self.known.lock();
         items.map(|item| known.items.contains(item)).collect()
     }
 
-    fn note<'a>(&self, counts: impl Iterator<Item = (&'a str, u32)>) {
+    pub(super) fn note<'a>(&self, counts: impl Iterator<Item = (&'a str, u32)>) {
         let mut known = self.known.lock();
         for (item, _) in counts.filter(|(_, count)| *count >= ITEM_USERS_CAP) {
             if known.items.len() < KEPT && !known.items.contains(item) {
@@ -74,22 +74,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// See [`crate::store::FeatureStore::item_user_counts`].
-    pub(super) async fn count_item_users(&self, items: &[String]) -> StoreResult<Vec<u32>> {
-        let is_full = self.full_items.contains(items.iter().map(String::as_str));
-        let open: Vec<&str> =
-            items.iter().zip(&is_full).filter(|(_, is_full)| !**is_full).map(|(item, _)| item.as_str()).collect();
-        let calls = open.iter().map(|item| Call::new("SCARD", &self.keys.item_users(item))).collect();
-        let answers = self.link.run("item user counts", calls).await?;
-        let asked = open.iter().zip(answers).map(|(item, answer)| self.users(item, answer));
-        let asked = asked.collect::<StoreResult<Vec<u32>>>()?;
-        self.full_items.note(open.iter().copied().zip(asked.iter().copied()));
-        let mut asked = asked.into_iter();
-        let count = |is_full: bool| if is_full { Some(ITEM_USERS_CAP) } else { asked.next() };
-        Ok(is_full.into_iter().map(count).map(Option::unwrap_or_default).collect())
-    }
-
-    fn users(&self, item: &str, answer: Value) -> StoreResult<u32> {
+    pub(super) fn users(&self, item: &str, answer: Value) -> StoreResult<u32> {
         read(&self.keys.item_users(item), answer)
     }
 }

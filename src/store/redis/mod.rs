@@ -9,7 +9,8 @@
 //! | `breaker` | calls to a node that is away fail at once |
 //! | `keys`, `values`, `entries` | names of keys; answers; bytes of a list's entries |
 //! | `schema` | versions, functions, migration |
-//! | `history`, `features`, `queue`, `feeds`, `erase` | the trait's calls, by subject |
+//! | `history`, `features`, `queue`, `feeds`, `erase` | the traits, by subject |
+//! | `item_users` | how many users engaged with an item |
 
 mod address;
 mod breaker;
@@ -33,19 +34,13 @@ pub use address::Address;
 pub use link::Patience;
 pub use schema::{Migration, Step};
 
-use super::{
-    AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeatureStore, FeedCursor, FeedPage, FreshVector,
-    Group, PutOutcome, QueueDepth, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserMarks,
-    UserState,
-};
-use crate::event::Item;
+use super::{Health, StoreResult, StoreStats};
 use async_trait::async_trait;
 use keys::Keys;
 use link::{Call, Link};
 use redis::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 /// A function of this schema version.
 macro_rules! function {
@@ -66,7 +61,7 @@ pub struct RedisOptions {
     pub patience: Patience,
 }
 
-/// [`FeatureStore`] in Redis.
+/// [`super::FeatureStore`] in Redis.
 pub struct RedisStore {
     link: Link,
     keys: Keys,
@@ -109,145 +104,23 @@ impl RedisStore {
 }
 
 #[async_trait]
-impl FeatureStore for RedisStore {
+impl Health for RedisStore {
     async fn now_ms(&self) -> StoreResult<i64> {
         let time = self.link.one("time", Call::beside("TIME", &self.keys.epoch())).await?;
         self.time_of(time)
     }
 
-    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
-        self.append_all(space, batches).await
-    }
-
-    async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
-        self.read_histories(users).await
-    }
-
-    async fn feature_groups(
-        &self,
-        space: &str,
-        users: &[String],
-        groups: &[Group],
-    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
-        self.read_groups(space, users, groups).await
-    }
-
-    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
-        self.read_states(space, users).await
-    }
-
-    async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
-        self.read_features(space, users).await
-    }
-
-    async fn put(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome> {
-        self.put_features(space, put).await
-    }
-
-    async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
-        self.mark(space, entries).await
-    }
-
-    async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
-        self.take(space, limit, lease).await
-    }
-
-    async fn renew(&self, space: &str, claim: &Claim, lease: Duration) -> StoreResult<bool> {
-        self.prolong(space, claim, lease).await
-    }
-
-    async fn release(&self, space: &str, claim: &Claim) -> StoreResult<bool> {
-        self.end(space, claim).await
-    }
-
-    async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth> {
-        self.depth(space).await
-    }
-
-    async fn sweep(&self, space: &str) -> StoreResult<usize> {
-        self.walk(space).await
-    }
-
-    async fn add_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<usize> {
-        self.note_referrer(space, neighbour, user).await
-    }
-
-    async fn remove_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<()> {
-        self.drop_referrer(space, neighbour, user).await
-    }
-
-    async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>> {
-        let keys = neighbours.iter().map(|user| self.keys.referrers(user, space)).collect();
-        self.sizes("referrer counts", keys).await
-    }
-
-    async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>> {
-        self.who_shows(space, neighbour).await
-    }
-
-    async fn note_space(&self, space: &str) -> StoreResult<()> {
-        self.add_space(space).await
-    }
-
-    async fn spaces(&self) -> StoreResult<Vec<String>> {
-        self.all_spaces().await
-    }
-
-    async fn note_erasure(&self, user: &str) -> StoreResult<Erasure> {
-        self.add_erasure(user).await
-    }
-
-    async fn erasures(&self) -> StoreResult<Vec<Erasure>> {
-        self.all_erasures().await
-    }
-
-    async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState> {
-        self.erase(erasure).await
-    }
-
-    async fn blank_cross(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank> {
-        self.blank(space, user, neighbour, era).await
-    }
-
-    async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()> {
-        self.forget(space, user).await
-    }
-
-    async fn finish_erasure(&self, erasure: &Erasure, era: u64) -> StoreResult<()> {
-        self.end_erasure(erasure, era).await
-    }
-
-    async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize> {
-        self.drop_erasures(before_ms).await
-    }
-
-    async fn append_vector(&self, space: &str, vector: &FreshVector) -> StoreResult<()> {
-        self.feed_vector(space, vector).await
-    }
-
-    async fn vectors_after(
-        &self,
-        space: &str,
-        cursor: &FeedCursor,
-        limit: usize,
-    ) -> StoreResult<FeedPage<FreshVector>> {
-        self.vectors_page(space, cursor, limit).await
-    }
-
-    async fn put_items(&self, items: &[Item]) -> StoreResult<()> {
-        self.feed_items(items).await
-    }
-
-    async fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
-        self.items_page(cursor, limit).await
-    }
-
-    async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>> {
-        self.count_item_users(items).await
-    }
-
+    /// Users as counted, memory of all masters.
     async fn stats(&self) -> StoreResult<StoreStats> {
-        self.totals().await
+        let key = self.keys.user_count();
+        let users: Option<u64> = values::read(&key, self.link.one("stats", Call::new("GET", &key)).await?)?;
+        let mut info = redis::cmd("INFO");
+        info.arg("memory");
+        let mut bytes = 0;
+        for answer in self.link.everywhere("stats", &info).await? {
+            bytes += info_number(&values::read::<String>("info", answer)?, "used_memory:");
+        }
+        Ok(StoreStats { users: users.unwrap_or(0), disk_bytes: bytes })
     }
 
     /// Redis decides itself when it writes to the disk.
@@ -264,4 +137,8 @@ impl FeatureStore for RedisStore {
     fn trouble(&self) -> Option<String> {
         self.link.trouble()
     }
+}
+
+fn info_number(info: &str, field: &str) -> u64 {
+    info.lines().find_map(|line| line.strip_prefix(field)).and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }

@@ -9,7 +9,8 @@ use super::function;
 use super::keys::{CLASSES, shard_of};
 use super::link::Call;
 use super::values::{number, read};
-use crate::store::{Claim, DueEntry, QueueDepth, SWEEP_CLASS, StoreResult};
+use crate::store::{Claim, DueEntry, DueQueue, QueueDepth, SWEEP_CLASS, StoreResult};
+use async_trait::async_trait;
 use redis::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,9 +31,9 @@ struct Queues {
     members: Vec<(usize, usize)>,
 }
 
-impl RedisStore {
-    /// See [`crate::store::FeatureStore::mark_due`].
-    pub(super) async fn mark(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
+#[async_trait]
+impl DueQueue for RedisStore {
+    async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
         let calls = self.by_queue(space, entries.iter().map(|entry| entry.user.as_str())).into_iter().map(|queues| {
             let call = Call::function(function!("mark"), &queues.keys).arg(self.clock_argument());
             queues.members.into_iter().fold(call, |call, (queue, index)| {
@@ -44,8 +45,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// See [`crate::store::FeatureStore::claim`].
-    pub(super) async fn take(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
+    async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
         let mut claims = Vec::new();
         for _ in 0..CLAIM_ROUNDS {
             let due = match self.due(space, limit - claims.len()).await {
@@ -69,6 +69,60 @@ impl RedisStore {
         Ok(claims)
     }
 
+    async fn renew(&self, space: &str, claim: &Claim, lease: Duration) -> StoreResult<bool> {
+        let call = self.lease_call(function!("renew"), space, claim).arg(millis(lease));
+        read("lease", self.link.one("renew", call).await?)
+    }
+
+    async fn release(&self, space: &str, claim: &Claim) -> StoreResult<bool> {
+        read("lease", self.link.one("release", self.lease_call(function!("release"), space, claim)).await?)
+    }
+
+    async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth> {
+        let calls = (0..self.shards).map(|shard| self.queue_call(function!("depth"), shard, space));
+        let (mut classes, mut leased): (BTreeMap<u8, (usize, i64)>, usize) = Default::default();
+        for answer in self.link.run("queue depth", calls.collect()).await? {
+            let flat: Vec<i64> = read("due queue", answer)?;
+            let Some((leases, rest)) = flat.split_first() else { continue };
+            leased += *leases as usize;
+            for class in rest.chunks_exact(3) {
+                let all = classes.entry(class[0] as u8).or_insert((0, i64::MAX));
+                *all = (all.0 + class[1] as usize, all.1.min(class[2]));
+            }
+        }
+        Ok(QueueDepth { classes: classes.into_iter().map(|(class, (users, ms))| (class, users, ms)).collect(), leased })
+    }
+
+    /// Counts the users on its way, which heals a count that a crash left behind.
+    async fn sweep(&self, space: &str) -> StoreResult<usize> {
+        let (mut marked, mut users) = (0, 0u64);
+        for node in self.link.masters() {
+            let mut cursor = "0".to_string();
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(&cursor).arg("MATCH").arg(self.keys.all_states()).arg("COUNT").arg(SCAN_STEP);
+                let (next, mut keys): (String, Vec<String>) = read("scan", self.link.on("sweep", &node, &scan).await?)?;
+                keys.sort_unstable();
+                keys.dedup();
+                users += keys.len() as u64;
+                marked += self.mark_stale(space, &keys).await?;
+                if next == "0" {
+                    break;
+                }
+                cursor = next;
+            }
+        }
+        self.link.one("sweep", Call::new("SET", &self.keys.user_count()).arg(users)).await?;
+        Ok(marked)
+    }
+
+    async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()> {
+        self.link.one("forget due", self.queue_call(function!("forget"), self.shard(user), space).arg(user)).await?;
+        Ok(())
+    }
+}
+
+impl RedisStore {
     /// The first who are due: class, due, user; no more than `limit`.
     async fn due(&self, space: &str, limit: usize) -> StoreResult<Vec<(u8, i64, String)>> {
         if limit == 0 {
@@ -133,62 +187,6 @@ impl RedisStore {
             }
         }
         groups
-    }
-
-    /// See [`crate::store::FeatureStore::renew`].
-    pub(super) async fn prolong(&self, space: &str, claim: &Claim, lease: Duration) -> StoreResult<bool> {
-        let call = self.lease_call(function!("renew"), space, claim).arg(millis(lease));
-        read("lease", self.link.one("renew", call).await?)
-    }
-
-    /// See [`crate::store::FeatureStore::release`].
-    pub(super) async fn end(&self, space: &str, claim: &Claim) -> StoreResult<bool> {
-        read("lease", self.link.one("release", self.lease_call(function!("release"), space, claim)).await?)
-    }
-
-    /// See [`crate::store::FeatureStore::forget_due`].
-    pub(super) async fn forget(&self, space: &str, user: &str) -> StoreResult<()> {
-        self.link.one("forget due", self.queue_call(function!("forget"), self.shard(user), space).arg(user)).await?;
-        Ok(())
-    }
-
-    /// See [`crate::store::FeatureStore::queue_depth`].
-    pub(super) async fn depth(&self, space: &str) -> StoreResult<QueueDepth> {
-        let calls = (0..self.shards).map(|shard| self.queue_call(function!("depth"), shard, space));
-        let (mut classes, mut leased): (BTreeMap<u8, (usize, i64)>, usize) = Default::default();
-        for answer in self.link.run("queue depth", calls.collect()).await? {
-            let flat: Vec<i64> = read("due queue", answer)?;
-            let Some((leases, rest)) = flat.split_first() else { continue };
-            leased += *leases as usize;
-            for class in rest.chunks_exact(3) {
-                let all = classes.entry(class[0] as u8).or_insert((0, i64::MAX));
-                *all = (all.0 + class[1] as usize, all.1.min(class[2]));
-            }
-        }
-        Ok(QueueDepth { classes: classes.into_iter().map(|(class, (users, ms))| (class, users, ms)).collect(), leased })
-    }
-
-    /// See [`crate::store::FeatureStore::sweep`]. Counts the users on its way, which heals a count that a crash left behind.
-    pub(super) async fn walk(&self, space: &str) -> StoreResult<usize> {
-        let (mut marked, mut users) = (0, 0u64);
-        for node in self.link.masters() {
-            let mut cursor = "0".to_string();
-            loop {
-                let mut scan = redis::cmd("SCAN");
-                scan.arg(&cursor).arg("MATCH").arg(self.keys.all_states()).arg("COUNT").arg(SCAN_STEP);
-                let (next, mut keys): (String, Vec<String>) = read("scan", self.link.on("sweep", &node, &scan).await?)?;
-                keys.sort_unstable();
-                keys.dedup();
-                users += keys.len() as u64;
-                marked += self.mark_stale(space, &keys).await?;
-                if next == "0" {
-                    break;
-                }
-                cursor = next;
-            }
-        }
-        self.link.one("sweep", Call::new("SET", &self.keys.user_count()).arg(users)).await?;
-        Ok(marked)
     }
 
     /// Marks those of the users due whose features are behind and who stand nowhere.

@@ -4,6 +4,7 @@
 use super::*;
 use crate::clock::unix_ms;
 use crate::store::conformance::{self, Subject};
+use crate::store::{DueQueue, Erasures, Features, Feeds, FreshVector, Histories, PutOutcome, UserBatch};
 
 #[path = "../../../tests/rig/redis.rs"]
 #[allow(missing_docs)]
@@ -20,6 +21,7 @@ mod poison;
 mod reads;
 
 use rig::{RedisCluster, RedisServer};
+use std::time::Duration;
 
 fn options(shards: u32) -> RedisOptions {
     let patience = Patience { connect: Duration::from_secs(5), response: Duration::from_secs(10), retries: 8 };

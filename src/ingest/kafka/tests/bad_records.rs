@@ -162,11 +162,11 @@ async fn a_user_who_cannot_be_stored_does_not_hold_up_the_others() {
     let poison = click(0, 0).user_id;
     *store.corrupt_user.lock() = Some(poison.clone());
     // Held back, so that all of them come in a few batches.
-    store.hold_appends(true);
+    store.held.send_replace(true);
     let running = world.start(&store);
     let events = clicks(12, 8);
     world.produce_events(&events).await;
-    store.hold_appends(false);
+    store.held.send_replace(false);
     let others: Vec<Event> = events.iter().filter(|event| event.user_id != poison).cloned().collect();
     wait_for(&store, &others).await;
     world.wait_until_all_is_committed(broker).await;

@@ -148,7 +148,7 @@ async fn a_drain_over_a_store_that_may_fail_over_waits_for_the_delay() {
     let broker = Broker::shared();
     let world = World::new(broker, 1);
     let store = Double::new();
-    store.flush_is_final.store(false, Ordering::SeqCst);
+    store.may_lose_flushed.store(true, Ordering::SeqCst);
     let running = world.start(&store);
     let events = clicks(5, 5);
     world.produce_events(&events).await;

@@ -5,7 +5,7 @@ use crate::erase::Eraser;
 use crate::feature::{Group, GroupBlob, Version};
 use crate::proto::{IntraGroup, TextGroup, UserFeatures};
 use crate::publish::{ChangeFeed, FeaturePublisher};
-use crate::store::{FeaturePut, PutBody, PutOutcome};
+use crate::store::{Erasures, FeaturePut, Features, PutBody, PutOutcome};
 use prost::Message;
 use rdkafka::message::Message as _;
 
@@ -38,13 +38,13 @@ async fn features_go_out_without_text_and_a_user_without_any_gets_a_tombstone() 
         FeaturePublisher::new(&world.settings.kafka, SPACE.into(), store.clone(), changes.clone(), metrics).unwrap();
     let (stop, stopped) = watch::channel(false);
     // Away at first: nothing is lost by that.
-    store.set_away(true);
+    store.is_away.store(true, Ordering::SeqCst);
     changes.note(&user);
     changes.note("nobody");
     let task = tokio::spawn(publisher.run(stopped));
     let retried = running.metrics.kafka_retries.with_label_values(&["features"]);
     until("a failed read", || retried.get() > 0).await;
-    store.set_away(false);
+    store.is_away.store(false, Ordering::SeqCst);
     until("both records", || broker.ends(&topic, 1)[0] == 2).await;
 
     store.note_space(SPACE).await.unwrap();

@@ -14,7 +14,7 @@ use super::*;
 use crate::config::{Settings, load};
 use crate::due::DuePolicy;
 use crate::event::{ActionTable, Event};
-use crate::store::{HISTORY_CAP, UserHistory};
+use crate::store::{HISTORY_CAP, Histories, UserHistory};
 use double::Double;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::catalogue::Catalogue;
+use crate::event::Item;
 use crate::feature::Version;
 use crate::retrieve::{FaissUserIndex, UserIndex, VectorTail, encode_f16};
 

@@ -1,0 +1,97 @@
+//! What the double hands on to its store as it is, call by call.
+
+use super::Double;
+use crate::event::Item;
+use crate::feature::Group;
+use crate::store::*;
+use async_trait::async_trait;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Implements a subject: these calls go to the store in use, the rest stands behind them.
+macro_rules! hand_on {
+    ($subject:ident { $($call:ident($($arg:ident: $kind:ty),*) -> $answer:ty;)* } $($own:item)*) => {
+        #[async_trait]
+        impl $subject for Double {
+            $(async fn $call(&self, $($arg: $kind),*) -> StoreResult<$answer> {
+                self.store()?.$call($($arg),*).await
+            })*
+            $($own)*
+        }
+    };
+}
+
+hand_on! {
+    Histories {
+        histories(users: &[String]) -> Vec<Option<UserHistory>>;
+        states(space: &str, users: &[String]) -> Vec<Option<UserMarks>>;
+        item_user_counts(items: &[String]) -> Vec<u32>;
+    }
+
+    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+        Double::append(self, space, batches).await
+    }
+}
+
+hand_on! {
+    Features {
+        feature_groups(space: &str, users: &[String], groups: &[Group]) -> Vec<Option<StoredFeatures>>;
+        features(space: &str, users: &[String]) -> Vec<Option<StoredFeatures>>;
+        put(space: &str, put: FeaturePut) -> PutOutcome;
+        add_referrer(space: &str, neighbour: &str, user: &str) -> usize;
+        remove_referrer(space: &str, neighbour: &str, user: &str) -> ();
+        referrer_counts(space: &str, neighbours: &[String]) -> Vec<usize>;
+        referrers(space: &str, neighbour: &str) -> Vec<String>;
+    }
+}
+
+hand_on! {
+    DueQueue {
+        mark_due(space: &str, entries: &[DueEntry]) -> ();
+        claim(space: &str, limit: usize, lease: Duration) -> Vec<Claim>;
+        renew(space: &str, claim: &Claim, lease: Duration) -> bool;
+        release(space: &str, claim: &Claim) -> bool;
+        queue_depth(space: &str) -> QueueDepth;
+        sweep(space: &str) -> usize;
+        forget_due(space: &str, user: &str) -> ();
+    }
+}
+
+hand_on! {
+    Feeds {
+        append_vector(space: &str, vector: &FreshVector) -> ();
+        vectors_after(space: &str, cursor: &FeedCursor, limit: usize) -> FeedPage<FreshVector>;
+        put_items(items: &[Item]) -> ();
+        items_after(cursor: &FeedCursor, limit: usize) -> FeedPage<Item>;
+    }
+}
+
+hand_on! {
+    Erasures {
+        note_space(space: &str) -> ();
+        spaces() -> Vec<String>;
+        note_erasure(user: &str) -> Erasure;
+        erasures() -> Vec<Erasure>;
+        erase_user(erasure: &Erasure) -> UserState;
+        blank_cross(space: &str, user: &str, neighbour: &str, era: u64) -> CrossBlank;
+        finish_erasure(erasure: &Erasure, era: u64) -> ();
+        expire_erasures(before_ms: i64) -> usize;
+    }
+}
+
+hand_on! {
+    Health {
+        now_ms() -> i64;
+        stats() -> StoreStats;
+        flush() -> ();
+    }
+
+    async fn incarnation(&self) -> StoreResult<u64> {
+        self.store()?;
+        Ok(self.incarnation.load(Ordering::SeqCst))
+    }
+
+    fn flush_is_final(&self) -> bool {
+        !self.may_lose_flushed.load(Ordering::SeqCst)
+    }
+}
