@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build run test fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos drain memcheck real demo demo-check bare clean
+.PHONY: help setup build run test audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos drain memcheck real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -12,22 +12,25 @@ setup: ## install what the build needs (Debian packages as root, ONNX Runtime in
 	@bash scripts/setup.sh
 
 build: setup ## both binaries into target/release; completes the demo bundle
-	cargo build --release --locked
+	cargo build --release --locked --workspace
 	@python3 scripts/fetch.py bundle models/demo/1 $(BIN)/taiji-trainer
 
 run: build ## serve the demo on 127.0.0.1:8080 (admin 9090) and feed it sample events
 	@bash scripts/run.sh
 
-test: build ## unit, property and end-to-end tests against the built binaries
-	cargo test --release --locked
+test: build ## unit, property and end-to-end tests against the built binaries; names what was skipped
+	@bash scripts/test.sh
+
+audit: build ## the tests of the numbered claims with their strict bars, one at a time, and a table of their figures
+	@bash scripts/audit.sh
 
 fuzz: build ## every decoder on fuzz/corpus and on seeded mutations of it (FUZZ_SECONDS a target, TARGET= one, SEED=)
 	TAIJI_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) TAIJI_FUZZ_TARGET=$(TARGET) TAIJI_FUZZ_SEED=$(SEED) \
-	  cargo test --release --locked --lib -- --nocapture every_decoder_keeps_its_promises
+	  cargo test --release --locked --workspace --lib -- --nocapture every_decoder_keeps_its_promises
 
 lint: ## formatting and clippy, as CI checks them
 	cargo fmt --all -- --check
-	cargo clippy --release --all-targets --locked -- -D warnings
+	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 
 fmt: ## format the code
 	cargo fmt --all
@@ -55,7 +58,7 @@ memcheck: setup ## the tests of the unsafe code under valgrind
 	@bash scripts/memcheck.sh
 
 drain: build ## two replicas leave one after the other under load and come back: no read may fail
-	TAIJI_REQUIRE_KAFKA=1 cargo test --release --locked --test e2e -- --exact --nocapture roles::replicas_that_leave_one_after_the_other_fail_no_read
+	TAIJI_REQUIRE_KAFKA=1 cargo test --release --locked --workspace --test e2e -- --exact --nocapture roles::replicas_that_leave_one_after_the_other_fail_no_read
 
 bench-ingest: build ## events through Kafka into Redis beside a bare consumer and writer; memory of a user (QUICK=1: short)
 	@python3 scripts/bench_ingest.py $(if $(QUICK),--quick)
@@ -67,7 +70,7 @@ bench-replicas: build ## refreshes of two infer replicas beside one, engine of f
 	@python3 scripts/bench_plane.py replicas $(if $(QUICK),--quick)
 
 bench-store: ## three layouts of a history on a Redis of its own: memory of a user, appends a second
-	TAIJI_BENCH_STORE=1 cargo test --release --locked --lib -- --nocapture layouts_compared
+	TAIJI_BENCH_STORE=1 cargo test --release --locked --workspace --lib -- --nocapture layouts_compared
 
 bench-llm: build ## our LLM engine beside onnxruntime-genai and torch (an hour of an idle machine, 6 GB of packages; BENCH_PAIRS, ONLY=sections)
 	@bash scripts/bench_llm/venv.sh

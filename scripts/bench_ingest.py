@@ -19,7 +19,7 @@ NAMES = {"ours": "taiji serve", "bare": "bare pair, same writes", "plain": "plai
 
 def program():
     """Builds the benchmark; the path of its executable."""
-    command = ["cargo", "build", "--release", "--locked", "--bench", "ingest", "--message-format=json"]
+    command = ["cargo", "build", "--release", "--locked", "--workspace", "--bench", "ingest", "--message-format=json"]
     for line in subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines():
         message = json.loads(line)
         if message.get("reason") == "compiler-artifact" and message["target"]["name"] == "ingest" and message["executable"]:

@@ -12,7 +12,7 @@ import time
 
 from page import commit, machine, write_section
 
-TEST = ["cargo", "test", "--release", "--locked", "--test", "e2e", "--"]
+TEST = ["cargo", "test", "--release", "--locked", "--workspace", "--test", "e2e", "--"]
 
 
 def table(rows):

@@ -8,7 +8,7 @@ command -v valgrind >/dev/null || {
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends valgrind >/dev/null
 }
-binary=$(cargo test --release --locked --lib --no-run --message-format=json 2>/dev/null |
+binary=$(cargo test --release --locked --workspace --lib --no-run --message-format=json 2>/dev/null |
   python3 -c 'import json,sys
 for line in sys.stdin:
     entry = json.loads(line)

@@ -6,7 +6,7 @@
 //! event → store → refresh → (prompt → llm → encode → quantize, retrieve, catalogue) → feature → store → api
 //! ```
 //!
-//! `bundle` loads what `refresh` runs; `train` makes what `bundle` loads; `config`, `admin`, `telemetry`, `backoff` and `clock`
+//! `bundle` loads what `refresh` runs (the crate `taiji-trainer` makes it); `config`, `admin`, `telemetry`, `backoff` and `clock`
 //! serve all.
 
 // `unsafe` stands in `llm::binding` alone (and, with a lint of its own, nowhere else).
@@ -42,4 +42,3 @@ pub mod refresh;
 pub mod retrieve;
 pub mod store;
 pub mod telemetry;
-pub mod train;

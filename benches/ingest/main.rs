@@ -8,26 +8,14 @@
 
 mod bare;
 mod events;
-#[allow(dead_code)]
-#[path = "../../tests/rig/kafka.rs"]
-mod kafka_rig;
 mod memory;
 mod overhead;
-#[allow(dead_code)]
-#[path = "../../tests/rig/redis.rs"]
-mod redis_rig;
 mod replicas;
-#[allow(dead_code)]
-#[path = "../../tests/e2e/rig.rs"]
-mod rig;
 
 use bare::{Target, Writer};
 use events::Kept;
-use kafka_rig::Broker;
 use overhead::{Due, Overhead};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use redis_rig::RedisServer;
-use rig::Setup;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -36,6 +24,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use taiji::store::redis::{Address, Patience};
 use taiji::store::{FeatureStore, RedisOptions, RedisStore};
+use testkit::kafka::Broker;
+use testkit::process::Setup;
+use testkit::redis::RedisServer;
 use tokio::runtime::Runtime;
 
 #[global_allocator]
@@ -75,7 +66,7 @@ fn main() {
     let (total, users, rounds, filled) = if quick { (60_000, 5_000, 2, 5_000) } else { (300_000, 20_000, 5, 100_000) };
     let manifest = std::fs::read_to_string(bundle.join("manifest.json")).expect("manifest.json");
     let manifest: Value = serde_json::from_str(&manifest).expect("manifest.json");
-    let broker = Broker::start_if_real("bench-ingest").expect("Apache Kafka");
+    let broker = Broker::start_if_real().expect("Apache Kafka");
     let made = events::make(total, users);
     produce(&broker, &made);
     let bench = Bench {
@@ -99,7 +90,7 @@ fn runtime() -> Runtime {
 }
 
 fn print_overhead(bundle: &Path, quick: bool) {
-    let broker = Broker::start_if_real("bench-overhead").expect("Apache Kafka");
+    let broker = Broker::start_if_real().expect("Apache Kafka");
     broker.create_topic("bench.dlq", 1, &[]);
     let (ways, seconds) = if quick { (&WAYS[..1], 5) } else { (&WAYS[..], 15) };
     let (runtime, time) = (runtime(), Duration::from_secs(seconds));

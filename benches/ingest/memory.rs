@@ -3,8 +3,6 @@
 //! In: a bundle, a number of users. Out: bytes a user as JSON. Histories: events a user by a log-normal law (median 30), cut
 //! where the lists are full. Features: made by `taiji serve --engine null`, whose texts are canned. Caller: `main`.
 
-use crate::redis_rig::RedisServer;
-use crate::rig::{Setup, wait_until};
 use crate::{open, redis_info};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -14,6 +12,8 @@ use std::time::Duration;
 use taiji::event::ActionClass;
 use taiji::proto::Behaviour;
 use taiji::store::{FeatureStore, Record, RecordBody, UserBatch};
+use testkit::process::{Setup, wait_until};
+use testkit::redis::RedisServer;
 use tokio::runtime::Runtime;
 
 /// Users who get features, at most.

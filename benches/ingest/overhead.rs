@@ -5,9 +5,6 @@
 //! and one in 40 a purchase, which makes its user due at once and is probed: from its append on (the broker's own time stamp)
 //! somebody reads until its number in the user's row is reached.
 
-use super::kafka_rig::Broker;
-use super::redis_rig::RedisServer;
-use super::rig::Setup;
 use super::{PARTITIONS, REDIS, processor_s};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -21,6 +18,9 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use testkit::kafka::Broker;
+use testkit::process::Setup;
+use testkit::redis::RedisServer;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;

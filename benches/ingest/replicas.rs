@@ -4,11 +4,11 @@
 //! there is always somebody due.
 
 use super::REDIS;
-use super::redis_rig::RedisServer;
-use super::rig::{Server, Setup, wait_until};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use testkit::process::{Server, Setup, wait_until};
+use testkit::redis::RedisServer;
 
 /// What the engine takes for an answer, and how many it works on at once: 160 a second.
 const LATENCY_MS: &str = "100";

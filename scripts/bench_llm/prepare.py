@@ -74,7 +74,7 @@ def quietly(command, log):
 
 def build_worker():
     """The path of our worker, built if needed."""
-    command = ["cargo", "build", "--release", "--locked", "--bench", "llm_worker", "--message-format=json"]
+    command = ["cargo", "build", "--release", "--locked", "--workspace", "--bench", "llm_worker", "--message-format=json"]
     built = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if built.returncode != 0:
         sys.exit("bench-llm: our worker does not build")

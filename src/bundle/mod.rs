@@ -1,7 +1,7 @@
 //! A bundle: everything one epoch needs, made, checked and loaded together (DESIGN 5.6).
 //!
 //! In: a folder with `manifest.json`. Out: [`Bundle`], ready to refresh users, or an error that names the file.
-//! Callers: `main` (load, check), `train::pipeline` (write the manifest).
+//! Callers: `main` (load, check), `taiji_trainer::pipeline` (write the manifest).
 
 mod load;
 mod manifest;

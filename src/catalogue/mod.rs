@@ -1,7 +1,7 @@
 //! Items: the bundle's part plus an overlay of what was posted since; and grounding of text to them.
 //!
 //! In: `catalogue.parquet`, the store's item feed. Out: titles for prompts, grounded items and categories for features.
-//! Callers: `refresh` (lookup, ground), `bundle` (load), `train::index` (write).
+//! Callers: `refresh` (lookup, ground), `bundle` (load), `taiji_trainer::index` (write).
 
 mod file;
 mod ground;

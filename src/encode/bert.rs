@@ -1,6 +1,6 @@
 //! The encoder on ONNX Runtime: an exported BERT graph that pools and normalises inside.
 //!
-//! In: a folder with graph.onnx, graph.onnx.data and tokenizer.json (from `train::export`). Out: vectors of norm 1.
+//! In: a folder with graph.onnx, graph.onnx.data and tokenizer.json (from `taiji_export`). Out: vectors of norm 1.
 //! Texts are tokenised and cut, sorted by length, run in batches of like length, and put back in order.
 
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 use super::{EncodeError, Encoder};
 use crate::onnx::{GRAPH_FILE, folder, runtime};
+use taiji_export::names;
 
 /// How to run an encoder.
 #[derive(Debug, Clone)]
@@ -75,12 +76,12 @@ impl BertEncoder {
         }
         let shape = [rows.len(), width];
         let inputs = ort::inputs![
-            "input_ids" => Tensor::from_array((shape, input_ids))?,
-            "attention_mask" => Tensor::from_array((shape, mask))?,
+            names::INPUT_IDS => Tensor::from_array((shape, input_ids))?,
+            names::ATTENTION_MASK => Tensor::from_array((shape, mask))?,
         ];
         let mut session = self.session.lock();
         let outputs = session.run(inputs)?;
-        let (_, vectors) = outputs["sentence_embedding"].try_extract_tensor::<f32>()?;
+        let (_, vectors) = outputs[names::SENTENCE_EMBEDDING].try_extract_tensor::<f32>()?;
         Ok(vectors.chunks(self.dim).map(<[f32]>::to_vec).collect())
     }
 }
@@ -129,9 +130,9 @@ fn vector_length(session: &Session) -> Result<usize, String> {
         let found = outlets.iter().find(|outlet| outlet.name() == name).map(|outlet| outlet.dtype().clone());
         found.ok_or_else(|| format!("the graph has no '{name}': export a BertModel with 'taiji-trainer export'"))
     };
-    find(session.inputs(), "input_ids")?;
-    find(session.inputs(), "attention_mask")?;
-    let output = find(session.outputs(), "sentence_embedding")?;
+    find(session.inputs(), names::INPUT_IDS)?;
+    find(session.inputs(), names::ATTENTION_MASK)?;
+    let output = find(session.outputs(), names::SENTENCE_EMBEDDING)?;
     let shape = output.tensor_shape().map(|shape| shape.to_vec()).unwrap_or_default();
     match shape[..] {
         [_, length] if length > 0 => Ok(length as usize),
@@ -146,11 +147,8 @@ mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
-    use crate::train::export::{ExportOptions, export};
-
-    fn fixture(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-    }
+    use taiji_export::{ExportOptions, export};
+    use testkit::fixture;
 
     fn encoder(max_batch: usize) -> BertEncoder {
         let folder = tempfile::tempdir().unwrap();

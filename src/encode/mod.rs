@@ -3,6 +3,8 @@
 //! In: any text. Out: L2-normalised f32 vector of [`Encoder::dim`]. Callers: `refresh`, `train` (codebook, index).
 
 mod bert;
+#[cfg(test)]
+mod decoder_tests;
 mod null;
 
 pub use bert::{BertEncoder, EncoderOptions};

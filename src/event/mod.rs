@@ -1,7 +1,7 @@
 //! Events and items as users of taiji send them, and behaviours as the store keeps them.
 //!
 //! In: JSON and CloudEvents from HTTP; JSON, CloudEvents or protobuf from Kafka. Out: validated [`Event`]s and [`Item`]s.
-//! Callers: `api` (POST /v1/events, /v1/items), `ingest::kafka`, `train::data` (files of the same shape), `store` (keeps behaviours).
+//! Callers: `api` (POST /v1/events, /v1/items), `ingest::kafka`, `taiji_trainer::data` (files of the same shape), `store` (keeps behaviours).
 
 pub mod action;
 mod bad_reason;

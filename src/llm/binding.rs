@@ -242,14 +242,13 @@ impl Binding {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-    use std::path::Path;
-
     use TensorElementType::{Float32, Int32, Int64};
 
     use super::*;
-    use crate::llm::graph::{GraphDims, past, present};
+    use crate::llm::graph::GraphDims;
     use crate::onnx::runtime;
-    use crate::train::export::{ExportOptions, GRAPH_FILE, export};
+    use taiji_export::names;
+    use taiji_export::{ExportOptions, GRAPH_FILE, export};
 
     fn environment() -> Environment {
         runtime::environment(None).unwrap()
@@ -289,7 +288,7 @@ mod tests {
 
     fn model() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/qwen2");
+        let checkpoint = testkit::fixture("qwen2");
         export(&checkpoint, folder.path(), &ExportOptions::default()).unwrap();
         folder
     }
@@ -311,8 +310,8 @@ mod tests {
                 let buffer = memory.allocate(Place::Device, Float32, rows * row).unwrap();
                 memory.write::<f32>(buffer).unwrap().fill(7.0);
                 let view = memory.view(buffer, row, &[1, dims.kv_heads, slots, dims.head]).unwrap();
-                binding.input(&past(layer, part), &view).unwrap();
-                binding.output(&present(layer, part), &view).unwrap();
+                binding.input(&names::past(layer, part), &view).unwrap();
+                binding.output(&names::present(layer, part), &view).unwrap();
                 cache.push(buffer);
             }
         }

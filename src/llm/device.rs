@@ -16,9 +16,10 @@ use ort::value::TensorElementType;
 use super::beam::BeamDevice;
 use super::binding::{Binding, BufferId, Memory, Place, Span};
 use super::device_beam::BeamGraphs;
-use super::graph::{GraphDims, past, present};
+use super::graph::GraphDims;
 use super::mirror::{Mirror, Mirrors};
 use crate::onnx::runtime::{self, Provider};
+use taiji_export::names;
 
 /// Bindings kept; beyond that all are made anew (they cost some 100 µs each).
 const MAX_BINDINGS: usize = 96;
@@ -209,7 +210,8 @@ impl Device {
         let vocabulary = self.dims.vocabulary;
         let wanted = call.logits_indices.len();
         let inputs = self.write_inputs(call)?;
-        let logits = self.mirrors.room(&mut self.memory, "logits", TensorElementType::Float32, wanted * vocabulary)?;
+        let logits =
+            self.mirrors.room(&mut self.memory, names::LOGITS, TensorElementType::Float32, wanted * vocabulary)?;
         let key = (call.first, call.rows);
         if !self.bindings.contains_key(&key) {
             if self.bindings.len() >= MAX_BINDINGS {
@@ -226,7 +228,7 @@ impl Device {
             for (name, mirror, shape) in &inputs {
                 bound.binding.input(name, &self.memory.view(mirror.device, 0, shape)?)?;
             }
-            bound.binding.output("logits", &self.memory.view(logits.device, 0, &[wanted, vocabulary])?)?;
+            bound.binding.output(names::LOGITS, &self.memory.view(logits.device, 0, &[wanted, vocabulary])?)?;
             bound.shapes = shapes;
         }
         let options = match call.width == 1 && self.options.provider.captures_graphs() && call.first == 0 {
@@ -243,10 +245,14 @@ impl Device {
         let mut at = self.mirrors.at(&mut self.memory, &self.environment);
         let shape = vec![call.rows, call.width];
         Ok([
-            ("input_ids", at.write("input_ids", &call.input_ids)?, shape),
-            ("seqlens_k", at.write("seqlens_k", &call.seqlens)?, vec![call.rows]),
-            ("total_sequence_length", at.write_host("total_sequence_length", &[call.total])?, vec![]),
-            ("logits_indices", at.write("logits_indices", &call.logits_indices)?, vec![call.logits_indices.len()]),
+            (names::INPUT_IDS, at.write(names::INPUT_IDS, &call.input_ids)?, shape),
+            (names::SEQLENS_K, at.write(names::SEQLENS_K, &call.seqlens)?, vec![call.rows]),
+            (names::TOTAL_SEQUENCE_LENGTH, at.write_host(names::TOTAL_SEQUENCE_LENGTH, &[call.total])?, vec![]),
+            (
+                names::LOGITS_INDICES,
+                at.write(names::LOGITS_INDICES, &call.logits_indices)?,
+                vec![call.logits_indices.len()],
+            ),
         ])
     }
 
@@ -257,8 +263,8 @@ impl Device {
         for (layer, buffers) in self.cache.iter().enumerate() {
             for (&buffer, part) in buffers.iter().zip(["key", "value"]) {
                 let view = self.memory.view(buffer, start, &shape)?;
-                binding.input(&past(layer, part), &view)?;
-                binding.output(&present(layer, part), &view)?;
+                binding.input(&names::past(layer, part), &view)?;
+                binding.output(&names::present(layer, part), &view)?;
             }
         }
         Ok(Bound { binding, shapes: None })

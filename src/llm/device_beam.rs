@@ -12,8 +12,9 @@ use ort::value::{PrimitiveTensorElementType, TensorElementType};
 use super::beam::{BeamDevice, ScratchRow, StdCall, TreeCall};
 use super::binding::{Binding, BufferId, Memory, Place, Span};
 use super::device::{Backend, Device};
-use super::graph::{GraphDims, past, present};
+use super::graph::GraphDims;
 use super::mirror::Mirrors;
+use taiji_export::names;
 
 /// File name of the graph for one search.
 pub const TREE_FILE: &str = "graph.tree.onnx";
@@ -85,8 +86,8 @@ impl Feed<'_> {
         for (layer, buffers) in cache.iter().enumerate() {
             for (&buffer, part) in buffers.iter().zip(["key", "value"]) {
                 let view = self.memory.view(buffer, start, shape)?;
-                self.binding.input(&past(layer, part), &view)?;
-                self.binding.output(&present(layer, part), &view)?;
+                self.binding.input(&names::past(layer, part), &view)?;
+                self.binding.output(&names::present(layer, part), &view)?;
             }
         }
         Ok(())
@@ -105,7 +106,7 @@ impl Feed<'_> {
 
     /// The bias in the graph's own numbers.
     fn bias(&mut self, element: TensorElementType, values: &[f32], shape: &[usize]) -> Result<(), ort::Error> {
-        const NAME: &str = "attention_bias";
+        const NAME: &str = names::ATTENTION_BIAS;
         match element {
             TensorElementType::Float16 => {
                 // What is not seen would become infinite.
@@ -128,8 +129,8 @@ impl Feed<'_> {
         shape: [usize; 2],
     ) -> Result<BufferId, ort::Error> {
         let elements = shape[0] * shape[1];
-        let mirror = self.mirrors.room(self.memory, "logits", TensorElementType::Float32, elements)?;
-        self.binding.output("logits", &self.memory.view(mirror.device, 0, &shape)?)?;
+        let mirror = self.mirrors.room(self.memory, names::LOGITS, TensorElementType::Float32, elements)?;
+        self.binding.output(names::LOGITS, &self.memory.view(mirror.device, 0, &shape)?)?;
         self.binding.run(session, self.memory, options)?;
         mirror.to_host(self.memory, self.environment, elements)?;
         Ok(mirror.host)
@@ -147,11 +148,11 @@ impl Device {
         let mut feed = Feed { memory, environment, binding, mirrors };
         let (width, total) = (call.width, call.total());
         feed.cache(&self.cache, start, &cache_shape)?;
-        feed.input("input_ids", &call.input_ids, &[1, width])?;
-        feed.input("position_ids", &call.position_ids, &[1, width])?;
-        feed.input("seqlens_k", &[total as i32 - 1], &[1])?;
-        feed.input("total_sequence_length", &[total as i32], &[])?;
-        feed.input("logits_indices", &call.logits_indices, &[width])?;
+        feed.input(names::INPUT_IDS, &call.input_ids, &[1, width])?;
+        feed.input(names::POSITION_IDS, &call.position_ids, &[1, width])?;
+        feed.input(names::SEQLENS_K, &[total as i32 - 1], &[1])?;
+        feed.input(names::TOTAL_SEQUENCE_LENGTH, &[total as i32], &[])?;
+        feed.input(names::LOGITS_INDICES, &call.logits_indices, &[width])?;
         feed.bias(dims.element, &call.attention_bias, &[1, 1, width, total])?;
         let shape = [width, dims.vocabulary];
         let logits = feed.run(&mut graphs.tree, &graphs.eager, shape)?;
@@ -170,11 +171,11 @@ impl Device {
         let mut feed = Feed { memory: &mut self.memory, environment: &self.environment, binding, mirrors };
         let (rows, width, wanted) = (call.rows, call.width, call.logits_indices.len());
         feed.cache(&scratch.cache, 0, &[rows, dims.kv_heads, call.slots, dims.head])?;
-        feed.input("input_ids", &call.input_ids, &[rows, width])?;
-        feed.input("position_ids", &call.position_ids, &[rows, width])?;
-        feed.input("write_indices", &call.write_indices, &[rows])?;
-        feed.input("nonpad_kv_seqlen", &call.nonpad_kv_seqlen, &[rows])?;
-        feed.input("logits_indices", &call.logits_indices, &[wanted])?;
+        feed.input(names::INPUT_IDS, &call.input_ids, &[rows, width])?;
+        feed.input(names::POSITION_IDS, &call.position_ids, &[rows, width])?;
+        feed.input(names::WRITE_INDICES, &call.write_indices, &[rows])?;
+        feed.input(names::NONPAD_KV_SEQLEN, &call.nonpad_kv_seqlen, &[rows])?;
+        feed.input(names::LOGITS_INDICES, &call.logits_indices, &[wanted])?;
         feed.bias(TensorElementType::Float32, &call.attention_bias, &[rows, 1, width, call.slots])?;
         let logits = feed.run(session, eager, [wanted, dims.vocabulary])?;
         Ok(&self.memory.read::<f32>(logits)?[..wanted * dims.vocabulary])

@@ -138,8 +138,6 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, String> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-    use std::path::PathBuf;
-
     use super::*;
     use crate::onnx::folder::load_tokenizer;
 
@@ -150,7 +148,7 @@ mod tests {
     }
 
     fn tokenizer() -> Tokenizer {
-        load_tokenizer(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/qwen2")).unwrap()
+        load_tokenizer(&testkit::fixture("qwen2")).unwrap()
     }
 
     #[test]

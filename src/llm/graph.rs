@@ -1,13 +1,14 @@
 //! The decoder graph's contract: which inputs and outputs, of which shapes, `llm::onnx` runs.
 //!
 //! In: an opened session. Out: its [`GraphDims`], or what differs from the contract. The exporter that writes such
-//! graphs is `train::export`; its `inputs` module has the table.
+//! graphs is `taiji_export`; its `inputs` module has the table.
 
 use ort::session::Session;
 use ort::value::Outlet;
 use ort::value::TensorElementType::{self, Float32, Int32, Int64};
 
 use crate::onnx::runtime::max_positions;
+use taiji_export::names;
 
 /// Sizes of a decoder graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,42 +32,42 @@ pub struct GraphDims {
 impl GraphDims {
     /// Reads the sizes and checks the contract; the error says what differs.
     pub fn of(session: &Session) -> Result<Self, String> {
-        Self::with_inputs(session, &[("seqlens_k", Int32), ("total_sequence_length", Int32)])
+        Self::with_inputs(session, &[(names::SEQLENS_K, Int32), (names::TOTAL_SEQUENCE_LENGTH, Int32)])
     }
 
     /// The same for the graph of one beam search.
     pub fn of_tree(session: &Session) -> Result<Self, String> {
-        let inputs = [("seqlens_k", Int32), ("total_sequence_length", Int32), ("position_ids", Int64)];
+        let inputs = [(names::SEQLENS_K, Int32), (names::TOTAL_SEQUENCE_LENGTH, Int32), (names::POSITION_IDS, Int64)];
         let dims = Self::with_inputs(session, &inputs)?;
-        shape_of(session.inputs(), "input", "attention_bias", dims.element)?;
+        shape_of(session.inputs(), "input", names::ATTENTION_BIAS, dims.element)?;
         Ok(dims)
     }
 
     /// The same for the graph of several beam searches.
     pub fn of_std(session: &Session) -> Result<Self, String> {
-        let lengths = [("position_ids", Int64), ("write_indices", Int64), ("nonpad_kv_seqlen", Int64)];
-        shape_of(session.inputs(), "input", "attention_bias", Float32)?;
+        let lengths = [(names::POSITION_IDS, Int64), (names::WRITE_INDICES, Int64), (names::NONPAD_KV_SEQLEN, Int64)];
+        shape_of(session.inputs(), "input", names::ATTENTION_BIAS, Float32)?;
         Self::with_inputs(session, &lengths)
     }
 
     fn with_inputs(session: &Session, inputs: &[(&str, TensorElementType)]) -> Result<Self, String> {
-        for &(name, kind) in [("input_ids", Int64), ("logits_indices", Int64)].iter().chain(inputs) {
+        for &(name, kind) in [(names::INPUT_IDS, Int64), (names::LOGITS_INDICES, Int64)].iter().chain(inputs) {
             shape_of(session.inputs(), "input", name, kind)?;
         }
-        let logits = shape_of(session.outputs(), "output", "logits", Float32)?;
-        let vocabulary = fixed(&logits, 1, "logits")?;
+        let logits = shape_of(session.outputs(), "output", names::LOGITS, Float32)?;
+        let vocabulary = fixed(&logits, 1, names::LOGITS)?;
 
         let layers = session.inputs().iter().filter(|input| input.name().ends_with(".key")).count();
-        let (first, element) = cache_of(session.inputs(), "input", &past(0, "key"))?;
-        let (kv_heads, head) = (fixed(&first, 1, &past(0, "key"))?, fixed(&first, 3, &past(0, "key"))?);
+        let (first, element) = cache_of(session.inputs(), "input", &names::past(0, "key"))?;
+        let (kv_heads, head) = (fixed(&first, 1, &names::past(0, "key"))?, fixed(&first, 3, &names::past(0, "key"))?);
         if !head.is_multiple_of(16) {
             return Err(format!("heads are {head} wide: the attention kernel takes multiples of 16 only"));
         }
         for layer in 0..layers {
             for part in ["key", "value"] {
                 for (outlets, side, name) in [
-                    (session.inputs(), "input", past(layer, part)),
-                    (session.outputs(), "output", present(layer, part)),
+                    (session.inputs(), "input", names::past(layer, part)),
+                    (session.outputs(), "output", names::present(layer, part)),
                 ] {
                     let (shape, found) = cache_of(outlets, side, &name)?;
                     if shape.len() != 4 || shape[1] != kv_heads as i64 || shape[3] != head as i64 || found != element {
@@ -77,9 +78,9 @@ impl GraphDims {
                 }
             }
         }
-        let hidden = session.outputs().iter().find(|output| output.name() == "hidden_states");
+        let hidden = session.outputs().iter().find(|output| output.name() == names::HIDDEN_STATES);
         let hidden = hidden.and_then(|output| output.dtype().tensor_shape()).map(|shape| shape.to_vec());
-        let hidden = fixed(&hidden.unwrap_or_default(), 2, "hidden_states")?;
+        let hidden = fixed(&hidden.unwrap_or_default(), 2, names::HIDDEN_STATES)?;
         Ok(Self { layers, kv_heads, head, hidden, vocabulary, positions: max_positions(session)?, element })
     }
 
@@ -97,16 +98,6 @@ fn cache_of(outlets: &[Outlet], side: &str, name: &str) -> Result<(Vec<i64>, Ten
     let found = outlets.iter().find(|outlet| outlet.name() == name).and_then(|outlet| outlet.dtype().tensor_type());
     let kind = found.filter(|kind| kinds.contains(kind)).unwrap_or(Float32);
     Ok((shape_of(outlets, side, name, kind)?, kind))
-}
-
-/// Name of a layer's cache input; `part` is `key` or `value`.
-pub fn past(layer: usize, part: &str) -> String {
-    format!("past_key_values.{layer}.{part}")
-}
-
-/// Name of a layer's cache output.
-pub fn present(layer: usize, part: &str) -> String {
-    format!("present.{layer}.{part}")
 }
 
 fn shape_of(outlets: &[Outlet], side: &str, name: &str, kind: TensorElementType) -> Result<Vec<i64>, String> {

@@ -2,7 +2,7 @@
 //!
 //! Callers: `refresh` (one [`LlmEngine::generate`] per user, many at once: the engine batches them), `admin` (the OpenAI
 //! port, [`LlmEngine::stream`]), `train` (evaluation, index building, scoring). The graph's contract is checked by
-//! `graph`; `train::export` writes such graphs.
+//! `graph`; `taiji_export` writes such graphs.
 
 pub mod beam;
 mod binding;
@@ -24,6 +24,8 @@ mod text;
 pub mod trie;
 mod worker;
 
+#[cfg(test)]
+mod graph_tests;
 #[cfg(test)]
 mod tests;
 

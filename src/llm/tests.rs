@@ -1,7 +1,7 @@
 //! The engine on a tiny exported decoder: batches, stops, limits, errors, scores.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
@@ -9,11 +9,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::onnx::{GRAPH_FILE, Provider};
 use crate::telemetry::Metrics;
-use crate::train::export::{ExportOptions, export};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
+use taiji_export::{ExportOptions, export};
+use testkit::fixture;
 
 fn model(name: &str, stop: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -303,7 +300,7 @@ fn what_the_machine_lacks_is_said_at_load() {
     // No GPU here, or a runtime without CUDA: never a silent processor.
     let cuda = Provider::Cuda { device: 0, memory_limit: 0, graphs: false };
     if std::path::Path::new("/dev/nvidiactl").exists() {
-        println!("skipped: there is a GPU");
+        testkit::skip("there is a GPU");
         return;
     }
     let message = refused(LlmOptions { provider: cuda, ..options() });

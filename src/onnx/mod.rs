@@ -7,6 +7,4 @@ pub mod prepack;
 pub mod runtime;
 
 pub use runtime::Provider;
-
-/// File name of a graph; its weights stand beside it.
-pub const GRAPH_FILE: &str = "graph.onnx";
+pub use taiji_export::GRAPH_FILE;

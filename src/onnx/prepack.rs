@@ -11,6 +11,7 @@ use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use sha2::{Digest, Sha256};
+use taiji_export::names::ACCURACY_LEVEL;
 use thiserror::Error;
 
 use super::GRAPH_FILE;
@@ -18,9 +19,6 @@ use super::runtime::{Threads, session_builder};
 
 /// File of the prepacked weights, beside their graph.
 const DATA_FILE: &str = "graph.onnx.data";
-
-/// Key under which a graph of packed weights says how exactly it multiplies; 4 = in 8 bits.
-pub const ACCURACY_LEVEL: &str = "taiji.accuracy_level";
 
 /// Why a prepacked session cannot be had.
 #[derive(Debug, Error)]
@@ -174,10 +172,10 @@ mod tests {
     use super::*;
     use crate::llm::graph::GraphDims;
     use crate::onnx::runtime;
-    use crate::train::export::{ExportOptions, Flavour, Precision, export};
+    use taiji_export::{ExportOptions, Flavour, Precision, export};
 
     fn exported(name: &str, precision: Precision) -> TempDir {
-        let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        let checkpoint = testkit::fixture(name);
         let out = tempfile::tempdir().unwrap();
         let flavours = vec![Flavour::Gqa, Flavour::Tree];
         let options = ExportOptions { precision, flavours, accuracy_level: 1, ..ExportOptions::default() };
@@ -208,7 +206,7 @@ mod tests {
         for layer in 0..dims.layers {
             for part in ["key", "value"] {
                 let past = vec![7.0_f32; shape.iter().product()];
-                let name = crate::llm::graph::past(layer, part);
+                let name = taiji_export::names::past(layer, part);
                 inputs.push((name, Tensor::from_array((shape, past)).unwrap().into()));
             }
         }
@@ -297,7 +295,7 @@ mod tests {
 
     #[test]
     fn products_in_8_bits_are_refused() {
-        let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/qwen2");
+        let checkpoint = testkit::fixture("qwen2");
         let (model, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let options = ExportOptions { precision: Precision::Int4, ..ExportOptions::default() };
         export(&checkpoint, model.path(), &options).unwrap();

@@ -10,13 +10,11 @@ use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use parking_lot::Mutex;
+use taiji_export::names::MAX_POSITIONS;
 use thiserror::Error;
 
 /// Version of ONNX Runtime this build is made for; older ones are refused.
 pub const ORT_VERSION: &str = "1.31.1";
-
-/// Key under which a graph says how many positions it takes.
-pub const MAX_POSITIONS: &str = "taiji.max_positions";
 
 /// ONNX Runtime allows one environment per process; the first caller decides which library it is.
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);

@@ -136,7 +136,7 @@ fn port_with(keys: ApiKeys, max_in_flight: usize) -> Port {
     let folder = tempfile::tempdir().expect("tempdir");
     let generation = r#"{"stop": ["</answer>"], "temperature": 0.25}"#;
     std::fs::write(folder.path().join("generation.json"), generation).expect("write");
-    let tokenizer = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/qwen2/tokenizer.json");
+    let tokenizer = testkit::fixture("qwen2/tokenizer.json");
     std::fs::copy(tokenizer, folder.path().join("tokenizer.json")).expect("copy");
     let settings = OpenAiSettings {
         listen: None,

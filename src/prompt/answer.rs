@@ -2,7 +2,7 @@
 //!
 //! `reasoning</think><answer>L1 > L2 > L3: title</answer>`
 //!
-//! Callers: `train` ([`completion`], [`answer_text`]), `refresh` and `train::evaluate` ([`parse`], [`split_answer`]).
+//! Callers: `train` ([`completion`], [`answer_text`]), `refresh` and `taiji_trainer::evaluate` ([`parse`], [`split_answer`]).
 
 use super::render::{MAX_CATEGORY_CHARS, MAX_LEVELS};
 use super::sanitise::{sanitise, sanitise_field};

@@ -152,14 +152,14 @@ impl PqCodebook {
 }
 
 /// `[k, width]` → `[width, k]`.
-pub(crate) fn columns_of(centroids: &[f32], k: usize) -> Vec<f32> {
+pub fn columns_of(centroids: &[f32], k: usize) -> Vec<f32> {
     let width = centroids.len() / k;
     (0..width).flat_map(|column| (0..k).map(move |row| centroids[row * width + column])).collect()
 }
 
 /// Lowest index of the smallest squared distance from `part` to the centroids in `columns` `[width, k]`; `distances` is
 /// scratch of length k and holds the distances afterwards.
-pub(crate) fn nearest(part: &[f32], columns: &[f32], distances: &mut [f32]) -> usize {
+pub fn nearest(part: &[f32], columns: &[f32], distances: &mut [f32]) -> usize {
     distances.fill(0.0);
     for (value, column) in part.iter().zip(columns.chunks_exact(distances.len())) {
         for (distance, centroid) in distances.iter_mut().zip(column) {

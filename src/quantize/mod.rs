@@ -1,7 +1,7 @@
 //! Product quantisation at serving: a vector → one code per slot → sparse IDs for the ranker.
 //!
 //! In: f32 vectors from the encoder. Out: codes and sparse IDs whose meaning is fixed by the codebook; its hash is part of the
-//! space. Callers: `refresh` (encoding), `bundle` (loading), `train::codebook` (making one).
+//! space. Callers: `refresh` (encoding), `bundle` (loading), `taiji_trainer::codebook` (making one).
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ mod rotation;
 mod tests;
 
 pub use codebook::PqCodebook;
-pub(crate) use codebook::{columns_of, nearest};
+pub use codebook::{columns_of, nearest};
 pub use rotation::random_rotation;
 
 /// What can go wrong in a codebook or with a vector.

@@ -1,4 +1,4 @@
-//! A seeded random orthogonal matrix: spreads the variance of a vector evenly over its slots. Called by `train::codebook`.
+//! A seeded random orthogonal matrix: spreads the variance of a vector evenly over its slots. Called by `taiji_trainer::codebook`.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -1,7 +1,7 @@
 //! The most similar other user: an index of unit vectors, and the sequences of those in its immutable part.
 //!
 //! In: a vector of the encoder. Out: users by cosine similarity, never oneself. Callers: `refresh` (search),
-//! `bundle` (load), `train::index` (build). Main part = the bundle's generation, immutable; fresh part = every vector
+//! `bundle` (load), `taiji_trainer::index` (build). Main part = the bundle's generation, immutable; fresh part = every vector
 //! written since, replayed from the store's feed at start.
 
 mod faiss;

@@ -1,8 +1,8 @@
 //! Keys and scopes over HTTP.
 
-use crate::rig::{Server, Setup, call};
 use crate::worlds::{click, data_plane_bundle, now_ms};
 use serde_json::{Value, json};
+use testkit::process::{Server, Setup, call};
 
 const READ: &str = "read-key-0123456789";
 const READ_NEXT: &str = "read-key-9876543210";

@@ -1,10 +1,11 @@
 //! `taiji backfill`: a killed run goes on, nothing is lost or counted twice, and the users are refreshed when served.
 
-use crate::rig::{SOON, Setup, TAIJI, command, run_with, wait_until};
 use crate::worlds::{click, data_plane_bundle, now_ms};
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
+use testkit::TAIJI;
+use testkit::process::{SOON, Setup, command, run_with, wait_until};
 
 const USERS: usize = 20;
 
@@ -37,12 +38,12 @@ fn a_killed_backfill_goes_on_and_its_users_are_refreshed() {
     let arguments = ["backfill", "--file", &file, "--store", &store, "--bundle", &bundle_path, "--batch", "20"];
     let more = ["--rejected", &rejected, "--refresh-rate", "1000"];
 
-    let mut first = command(TAIJI, &arguments).args(more).args(["--rate", "300"]).spawn().expect("backfill");
+    let mut first = command(&TAIJI, &arguments).args(more).args(["--rate", "300"]).spawn().expect("backfill");
     wait_until("a checkpoint", SOON, || Path::new(&path("events.jsonl.checkpoint")).exists().then_some(()));
     first.kill().expect("kill -9");
     assert!(!first.wait().expect("end").success(), "it was killed before its end");
 
-    let second = run_with(TAIJI, &[&arguments[..], &more].concat(), &[]).expect_code(0);
+    let second = run_with(&TAIJI, &[&arguments[..], &more].concat(), &[]).expect_code(0);
     assert!(second.stdout.contains("rows were done before"), "{}", second.stdout);
     assert!(second.stdout.contains(&format!("users: {USERS} in the file, {USERS} became due")), "{}", second.stdout);
     let reasons: Vec<Value> = std::fs::read_to_string(&rejected)
@@ -53,7 +54,7 @@ fn a_killed_backfill_goes_on_and_its_users_are_refreshed() {
     let last = reasons.last().expect("a rejection");
     assert_eq!((last["row"].as_u64(), last["field"].as_str()), (Some(lines.len() as u64), Some("action")));
 
-    let third = run_with(TAIJI, &[&arguments[..], &["--checkpoint", &path("other")]].concat(), &[]).expect_code(0);
+    let third = run_with(&TAIJI, &[&arguments[..], &["--checkpoint", &path("other")]].concat(), &[]).expect_code(0);
     assert!(third.stdout.contains(" 0 accepted (") && third.stdout.contains(&format!("{good} duplicates")));
 
     let server = Setup::canned(&bundle, &folder.path().join("store")).start();
@@ -65,10 +66,10 @@ fn a_killed_backfill_goes_on_and_its_users_are_refreshed() {
     }
     server.wait_for_features(&users, Duration::from_secs(60));
 
-    let held = run_with(TAIJI, &arguments, &[]).expect_code(69);
+    let held = run_with(&TAIJI, &arguments, &[]).expect_code(69);
     assert!(held.stderr.contains("store"), "a store in use is named: {}", held.stderr);
     let elsewhere = format!("embedded:{}", path("other-store"));
     let foreign = ["backfill", "--file", &file, "--store", &elsewhere, "--bundle", &bundle_path];
-    let foreign = run_with(TAIJI, &foreign, &[]).expect_code(64);
+    let foreign = run_with(&TAIJI, &foreign, &[]).expect_code(64);
     assert!(foreign.stderr.contains("of another store or space"), "{}", foreign.stderr);
 }

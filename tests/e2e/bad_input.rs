@@ -1,10 +1,10 @@
 //! Requests that are wrong are refused by field and reason; the process and what it holds stay.
 
-use crate::rig::{Answer, Server, Setup, call, percent};
 use crate::worlds::{click, data_plane_bundle, now_ms};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tempfile::TempDir;
+use testkit::process::{Answer, Server, Setup, call, percent};
 
 /// A server with one accepted event of the user `before`.
 struct Place {

@@ -1,10 +1,11 @@
 //! What is missing or wrong at the start is named, with the exit code of its kind and without a panic.
 
-use crate::rig::{Ended, Setup, TAIJI, free_address, output_of, run_with};
 use crate::worlds::data_plane_bundle;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+use testkit::TAIJI;
+use testkit::process::{Ended, Setup, free_address, output_of, run_with};
 
 struct Place {
     folder: TempDir,
@@ -70,10 +71,10 @@ fn a_changed_byte_and_a_missing_file_are_named() {
 fn bundle_check_says_the_same_as_serve() {
     let place = Place::new();
     let bundle = place.bundle.display().to_string();
-    let told = output_of(TAIJI, &["bundle", "check", "--bundle", &bundle, "--checksums-only"]);
+    let told = output_of(&TAIJI, &["bundle", "check", "--bundle", &bundle, "--checksums-only"]);
     assert!(told.contains("intact"), "{told}");
     std::fs::remove_file(place.bundle.join("prompt.toml")).expect("remove");
-    let ended = run_with(TAIJI, &["bundle", "check", "--bundle", &bundle, "--checksums-only"], &[]);
+    let ended = run_with(&TAIJI, &["bundle", "check", "--bundle", &bundle, "--checksums-only"], &[]);
     refused(ended, 69, &["prompt.toml", "missing"]);
 }
 
@@ -120,36 +121,36 @@ fn a_data_folder_has_one_process() {
 #[test]
 fn wrong_usage_and_wrong_settings_are_64_and_all_told_at_once() {
     let place = Place::new();
-    refused(run_with(TAIJI, &["serve", "--lisen", "x"], &[]), 64, &["--lisen"]);
-    refused(run_with(TAIJI, &["sing"], &[]), 64, &["sing"]);
-    refused(run_with(TAIJI, &[], &[]), 64, &["Usage"]);
-    refused(run_with(TAIJI, &["feed"], &[]), 64, &["--file"]);
-    refused(run_with(TAIJI, &["serve", "--engine", "magic"], &[]), 64, &["engine.kind"]);
-    refused(run_with(TAIJI, &["serve", "--listen", "here"], &[]), 64, &["server.listen"]);
-    refused(run_with(TAIJI, &["serve", "--store", "memcached://x"], &[]), 64, &["store.url"]);
+    refused(run_with(&TAIJI, &["serve", "--lisen", "x"], &[]), 64, &["--lisen"]);
+    refused(run_with(&TAIJI, &["sing"], &[]), 64, &["sing"]);
+    refused(run_with(&TAIJI, &[], &[]), 64, &["Usage"]);
+    refused(run_with(&TAIJI, &["feed"], &[]), 64, &["--file"]);
+    refused(run_with(&TAIJI, &["serve", "--engine", "magic"], &[]), 64, &["engine.kind"]);
+    refused(run_with(&TAIJI, &["serve", "--listen", "here"], &[]), 64, &["server.listen"]);
+    refused(run_with(&TAIJI, &["serve", "--store", "memcached://x"], &[]), 64, &["store.url"]);
     let file = place.folder.path().join("taiji.toml");
     let shown = file.display().to_string();
-    refused(run_with(TAIJI, &["serve", "--config", &shown], &[]), 64, &["taiji.toml"]);
+    refused(run_with(&TAIJI, &["serve", "--config", &shown], &[]), 64, &["taiji.toml"]);
     std::fs::write(&file, "[server\n").expect("write");
-    refused(run_with(TAIJI, &["check-config", "--config", &shown], &[]), 64, &["taiji.toml", "line 1"]);
+    refused(run_with(&TAIJI, &["check-config", "--config", &shown], &[]), 64, &["taiji.toml", "line 1"]);
     std::fs::write(&file, "[server]\nmax_users = \"many\"\nlisen = \"x\"\n[nosuch]\na = 1\n").expect("write");
     let environment = [("TAIJI__SERVER__MAX_EVENTS", "several"), ("TAIJI__SERVER__TYPO", "1")];
     for command in ["serve", "check-config"] {
-        let ended = run_with(TAIJI, &[command, "--config", &shown], &environment);
+        let ended = run_with(&TAIJI, &[command, "--config", &shown], &environment);
         let parts = ["server.max_users", "server.lisen", "nosuch", "TAIJI__SERVER__MAX_EVENTS", "TAIJI__SERVER__TYPO"];
         refused(ended, 64, &parts);
     }
     let ranges = [("TAIJI__SERVER__MAX_USERS", "0"), ("TAIJI__RETRIEVE__MIN_ITEM_USERS", "9")];
-    refused(run_with(TAIJI, &["check-config"], &ranges), 64, &["server.max_users", "retrieve.min_item_users"]);
-    refused(run_with(TAIJI, &["check-config"], &[("TAIJI__LOG__LEVEL", "a=b=c")]), 64, &["log.level"]);
+    refused(run_with(&TAIJI, &["check-config"], &ranges), 64, &["server.max_users", "retrieve.min_item_users"]);
+    refused(run_with(&TAIJI, &["check-config"], &[("TAIJI__LOG__LEVEL", "a=b=c")]), 64, &["log.level"]);
 }
 
 #[test]
 fn the_printed_defaults_load_again() {
     let folder = tempfile::tempdir().expect("tempdir");
     let file = folder.path().join("taiji.toml");
-    std::fs::write(&file, output_of(TAIJI, &["check-config", "--print-defaults"])).expect("write");
-    let told = output_of(TAIJI, &["check-config", "--config", &file.display().to_string()]);
+    std::fs::write(&file, output_of(&TAIJI, &["check-config", "--print-defaults"])).expect("write");
+    let told = output_of(&TAIJI, &["check-config", "--config", &file.display().to_string()]);
     assert!(told.contains("valid"), "{told}");
 }
 
@@ -157,11 +158,11 @@ fn the_printed_defaults_load_again() {
 fn every_command_has_help_with_an_example() {
     for command in [&["serve"][..], &["feed"], &["bundle", "check"], &["check-config"]] {
         let arguments: Vec<&str> = command.iter().copied().chain(["--help"]).collect();
-        let help = output_of(TAIJI, &arguments);
+        let help = output_of(&TAIJI, &arguments);
         assert!(help.contains("Example") && help.contains(&format!("taiji {}", command.join(" "))), "{help}");
     }
     for arguments in [&["--help"][..], &["bundle", "--help"], &["--version"]] {
-        assert!(output_of(TAIJI, arguments).contains("taiji"));
+        assert!(output_of(&TAIJI, arguments).contains("taiji"));
     }
 }
 
@@ -169,6 +170,6 @@ fn every_command_has_help_with_an_example() {
 fn feed_says_what_it_cannot_do() {
     let folder = tempfile::tempdir().expect("tempdir");
     let nowhere = folder.path().join("nowhere.jsonl").display().to_string();
-    refused(run_with(TAIJI, &["feed", "--file", &nowhere], &[]), 69, &["nowhere.jsonl"]);
-    refused(run_with(TAIJI, &["feed", "--file", &nowhere, "--batch", "0"], &[]), 64, &["--batch"]);
+    refused(run_with(&TAIJI, &["feed", "--file", &nowhere], &[]), 69, &["nowhere.jsonl"]);
+    refused(run_with(&TAIJI, &["feed", "--file", &nowhere, "--batch", "0"], &[]), 64, &["--batch"]);
 }

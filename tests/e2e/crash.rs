@@ -1,11 +1,11 @@
 //! kill -9 while feeding: what was acknowledged is there exactly once, and everybody is refreshed.
 
-use crate::rig::{SOON, Server, Setup, call, wait_until};
 use crate::worlds::{click, data_plane_bundle, now_ms};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
+use testkit::process::{SOON, Server, Setup, call, wait_until};
 
 const USERS: usize = 24;
 /// Below the 100 that a history keeps.

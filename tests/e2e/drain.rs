@@ -1,12 +1,14 @@
 //! SIGTERM and Ctrl-C: what is under way ends well, and then the process.
 
-use crate::rig::{Server, Setup, call, connect, head, read_answer, wait_until};
-use crate::worlds::{click, data_plane_bundle, demo_bundle, now_ms, read_events, synth_files, users_of};
+use crate::worlds::{click, data_plane_bundle, now_ms, read_events, users_of};
 use serde_json::json;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use testkit::demo_bundle;
+use testkit::process::synth_files;
+use testkit::process::{Server, Setup, call, connect, head, read_answer, wait_until};
 
 /// A post whose second half is still to be sent.
 struct Half {

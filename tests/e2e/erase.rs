@@ -1,7 +1,6 @@
 //! Erasing users over HTTP: what reads show at once, what others are shown, kill -9 in the middle, and restarts.
 
-use crate::rig::{Answer, SOON, Server, Setup, call, percent, wait_until};
-use crate::worlds::{data_plane_bundle, now_ms, small_world};
+use crate::worlds::{data_plane_bundle, now_ms, small_catalogue};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use taiji::refresh::{Refreshed, Refresher, shown_neighbour};
 use taiji::retrieve::VectorTail;
 use taiji::store::{EmbeddedOptions, EmbeddedStore, FeatureStore, Record, RecordBody, UserBatch};
 use taiji::telemetry::Metrics;
+use testkit::process::{Answer, SOON, Server, Setup, call, percent, wait_until};
 
 const REFERRERS: usize = 300;
 /// Everybody has the same history, so all vectors are equal, and of equal neighbours the first by name is shown.
@@ -62,7 +62,7 @@ fn wait_for_neighbour(server: &Server, users: &[String], hub: &str) {
 fn start_world(folder: &Path) -> (Server, Vec<String>, Vec<Item>) {
     let bundle = data_plane_bundle(folder);
     let server = Setup::canned(&bundle, &folder.join("store")).start();
-    let items = small_world(30, 5).items;
+    let items = small_catalogue();
     let hubs: Vec<Value> = HUBS.iter().flat_map(|hub| history_of(hub, &items)).collect();
     post(&server, &hubs);
     server.wait_for_features(&HUBS.map(String::from), SOON);
@@ -181,7 +181,7 @@ async fn the_repeat_of_a_refresh_that_died_does_not_skip_over_an_erased_neighbou
     let models = bundle.inference.clone().expect("models");
     let refresher = Refresher::new(store.clone(), bundle.clone(), models.clone(), metrics, refresh, retrieve);
     let space = bundle.manifest.space.clone();
-    let items = small_world(30, 5).items;
+    let items = small_catalogue();
     let record = |(place, item): (usize, &Item)| {
         let behaviour = Behaviour { item_id: item.id.clone(), action: "click".into(), ..Behaviour::default() };
         let body = RecordBody::Behaviour { class: ActionClass::Engagement, behaviour };

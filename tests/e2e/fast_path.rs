@@ -1,8 +1,10 @@
 //! The fast path with real models: a first answer without the LLM, then the LLM's.
 
-use crate::rig::{SOON, Server, Setup, wait_until};
-use crate::worlds::{demo_bundle, read_events, synth_files, users_of};
+use crate::worlds::{read_events, users_of};
 use serde_json::{Value, json};
+use testkit::demo_bundle;
+use testkit::process::synth_files;
+use testkit::process::{SOON, Server, Setup, wait_until};
 
 fn intra(server: &Server, user: &str) -> Value {
     server.row(user, "intra,cross,text")["groups"]["intra"].clone()

@@ -2,13 +2,13 @@
 //! every event once.
 
 use crate::kafka::Topics;
-use crate::rig::{SOON, wait_until};
 use crate::worlds::{click, write_lines};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use testkit::process::{SOON, wait_until};
 
 const USERS: usize = 200;
 const EVENTS: usize = 20_000;

@@ -1,8 +1,6 @@
 //! Kafka from outside: `taiji feed --kafka`, `taiji serve --kafka`, `taiji dlq`, kills and drains.
 
-use crate::kafka_rig::Broker;
-use crate::rig::{SOON, Server, Setup, TAIJI, call, run_with, wait_until};
-use crate::worlds::{click, data_plane_bundle, now_ms, read_events, synth_files, users_of, write_lines};
+use crate::worlds::{click, data_plane_bundle, now_ms, read_events, users_of, write_lines};
 use prost::Message as _;
 use rdkafka::message::Message;
 use serde_json::{Value, json};
@@ -11,6 +9,10 @@ use std::path::Path;
 use std::time::Duration;
 use taiji::event::Event;
 use taiji::proto::Served;
+use testkit::TAIJI;
+use testkit::kafka::Broker;
+use testkit::process::synth_files;
+use testkit::process::{SOON, Server, Setup, call, run_with, wait_until};
 
 /// Topics of a test's own, as a configuration file.
 pub struct Topics {
@@ -60,7 +62,7 @@ impl Topics {
     fn taiji(&self, arguments: &[&str]) -> String {
         let mut arguments = arguments.to_vec();
         arguments.extend(["--kafka", self.broker.address(), "--config", &self.config]);
-        run_with(TAIJI, &arguments, &[]).expect_code(0).stdout
+        run_with(&TAIJI, &arguments, &[]).expect_code(0).stdout
     }
 }
 
@@ -176,7 +178,7 @@ fn what_is_served_stands_in_the_topic_as_the_ranker_got_it() {
         let headers = [("x-request-id", id)];
         call(server.public(), "POST", "/v1/features", &headers, body.as_bytes()).expect("answer").expect_status(200)
     };
-    let named = |answer: &crate::rig::Answer| {
+    let named = |answer: &testkit::process::Answer| {
         let line = answer
             .head
             .lines()
@@ -256,7 +258,7 @@ fn dead_letters_are_listed_and_sent_back_by_the_command() {
     let said = topics.taiji(&["dlq", "replay", "--reason", "field"]);
     assert!(said.starts_with("1 sent back"), "{said}");
     wait_until("the event", SOON, || (records(&server, &topics, "accepted") == 1.0).then_some(()));
-    let said = run_with(TAIJI, &["dlq", "list"], &[]).expect_code(64).stderr;
+    let said = run_with(&TAIJI, &["dlq", "list"], &[]).expect_code(64).stderr;
     assert!(said.contains("--kafka"), "{said}");
 }
 
@@ -265,7 +267,7 @@ fn dead_letters_are_listed_and_sent_back_by_the_command() {
 fn without_a_broker_the_service_waits_unready_and_still_drains() {
     let folder = tempfile::tempdir().expect("tempdir");
     let bundle = data_plane_bundle(folder.path());
-    let address = crate::rig::free_address();
+    let address = testkit::process::free_address();
     let setup = Setup::canned(&bundle, &folder.path().join("store")).flag("--kafka", &address);
     let (mut server, _) = setup.start_unready("kafka", "waiting for the first assignment");
     server.post("/v1/events", &click("u", "e", now_ms())).expect_status(202);

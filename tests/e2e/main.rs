@@ -15,23 +15,13 @@ mod erase;
 mod fast_path;
 mod full_disk;
 mod kafka;
-#[path = "../rig/kafka.rs"]
-mod kafka_rig;
 mod odd_ids;
 mod openai;
 mod policy;
-mod quality;
 mod real_data;
-mod recipe;
-#[path = "../rig/redis.rs"]
-#[allow(unused)]
-mod redis_rig;
 mod redis_store;
 mod refusals;
-mod rig;
 mod roles;
-mod train_serve;
-mod trainer;
 mod waiting;
 mod way;
 mod worlds;

@@ -1,10 +1,10 @@
 //! User ids of every kind, the whole way: in through Kafka and through HTTP, features, history, erasure; on every store.
 
 use crate::kafka::{Topics, records};
-use crate::redis_rig::{RedisCluster, RedisServer};
-use crate::rig::{SOON, Server, call, percent, wait_until};
 use crate::worlds::{click, now_ms, write_lines};
 use serde_json::{Value, json};
+use testkit::process::{SOON, Server, call, percent, wait_until};
+use testkit::redis::{RedisCluster, RedisServer};
 
 fn users() -> Vec<String> {
     let longest = ["x".repeat(128), "é".repeat(64), "{%}".repeat(42), "😀".repeat(32)];

@@ -1,13 +1,15 @@
 //! The OpenAI-compatible port: OpenAI's own client library against the demo's models, and the wire itself.
 
-use crate::rig::{Answer, Server, Setup, call, command, connect, free_address, head, run, wait_until};
-use crate::worlds::{data_plane_bundle, demo_bundle, in_repository};
+use crate::worlds::data_plane_bundle;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
+use testkit::demo_bundle;
+use testkit::in_repository;
+use testkit::process::{Answer, Server, Setup, call, command, connect, free_address, head, run, wait_until};
 
 const ADMIN: &str = "admin-key-0123456789";
 const READ: &str = "read-key-0123456789";
@@ -86,7 +88,7 @@ fn client_library() -> Option<String> {
         return Some(fetched.stdout.trim().to_string());
     }
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{}", fetched.stderr);
-    println!("skipped: OpenAI's client library could not be fetched: {}", fetched.stderr);
+    testkit::skip(&format!("OpenAI's client library could not be fetched: {}", fetched.stderr));
     None
 }
 

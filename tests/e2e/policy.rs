@@ -1,10 +1,10 @@
 //! The refresh policy from outside: who waits, who goes first, and what the token budget holds back.
 
-use crate::redis_rig::RedisServer;
-use crate::rig::{SOON, Server, Setup, call, free_address, wait_until};
 use crate::worlds::{click, data_plane_bundle, now_ms};
 use serde_json::json;
 use std::path::Path;
+use testkit::process::{SOON, Server, Setup, call, free_address, wait_until};
+use testkit::redis::RedisServer;
 
 /// One event does not make a user due again for an hour.
 fn patient(folder: &Path) -> Setup {

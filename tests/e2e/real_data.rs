@@ -1,21 +1,15 @@
 //! Real histories (short form): imported, fed, and everybody gets features.
 
-use crate::rig::{Setup, TAIJI, TRAINER, output_of};
-use crate::worlds::{demo_bundle, in_repository, read_events, users_of, write_lines};
+use crate::worlds::{read_events, users_of, write_lines};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
+use testkit::demo_bundle;
+use testkit::process::{Setup, output_of};
+use testkit::{TAIJI, TRAINER};
 
 const USERS: usize = 200;
-
-/// The folder of the data sets, where this machine has it.
-fn data_folder() -> PathBuf {
-    match std::env::var_os("TAIJI_DATA_DIR") {
-        Some(folder) => PathBuf::from(folder),
-        None => in_repository("../shared/data"),
-    }
-}
 
 /// Events of the first users, user by user, and the items they met.
 fn shorten(folder: &Path) -> Vec<String> {
@@ -34,24 +28,24 @@ fn shorten(folder: &Path) -> Vec<String> {
 
 #[test]
 fn two_hundred_real_histories_become_features() {
-    let source = data_folder();
+    let source = testkit::data_folder();
     let interactions = source.join("instruments-mm.interactions.tsv.gz");
     if !interactions.is_file() {
-        println!("skipped: {} is not there; TAIJI_DATA_DIR names the folder", interactions.display());
+        testkit::skip(&format!("{} is not there; TAIJI_DATA_DIR names the folder", interactions.display()));
         return;
     }
     let folder = tempfile::tempdir().expect("tempdir");
     let shown = |path: &Path| path.display().to_string();
     let items = shown(&source.join("instruments-mm.items.jsonl.gz"));
     let (interactions, out) = (shown(&interactions), shown(folder.path()));
-    output_of(TRAINER, &["import", "amazon", "--interactions", &interactions, "--items", &items, "--out", &out]);
+    output_of(&TRAINER, &["import", "amazon", "--interactions", &interactions, "--items", &items, "--out", &out]);
     let users = shorten(folder.path());
     assert_eq!(users.len(), USERS);
 
     let server = Setup::onnx(&demo_bundle(), &folder.path().join("store")).start();
     let [events, items] = ["few-events.jsonl", "few-items.jsonl"].map(|name| shown(&folder.path().join(name)));
     let url = format!("http://{}", server.public());
-    let told = output_of(TAIJI, &["feed", "--file", &events, "--items", &items, "--http", &url]);
+    let told = output_of(&TAIJI, &["feed", "--file", &events, "--items", &items, "--http", &url]);
     assert!(told.contains("events:") && !told.contains("first rejection"), "{told}");
     let columns = server.wait_for_features(&users, Duration::from_secs(180));
     assert_eq!(columns["status"], json!(vec!["PRESENT"; USERS]));

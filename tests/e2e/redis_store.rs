@@ -1,9 +1,10 @@
 //! The service on Redis: events in, features out, a restart of the service, two services on one store.
 
-use crate::redis_rig::{RedisCluster, RedisServer};
-use crate::rig::{SOON, Setup, TAIJI, command, run};
 use crate::worlds::{click, data_plane_bundle, now_ms};
 use serde_json::{Value, json};
+use testkit::TAIJI;
+use testkit::process::{SOON, Setup, command, run};
+use testkit::redis::{RedisCluster, RedisServer};
 
 fn events(users: &[String]) -> Value {
     let start = now_ms() - 100_000;
@@ -51,7 +52,7 @@ fn a_restart_of_the_service_keeps_everything_on_a_cluster() {
 fn migrate_plans_applies_and_checks() {
     let server = RedisServer::start();
     let url = server.url();
-    let migrate = |action: &str| run(command(TAIJI, &["migrate", "--store", &url, action]));
+    let migrate = |action: &str| run(command(&TAIJI, &["migrate", "--store", &url, action]));
     assert!(migrate("plan").expect_code(0).stdout.contains("load the functions"));
     migrate("check").expect_code(69);
     assert!(migrate("apply").expect_code(0).stdout.contains("done"));
@@ -60,8 +61,8 @@ fn migrate_plans_applies_and_checks() {
     let folder = tempfile::tempdir().expect("tempdir");
     let refused = Setup::canned(&data_plane_bundle(folder.path()), folder.path()).on(&url).run().expect_code(69);
     assert!(refused.stderr.contains("taiji migrate --store"), "{}", refused.stderr);
-    let embedded = run(command(TAIJI, &["migrate", "--store", "embedded:data"])).expect_code(0);
+    let embedded = run(command(&TAIJI, &["migrate", "--store", "embedded:data"])).expect_code(0);
     assert!(embedded.stdout.contains("nothing to migrate"));
-    let typo = run(command(TAIJI, &["migrate", "--store", "redis://:topsecret@host:port"])).expect_code(64);
+    let typo = run(command(&TAIJI, &["migrate", "--store", "redis://:topsecret@host:port"])).expect_code(64);
     assert!(!typo.stderr.contains("topsecret"), "{}", typo.stderr);
 }

@@ -1,11 +1,11 @@
 //! A Redis that refuses us while Kafka's stream runs: it is held up, says why, and goes on when the cause is gone.
 
 use crate::kafka::{Topics, records};
-use crate::redis_rig::RedisServer;
-use crate::rig::{SOON, Server, call, wait_until};
 use crate::worlds::{click, write_lines};
 use serde_json::{Value, json};
 use std::path::Path;
+use testkit::process::{SOON, Server, call, wait_until};
+use testkit::redis::RedisServer;
 
 const USERS: usize = 20;
 /// Events of one turn, of all users.

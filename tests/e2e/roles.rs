@@ -1,13 +1,13 @@
 //! Processes with one role each share the work; they wait for a Redis that is away and leave without failing a read.
 
-use crate::kafka_rig::Broker;
-use crate::redis_rig::RedisServer;
-use crate::rig::{SOON, Server, Setup, call, connect, wait_until};
 use crate::worlds::{click, data_plane_bundle, now_ms};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use testkit::kafka::Broker;
+use testkit::process::{SOON, Server, Setup, call, connect, wait_until};
+use testkit::redis::RedisServer;
 
 /// A process with some roles on a Redis.
 fn member(bundle: &Path, redis: &RedisServer, roles: &str) -> Setup {
@@ -53,7 +53,7 @@ fn one_role_each_they_bring_an_event_from_kafka_to_a_read_and_two_infer_replicas
     crate::worlds::write_lines(&file, clicks(&users));
     let file = file.display().to_string();
     let arguments = ["feed", "--file", &file, "--kafka", broker.address(), "--config", &config];
-    crate::rig::run_with(crate::rig::TAIJI, &arguments, &[]).expect_code(0);
+    testkit::process::run_with(&testkit::TAIJI, &arguments, &[]).expect_code(0);
     wait_until("all events", SOON, || (ingest.metric("taiji_kafka_records_total") >= 480.0).then_some(()));
     let columns = api.wait_for_features(&users, SOON);
     assert_eq!(columns["status"], json!(vec!["PRESENT"; users.len()]));

@@ -1,12 +1,12 @@
 //! Requests that wait for a refresh: `wait_ms`, and `max_staleness_ms` with `deadline_ms`.
 
-use crate::redis_rig::RedisServer;
-use crate::rig::{Answer, SOON, Server, Setup, call, connect, head, read_answer, wait_until};
 use crate::worlds::{click, data_plane_bundle, now_ms};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use testkit::process::{Answer, SOON, Server, Setup, call, connect, head, read_answer, wait_until};
+use testkit::redis::RedisServer;
 
 /// One event does not make a user due again for an hour.
 fn patient(folder: &Path) -> Setup {

@@ -1,12 +1,15 @@
 //! The whole way with the demo bundle's own models: events in, features out.
 
-use crate::rig::{Server, Setup, TAIJI, output_of};
-use crate::worlds::{demo_bundle, read_events, synth_files, users_of, write_lines};
+use crate::worlds::{read_events, users_of, write_lines};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 use taiji::event::Event;
+use testkit::TAIJI;
+use testkit::demo_bundle;
+use testkit::process::synth_files;
+use testkit::process::{Server, Setup, output_of};
 
 const SLOTS: usize = 8;
 const CODES: u64 = 256;
@@ -17,7 +20,7 @@ fn numbers(value: &Value) -> Vec<u64> {
 
 fn feed(server: &Server, file: &Path) -> String {
     let url = format!("http://{}", server.public());
-    output_of(TAIJI, &["feed", "--file", &file.display().to_string(), "--http", &url])
+    output_of(&TAIJI, &["feed", "--file", &file.display().to_string(), "--http", &url])
 }
 
 /// A file of generated users that the bundle has never seen, the first of them twice under another name.

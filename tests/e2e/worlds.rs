@@ -1,6 +1,5 @@
 //! Bundles and events for the tests.
 
-use crate::rig::{TRAINER, output_of};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,26 +11,13 @@ use taiji::prompt::PromptSchema;
 use taiji::proto::Behaviour;
 use taiji::quantize::PqCodebook;
 use taiji::retrieve::{IndexShape, SnapshotUser, UserSnapshot, build_main};
-use taiji::train::synth::{self, SynthSettings, World};
+use taiji_export::{ExportOptions, export};
+use testkit::fixture;
 
 /// Length of the vectors of [`data_plane_bundle`].
 const DIM: usize = 16;
 const SLOTS: usize = 8;
 const CODES: usize = 256;
-
-/// A file of the repository.
-pub fn in_repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// The demo bundle with its models; set-up completes it.
-pub fn demo_bundle() -> PathBuf {
-    let bundle = in_repository("models/demo/1");
-    for file in ["manifest.json", "encoder/graph.onnx"] {
-        assert!(bundle.join(file).is_file(), "{} is missing: run `make build` first", bundle.join(file).display());
-    }
-    bundle
-}
 
 /// Unix time in ms.
 pub fn now_ms() -> i64 {
@@ -39,9 +25,18 @@ pub fn now_ms() -> i64 {
     i64::try_from(now.as_millis()).expect("clock")
 }
 
-/// A small generated world with the demo's items.
-pub fn small_world(users: usize, seed: u64) -> World {
-    synth::generate(&SynthSettings { users, items: 300, events: users * 60, seed, ..SynthSettings::default() })
+/// Items of a small shop.
+pub fn small_catalogue() -> Vec<Item> {
+    let shelves = ["Shoes", "Lamps", "Tea", "Books", "Tents", "Pans"];
+    let item = |n: usize| {
+        let (shelf, colour) = (shelves[n % shelves.len()], ["red", "blue", "green", "grey"][n % 4]);
+        let text = json!({
+            "id": format!("i{n}"), "title": format!("{colour} {shelf} number {n}"),
+            "categories": ["Shop", shelf, colour], "price": 5 + n % 40,
+        });
+        serde_json::from_value(text).expect("item")
+    };
+    (1..=300).map(item).collect()
 }
 
 /// A click that nobody else made.
@@ -69,13 +64,6 @@ pub fn users_of(events: &[Event]) -> Vec<String> {
     users
 }
 
-/// `taiji-trainer synth` into a folder.
-pub fn synth_files(folder: &Path, users: usize, events: usize, seed: u64) {
-    let (users, events, seed) = (users.to_string(), events.to_string(), seed.to_string());
-    let out = folder.display().to_string();
-    output_of(TRAINER, &["synth", "--out", &out, "--users", &users, "--events", &events, "--seed", &seed]);
-}
-
 /// A whole bundle without trained models, for `--engine null`: codebook, catalogue and index are real but random, the
 /// decoder is a fixture with random weights, and the encoder is only named.
 pub fn data_plane_bundle(folder: &Path) -> PathBuf {
@@ -88,23 +76,21 @@ pub fn data_plane_bundle(folder: &Path) -> PathBuf {
     let codebook = PqCodebook::new(SLOTS, CODES, DIM, numbers(CODES * DIM, 1), None).expect("codebook");
     codebook.save(&bundle.join("space/pq.safetensors")).expect("codebook file");
     write_generation(&generation);
-    let decoder = in_repository("tests/fixtures/qwen2-tied").display().to_string();
-    let out = bundle.join("llm/reason").display().to_string();
-    output_of(TRAINER, &["export", "--checkpoint", &decoder, "--out", &out]);
+    export(&fixture("qwen2-tied"), &bundle.join("llm/reason"), &ExportOptions::default()).expect("decoder");
     std::fs::write(bundle.join("llm/reason/generation.json"), "{\"stop\": []}").expect("stop tokens");
     write_manifest(&bundle, &codebook);
     bundle
 }
 
 fn write_generation(generation: &Path) {
-    let world = small_world(30, 5);
+    let items = small_catalogue();
     let row = |item: &Item| CatalogueRow { item: Arc::new(item.clone()), distinct_users: 5 };
-    let rows: Vec<CatalogueRow> = world.items.iter().map(row).collect();
+    let rows: Vec<CatalogueRow> = items.iter().map(row).collect();
     write_catalogue(&generation.join("catalogue.parquet"), &rows).expect("catalogue");
     let users: Vec<SnapshotUser> = (0..40)
         .map(|user| SnapshotUser {
             user: format!("known-{user}"),
-            engagements: (0..10).map(|place| known_behaviour(&world.items[(user * 7 + place) % 300], place)).collect(),
+            engagements: (0..10).map(|place| known_behaviour(&items[(user * 7 + place) % 300], place)).collect(),
         })
         .collect();
     UserSnapshot::write(&generation.join("users.parquet"), &users).expect("users");

@@ -1,4 +1,4 @@
-//! Graph calls made of searches: host inputs of the TREE and STD flavours (their contracts: `train::export`).
+//! Graph calls made of searches: host inputs of the TREE and STD flavours (their contracts: `taiji_export`).
 //!
 //! In: the state of one search (TREE) or several (STD). Out: tokens, positions, slots and who sees whom. Pure.
 

@@ -18,7 +18,7 @@ use crate::llm::{
 };
 use crate::onnx::GRAPH_FILE;
 use crate::onnx::runtime::{self, Provider};
-use crate::train::export::{ExportOptions, Flavour, Precision, export};
+use taiji_export::{ExportOptions, Flavour, Precision, export};
 
 const VOCABULARY: usize = 128;
 const SLOTS: usize = 256;
@@ -29,7 +29,7 @@ fn model(name: &str, flavours: &[Flavour]) -> TempDir {
 
 fn model_in(name: &str, flavours: &[Flavour], precision: Precision) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let checkpoint = testkit::fixture(name);
     let options = ExportOptions { flavours: flavours.to_vec(), precision, ..ExportOptions::default() };
     export(&checkpoint, folder.path(), &options).unwrap();
     std::fs::write(folder.path().join(GENERATION_FILE), r#"{"stop": ["</answer>"]}"#).unwrap();

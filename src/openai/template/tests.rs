@@ -4,7 +4,6 @@
 use super::*;
 use serde_json::json;
 use std::io::Read;
-use std::path::PathBuf;
 
 /// Our own, with the constructs that reasoning models' templates use.
 const REASONING: &str = include_str!("../../../tests/fixtures/chat/reasoning.jinja");
@@ -51,13 +50,9 @@ fn what_a_template_raises_is_the_message() {
 
 /// The tokenizer's settings of a published model, where this machine has them.
 fn qwen3() -> Option<Value> {
-    let data = match std::env::var_os("TAIJI_DATA_DIR") {
-        Some(folder) => PathBuf::from(folder),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
-    };
-    let path = data.join("tokenizers/qwen3/tokenizer_config.json.gz");
+    let path = testkit::data_folder().join("tokenizers/qwen3/tokenizer_config.json.gz");
     let Ok(file) = std::fs::File::open(&path) else {
-        println!("skipped: {} is not there; TAIJI_DATA_DIR names the folder", path.display());
+        testkit::skip(&format!("{} is not there; TAIJI_DATA_DIR names the folder", path.display()));
         return None;
     };
     let mut text = String::new();

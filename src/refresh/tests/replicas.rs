@@ -1,9 +1,9 @@
 //! Several workers on one Redis: a user is refreshed by one at a time, but for a lease that ran out.
 
 use super::*;
-use crate::store::redis::tests::rig::RedisServer;
 use crate::store::redis::{Address, Patience};
 use crate::store::{RedisOptions, RedisStore};
+use testkit::redis::RedisServer;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 

@@ -6,10 +6,6 @@ use crate::clock::unix_ms;
 use crate::store::conformance::{self, Subject};
 use crate::store::{DueQueue, Erasures, Features, Feeds, FreshVector, Histories, PutOutcome, UserBatch};
 
-#[path = "../../../tests/rig/redis.rs"]
-#[allow(missing_docs)]
-pub(crate) mod rig;
-
 mod fail_over;
 mod failures;
 mod half_transaction;
@@ -20,8 +16,8 @@ mod outage;
 mod poison;
 mod reads;
 
-use rig::{RedisCluster, RedisServer};
 use std::time::Duration;
+use testkit::redis::{RedisCluster, RedisServer};
 
 fn options(shards: u32) -> RedisOptions {
     let patience = Patience { connect: Duration::from_secs(5), response: Duration::from_secs(10), retries: 8 };

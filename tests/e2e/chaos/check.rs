@@ -7,10 +7,10 @@ use super::reader::{GROUPS, versions};
 use super::run::Topics;
 use super::site::Site;
 use super::stream::Stream;
-use crate::rig::{call, percent};
 use rdkafka::message::Message;
 use serde_json::json;
 use std::time::{Duration, Instant};
+use testkit::process::{call, percent};
 
 /// Longest wait for everything to settle.
 const LIMIT: Duration = Duration::from_secs(90);

@@ -4,11 +4,11 @@
 
 use super::fleet::Fleet;
 use super::site::Site;
-use crate::redis_rig::RedisServer;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::time::{Duration, Instant};
+use testkit::redis::RedisServer;
 
 /// The first fault comes after this.
 const LEAD: Duration = Duration::from_secs(2);

@@ -3,13 +3,13 @@
 //! In: messages. Out: how many a second were acknowledged. Callers: `run`, on a thread of its own.
 
 use super::stream::Message;
-use crate::kafka_rig::Broker;
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use testkit::kafka::Broker;
 
 /// Counts what the broker acknowledged.
 #[derive(Clone, Default)]

@@ -8,12 +8,13 @@
 
 use super::calm::Calm;
 use super::site::Site;
-use crate::rig::{EAGER, TAIJI, call, command, free_address};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use testkit::TAIJI;
+use testkit::process::{EAGER, call, command, free_address};
 
 /// Longest time until a member is ready, or gone after a SIGTERM, on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -198,7 +199,7 @@ impl Member {
 
     fn spawn(&self) -> Child {
         let log = File::options().create(true).append(true).open(&self.log).expect("log");
-        let mut command: Command = command(TAIJI, &["serve", "--listen", &self.listen, "--admin-listen", &self.admin]);
+        let mut command: Command = command(&TAIJI, &["serve", "--listen", &self.listen, "--admin-listen", &self.admin]);
         if !self.roles.is_empty() {
             command.args(["--roles", self.roles]);
         }

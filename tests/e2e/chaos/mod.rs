@@ -22,15 +22,14 @@ mod check;
 mod faults;
 mod feeder;
 mod fleet;
-mod proxy;
 mod reader;
 mod run;
 mod site;
 mod stream;
 
-use crate::kafka_rig::Broker;
 use run::{Length, run};
 use std::io::Write;
+use testkit::kafka::Broker;
 
 /// A number of the environment, which `make chaos` sets.
 fn setting(name: &str, default: u64) -> u64 {
@@ -47,7 +46,7 @@ fn say(line: &str) {
 
 #[test]
 fn nothing_is_lost_or_doubled_in_ten_seconds_of_faults() {
-    let Some(broker) = Broker::start_if_real("chaos") else { return };
+    let Some(broker) = Broker::start_if_real() else { return };
     let report = run(2, Length::SHORT, &site::shared(broker));
     say(&report.line());
     assert_eq!(report.violations, Vec::<String>::new());
@@ -57,7 +56,7 @@ fn nothing_is_lost_or_doubled_in_ten_seconds_of_faults() {
 #[test]
 #[ignore = "half an hour; `make chaos` runs it"]
 fn suite() {
-    let broker = Broker::start_if_real("chaos").expect("Apache Kafka");
+    let broker = Broker::start_if_real().expect("Apache Kafka");
     let broker = site::shared(broker);
     let length = Length { seconds: setting("TAIJI_CHAOS_SECONDS", 60), rate: setting("TAIJI_CHAOS_RATE", 2000) };
     let seeds = match setting("TAIJI_CHAOS_SEED", 0) {

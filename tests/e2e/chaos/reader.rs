@@ -7,13 +7,13 @@
 
 use super::fleet::{Fleet, Member};
 use super::site::Site;
-use crate::rig::{Answer, call};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io;
 use std::time::{Duration, Instant};
+use testkit::process::{Answer, call};
 
 /// Users of one read.
 const USERS: usize = 50;

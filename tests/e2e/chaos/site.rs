@@ -3,15 +3,15 @@
 //! In: faults. Out: addresses, disturbances, cuts of the append-only file, violations. Callers: `run` makes one a seed.
 
 use super::calm::Calm;
-use super::proxy::Proxy;
-use crate::kafka_rig::Broker;
-use crate::redis_rig::RedisServer;
-use crate::rig::wait_until;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use testkit::kafka::Broker;
+use testkit::process::wait_until;
+use testkit::proxy::Proxy;
+use testkit::redis::RedisServer;
 
 /// Redis may hold a write back this long before it reaches the file (`appendfsync everysec` beside a slow disk), although
 /// it answered already.

@@ -59,7 +59,7 @@ async fn a_dead_letter_is_the_record_as_it_was_with_the_reason_in_its_headers() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ten_megabyte_record_is_set_aside_without_its_value_where_the_topic_takes_no_such_size() {
-    let Some(broker) = Broker::start_if_real("ten megabytes") else { return };
+    let Some(broker) = Broker::start_if_real() else { return };
     let mut world = World::new(&broker, 1);
     world.settings.kafka.dead_letter_topic.push_str(".small");
     let topic = world.settings.kafka.dead_letter_topic.clone();

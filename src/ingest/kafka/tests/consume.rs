@@ -188,7 +188,7 @@ async fn items_replace_and_tombstones_pause_what_keeps_its_title() {
 /// Aborted records and markers leave gaps, and an open transaction is not read past.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_are_read_when_committed_and_their_gaps_hold_nothing() {
-    let Some(broker) = Broker::start_if_real("transactions") else { return };
+    let Some(broker) = Broker::start_if_real() else { return };
     let world = World::new(&broker, 1);
     let store = Double::new();
     let running = world.start(&store);
@@ -232,7 +232,7 @@ async fn transactions_are_read_when_committed_and_their_gaps_hold_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gaps_of_a_compacted_topic_hold_nothing() {
-    let Some(broker) = Broker::start_if_real("compaction") else { return };
+    let Some(broker) = Broker::start_if_real() else { return };
     let mut world = World::new(&broker, 1);
     world.settings.kafka.events_topic.push_str(".compacted");
     let compacted = [

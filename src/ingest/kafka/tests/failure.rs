@@ -170,7 +170,7 @@ async fn a_tail_lost_just_before_the_end_is_not_committed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_killed_and_comes_back_costs_time_only() {
-    let Some(mut broker) = Broker::start_if_real("a killed broker") else { return };
+    let Some(mut broker) = Broker::start_if_real() else { return };
     let world = World::new(&broker, 2);
     let store = Double::new();
     let running = world.start(&store);

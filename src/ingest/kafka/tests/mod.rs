@@ -6,8 +6,6 @@ mod consume;
 mod double;
 mod failure;
 mod features;
-#[path = "../../../../tests/rig/kafka.rs"]
-mod rig;
 mod secured;
 
 use super::*;
@@ -18,10 +16,10 @@ use crate::store::{HISTORY_CAP, Histories, UserHistory};
 use double::Double;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rig::Broker;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+use testkit::kafka::Broker;
 use tokio::task::JoinHandle;
 
 const SPACE: &str = "space";

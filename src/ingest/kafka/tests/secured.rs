@@ -25,7 +25,7 @@ async fn refused(world: &World, store: &Arc<Double>, wanted: [&str; 2]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_login_and_an_unknown_certificate_are_said_and_the_right_ones_are_let_in() {
-    let Some(broker) = Broker::start_secured("logins and certificates") else { return };
+    let Some(broker) = Broker::start_secured() else { return };
     let (world, store, secured) = (World::new(&broker, 1), Double::new(), broker.secured());
     let login = |password| {
         [

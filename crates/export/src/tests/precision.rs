@@ -1,0 +1,239 @@
+//! Number formats: what is computed, what is written, what is refused.
+
+use std::fmt::Debug;
+
+use half::f16;
+use ort::value::PrimitiveTensorElementType;
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::run::{Reference, Runner, error_of, prompt_then_answer};
+use super::*;
+use crate::nbits::PackedWeight;
+use crate::options::Blocks;
+
+fn with(precision: Precision) -> ExportOptions {
+    ExportOptions { precision, ..ExportOptions::default() }
+}
+
+fn exported_as(checkpoint: &Path, options: &ExportOptions) -> (TempDir, ExportReport) {
+    let out = tempfile::tempdir().unwrap();
+    let report = export(checkpoint, out.path(), options).unwrap();
+    (out, report)
+}
+
+/// Logits of every prompt and answer of a fixture, the answers being fed whatever the graph would choose.
+fn all_logits<T: PrimitiveTensorElementType + Copy + Debug + 'static>(
+    folder: &TempDir,
+    reference: &Reference,
+    garbage: T,
+) -> Vec<f32> {
+    let mut runner = Runner::open(&folder.path().join(GRAPH_FILE), reference.rows(), 40, garbage);
+    prompt_then_answer(reference).iter().flat_map(|pieces| runner.shared(reference, pieces, None)).collect()
+}
+
+/// A checkpoint in f32 whose packed weights are what their bytes stand for.
+fn dequantised(name: &str, blocks: Blocks) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture(name).join("config.json"), folder.path().join("config.json")).unwrap();
+    let bytes = std::fs::read(fixture(name).join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut source = Checkpoint::open(&fixture(name)).unwrap();
+    let tied = source.config.tie_word_embeddings;
+    let mut floats: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (tensor, view) in tensors.tensors() {
+        let packed = tensor.ends_with("_proj.weight")
+            || tensor == "lm_head.weight"
+            || (tied && tensor == "model.embed_tokens.weight");
+        let mut weight = source.read(&tensor, view.shape()).unwrap();
+        if packed {
+            weight = PackedWeight::of(&weight, blocks).dequantised(blocks, view.shape()[1]);
+        }
+        let bytes = weight.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        floats.push((tensor, view.shape().to_vec(), bytes));
+    }
+    let views = floats
+        .iter()
+        .map(|(name, shape, bytes)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+    std::fs::write(folder.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    folder
+}
+
+#[test]
+fn packed_weights_compute_what_their_bytes_stand_for() {
+    for name in ["qwen2", "qwen2-tied", "qwen3-tied"] {
+        let reference = Reference::of(name);
+        for (precision, bits, block) in
+            [(Precision::Int4, 4, 32), (Precision::Int4, 4, 128), (Precision::Int8, 8, 32), (Precision::Int8, 8, 128)]
+        {
+            let checkpoint = dequantised(name, Blocks { bits, block, accuracy_level: 1 });
+            let (plain, _) = exported_as(checkpoint.path(), &ExportOptions::default());
+            let wanted = all_logits(&plain, &reference, 7.0_f32);
+            let error = |accuracy_level| {
+                let options = ExportOptions { block: Some(block), accuracy_level, ..with(precision) };
+                let (packed, _) = exported_as(&fixture(name), &options);
+                largest_difference(&all_logits(&packed, &reference, 7.0_f32), &wanted)
+            };
+            let (exact, fast, scale) = (error(1), error(4), reference.scale());
+            println!("{name} int{bits} block {block}: {exact:e} at level 1, {fast:e} at level 4, logits to {scale}");
+            assert!(exact < 1e-4, "{exact}");
+            assert!(fast < 0.2 * scale, "{fast}");
+        }
+    }
+}
+
+/// Bytes of the data file when these tensors follow each other.
+fn data_bytes(tensors: impl IntoIterator<Item = usize>) -> u64 {
+    let external = tensors.into_iter().filter(|&bytes| bytes >= 1024);
+    external.fold(0_usize, |end, bytes| end.next_multiple_of(4096) + bytes) as u64
+}
+
+#[test]
+fn packed_files_have_the_bytes_that_the_format_says() {
+    let (rope, heads, kv, hidden, inner, vocabulary) = (256 * 8 * 4, 64, 32, 64, 96, 128);
+    for (precision, bits, block) in [(Precision::Int4, 4, 32), (Precision::Int8, 8, 16), (Precision::Int4, 4, 64)] {
+        let packed = |rows: usize, width: usize| {
+            let blocks = width.div_ceil(block);
+            [rows * blocks * block * bits / 8, rows * blocks * 4]
+        };
+        let layer = || {
+            [packed(heads + 2 * kv, hidden), packed(hidden, heads), packed(inner, hidden), packed(inner, hidden)]
+                .into_iter()
+                .chain([packed(hidden, inner)])
+                .flatten()
+        };
+        let head = packed(vocabulary, hidden);
+        let untied = [rope, rope, vocabulary * hidden * 4].into_iter().chain(layer()).chain(layer()).chain(head);
+        let tied = [rope, rope].into_iter().chain(head).chain(layer()).chain(layer());
+        let options = ExportOptions { block: Some(block), ..with(precision) };
+        assert_eq!(exported_as(&fixture("qwen2"), &options).1.parameters, exported("qwen2").1.parameters);
+        assert_eq!(exported_as(&fixture("qwen2"), &options).1.data_bytes, data_bytes(untied), "{precision:?} {block}");
+        assert_eq!(
+            exported_as(&fixture("qwen2-tied"), &options).1.data_bytes,
+            data_bytes(tied),
+            "{precision:?} {block}"
+        );
+    }
+}
+
+#[test]
+fn the_head_can_keep_more_bits_than_the_layers() {
+    for name in ["qwen2", "qwen3-tied"] {
+        let reference = Reference::of(name);
+        let (plain, _) = exported_as(&fixture(name), &ExportOptions::default());
+        let wanted = all_logits(&plain, &reference, 7.0_f32);
+        let of = |head_bits| {
+            let options = ExportOptions { head_bits, accuracy_level: 1, block: Some(32), ..with(Precision::Int4) };
+            let (out, report) = exported_as(&fixture(name), &options);
+            let found = all_logits(&out, &reference, 7.0_f32);
+            let square: f32 = found.iter().zip(&wanted).map(|(a, b)| (a - b).powi(2)).sum();
+            ((square / wanted.len() as f32).sqrt(), report.data_bytes)
+        };
+        let (four, eight) = (of(None), of(Some(8)));
+        println!("{name}: root mean square error {} with a head of 4 bits, {} with 8", four.0, eight.0);
+        assert!(eight.0 < four.0 && eight.1 > four.1);
+    }
+}
+
+#[test]
+fn halves_run_on_the_cpu_within_their_rounding() {
+    for name in ["qwen2", "qwen2-tied", "qwen3-tied"] {
+        let reference = Reference::of(name);
+        let (plain, _) = exported_as(&fixture(name), &ExportOptions::default());
+        let (halves, report) = exported_as(&fixture(name), &with(Precision::F16));
+        let wanted = all_logits(&plain, &reference, 7.0_f32);
+        let error = largest_difference(&all_logits(&halves, &reference, f16::from_f32(7.0)), &wanted);
+        println!("{name} f16: {error:e}, logits to {}", reference.scale());
+        assert!(error < 2e-2 * reference.scale(), "{error}");
+        assert!(report.data_bytes < std::fs::metadata(plain.path().join(DATA_FILE)).unwrap().len());
+    }
+}
+
+/// Errors of the tree and standard graphs of a precision against the reference.
+fn flavour_errors<T: PrimitiveTensorElementType + Copy + Debug + 'static>(
+    name: &str,
+    options: ExportOptions,
+    number: fn(f32) -> T,
+) -> [f32; 2] {
+    let flavours = vec![Flavour::Tree, Flavour::Std];
+    let (out, _) = exported_as(&fixture(name), &ExportOptions { flavours, ..options });
+    let reference = Reference::of(name);
+    let open = |file: &str| Runner::open(&out.path().join(file), reference.rows(), 40, number(7.0));
+    let (mut tree, mut standard) = (open(GRAPH_FILE), open("graph.std.onnx"));
+    let mut errors = [0.0_f32; 2];
+    for pieces in prompt_then_answer(&reference) {
+        let of = |found: Vec<f32>| error_of(&found, &reference, &pieces);
+        errors[0] = errors[0].max(of(tree.shared(&reference, &pieces, Some(number))));
+        errors[1] = errors[1].max(of(standard.standard(&reference, &pieces)));
+    }
+    errors
+}
+
+#[test]
+fn the_other_flavours_run_in_halves_and_packed() {
+    for name in ["qwen2", "qwen3-tied"] {
+        let scale = Reference::of(name).scale();
+        let halves = flavour_errors(name, with(Precision::F16), f16::from_f32);
+        let packed = flavour_errors(name, ExportOptions { block: Some(16), ..with(Precision::Int8) }, |value| value);
+        println!("{name}: tree and std {halves:?} in f16, {packed:?} in int8, logits to {scale}");
+        assert!(halves.iter().all(|error| *error < 2e-2 * scale), "{halves:?}");
+        assert!(packed.iter().all(|error| *error < 0.2 * scale), "{packed:?}");
+    }
+}
+
+#[test]
+fn bfloat16_is_written_but_refused_by_the_cpu() {
+    let (out, _) = exported_as(&fixture("qwen3-tied"), &with(Precision::Bf16));
+    let bytes = std::fs::read(out.path().join(GRAPH_FILE)).unwrap();
+    let model: onnx::ModelProto = prost::Message::decode(bytes.as_slice()).unwrap();
+    for tensor in model.graph.unwrap().initializer {
+        assert!([onnx::BFLOAT16, onnx::INT64].contains(&tensor.data_type), "{}", tensor.name);
+    }
+    let refused = try_open(&out.path().join(GRAPH_FILE)).err().unwrap().to_string();
+    println!("bf16 on the CPU: {refused}");
+    assert!(refused.contains("implementation"), "{refused}");
+}
+
+#[test]
+fn graphs_say_their_precision_and_flavour_unless_usual() {
+    let flavours = vec![Flavour::Gqa, Flavour::Std];
+    let options = ExportOptions { flavours, ..with(Precision::Int4) };
+    let (out, _) = exported_as(&fixture("qwen2"), &options);
+    let noted = |folder: &TempDir, file: &str, key: &str| {
+        let session = try_open(&folder.path().join(file)).unwrap();
+        session.metadata().unwrap().custom(key)
+    };
+    assert_eq!(noted(&out, GRAPH_FILE, PRECISION).as_deref(), Some("int4"));
+    assert_eq!(noted(&out, GRAPH_FILE, FLAVOUR), None);
+    assert_eq!(noted(&out, GRAPH_FILE, ACCURACY_LEVEL).as_deref(), Some("4"));
+    assert_eq!(noted(&out, "graph.std.onnx", FLAVOUR).as_deref(), Some("std"));
+    let (plain, _) = exported("qwen2");
+    assert_eq!(noted(&plain, GRAPH_FILE, PRECISION), None);
+}
+
+#[test]
+fn a_weight_beyond_the_range_of_halves_is_named() {
+    let mut graph = GraphWriter::create(tempfile::tempdir().unwrap().path()).unwrap();
+    let weight = checkpoint::Weight { shape: vec![2], values: vec![1.0, -70000.0] };
+    let refused = graph.weight("wide", &weight, options::Element::F16).unwrap_err().to_string();
+    assert_eq!(refused, "weight wide: holds -70000, which F16 cannot: choose another precision");
+    graph.weight("wide", &weight, options::Element::Bf16).unwrap();
+}
+
+#[test]
+fn number_settings_are_checked() {
+    let out = tempfile::tempdir().unwrap();
+    let refused =
+        |name: &str, options: ExportOptions| export(&fixture(name), out.path(), &options).unwrap_err().to_string();
+    for block in [0, 8, 48] {
+        let message = refused("qwen2", ExportOptions { block: Some(block), ..with(Precision::Int4) });
+        assert_eq!(message, format!("block {block}: choose a power of two from 16"));
+    }
+    let message = refused("qwen2", ExportOptions { head_bits: Some(6), ..with(Precision::Int4) });
+    assert_eq!(message, "6 bits of the head: choose 4 or 8");
+    let message = refused("qwen2", ExportOptions { head_bits: Some(8), ..with(Precision::F16) });
+    assert_eq!(message, "bits of the head are chosen for int4 only");
+    let message = refused("qwen2", ExportOptions { accuracy_level: 5, ..with(Precision::Int8) });
+    assert_eq!(message, "accuracy level 5: choose 0 to 4");
+    assert_eq!(refused("bert", with(Precision::Int4)), "precision int4 of a BertModel: not built yet");
+    assert!(!out.path().join(GRAPH_FILE).exists());
+}

@@ -1,0 +1,303 @@
+//! Real Redis servers for tests: a single one, one with TLS and an ACL file, a cluster of three. Each lives in a folder of
+//! its own on a free port and dies with its guard.
+//!
+//! A missing `redis-server` fails the test: `make setup` installs it.
+
+use crate::certificates::make_certificates;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// One server.
+pub struct RedisServer {
+    /// Its folder: data, log, certificates.
+    pub folder: tempfile::TempDir,
+    /// Port of plain connections, or of TLS ones.
+    pub port: u16,
+    arguments: Vec<String>,
+    child: Option<Child>,
+}
+
+impl RedisServer {
+    /// A server with an append-only file.
+    pub fn start() -> RedisServer {
+        RedisServer::with(&["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    /// A server with these options besides port and folder.
+    pub fn with(options: &[&str]) -> RedisServer {
+        let folder = tempfile::tempdir().expect("a folder");
+        RedisServer::launch(folder, "--port", options.iter().map(|option| option.to_string()).collect())
+    }
+
+    /// A server that speaks TLS only and knows the user `taiji` with the password `p@ss word`, and `reader`, who may only
+    /// read, with the password `reader`. The authority's certificate is `ca.pem` in its folder.
+    pub fn with_tls_and_users() -> RedisServer {
+        let folder = tempfile::tempdir().expect("a folder");
+        make_certificates(folder.path());
+        let users = "user default off\nuser taiji on #b0f1d0c7 ~* &* +@all\n".to_string();
+        let users =
+            users.replace("#b0f1d0c7", ">p@ss_word") + "user reader on >reader ~* &* +@read +@connection +fcall_ro\n";
+        std::fs::write(folder.path().join("users.acl"), users).expect("users.acl");
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let options = vec![
+            "--port".into(),
+            "0".into(),
+            "--tls-cert-file".into(),
+            path("server.pem"),
+            "--tls-key-file".into(),
+            path("server.key"),
+            "--tls-ca-cert-file".into(),
+            path("ca.pem"),
+            "--tls-auth-clients".into(),
+            "no".into(),
+            "--aclfile".into(),
+            path("users.acl"),
+        ];
+        RedisServer::launch(folder, "--tls-port", options)
+    }
+
+    fn launch(folder: tempfile::TempDir, port_option: &str, options: Vec<String>) -> RedisServer {
+        let port = free_port();
+        let mut arguments = options;
+        let data = folder.path().display().to_string();
+        for part in [port_option, &port.to_string(), "--dir", &data, "--save", "", "--logfile", "redis.log"] {
+            arguments.push(part.to_string());
+        }
+        let mut server = RedisServer { folder, port, arguments, child: None };
+        server.restart();
+        server
+    }
+
+    /// `redis://` address without a login.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Kills the server at once.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Sends a signal (STOP, CONT, TERM).
+    pub fn signal(&self, name: &str) {
+        let Some(child) = &self.child else { return };
+        let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+        assert!(status.expect("kill").success(), "kill -{name}");
+    }
+
+    /// Ends the server as an operator does: it writes out what it has, then exits.
+    pub fn stop(&mut self) {
+        self.signal("TERM");
+        if let Some(mut child) = self.child.take() {
+            child.wait().expect("redis-server");
+        }
+    }
+
+    /// Starts it again on the same port and folder, after a kill where needed; returns when it answers.
+    pub fn restart(&mut self) {
+        self.kill();
+        let child = Command::new("redis-server")
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is missing: run `make setup`");
+        self.child = Some(child);
+        let until = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(Instant::now() < until, "redis-server on port {} does not answer", self.port);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Length of the append-only file now, for [`RedisServer::lose_tail`].
+    pub fn log_length(&self) -> u64 {
+        std::fs::metadata(self.log()).expect("an append-only file").len()
+    }
+
+    /// Kills the server, takes away what was written since the log had that length, and starts it again.
+    pub fn lose_tail(&mut self, length: u64) {
+        self.kill();
+        let file = std::fs::File::options().write(true).open(self.log()).expect("the append-only file");
+        file.set_len(length).expect("a shorter file");
+        self.restart();
+    }
+
+    fn log(&self) -> std::path::PathBuf {
+        self.folder.path().join("appendonlydir/appendonly.aof.1.incr.aof")
+    }
+
+    /// Sends one command over a plain connection and returns the raw answer.
+    pub fn command(&self, parts: &[&str]) -> String {
+        command(self.port, parts)
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Three masters that share the slots.
+pub struct RedisCluster {
+    /// In the order of their slots.
+    pub nodes: Vec<RedisServer>,
+    /// One of each master, in the same order, or none.
+    pub replicas: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// Starts the nodes, shares the slots out, and waits until all agree.
+    pub fn start() -> RedisCluster {
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--appendonly", "no"];
+        let nodes: Vec<RedisServer> = (0..3).map(|_| RedisServer::with(&options)).collect();
+        for (node, (first, last)) in nodes.iter().zip([(0, 5460), (5461, 10922), (10923, 16383)]) {
+            let answer = node.command(&["CLUSTER", "ADDSLOTSRANGE", &format!("{first}"), &format!("{last}")]);
+            assert!(answer.starts_with("+OK"), "{answer}");
+        }
+        for node in &nodes[1..] {
+            nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string()]);
+        }
+        let cluster = RedisCluster { nodes, replicas: Vec::new() };
+        let until = Instant::now() + Duration::from_secs(30);
+        while !cluster.nodes.iter().all(|node| {
+            let info = node.command(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        }) {
+            assert!(Instant::now() < until, "the cluster does not come together");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        cluster
+    }
+
+    /// As [`RedisCluster::start`], and a replica of each master that holds what its master holds.
+    pub fn start_with_replicas() -> RedisCluster {
+        let mut cluster = RedisCluster::start();
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--appendonly", "no"];
+        cluster.replicas = (0..3).map(|_| RedisServer::with(&options)).collect();
+        for (place, replica) in cluster.replicas.iter().enumerate() {
+            replica.command(&["CLUSTER", "MEET", "127.0.0.1", &cluster.nodes[place].port.to_string()]);
+            let master = cluster.id(place);
+            wait("a replica that knows its master", || {
+                replica.command(&["CLUSTER", "REPLICATE", &master]).starts_with("+OK")
+            });
+        }
+        cluster.wait_for_replicas();
+        wait("nodes that know all others", || {
+            let all = cluster.nodes.iter().chain(&cluster.replicas);
+            all.map(|node| node.command(&["CLUSTER", "INFO"])).all(|info| info.contains("cluster_known_nodes:6"))
+        });
+        cluster
+    }
+
+    /// Until every replica has all that its master has.
+    pub fn wait_for_replicas(&self) {
+        for (master, replica) in self.nodes.iter().zip(&self.replicas) {
+            wait("a replica that is up to date", || {
+                let (theirs, ours) =
+                    (master.command(&["INFO", "replication"]), replica.command(&["INFO", "replication"]));
+                let offset = |info: &str, field: &str| {
+                    info.lines().find_map(|line| line.strip_prefix(field)).map(|offset| offset.trim().to_string())
+                };
+                ours.contains("master_link_status:up")
+                    && offset(&ours, "slave_repl_offset:") == offset(&theirs, "master_repl_offset:")
+            });
+        }
+    }
+
+    /// Lets a replica take over from its living master; returns when both know.
+    pub fn hand_over(&self, place: usize) {
+        let answer = self.replicas[place].command(&["CLUSTER", "FAILOVER"]);
+        assert!(answer.starts_with("+OK"), "{answer}");
+        self.wait_for_take_over(place);
+        wait("an old master that follows", || {
+            self.nodes[place].command(&["INFO", "replication"]).contains("role:slave")
+        });
+    }
+
+    /// Until the replica at that place is a master.
+    pub fn wait_for_take_over(&self, place: usize) {
+        wait("a replica that took over", || {
+            self.replicas[place].command(&["INFO", "replication"]).contains("role:master")
+        });
+    }
+
+    /// `redis+cluster://` address.
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        format!("redis+cluster://{}", hosts.join(","))
+    }
+
+    /// Id of a node.
+    pub fn id(&self, node: usize) -> String {
+        let answer = self.nodes[node].command(&["CLUSTER", "MYID"]);
+        answer.lines().nth(1).expect("an id").trim().to_string()
+    }
+
+    /// Moves a slot with its keys; `between` runs after half of them, when some are here and some there.
+    pub fn move_slot(&self, slot: u16, from: usize, to: usize, between: impl FnOnce()) {
+        let slot = slot.to_string();
+        let (source, target) = (self.id(from), self.id(to));
+        self.nodes[to].command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source]);
+        self.nodes[from].command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target]);
+        let mut between = Some(between);
+        loop {
+            let keys = self.nodes[from].command(&["CLUSTER", "GETKEYSINSLOT", &slot, "2"]);
+            let keys: Vec<&str> = keys.lines().skip(1).filter(|line| !line.starts_with('$')).collect();
+            let port = self.nodes[to].port.to_string();
+            for key in &keys {
+                let answer = self.nodes[from].command(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+                assert!(answer.starts_with('+'), "{answer}");
+            }
+            if let Some(between) = between.take() {
+                between();
+            } else if keys.is_empty() {
+                break;
+            }
+        }
+        for node in [to, from, 3 - to - from] {
+            let answer = self.nodes[node].command(&["CLUSTER", "SETSLOT", &slot, "NODE", &target]);
+            assert!(answer.starts_with("+OK"), "{answer}");
+        }
+    }
+}
+
+fn command(port: u16, parts: &[&str]) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("time-out");
+    let mut text = format!("*{}\r\n", parts.len());
+    for part in parts {
+        text.push_str(&format!("${}\r\n{part}\r\n", part.len()));
+    }
+    text.push_str("*1\r\n$4\r\nQUIT\r\n");
+    stream.write_all(text.as_bytes()).expect("write");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("answer");
+    // The last line answers the QUIT.
+    String::from_utf8_lossy(answer.strip_suffix(b"+OK\r\n").unwrap_or(&answer)).into_owned()
+}
+
+fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn free_port() -> u16 {
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+        // A cluster's bus stands 10000 above.
+        if port < 55_000 {
+            return port;
+        }
+    }
+}

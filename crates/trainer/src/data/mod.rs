@@ -1,0 +1,65 @@
+//! The trainer's data: three JSONL files → [`Dataset`] → training examples ([`SftSource`]).
+//!
+//! In: a folder with `items.jsonl`, `events.jsonl` and, where there is one, `users.jsonl` (each may be `.gz`), made by
+//! `synth`, by [`import_amazon`], or by a user's own export. Out: [`Dataset`], [`SftSource`].
+//! Callers: `sft` (examples), `index` (histories), `evaluate`, `pipeline`.
+
+mod dataset;
+pub mod examples;
+mod import_amazon;
+mod read;
+mod record;
+mod shared_words;
+mod write;
+
+pub use dataset::{Behaviour, Dataset, UserRow};
+pub use examples::{ExampleSettings, SftSource, Split, build_examples};
+pub use import_amazon::{ImportSummary, import_amazon};
+pub use read::{read_events, read_items, read_users};
+pub use record::{Interest, Latent, NextPurchase, UserRecord};
+pub use write::write_jsonl;
+
+use std::path::Path;
+use thiserror::Error;
+
+/// What can be wrong with data files. Every message names file and place.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// The file cannot be opened, read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// File or folder.
+        path: String,
+        /// From the system.
+        source: std::io::Error,
+    },
+    /// One line is not what it should be.
+    #[error("{path} line {line}: {message}")]
+    Line {
+        /// File.
+        path: String,
+        /// 1-based.
+        line: usize,
+        /// Field or column and what would be right.
+        message: String,
+    },
+    /// The folder lacks a file.
+    #[error("{folder}: has neither {name} nor {name}.gz; make it with `taiji-trainer synth` or `taiji-trainer import`")]
+    Missing {
+        /// Folder.
+        folder: String,
+        /// File.
+        name: String,
+    },
+}
+
+impl DataError {
+    fn io(path: &Path) -> impl FnOnce(std::io::Error) -> DataError {
+        let path = path.display().to_string();
+        move |source| DataError::Io { path, source }
+    }
+
+    fn line(path: &Path, line: usize, message: impl Into<String>) -> DataError {
+        DataError::Line { path: path.display().to_string(), line, message: message.into() }
+    }
+}

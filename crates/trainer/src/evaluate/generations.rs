@@ -1,0 +1,167 @@
+//! Generated answers against the items that were bought.
+//!
+//! Titles and categories are compared without regard to case, white space and what the prompt's sanitiser removes.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use taiji::event::Item;
+use taiji::prompt::{ParsedAnswer, answer_text, parse, sanitise, split_answer};
+
+/// One generation beside the truth.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationCase {
+    /// What the model wrote, parsed.
+    pub written: ParsedAnswer,
+    /// Categories of the item that was bought, broadest first.
+    pub categories: Vec<String>,
+    /// Its title, cut as the training answers were (see [`GenerationCase::new`]).
+    pub title: String,
+}
+
+impl GenerationCase {
+    /// Parses what was generated after the prompt; the truth is cut as training cuts it, so that a hit can be one.
+    pub fn new(generated: &str, bought: &Item, max_title_chars: usize) -> Self {
+        let truth = answer_text(&bought.categories, &bought.title, max_title_chars);
+        let (categories, title) = match bought.categories.is_empty() {
+            true => (Vec::new(), truth),
+            false => split_answer(&truth),
+        };
+        GenerationCase { written: parse(generated), categories, title }
+    }
+}
+
+/// Shares are of the cases for which they are defined; 0 when there is none.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct GenerationMetrics {
+    /// Generations scored.
+    pub cases: usize,
+    /// Share with the exact format.
+    pub format_rate: f64,
+    /// Share whose first category is right.
+    pub first_category_accuracy: f64,
+    /// What always answering the most frequent first category would reach.
+    pub best_constant_accuracy: f64,
+    /// That category.
+    pub best_constant: Option<String>,
+    /// Share right at L1, at L1 and L2, at all three.
+    pub category_hits: [f64; 3],
+    /// Share with the title right.
+    pub title_hit: f64,
+    /// Share of different answers: near 0 means that the model says the same to everyone.
+    pub distinct_answers: f64,
+    /// Mean words of the reasoning.
+    pub reasoning_words: f64,
+}
+
+/// Scores all cases.
+pub fn score_generations(cases: &[GenerationCase]) -> GenerationMetrics {
+    if cases.is_empty() {
+        return GenerationMetrics::default();
+    }
+    let answers: Vec<(Vec<String>, String)> = cases.iter().map(|case| split_answer(&case.written.answer)).collect();
+    let mut category_hits = [0.0; 3];
+    for (level, hit) in category_hits.iter_mut().enumerate() {
+        let pairs = cases.iter().zip(&answers).filter(|(case, _)| case.categories.len() > level);
+        *hit = share(pairs.map(|(case, (written, _))| same_path(written, &case.categories, level + 1)));
+    }
+    let firsts: Vec<&str> = cases.iter().filter_map(|case| case.categories.first()).map(String::as_str).collect();
+    let (best_constant, best_constant_accuracy) = best_constant(&firsts);
+    let distinct: std::collections::BTreeSet<&str> = cases.iter().map(|case| case.written.answer.as_str()).collect();
+    let words: usize = cases.iter().map(|case| case.written.reasoning.split_whitespace().count()).sum();
+    let title_right = |(case, (_, title)): (&GenerationCase, &(Vec<String>, String))| {
+        let truth = plain(&case.title);
+        // The answer for an item without categories is its title alone, which may hold a colon itself.
+        plain(title) == truth || (case.categories.is_empty() && plain(&case.written.answer) == truth)
+    };
+    GenerationMetrics {
+        cases: cases.len(),
+        format_rate: share(cases.iter().map(|case| case.written.format_ok)),
+        first_category_accuracy: category_hits[0],
+        best_constant_accuracy,
+        best_constant: best_constant.map(str::to_string),
+        category_hits,
+        title_hit: share(cases.iter().zip(&answers).map(title_right)),
+        distinct_answers: distinct.len() as f64 / cases.len() as f64,
+        reasoning_words: words as f64 / cases.len() as f64,
+    }
+}
+
+/// The most frequent label and its share; of equally frequent ones the first by name.
+pub fn best_constant<'a>(labels: &[&'a str]) -> (Option<&'a str>, f64) {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for label in labels {
+        *counts.entry(label).or_default() += 1;
+    }
+    let best = counts.into_iter().max_by_key(|(label, count)| (*count, std::cmp::Reverse(*label)));
+    match best {
+        Some((label, count)) => (Some(label), count as f64 / labels.len() as f64),
+        None => (None, 0.0),
+    }
+}
+
+fn same_path(written: &[String], truth: &[String], depth: usize) -> bool {
+    written.len() >= depth && written.iter().zip(truth).take(depth).all(|(left, right)| plain(left) == plain(right))
+}
+
+/// As the prompt shows it, in lower case. A colon inside a category is a space there.
+fn plain(text: &str) -> String {
+    sanitise(&text.replace(':', " "), usize::MAX).to_lowercase()
+}
+
+fn share(hits: impl Iterator<Item = bool>) -> f64 {
+    let (hit, all) = hits.fold((0usize, 0usize), |(hit, all), right| (hit + usize::from(right), all + 1));
+    if all == 0 { 0.0 } else { hit as f64 / all as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    fn case(written: &str, truth: &[&str], title: &str) -> GenerationCase {
+        let categories = truth.iter().map(|name| name.to_string()).collect();
+        GenerationCase { written: parse(written), categories, title: title.to_string() }
+    }
+
+    #[test]
+    fn each_share_counts_what_it_says() {
+        let metrics = score_generations(&[
+            case("r r</think><answer>A > B > C: t one</answer>", &["A", "B", "C"], "T  one"),
+            case("r</think><answer>A > B > X: t</answer>", &["A", "B", "C"], "other"),
+            case("r</think><answer>A > X > C: t</answer>", &["A", "B", "C"], "other"),
+            case("broken: all", &["D", "B", "C"], "other"),
+        ]);
+        assert_eq!(metrics.cases, 4);
+        assert_eq!(metrics.format_rate, 0.75);
+        assert_eq!(metrics.category_hits, [0.75, 0.5, 0.25]);
+        assert_eq!(metrics.first_category_accuracy, 0.75);
+        assert_eq!((metrics.best_constant.as_deref(), metrics.best_constant_accuracy), (Some("A"), 0.75));
+        assert_eq!(metrics.title_hit, 0.25);
+        assert_eq!(metrics.distinct_answers, 1.0);
+        assert_eq!(score_generations(&[]), GenerationMetrics::default());
+    }
+
+    #[test]
+    fn a_perfect_model_scores_one_whatever_the_item_is_called() {
+        let items =
+            [("x".repeat(90), vec!["A: b > c".to_string(), "L".repeat(60)]), ("Plain: title".to_string(), vec![])];
+        let cases = items.map(|(title, categories)| {
+            let item = Item { id: "1".into(), title, categories, brand: None, price: None, state: Default::default() };
+            let answer = answer_text(&item.categories, &item.title, 48);
+            GenerationCase::new(&taiji::prompt::completion("because", &answer), &item, 48)
+        });
+        let metrics = score_generations(&cases);
+        assert_eq!((metrics.format_rate, metrics.title_hit), (1.0, 1.0));
+        assert_eq!(metrics.category_hits, [1.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn items_without_categories_count_for_titles_only() {
+        let metrics = score_generations(&[
+            case("r</think><answer>Cable: red</answer>", &[], "Cable: red"),
+            case("r</think><answer>A: t</answer>", &["A"], "t"),
+        ]);
+        assert_eq!((metrics.title_hit, metrics.first_category_accuracy), (1.0, 1.0));
+        assert_eq!(metrics.category_hits, [1.0, 0.0, 0.0]);
+    }
+}

@@ -1,0 +1,32 @@
+//! Measuring what the model writes and what its features are worth; pure functions on plain data.
+//!
+//! In: generations beside the truth, PQ codes, neighbours, histories. Out: [`EvaluationReport`] (`report.json`).
+//! Callers: `pipeline` (after training), `taiji-trainer evaluate`.
+
+mod features;
+mod generations;
+
+pub use features::{
+    Agreement, CodeHealth, JaccardComparison, code_health, distinct_tuple_share, jaccard_with_neighbours,
+    neighbour_agreement, slot_entropy_bits,
+};
+pub use generations::{GenerationCase, GenerationMetrics, best_constant, score_generations};
+
+use serde::{Deserialize, Serialize};
+
+/// All offline metrics of a bundle. Parts that were not measured are absent.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct EvaluationReport {
+    /// What the LLM wrote for held-out targets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generations: Option<GenerationMetrics>,
+    /// Whether the sparse IDs carry information.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codes: Option<CodeHealth>,
+    /// Whether the retrieved neighbour wants the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbours: Option<Agreement>,
+    /// Whether the neighbour's history overlaps more than a stranger's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub histories: Option<JaccardComparison>,
+}

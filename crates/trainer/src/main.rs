@@ -1,0 +1,262 @@
+//! `taiji-trainer`: makes everything `taiji` loads. The stages are rooms of `taiji_trainer`.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use taiji_export::{ExportError, ExportOptions, Flavour, Precision, Role, export};
+use taiji_trainer::data::import_amazon;
+use taiji_trainer::pipeline::{RunOptions, compare_llm, evaluate_bundle, run};
+use taiji_trainer::synth::{self, DEFAULT_WORLD_SEED, SynthSettings};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// taiji-trainer: generated or imported events → tokenizer, LLM, ONNX graphs, codebook, index, bundle.
+#[derive(Debug, Parser)]
+#[command(name = "taiji-trainer", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Generate a world: items.jsonl, users.jsonl, events.jsonl.
+    #[command(after_help = "Example:\n  taiji-trainer synth --out data/world --users 1000 --seed 7")]
+    Synth {
+        /// Folder to write.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// People.
+        #[arg(long, default_value_t = 4000)]
+        users: usize,
+        /// Items.
+        #[arg(long, default_value_t = 2000)]
+        items: usize,
+        /// Events, about; default 65 a user.
+        #[arg(long)]
+        events: Option<usize>,
+        /// Decides users and events.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Decides items and categories.
+        #[arg(long, default_value_t = DEFAULT_WORLD_SEED)]
+        world_seed: u64,
+    },
+    /// Import a public data set into events.jsonl, items.jsonl, users.jsonl.
+    #[command(
+        after_help = "Example:\n  taiji-trainer import amazon --interactions instruments-mm.interactions.tsv.gz \\\n    --items instruments-mm.items.jsonl.gz --out data/instruments"
+    )]
+    Import {
+        /// Format of the input.
+        kind: ImportKind,
+        /// Tab-separated `user item pos ts rating` (.gz accepted).
+        #[arg(long, value_name = "FILE")]
+        interactions: PathBuf,
+        /// One item a line, JSON (.gz accepted).
+        #[arg(long, value_name = "FILE")]
+        items: PathBuf,
+        /// Folder to write.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Write a Hugging Face shaped checkpoint (Qwen2, Qwen3, Llama, BERT) as ONNX graphs.
+    #[command(
+        after_help = "Examples:\n  taiji-trainer export --checkpoint my-qwen2 --out models/mine/llm\n  taiji-trainer export --checkpoint my-qwen3 --out models/mine/llm --precision int4 --flavour gqa,tree,std\n  taiji-trainer export --checkpoint Qwen3-Embedding-0.6B --out models/mine/encoder --as encoder"
+    )]
+    Export {
+        /// Folder of config.json and model.safetensors.
+        #[arg(long, value_name = "DIR")]
+        checkpoint: PathBuf,
+        /// Folder to write.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Numbers of the graph. CPUs run f32, f16 (slowly), int8 and int4; GPUs f16 and bf16.
+        #[arg(long, value_enum, default_value_t)]
+        precision: Precision,
+        /// Kinds of attention, separated by commas. The first is written as graph.onnx, each further one as
+        /// graph.FLAVOUR.onnx over the same weights. paged needs f16 or bf16.
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "gqa")]
+        flavour: Vec<Flavour>,
+        /// int4, int8: weights that share a scale, a power of two from 16. Default: 128 for int4, 32 for int8.
+        #[arg(long)]
+        block: Option<usize>,
+        /// int4, int8: 1 computes in f32; 4 rounds activations to 8 bits, which is the fast way.
+        #[arg(long, default_value_t = 4)]
+        accuracy_level: i64,
+        /// int4: bits of the output head and the embedding tied to it. Default: 4; 8 follows the original more closely.
+        #[arg(long)]
+        head_bits: Option<usize>,
+        /// What the graph is for. Default: encoder if the checkpoint says how to pool tokens, else decoder.
+        #[arg(long = "as", value_enum)]
+        role: Option<Role>,
+        /// Rows of the rotary tables: the longest prompt plus answer. Default: the model's own limit, at most 4096.
+        #[arg(long)]
+        max_positions: Option<usize>,
+    },
+    /// Run a recipe: from data to a bundle. Stages that are done are not run again.
+    #[command(after_help = "Example:\n  taiji-trainer run --recipe models/demo.toml --out models")]
+    Run {
+        /// Recipe file.
+        #[arg(long, value_name = "FILE")]
+        recipe: PathBuf,
+        /// Folder of events.jsonl and items.jsonl, for recipes of kind `files`.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// The bundle goes to OUT/<name>/<epoch>.
+        #[arg(long, value_name = "DIR", default_value = "models")]
+        out: PathBuf,
+        /// Where stages keep their output.
+        #[arg(long, value_name = "DIR", default_value = ".cache/train")]
+        work: PathBuf,
+        /// cpu; cuda is not built yet.
+        #[arg(long, default_value = "cpu")]
+        device: String,
+        /// Seed over the recipe's.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Judge a bundle: on generated users of a seed, or on the held-out tails of a data folder.
+    #[command(
+        after_help = "Example:\n  taiji-trainer evaluate --bundle models/demo/1 --synth-seed 4242 --out report.json"
+    )]
+    Evaluate {
+        /// Folder that holds manifest.json.
+        #[arg(long, value_name = "DIR")]
+        bundle: PathBuf,
+        /// Folder of events.jsonl and items.jsonl; the last engagement of each user is the truth.
+        #[arg(long, value_name = "DIR", conflicts_with = "synth_seed")]
+        data: Option<PathBuf>,
+        /// Seed of generated users.
+        #[arg(long, default_value_t = 4242)]
+        synth_seed: u64,
+        /// Users judged.
+        #[arg(long, default_value_t = 500)]
+        users: usize,
+        /// Report file.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Say how much another export of a bundle's LLM differs from it, on held-out generated users.
+    #[command(
+        after_help = "Example:\n  taiji-trainer export --checkpoint checkpoint --out int4 --precision int4\n  taiji-trainer compare --bundle models/demo/1 --llm int4"
+    )]
+    Compare {
+        /// Folder that holds manifest.json.
+        #[arg(long, value_name = "DIR")]
+        bundle: PathBuf,
+        /// Model folder of the other export.
+        #[arg(long, value_name = "DIR")]
+        llm: PathBuf,
+        /// Seed of generated users.
+        #[arg(long, default_value_t = 4242)]
+        synth_seed: u64,
+        /// Users compared.
+        #[arg(long, default_value_t = 500)]
+        users: usize,
+    },
+}
+
+#[derive(Debug, Clone, ValueEnum)]
+enum ImportKind {
+    Amazon,
+}
+
+/// Message and exit code (DESIGN 5.7).
+struct Failure(String, u8);
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { 64 } else { 0 };
+            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(70) };
+        }
+    };
+    match execute(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(message, code)) => {
+            eprintln!("taiji-trainer: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Synth { out, users, items, events, seed, world_seed } => {
+            let events = events.unwrap_or(users * 65);
+            let world = synth::generate(&SynthSettings { users, items, events, seed, world_seed });
+            synth::write(&world, &out).map_err(unavailable)?;
+            println!(
+                "{} items, {} users, {} events in {}",
+                world.items.len(),
+                world.users.len(),
+                world.events.len(),
+                out.display()
+            );
+            Ok(())
+        }
+        Command::Import { kind: ImportKind::Amazon, interactions, items, out } => {
+            let summary = import_amazon(&interactions, &items, &out).map_err(unavailable)?;
+            println!("{summary}");
+            Ok(())
+        }
+        Command::Export {
+            checkpoint,
+            out,
+            precision,
+            flavour,
+            block,
+            accuracy_level,
+            head_bits,
+            role,
+            max_positions,
+        } => {
+            let options =
+                ExportOptions { precision, flavours: flavour, block, accuracy_level, head_bits, role, max_positions };
+            let report = export(&checkpoint, &out, &options).map_err(|error| match error {
+                ExportError::NotBuilt(_) | ExportError::Option(_) => Failure(error.to_string(), 64),
+                _ => unavailable(error),
+            })?;
+            println!(
+                "{}: {} layers, {} parameters, {} positions in {}",
+                report.architecture,
+                report.layers,
+                report.parameters,
+                report.max_positions,
+                out.display()
+            );
+            Ok(())
+        }
+        Command::Run { recipe, data, out, work, device, seed } => {
+            if device != "cpu" {
+                return Err(Failure(format!("--device {device}: only cpu is built"), 64));
+            }
+            let bundle = run(&recipe, &RunOptions { data, out, work, seed }).map_err(unavailable)?;
+            println!("bundle: {}", bundle.display());
+            Ok(())
+        }
+        Command::Evaluate { bundle, data, synth_seed, users, out } => {
+            let judged = evaluate_bundle(&bundle, data.as_deref(), synth_seed, users).map_err(unavailable)?;
+            let text = serde_json::to_string_pretty(&judged).map_err(|error| Failure(error.to_string(), 70))?;
+            if let Some(parent) = out.parent() {
+                std::fs::create_dir_all(parent)
+                    .map_err(|error| unavailable(format!("{}: {error}", parent.display())))?;
+            }
+            std::fs::write(&out, &text).map_err(|error| unavailable(format!("{}: {error}", out.display())))?;
+            println!("{text}");
+            Ok(())
+        }
+        Command::Compare { bundle, llm, synth_seed, users } => {
+            let compared = compare_llm(&bundle, &llm, synth_seed, users).map_err(unavailable)?;
+            let text = serde_json::to_string_pretty(&compared).map_err(|error| Failure(error.to_string(), 70))?;
+            println!("{text}");
+            Ok(())
+        }
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Failure {
+    Failure(error.to_string(), 69)
+}

@@ -1,0 +1,233 @@
+//! Judging a bundle on held-out users: does it write well, do its codes and neighbours mean something?
+
+use super::{PipelineError, Recipe};
+use crate::data::{Dataset, ExampleSettings, SftSource, Split, build_examples};
+use crate::evaluate::{
+    EvaluationReport, GenerationCase, code_health, jaccard_with_neighbours, neighbour_agreement, score_generations,
+};
+use crate::models::{Answered, ModelFolders, ServedModels};
+use crate::synth::{self, SynthSettings};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use taiji::bundle::{CODEBOOK_FILE, ENCODER_FOLDER, LLM_FOLDER, Manifest, generation_dir};
+use taiji::catalogue::read_catalogue;
+use taiji::encode::Encoder;
+use taiji::event::ActionTable;
+use taiji::prompt::{PromptInput, PromptSchema};
+use taiji::retrieve::{FaissUserIndex, UserIndex, UserSnapshot};
+
+/// Lists searched per query; all of a small index.
+const NPROBE: usize = 64;
+
+/// What `report.json` says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Judged {
+    /// Users judged and where they come from.
+    pub users: usize,
+    /// In words.
+    pub source: String,
+    /// The figures.
+    pub report: EvaluationReport,
+    /// The same prompts answered twice gave the same codes.
+    pub repeatable: bool,
+    /// Mean tokens.
+    pub prompt_tokens: f64,
+    /// Mean tokens.
+    pub new_tokens: f64,
+}
+
+/// Judges models and generation by the recipe: held-out users of another seed, or the held-out tails of real ones.
+pub(super) fn judge(
+    recipe: &Recipe,
+    dataset: &Dataset,
+    models: &ServedModels,
+    generation: &Path,
+) -> Result<Judged, PipelineError> {
+    let seed = recipe.evaluate.seed;
+    match recipe.data.synth() {
+        Some(settings) => judge_synth(settings, recipe.evaluate.users, seed, models, generation),
+        None => {
+            let sources = test_sources(dataset, models, recipe.evaluate.users);
+            judge_sources(&sources, dataset, models, generation, seed, "last item of each user held out".to_string())
+        }
+    }
+}
+
+fn judge_synth(
+    world: SynthSettings,
+    users: usize,
+    seed: u64,
+    models: &ServedModels,
+    generation: &Path,
+) -> Result<Judged, PipelineError> {
+    let (dataset, sources) = held_out(world, users, seed, models);
+    let source = format!("generated users of seed {seed}, never seen in training");
+    judge_sources(&sources, &dataset, models, generation, seed, source)
+}
+
+/// Judges a finished bundle, on the held-out tails of a data folder or on generated users: `taiji-trainer evaluate`.
+pub fn evaluate_bundle(bundle: &Path, data: Option<&Path>, seed: u64, users: usize) -> Result<Judged, PipelineError> {
+    let (models, generation) = open_bundle(bundle)?;
+    let Some(folder) = data else {
+        return judge_synth(SynthSettings::default(), users, seed, &models, &generation);
+    };
+    let dataset = Dataset::load(folder, &ActionTable::default())?;
+    let sources = test_sources(&dataset, &models, users);
+    judge_sources(&sources, &dataset, &models, &generation, seed, format!("last items of {}", folder.display()))
+}
+
+/// The models of a finished bundle, and the folder of its generation.
+pub(super) fn open_bundle(bundle: &Path) -> Result<(ServedModels, PathBuf), PipelineError> {
+    let manifest = Manifest::read(bundle)?;
+    manifest.verify(bundle)?;
+    let schema = PromptSchema::load(&bundle.join("prompt.toml"))?;
+    let generation = generation_dir(bundle, manifest.generation);
+    let rows = read_catalogue(&generation.join("catalogue.parquet"))?;
+    let items: Vec<_> = rows.iter().map(|row| (*row.item).clone()).collect();
+    let folders = ModelFolders {
+        llm: bundle.join(LLM_FOLDER),
+        encoder: bundle.join(ENCODER_FOLDER),
+        codebook: bundle.join(CODEBOOK_FILE),
+    };
+    Ok((ServedModels::open(&folders, &schema, &items)?, generation))
+}
+
+/// Prompts of generated users that training never saw, and the data set they come from.
+pub(super) fn held_out(
+    world: SynthSettings,
+    users: usize,
+    seed: u64,
+    models: &ServedModels,
+) -> (Dataset, Vec<SftSource>) {
+    let per_user = world.events as f64 / world.users.max(1) as f64;
+    let events = (per_user * users as f64) as usize;
+    let dataset = synth::generate(&SynthSettings { users, events, seed, ..world }).dataset();
+    let sources = test_sources(&dataset, models, users);
+    (dataset, sources)
+}
+
+/// One test source a user, at most `users`, evenly over the file.
+fn test_sources(dataset: &Dataset, models: &ServedModels, users: usize) -> Vec<SftSource> {
+    let settings = ExampleSettings {
+        max_per_user: 1,
+        max_engagements: models.schema.max_engagements,
+        ..ExampleSettings::new(Split::Test)
+    };
+    let all = build_examples(dataset, &settings);
+    let step = all.len().div_ceil(users.max(1)).max(1);
+    all.into_iter().step_by(step).collect()
+}
+
+fn judge_sources(
+    sources: &[SftSource],
+    dataset: &Dataset,
+    models: &ServedModels,
+    generation: &Path,
+    seed: u64,
+    source: String,
+) -> Result<Judged, PipelineError> {
+    let inputs: Vec<PromptInput> = sources.iter().map(|source| source.prompt.clone()).collect();
+    let answers = models.answer(&inputs)?;
+    let again = models.answer(&inputs[..inputs.len().min(64)])?;
+    let repeatable = again.iter().zip(&answers).all(|(second, first)| second.codes == first.codes);
+    let cases: Vec<GenerationCase> =
+        sources.iter().zip(&answers).map(|(source, answer)| case(source, answer, &models.schema)).collect();
+    let codes: Vec<Vec<u16>> = answers.iter().map(|answer| answer.codes.clone()).collect();
+    let people = People::new(sources, dataset, models, generation)?;
+    let neighbours = people.neighbours(sources, &answers, models, generation)?;
+    let mean =
+        |pick: fn(&Answered) -> usize| answers.iter().map(pick).sum::<usize>() as f64 / answers.len().max(1) as f64;
+    Ok(Judged {
+        users: sources.len(),
+        source,
+        report: EvaluationReport {
+            generations: Some(score_generations(&cases)),
+            codes: Some(code_health(&codes)),
+            neighbours: Some(neighbour_agreement(&people.top_categories, &neighbours)),
+            histories: Some(jaccard_with_neighbours(&people.histories, &neighbours, seed)),
+        },
+        repeatable,
+        prompt_tokens: mean(|answer| answer.prompt_tokens),
+        new_tokens: mean(|answer| answer.new_tokens),
+    })
+}
+
+fn case(source: &SftSource, answer: &Answered, schema: &PromptSchema) -> GenerationCase {
+    GenerationCase::new(&answer.text, &source.target, schema.max_title_chars)
+}
+
+/// The judged users followed by the users of the index: one numbering for both.
+struct People {
+    top_categories: Vec<Option<String>>,
+    histories: Vec<BTreeSet<String>>,
+    /// Users of the index by row; the first has the number `judged`, the others follow.
+    index_users: Vec<String>,
+    judged: usize,
+}
+
+impl People {
+    fn new(
+        sources: &[SftSource],
+        dataset: &Dataset,
+        models: &ServedModels,
+        generation: &Path,
+    ) -> Result<People, PipelineError> {
+        let (users, snapshot) = UserSnapshot::read(&generation.join("users.parquet"))?;
+        let by_id: HashMap<&str, usize> =
+            dataset.users.iter().enumerate().map(|(place, user)| (user.user_id.as_str(), place)).collect();
+        let mut people = People {
+            top_categories: Vec::new(),
+            histories: Vec::new(),
+            index_users: Vec::new(),
+            judged: sources.len(),
+        };
+        for source in sources {
+            let row = by_id.get(source.user_id.as_str()).map(|place| &dataset.users[*place]);
+            // The target itself is not history.
+            let seen = row.map(|user| user.engagements.iter().map(|behaviour| behaviour.item_id.clone()));
+            let items: Vec<String> = seen.into_iter().flatten().filter(|item| *item != source.target.id).collect();
+            people.add(items, models);
+        }
+        for user in &users {
+            let items = snapshot.engagements(user).unwrap_or_default();
+            people.add(items.into_iter().map(|behaviour| behaviour.item_id).collect(), models);
+        }
+        people.index_users = users;
+        Ok(people)
+    }
+
+    fn add(&mut self, items: Vec<String>, models: &ServedModels) {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for item in &items {
+            if let Some(category) = models.catalogue.get(item).and_then(|item| item.categories.first().cloned()) {
+                *counts.entry(category).or_default() += 1;
+            }
+        }
+        let top = counts.into_iter().max_by(|a, b| a.1.cmp(&b.1).then_with(|| b.0.cmp(&a.0)));
+        self.top_categories.push(top.map(|(category, _)| category));
+        self.histories.push(items.into_iter().collect());
+    }
+
+    /// The neighbour each judged user gets from the index, never oneself.
+    fn neighbours(
+        &self,
+        sources: &[SftSource],
+        answers: &[Answered],
+        models: &ServedModels,
+        generation: &Path,
+    ) -> Result<Vec<Option<usize>>, PipelineError> {
+        let places = self.index_users.iter().enumerate();
+        let numbers: HashMap<&str, usize> = places.map(|(row, user)| (user.as_str(), self.judged + row)).collect();
+        let users = self.index_users.clone();
+        let index = FaissUserIndex::load(&generation.join("users.faiss"), users, models.encoder.dim(), NPROBE)?;
+        let mut neighbours = Vec::new();
+        for (source, answer) in sources.iter().zip(answers) {
+            let found = index.search(&answer.vector, 1, &source.user_id)?;
+            neighbours.push(found.first().and_then(|neighbour| numbers.get(neighbour.user.as_str()).copied()));
+        }
+        // Users of the index are there to be neighbours; they have none themselves.
+        neighbours.resize(self.histories.len(), None);
+        Ok(neighbours)
+    }
+}

@@ -1,0 +1,128 @@
+//! Settings of the stage: recipe section `[sft]`.
+
+use serde::{Deserialize, Serialize};
+
+use super::SftError;
+use crate::model::{AdamWSettings, DecoderConfig, Schedule};
+
+/// Recipe section `[sft]`; every field has a default that trains the demo in minutes on two cores.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SftSettings {
+    /// Width of the residual stream; d_model / heads is a multiple of 16.
+    pub d_model: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of the feed-forward block.
+    pub ffn: usize,
+    /// Tokens of the vocabulary, special ones included.
+    pub vocab: usize,
+    /// Longest prompt + completion, tokens; also the model's `max_position_embeddings`. Longer examples are left out.
+    pub max_len: usize,
+    /// Passes over the examples.
+    pub epochs: usize,
+    /// Most optimizer steps, 0 = as many as the epochs have. The learning rate falls to its floor at the last step.
+    pub max_steps: u64,
+    /// Tokens of one batch.
+    pub batch_tokens: usize,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// Steps of warm-up.
+    pub warmup: u64,
+    /// Weight decay per step is this × learning rate; matrices only.
+    pub weight_decay: f64,
+    /// Longest gradient (L2).
+    pub clip_norm: f64,
+    /// Weight of a prompt token's loss; completion tokens have 1.
+    pub prompt_loss_weight: f64,
+    /// Seed of weights and order.
+    pub seed: u64,
+    /// Threads, 0 = all cores.
+    pub threads: usize,
+    /// Steps between entries of the loss curve.
+    pub log_every: u64,
+    /// Steps between validations, 0 = only at the end.
+    pub validate_every: u64,
+    /// Most validation examples looked at.
+    pub validation_examples: usize,
+    /// Steps between resumable states, 0 = none.
+    pub checkpoint_every: u64,
+}
+
+impl Default for SftSettings {
+    fn default() -> Self {
+        Self {
+            d_model: 128,
+            layers: 4,
+            heads: 4,
+            kv_heads: 2,
+            ffn: 384,
+            vocab: 2048,
+            max_len: 512,
+            epochs: 3,
+            max_steps: 0,
+            batch_tokens: 2048,
+            lr: 3e-3,
+            warmup: 100,
+            weight_decay: 0.05,
+            clip_norm: 1.0,
+            prompt_loss_weight: 0.2,
+            seed: 7,
+            threads: 0,
+            log_every: 50,
+            validate_every: 400,
+            validation_examples: 256,
+            checkpoint_every: 400,
+        }
+    }
+}
+
+impl SftSettings {
+    /// Refuses what cannot be trained, naming the setting.
+    pub fn check(&self) -> Result<(), SftError> {
+        let fail = |field, message: String| Err(SftError::Settings { field, message });
+        if self.epochs == 0 {
+            return fail("epochs", "must be positive".into());
+        }
+        if self.batch_tokens < self.max_len {
+            return fail("batch_tokens", format!("must be at least max_len {}", self.max_len));
+        }
+        if self.log_every == 0 {
+            return fail("log_every", "must be positive".into());
+        }
+        for (field, value) in [("lr", self.lr), ("clip_norm", self.clip_norm)] {
+            if !(value > 0.0 && value.is_finite()) {
+                return fail(field, format!("must be positive, got {value}"));
+            }
+        }
+        for (field, value) in [("weight_decay", self.weight_decay), ("prompt_loss_weight", self.prompt_loss_weight)] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return fail(field, format!("must not be negative, got {value}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Shape of the decoder for a tokenizer of `vocab` tokens that stops at `end`.
+    pub fn decoder_config(&self, vocab: usize, end: Option<u32>) -> DecoderConfig {
+        DecoderConfig {
+            max_position_embeddings: self.max_len,
+            eos_token_id: end,
+            ..DecoderConfig::small(vocab, self.d_model, self.layers, self.heads, self.kv_heads, self.ffn)
+        }
+    }
+
+    /// Optimizer settings.
+    pub fn optimizer(&self) -> AdamWSettings {
+        AdamWSettings { weight_decay: self.weight_decay, clip_norm: self.clip_norm, ..AdamWSettings::default() }
+    }
+
+    /// Learning rates of a run of `total` steps.
+    pub fn schedule(&self, total: u64) -> Schedule {
+        Schedule { peak: self.lr, warmup: self.warmup.min(total / 4), total, floor: 0.02 }
+    }
+}

@@ -1,0 +1,8 @@
+//! End-to-end tests of the trainer: the built program from outside, and what it makes beside what the service does with it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod quality;
+mod recipe;
+mod train_serve;
+mod trainer;
