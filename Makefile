@@ -1,27 +1,32 @@
 # taiji: `make run` serves the demo, `make test` tests everything. `make help` lists the rest.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build run test audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos drain memcheck real demo demo-check bare clean
+.PHONY: help setup setup-tests build run test audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos drain memcheck real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: ## install what the build needs (Debian packages as root, ONNX Runtime into the cache folder)
+setup: ## install what the build needs (Debian packages, as root)
 	@bash scripts/setup.sh
 
-build: setup ## both binaries into target/release; completes the demo bundle
-	cargo build --release --locked --workspace
-	@python3 scripts/fetch.py bundle models/demo/1 $(BIN)/taiji-trainer
+setup-tests: ## install what the tests need beside it (Debian packages, as root; Kafka into the cache folder)
+	@bash scripts/setup.sh tests
+
+build: setup ## both binaries into target/release; fetches ONNX Runtime and completes the demo bundle
+	$(CARGO) build --release --locked --workspace
+	@$(BIN)/taiji runtime fetch
+	@$(BIN)/taiji bundle fetch --bundle models/demo/1
 
 run: build ## serve the demo on 127.0.0.1:8080 (admin 9090) and feed it sample events
-	@bash scripts/run.sh
+	@bash scripts/run.sh $(BIN)
 
-test: build ## unit, property and end-to-end tests against the built binaries; names what was skipped
+test: build setup-tests ## unit, property and end-to-end tests against the built binaries; names what was skipped
 	@bash scripts/test.sh
 
-audit: build ## the tests of the numbered claims with their strict bars, one at a time, and a table of their figures
+audit: build setup-tests ## the tests of the numbered claims with their strict bars, one at a time, and a table of their figures
 	@bash scripts/audit.sh
 
 fuzz: build ## every decoder on fuzz/corpus and on seeded mutations of it (FUZZ_SECONDS a target, TARGET= one, SEED=)
@@ -36,47 +41,47 @@ fmt: ## format the code
 	cargo fmt --all
 
 demo: build ## train the demo bundle anew (15 minutes on 2 cores) into models/demo/1
-	@python3 scripts/fetch.py recipe models/demo.toml
+	@$(BIN)/taiji-trainer fetch --recipe models/demo.toml
 	$(BIN)/taiji-trainer run --recipe models/demo.toml --out models
 
 demo-check: build ## the demo bundle's figures on held-out users (another seed)
 	$(BIN)/taiji-trainer evaluate --bundle models/demo/1 --synth-seed 4242 --users 500 --out .cache/demo-report.json
 
-real: build ## train on instruments-mm, serve, feed 1,000 real histories, print the figures (needs TAIJI_DATA_DIR)
+real: build setup-tests ## train on instruments-mm, serve, feed 1,000 real histories, print the figures (needs TAIJI_DATA_DIR)
 	@python3 scripts/real.py
 
-bench: build ## measure the whole way; rewrites the table in docs/benchmarks.md
+bench: build setup-tests ## measure the whole way; rewrites the table in docs/benchmarks.md
 	@python3 scripts/bench.py
 
-int4-check: build ## top-1 agreement of the demo's LLM in int4 with itself in f32, on held-out users
+int4-check: build setup-tests ## top-1 agreement of the demo's LLM in int4 with itself in f32, on held-out users
 	@bash scripts/int4_check.sh
 
-chaos: build ## kills, cuts and restarts under load: SEEDS=20 of SECONDS=60 at RATE=2000 events/s (35 minutes), or one SEED=7; rewrites its table in docs/benchmarks.md
+chaos: build setup-tests ## kills, cuts and restarts under load: SEEDS=20 of SECONDS=60 at RATE=2000 events/s (35 minutes), or one SEED=7; rewrites its table in docs/benchmarks.md
 	@SEEDS=$(SEEDS) SECONDS_EACH=$(SECONDS) RATE=$(RATE) SEED=$(SEED) python3 scripts/chaos.py
 
-memcheck: setup ## the tests of the unsafe code under valgrind
+memcheck: build setup-tests ## the tests of the unsafe code under valgrind
 	@bash scripts/memcheck.sh
 
-drain: build ## two replicas leave one after the other under load and come back: no read may fail
+drain: build setup-tests ## two replicas leave one after the other under load and come back: no read may fail
 	TAIJI_REQUIRE_KAFKA=1 cargo test --release --locked --workspace --test e2e -- --exact --nocapture roles::replicas_that_leave_one_after_the_other_fail_no_read
 
-bench-ingest: build ## events through Kafka into Redis beside a bare consumer and writer; memory of a user (QUICK=1: short)
+bench-ingest: build setup-tests ## events through Kafka into Redis beside a bare consumer and writer; memory of a user (QUICK=1: short)
 	@python3 scripts/bench_ingest.py $(if $(QUICK),--quick)
 
-bench-overhead: build ## from a broker's append to a read that shows it, canned engine, 2,000 events/s (QUICK=1: short)
+bench-overhead: build setup-tests ## from a broker's append to a read that shows it, canned engine, 2,000 events/s (QUICK=1: short)
 	@python3 scripts/bench_plane.py overhead $(if $(QUICK),--quick)
 
-bench-replicas: build ## refreshes of two infer replicas beside one, engine of fixed latency (QUICK=1: short)
+bench-replicas: build setup-tests ## refreshes of two infer replicas beside one, engine of fixed latency (QUICK=1: short)
 	@python3 scripts/bench_plane.py replicas $(if $(QUICK),--quick)
 
-bench-store: ## three layouts of a history on a Redis of its own: memory of a user, appends a second
+bench-store: setup-tests ## three layouts of a history on a Redis of its own: memory of a user, appends a second
 	TAIJI_BENCH_STORE=1 cargo test --release --locked --workspace --lib -- --nocapture layouts_compared
 
-bench-llm: build ## our LLM engine beside onnxruntime-genai and torch (an hour of an idle machine, 6 GB of packages; BENCH_PAIRS, ONLY=sections)
+bench-llm: build setup-tests ## our LLM engine beside onnxruntime-genai and torch (an hour of an idle machine, 6 GB of packages; BENCH_PAIRS, ONLY=sections)
 	@bash scripts/bench_llm/venv.sh
 	@.cache/bench-venv/bin/python scripts/bench_llm/run.py $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
-bench-gpu: build ## the LLM engine on an NVIDIA GPU with a 7B-shaped model (exit code 69 where there is none)
+bench-gpu: build setup-tests ## the LLM engine on an NVIDIA GPU with a 7B-shaped model (exit code 69 where there is none)
 	@python3 scripts/bench_llm/gpu.py
 
 bare: ## the README's commands in a fresh clone on a bare Debian root (root, debootstrap; TAIJI_BARE=DIR)

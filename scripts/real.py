@@ -72,7 +72,7 @@ def main():
     folder = work / "data"
     trainer = f"{binaries}/taiji-trainer"
     subprocess.run([trainer, "import", "amazon", "--interactions", interactions, "--items", items, "--out", folder], check=True)
-    subprocess.run([sys.executable, "scripts/fetch.py", "recipe", "models/real.toml"], check=True)
+    subprocess.run([trainer, "fetch", "--recipe", "models/real.toml"], check=True)
     started = time.time()
     run = [trainer, "run", "--recipe", "models/real.toml", "--data", folder, "--out", work / "models", "--work", work / "train"]
     subprocess.run(run, check=True)

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 listen=${TAIJI_LISTEN:-127.0.0.1:8080}
 admin=${TAIJI_ADMIN_LISTEN:-127.0.0.1:9090}
 work=${TAIJI_WORK:-.cache/run}
-binaries=${CARGO_TARGET_DIR:-target}/release
+binaries=${1:-${CARGO_TARGET_DIR:-target}/release}
 # The service is on this machine: a proxy for the package registries has no part in it.
 export no_proxy="127.0.0.1,localhost${no_proxy:+,$no_proxy}"
 export NO_PROXY=$no_proxy
@@ -30,28 +30,33 @@ trap 'exit 0' INT TERM
 
 [ -s "$work/sample/events.jsonl" ] ||
   "$binaries/taiji-trainer" synth --out "$work/sample" --users 400 --events 20000 --seed 7 >/dev/null
-user=$(python3 -c 'import json,sys; print(json.loads(open(sys.argv[1]).readline())["user_id"])' "$work/sample/events.jsonl")
-item=$(python3 -c 'import json,sys; print(json.loads(open(sys.argv[1]).readline())["id"])' "$work/sample/items.jsonl")
-now=$(python3 -c 'import time; print(int(time.time() * 1000))')
+first() { # first FIELD FILE: a text field of the first line; the generator's ids need no unescaping
+  sed -nE "1s/.*\"$1\": ?\"([^\"]*)\".*/\1/p" "$2"
+}
+user=$(first user_id "$work/sample/events.jsonl")
+item=$(first id "$work/sample/items.jsonl")
+now=$(date +%s%3N)
 
 "$binaries/taiji" serve --listen "$listen" --admin-listen "$admin" --store "embedded:$work/store" \
   --bundle models/demo/1 &
 server=$!
 
-wait_for() { # wait_for URL TEXT: until the answer holds the text; fails after two minutes, or when the server is gone
-  python3 - "$@" <<'PY' &
-import sys, time, urllib.request
-url, wanted, deadline = sys.argv[1], sys.argv[2], time.time() + 120
-while time.time() < deadline:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            if wanted in answer.read().decode():
-                sys.exit(0)
-    except OSError:
-        pass
-    time.sleep(0.2)
-sys.exit(1)
-PY
+# One answer, head and body; curl may not be there.
+get() { # get ADDRESS PATH
+  exec 3<>"/dev/tcp/${1%:*}/${1##*:}" && printf 'GET %s HTTP/1.0\r\nhost: %s\r\n\r\n' "$2" "$1" >&3 && cat <&3
+}
+export -f get
+
+wait_for() { # wait_for ADDRESS PATH TEXT: until the answer holds the text; fails after two minutes, or when the server is gone
+  (
+    deadline=$((SECONDS + 120))
+    while [ "$SECONDS" -lt "$deadline" ]; do
+      answer=$(timeout 5 bash -c 'get "$@"' get "$1" "$2" 2>/dev/null) || true
+      case $answer in *"$3"*) exit 0 ;; esac
+      sleep 0.2
+    done
+    exit 1
+  ) &
   poller=$!
   wait -n "$poller" "$server" || true
   # The server says by itself why it ended; its exit code becomes ours.
@@ -60,13 +65,13 @@ PY
   poller=
 }
 
-wait_for "http://$admin/readyz" '"ready":true' || { echo "the service did not become ready" >&2; exit 69; }
+wait_for "$admin" /readyz '"ready":true' || { echo "the service did not become ready" >&2; exit 69; }
 "$binaries/taiji" feed --file "$work/sample/events.jsonl" --rate 200 --http "http://$listen" &
 feeder=$!
 # A purchase of now: on a second run, when the sample is known already, it is what there is to refresh.
 printf '{"user_id":"%s","item_id":"%s","action":"purchase","ts_ms":%s}\n' "$user" "$item" "$now" >"$work/now.jsonl"
 "$binaries/taiji" feed --file "$work/now.jsonl" --http "http://$listen" >/dev/null
-wait_for "http://$listen/v1/users/$user/features" '"status":"PRESENT"' || { echo "no features were made" >&2; exit 70; }
+wait_for "$listen" "/v1/users/$user/features" '"status":"PRESENT"' || { echo "no features were made" >&2; exit 70; }
 
 cat <<TEXT
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the build needs: Debian packages (as root; else it says which are missing) and ONNX Runtime, out of
-# its Python wheel, pinned and checksummed, into the cache folder where the program looks for it; and, for the tests,
-# Apache Kafka out of Maven Central.
+# Installs what is needed: Debian packages (as root; else it says which are missing).
+#   scripts/setup.sh         what the build needs
+#   scripts/setup.sh tests   what the tests need beside it, with Apache Kafka out of Maven Central
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,16 +23,17 @@ need g++ command -v g++
 need make command -v make
 need cmake command -v cmake
 need pkg-config command -v pkg-config
-need python3 command -v python3
-need python3-pip python3 -m pip --version
-need redis-server command -v redis-server
-need openssl command -v openssl
 need libopenblas-dev bash -c 'ls /usr/lib/*/libopenblas.so /usr/lib64/libopenblas.so /usr/lib/libopenblas.so 2>/dev/null | grep -q .'
 need libssl-dev test -f /usr/include/openssl/ssl.h
 need zlib1g-dev test -f /usr/include/zlib.h
-# Apache Kafka, for the tests.
-need openjdk-17-jre-headless command -v java
-need maven command -v mvn
+if [ "${1:-}" = tests ]; then
+  need python3 command -v python3
+  need python3-pip python3 -m pip --version
+  need redis-server command -v redis-server
+  need openssl command -v openssl
+  need openjdk-17-jre-headless command -v java
+  need maven command -v mvn
+fi
 
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -47,6 +48,6 @@ if [ ${#missing[@]} -gt 0 ]; then
   fi
 fi
 
-python3 scripts/fetch.py onnxruntime
+[ "${1:-}" = tests ] || exit 0
 # Without it the tests run against a stand-in, and say so; TAIJI_REQUIRE_KAFKA=1 makes that a failure.
 bash scripts/kafka.sh >/dev/null || [ "${TAIJI_REQUIRE_KAFKA:-}" != 1 ]

@@ -6,8 +6,8 @@
 //! event → store → refresh → (prompt → llm → encode → quantize, retrieve, catalogue) → feature → store → api
 //! ```
 //!
-//! `bundle` loads what `refresh` runs (the crate `taiji-trainer` makes it); `config`, `admin`, `telemetry`, `backoff` and `clock`
-//! serve all.
+//! `bundle` loads what `refresh` runs (the crate `taiji-trainer` makes it); `packages` fetches what is too large for the
+//! repository; `config`, `admin`, `telemetry`, `backoff`, `checksum`, `clock` and `tls` serve all.
 
 // `unsafe` stands in `llm::binding` alone (and, with a lint of its own, nowhere else).
 #![deny(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod api;
 pub mod backoff;
 pub mod bundle;
 pub mod catalogue;
+pub mod checksum;
 pub mod cli;
 pub mod clock;
 pub mod columns;
@@ -34,6 +35,7 @@ pub mod kafka;
 pub mod llm;
 pub mod onnx;
 pub mod openai;
+pub mod packages;
 pub mod prompt;
 pub mod proto;
 pub mod publish;
@@ -42,3 +44,4 @@ pub mod refresh;
 pub mod retrieve;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

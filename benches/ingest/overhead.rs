@@ -158,6 +158,7 @@ impl Overhead<'_> {
             Due::Always => service.start(),
             Due::ByPolicy => DEFAULT_POLICY.iter().fold(service, |setup, (name, value)| setup.env(name, value)).start(),
         };
+        taiji::tls::choose_provider();
         let reader = Reader::Taiji { client: reqwest::Client::new(), address: service.public().to_string() };
         let before_s = processor_s(service.pid());
         let mut found = self.run(&topic, reader);

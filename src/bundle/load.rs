@@ -1,6 +1,8 @@
 //! Loading: checksums → sessions → parity gate → warm-up.
 
-use super::{BundleError, CODEBOOK_FILE, ENCODER_FOLDER, LLM_FOLDER, Manifest, ParityProbe, space_id};
+use super::{
+    BundleError, CODEBOOK_FILE, ENCODER_FOLDER, GENERATIONS, LLM_FOLDER, Manifest, PROBE, ParityProbe, files, space_id,
+};
 use crate::catalogue::Catalogue;
 use crate::encode::{BertEncoder, Encoder, EncoderOptions, NullEncoder};
 use crate::llm::{GenerateRequest, LlmEngine, LlmOptions, NullLlm, OnnxLlm};
@@ -90,7 +92,7 @@ impl Bundle {
 
 /// `generations/<n>` of a bundle.
 pub fn generation_dir(bundle: &Path, generation: u64) -> PathBuf {
-    bundle.join("generations").join(generation.to_string())
+    bundle.join(GENERATIONS).join(generation.to_string())
 }
 
 /// Loads a bundle, or says which file or part refuses. Blocking; takes a second or two.
@@ -145,14 +147,26 @@ fn load_inference(
 
 /// Checksums of the files that are read: with canned answers all but the external ones (the encoder), without models
 /// neither theirs nor the index's (a replica that only answers reads must not read gigabytes first).
-fn verify(manifest: &Manifest, folder: &Path, engine: Engine) -> Result<(), BundleError> {
-    let mut needed = manifest.clone();
-    needed.files.retain(|name, entry| match engine {
+pub(super) fn verify(manifest: &Manifest, folder: &Path, engine: Engine) -> Result<(), BundleError> {
+    let mut listed = manifest.listed(folder)?;
+    let in_generation = |name: &str| format!("{GENERATIONS}/{}/{name}", manifest.generation);
+    let mut opened = vec!["prompt.toml".to_owned(), CODEBOOK_FILE.to_owned(), in_generation("catalogue.parquet")];
+    let mut folders = Vec::new();
+    if engine != Engine::Absent {
+        opened.extend(["users.faiss", "users.parquet"].map(in_generation));
+        folders.push(LLM_FOLDER);
+    }
+    if engine == Engine::Onnx {
+        opened.push(PROBE.to_owned());
+        folders.push(ENCODER_FOLDER);
+    }
+    files::refuse_unlisted(folder, &listed, &opened, &folders)?;
+    listed.retain(|name, entry| match engine {
         Engine::Onnx => true,
         Engine::Canned(_) => entry.external.is_none(),
         Engine::Absent => !is_for_inference(name),
     });
-    needed.verify(folder)
+    files::verify(folder, &listed)
 }
 
 fn is_for_inference(file: &str) -> bool {

@@ -1,20 +1,26 @@
-//! `manifest.json`: epoch, space, checksum of every file, lineage.
+//! `manifest.json` of a bundle and of each of its generations: epoch, space, checksum of every file, lineage.
+//!
+//! Format 1 lists the files of its generation itself; format 2 leaves them to the generation's own manifest. Fields that a
+//! later program of the same format adds are ignored.
 
-use super::BundleError;
+use super::{BundleError, Engine, GENERATIONS, files, generation_dir};
+use crate::checksum::sha256_file;
+use crate::packages::{FetchError, Wheel};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::Path;
 
-/// Name of the manifest in a bundle's folder.
+/// Name of the manifest in a bundle's folder, and in a generation's.
 pub const MANIFEST: &str = "manifest.json";
-/// Version of the format this code reads and writes.
-const FORMAT_VERSION: u32 = 1;
+/// The format this code writes.
+const FORMAT_VERSION: u32 = 2;
+/// The format before: the bundle's manifest lists the generation's files, too.
+pub(super) const FORMAT_WITHOUT_GENERATIONS: u32 = 1;
 
 /// One file of the bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct FileEntry {
     /// Lower-case hex.
     pub sha256: String,
@@ -27,7 +33,6 @@ pub struct FileEntry {
 
 /// A package of the Python package registry that holds a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct External {
     /// Package name.
     pub package: String,
@@ -41,9 +46,15 @@ pub struct External {
     pub target: String,
 }
 
+impl External {
+    /// The package's pins; refuses what is none.
+    pub fn wheel(&self) -> Result<Wheel, FetchError> {
+        Wheel::new(&self.package, &self.version, &self.sha256)
+    }
+}
+
 /// A licence of something inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Licence {
     pub what: String,
@@ -52,7 +63,6 @@ pub struct Licence {
 
 /// Where the bundle comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Lineage {
     /// Hash of the recipe's settings.
     pub recipe: String,
@@ -66,7 +76,6 @@ pub struct Lineage {
 
 /// Identities for provenance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Models {
     pub llm: String,
@@ -77,7 +86,6 @@ pub struct Models {
 
 /// The whole manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Of this file.
     pub format_version: u32,
@@ -95,7 +103,23 @@ pub struct Manifest {
     pub lineage: Lineage,
     /// Packages that set-up fetches.
     pub external: BTreeMap<String, External>,
-    /// Every file but the manifest, by path relative to it, `/`-separated.
+    /// Every file but manifests and what lies in `generations`, by path relative to the manifest, `/`-separated. In
+    /// format 1 the loaded generation's files, too.
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+/// The manifest of `generations/<n>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationManifest {
+    /// Of this file; that of the bundle's.
+    pub format_version: u32,
+    /// The folder's number.
+    pub generation: u64,
+    /// The space its vectors lie in: the bundle's.
+    pub space: String,
+    /// Hash of the data it was made from.
+    pub data: String,
+    /// Every other file of the folder, by path relative to it.
     pub files: BTreeMap<String, FileEntry>,
 }
 
@@ -105,79 +129,146 @@ impl Manifest {
         FORMAT_VERSION
     }
 
-    /// Reads `manifest.json` of a bundle's folder.
+    /// Reads `manifest.json` of a bundle's folder; refuses paths in it that leave the folder.
     pub fn read(bundle: &Path) -> Result<Manifest, BundleError> {
-        let name = bundle.display().to_string();
-        let text = std::fs::read_to_string(bundle.join(MANIFEST)).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => BundleError::Missing {
-                bundle: name.clone(),
-                file: MANIFEST.into(),
-                remedy: "--bundle takes the folder that holds manifest.json; `make build` completes the demo bundle",
-            },
-            _ => BundleError::Invalid { bundle: name.clone(), message: format!("{MANIFEST}: {error}") },
-        })?;
-        let invalid = |message: String| BundleError::Invalid { bundle: name.clone(), message };
-        let manifest: Manifest =
-            serde_json::from_str(&text).map_err(|error| invalid(format!("{MANIFEST}: {error}")))?;
-        if manifest.format_version != FORMAT_VERSION {
-            let found = manifest.format_version;
-            return Err(invalid(format!("{MANIFEST}: format {found}, this program reads {FORMAT_VERSION}")));
+        let remedy = "--bundle takes the folder that holds manifest.json; `make build` completes the demo bundle";
+        let manifest: Manifest = read_json(bundle, MANIFEST, remedy)?;
+        check_format(bundle, MANIFEST, manifest.format_version)?;
+        let targets = manifest.external.values().flat_map(|external| [&external.target, &external.checkpoint]);
+        for path in manifest.files.keys().chain(targets) {
+            files::check_relative(bundle, path)?;
         }
+        let own = format!("{GENERATIONS}/");
+        if manifest.lists_generations() {
+            return Ok(manifest);
+        }
+        match manifest.files.keys().find(|file| file.starts_with(&own)) {
+            Some(file) => {
+                let message = format!("{MANIFEST} lists {file}, which belongs into the manifest of its generation");
+                Err(BundleError::Invalid { bundle: bundle.display().to_string(), message })
+            }
+            None => Ok(manifest),
+        }
+    }
+
+    fn lists_generations(&self) -> bool {
+        self.format_version == FORMAT_WITHOUT_GENERATIONS
+    }
+
+    /// Every file of the bundle and of the generation it loads, by path relative to the bundle.
+    pub fn listed(&self, bundle: &Path) -> Result<BTreeMap<String, FileEntry>, BundleError> {
+        let mut listed = self.files.clone();
+        if self.lists_generations() {
+            return Ok(listed);
+        }
+        let folder = format!("{GENERATIONS}/{}", self.generation);
+        let generation = GenerationManifest::read(bundle, self)?;
+        listed.extend(generation.files.into_iter().map(|(file, entry)| (format!("{folder}/{file}"), entry)));
+        Ok(listed)
+    }
+
+    /// Compares every file with its checksum; names the first that is missing, differs, lies outside of the folder, or would
+    /// be opened without being listed.
+    pub fn verify(&self, bundle: &Path) -> Result<(), BundleError> {
+        super::load::verify(self, bundle, Engine::Onnx)
+    }
+
+    /// Lists what lies in the bundle's folder and writes all manifests, the bundle's last and whole (rename), so that half
+    /// a bundle has none. `external` says of a file which entry of [`Manifest::external`] set-up makes it from.
+    pub fn write_all(mut self, bundle: &Path, external: impl Fn(&str) -> Option<String>) -> std::io::Result<Manifest> {
+        self.format_version = FORMAT_VERSION;
+        self.files.clear();
+        let mut generations: BTreeMap<u64, BTreeMap<String, FileEntry>> = BTreeMap::new();
+        for file in files::all_files(bundle)? {
+            let entry = file_entry(&bundle.join(&file), external(&file))?;
+            match files::in_generation(&file) {
+                Some((_, MANIFEST)) => {}
+                Some((number, inner)) => {
+                    generations.entry(number).or_default().insert(inner.to_owned(), entry);
+                }
+                None if file == MANIFEST => {}
+                None => {
+                    self.files.insert(file, entry);
+                }
+            }
+        }
+        for (generation, files) in generations {
+            self.generation_manifest(generation, files).write(bundle)?;
+        }
+        self.write(bundle)?;
+        Ok(self)
+    }
+
+    /// The manifest of a generation of this bundle.
+    pub(super) fn generation_manifest(
+        &self,
+        generation: u64,
+        files: BTreeMap<String, FileEntry>,
+    ) -> GenerationManifest {
+        let (space, data) = (self.space.clone(), self.lineage.data.clone());
+        GenerationManifest { format_version: FORMAT_VERSION, generation, space, data, files }
+    }
+
+    /// Writes the bundle's manifest whole (rename).
+    pub(super) fn write(&self, bundle: &Path) -> std::io::Result<()> {
+        write_json(bundle, self)
+    }
+}
+
+impl GenerationManifest {
+    /// Reads the manifest of the generation that a bundle loads, and sees that the two belong together.
+    fn read(bundle: &Path, of: &Manifest) -> Result<GenerationManifest, BundleError> {
+        let file = format!("{GENERATIONS}/{}/{MANIFEST}", of.generation);
+        files::check_link(bundle, &file)?;
+        let remedy = "the bundle is incomplete: copy it again";
+        let manifest: GenerationManifest = read_json(bundle, &file, remedy)?;
+        check_format(bundle, &file, manifest.format_version)?;
+        let invalid = |message: String| BundleError::Invalid { bundle: bundle.display().to_string(), message };
+        if manifest.generation != of.generation {
+            return Err(invalid(format!("{file} says it is generation {}", manifest.generation)));
+        }
+        if manifest.space != of.space {
+            return Err(invalid(format!("{file} is of space {}, the bundle of {}", manifest.space, of.space)));
+        }
+        manifest.files.keys().try_for_each(|path| files::check_relative(bundle, path))?;
         Ok(manifest)
     }
 
-    /// Compares every file with its checksum; names the first that is missing or differs.
-    pub fn verify(&self, bundle: &Path) -> Result<(), BundleError> {
-        let name = bundle.display().to_string();
-        for (file, entry) in &self.files {
-            let path = bundle.join(file);
-            let Ok(metadata) = path.metadata() else {
-                let remedy = match entry.external {
-                    Some(_) => "it is made from a package: run `make build`",
-                    None => "the bundle is incomplete: copy it again",
-                };
-                return Err(BundleError::Missing { bundle: name, file: file.clone(), remedy });
-            };
-            let differs = |message: String| BundleError::Checksum { bundle: name.clone(), file: file.clone(), message };
-            if metadata.len() != entry.bytes {
-                return Err(differs(format!("{} bytes instead of {}", metadata.len(), entry.bytes)));
-            }
-            let found = sha256_file(&path).map_err(|error| differs(error.to_string()))?;
-            if found != entry.sha256 {
-                return Err(differs(format!("sha256 {found} instead of {}", entry.sha256)));
-            }
-        }
-        Ok(())
+    pub(super) fn write(&self, bundle: &Path) -> std::io::Result<()> {
+        write_json(&generation_dir(bundle, self.generation), self)
     }
+}
 
-    /// Writes the manifest last and whole (rename), so that half a bundle has none.
-    pub fn write(&self, bundle: &Path) -> std::io::Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        let temporary = bundle.join(".manifest.json.tmp");
-        std::fs::write(&temporary, text)?;
-        std::fs::rename(temporary, bundle.join(MANIFEST))
+fn read_json<T: DeserializeOwned>(bundle: &Path, file: &str, remedy: &'static str) -> Result<T, BundleError> {
+    let name = bundle.display().to_string();
+    let text = std::fs::read_to_string(bundle.join(file)).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => BundleError::Missing { bundle: name.clone(), file: file.to_owned(), remedy },
+        _ => BundleError::Invalid { bundle: name.clone(), message: format!("{file}: {error}") },
+    })?;
+    serde_json::from_str(&text)
+        .map_err(|error| BundleError::Invalid { bundle: name, message: format!("{file}: {error}") })
+}
+
+fn check_format(bundle: &Path, file: &str, found: u32) -> Result<(), BundleError> {
+    if (FORMAT_WITHOUT_GENERATIONS..=FORMAT_VERSION).contains(&found) {
+        return Ok(());
     }
+    let known = format!("{FORMAT_WITHOUT_GENERATIONS} to {FORMAT_VERSION}");
+    let message = format!("{file}: format {found}, this program reads {known}");
+    Err(BundleError::Invalid { bundle: bundle.display().to_string(), message })
+}
+
+fn write_json(folder: &Path, manifest: &impl Serialize) -> std::io::Result<()> {
+    let mut text = serde_json::to_string_pretty(manifest)?;
+    text.push('\n');
+    let temporary = folder.join(".manifest.json.tmp");
+    std::fs::write(&temporary, text)?;
+    std::fs::rename(temporary, folder.join(MANIFEST))
 }
 
 /// Size and sha256 of a file.
 pub fn file_entry(path: &Path, external: Option<String>) -> std::io::Result<FileEntry> {
     Ok(FileEntry { sha256: sha256_file(path)?, bytes: path.metadata()?.len(), external })
-}
-
-/// Lower-case hex sha256 of a file, streamed.
-pub fn sha256_file(path: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The space of an encoder and a codebook: two bundles with equal ids write features of equal meaning.

@@ -1,20 +1,29 @@
 //! A bundle: everything one epoch needs, made, checked and loaded together (DESIGN 5.6).
 //!
 //! In: a folder with `manifest.json`. Out: [`Bundle`], ready to refresh users, or an error that names the file.
-//! Callers: `main` (load, check), `taiji_trainer::pipeline` (write the manifest).
+//! Callers: `cli` (load, check, fetch, rewrite), `taiji_trainer::pipeline` (write the manifests).
 
+mod files;
 mod load;
 mod manifest;
 mod parity;
+mod rewrite;
+
+pub use crate::checksum::sha256_file;
+pub use files::all_files;
+pub(crate) use files::{are_intact, check_link};
 
 pub use load::{Bundle, Engine, Inference, LoadOptions, generation_dir, load};
 pub use manifest::{
-    External, FileEntry, Licence, Lineage, MANIFEST, Manifest, Models, file_entry, sha256_file, space_id,
+    External, FileEntry, GenerationManifest, Licence, Lineage, MANIFEST, Manifest, Models, file_entry, space_id,
 };
 pub use parity::{PROBE, ParityProbe, ProbeText, TokenProbe};
+pub use rewrite::rewrite;
 
 use thiserror::Error;
 
+/// The folder of the numbered generations.
+pub(crate) const GENERATIONS: &str = "generations";
 /// The encoder's folder in a bundle.
 pub const ENCODER_FOLDER: &str = "encoder";
 /// The folder of the LLM that writes reasoning and answer.
@@ -37,7 +46,7 @@ pub enum BundleError {
     },
     /// A file is not what the manifest says.
     #[error(
-        "bundle {bundle}: {file} does not match the manifest: {message}; copy the bundle again, or run `make build`"
+        "bundle {bundle}: {file} does not match the manifest: {message}; copy the bundle again, or run `taiji bundle fetch`"
     )]
     Checksum {
         /// The bundle's folder.
@@ -46,6 +55,24 @@ pub enum BundleError {
         file: String,
         /// Size or sha256, wanted and found.
         message: String,
+    },
+    /// A path of a manifest, or a link in the folder, leads out of it.
+    #[error("bundle {bundle}: {file}: {message}; a bundle's files lie in its folder")]
+    Outside {
+        /// The bundle's folder.
+        bundle: String,
+        /// As the manifest has it.
+        file: String,
+        /// Which of the two.
+        message: &'static str,
+    },
+    /// A file would be opened that no manifest lists.
+    #[error("bundle {bundle}: {file} is on no list of the manifests: remove it, or copy the bundle again")]
+    Unlisted {
+        /// The bundle's folder.
+        bundle: String,
+        /// The file, relative to it.
+        file: String,
     },
     /// A file is intact but cannot be used.
     #[error("bundle {bundle}: {message}")]

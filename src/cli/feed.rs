@@ -98,6 +98,7 @@ pub(super) fn run(args: FeedArgs) -> Result<(), CommandError> {
 async fn replay(args: &FeedArgs, path: &Path, route: &str, rate: u64) -> Result<Totals, CommandError> {
     let lines = count_lines(path)?;
     let bar = progress_bar(lines);
+    crate::tls::choose_provider();
     let client = reqwest::Client::builder()
         .timeout(Duration::from_secs(30))
         .build()

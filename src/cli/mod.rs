@@ -4,6 +4,7 @@
 
 mod backfill;
 mod bundle;
+mod bundle_fetch;
 mod check_config;
 mod dlq;
 pub mod feed;
@@ -11,10 +12,12 @@ mod feed_kafka;
 mod migrate;
 mod opening;
 mod ports;
+mod runtime;
 mod serve;
 mod wiring;
 
 use crate::config::{self, Settings};
+use crate::packages::Source;
 use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -77,9 +80,12 @@ enum Command {
     /// Look at dead letters, and send them back.
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
-    /// Look at a bundle.
+    /// Check, complete or convert a bundle.
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
+    /// Fetch ONNX Runtime.
+    #[command(subcommand)]
+    Runtime(runtime::RuntimeCommand),
     /// Check a configuration, and print the commented defaults.
     #[command(
         after_help = "Examples:\n  taiji check-config --config taiji.toml\n  taiji check-config --print-defaults > taiji.toml"
@@ -119,6 +125,20 @@ pub(crate) struct ServeArgs {
     engine: Option<String>,
 }
 
+/// Where packages come from.
+#[derive(Debug, Args)]
+struct IndexArgs {
+    /// Package index (PEP 503). Default: TAIJI_INDEX_URL, PIP_INDEX_URL, pip's configuration, or what pip finds.
+    #[arg(long, value_name = "URL")]
+    index: Option<String>,
+}
+
+impl IndexArgs {
+    fn source(&self) -> Result<Source, CommandError> {
+        Source::resolve(self.index.as_deref()).map_err(|error| CommandError::Usage(error.to_string()))
+    }
+}
+
 /// The settings of a command: flags win over environment and file. Flags that were not given are `None`.
 fn load_settings(file: Option<&Path>, flags: &[(&str, &Option<String>)]) -> Result<Settings, CommandError> {
     let given: Vec<(&str, String)> =
@@ -146,6 +166,7 @@ pub fn run() -> ExitCode {
         Command::Backfill(args) => backfill::run(args),
         Command::Dlq(command) => dlq::run(command),
         Command::Bundle(command) => bundle::run(command),
+        Command::Runtime(command) => runtime::run(command),
         Command::CheckConfig(args) => check_config::run(args),
     };
     match result {

@@ -4,6 +4,7 @@
 //! instead of in each process's own memory. Called by whoever opens sessions; the form on disk belongs to one version of
 //! ONNX Runtime and one kind of CPU, so it is made where it is used and never exported.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -16,9 +17,12 @@ use thiserror::Error;
 
 use super::GRAPH_FILE;
 use super::runtime::{Threads, session_builder};
+use crate::checksum::sha256_file;
 
 /// File of the prepacked weights, beside their graph.
 const DATA_FILE: &str = "graph.onnx.data";
+/// File of the checksums of the two.
+const CHECKSUMS_FILE: &str = "checksums.json";
 
 /// Why a prepacked session cannot be had.
 #[derive(Debug, Error)]
@@ -37,6 +41,16 @@ pub enum PrepackError {
         /// The graph.
         path: PathBuf,
         /// What the runtime said.
+        message: String,
+    },
+    /// A file is not what was written when the weights were packed.
+    #[error(
+        "prepacked weights: {}: {message}; remove the folder, it is made anew", path.display()
+    )]
+    Differs {
+        /// File or folder.
+        path: PathBuf,
+        /// What is wrong.
         message: String,
     },
     /// ONNX Runtime 1.31 saves what it packs for 8-bit products without the scales: every logit would be NaN.
@@ -64,6 +78,7 @@ pub fn open_prepacked(
     if !folder.exists() {
         make(environment, graph, threads, cache, &folder)?;
     }
+    check(&folder)?;
     let packed = folder.join(GRAPH_FILE);
     let failed = |error: ort::Error| PrepackError::Session { path: packed.clone(), message: error.to_string() };
     // Optimising again would copy weights out of the mapped file.
@@ -77,6 +92,8 @@ pub fn open_prepacked(
 fn key(graph: &Path) -> Result<String, PrepackError> {
     let bytes = std::fs::read(graph).map_err(io(graph))?;
     let mut hash = Sha256::new();
+    // Folders of an earlier program, which kept no checksums, have other names.
+    hash.update("with checksums");
     hash.update(Sha256::digest(&bytes));
     hash.update(ort::info());
     hash.update(cpu());
@@ -114,16 +131,44 @@ fn make(
     std::fs::create_dir(&partial).map_err(io(&partial))?;
     save(environment, graph, threads, &partial)
         .map_err(|error| PrepackError::Session { path: graph.to_owned(), message: error.to_string() })?;
+    let mut checksums = BTreeMap::new();
     for name in [DATA_FILE, GRAPH_FILE] {
         let path = partial.join(name);
         // A graph of small weights only has no data file.
         if path.exists() {
+            checksums.insert(name.to_owned(), sha256_file(&path).map_err(io(&path))?);
             File::open(&path).and_then(|file| file.sync_all()).map_err(io(&path))?;
         }
     }
+    let path = partial.join(CHECKSUMS_FILE);
+    let text = serde_json::to_string_pretty(&checksums).map_err(|error| io(&path)(error.into()))?;
+    std::fs::write(&path, text).and_then(|()| File::open(&path)?.sync_all()).map_err(io(&path))?;
     std::fs::rename(&partial, folder).map_err(io(folder))?;
     File::open(cache).and_then(|file| file.sync_all()).map_err(io(cache))?;
     tracing::info!(graph = %graph.display(), folder = %folder.display(), "prepacked weights written");
+    Ok(())
+}
+
+/// Compares the files with the checksums from when they were written: the runtime would take any weights of the right size.
+fn check(folder: &Path) -> Result<(), PrepackError> {
+    let differs = |path: &Path, message: String| PrepackError::Differs { path: path.to_owned(), message };
+    let listed = folder.join(CHECKSUMS_FILE);
+    let text = std::fs::read(&listed).map_err(|error| differs(&listed, error.to_string()))?;
+    let checksums: BTreeMap<String, String> =
+        serde_json::from_slice(&text).map_err(|error| differs(&listed, error.to_string()))?;
+    for name in [GRAPH_FILE, DATA_FILE] {
+        let path = folder.join(name);
+        let Some(wanted) = checksums.get(name) else {
+            if path.exists() || name == GRAPH_FILE {
+                return Err(differs(&path, format!("it is not listed in {CHECKSUMS_FILE}")));
+            }
+            continue;
+        };
+        let found = sha256_file(&path).map_err(|error| differs(&path, error.to_string()))?;
+        if found != *wanted {
+            return Err(differs(&path, format!("it has sha256 {found} instead of {wanted}")));
+        }
+    }
     Ok(())
 }
 
@@ -276,7 +321,33 @@ mod tests {
         let wanted = logits(runtime::open_session(&environment(), &graph, 1).unwrap());
         assert_eq!(logits(prepacked(&graph, &cache)), wanted);
         assert!(!partial.exists());
-        assert_eq!(listed(&folder), [GRAPH_FILE, DATA_FILE]);
+        assert_eq!(listed(&folder), [CHECKSUMS_FILE, GRAPH_FILE, DATA_FILE]);
+    }
+
+    #[test]
+    fn audit_17_prepacked_weights_that_differ_are_refused_by_name() {
+        let (model, cache) = (exported("qwen2", Precision::F32), tempfile::tempdir().unwrap());
+        let graph = model.path().join(GRAPH_FILE);
+        drop(prepacked(&graph, &cache));
+        let folder = cache.path().join(key(&graph).unwrap());
+        let refused = || open_prepacked(&environment(), &graph, 1.into(), cache.path()).err().unwrap().to_string();
+        for name in [DATA_FILE, GRAPH_FILE, CHECKSUMS_FILE] {
+            let path = folder.join(name);
+            let whole = std::fs::read(&path).unwrap();
+            let mut flipped = whole.clone();
+            flipped[whole.len() / 2] ^= 1;
+            for other in [Some(flipped), None] {
+                match other {
+                    Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+                    None => std::fs::remove_file(&path).unwrap(),
+                }
+                let message = refused();
+                assert!(message.contains(&folder.display().to_string()), "{message}");
+                assert!(name == CHECKSUMS_FILE || message.contains(name), "{message}");
+            }
+            std::fs::write(&path, whole).unwrap();
+        }
+        drop(prepacked(&graph, &cache));
     }
 
     #[test]

@@ -23,13 +23,16 @@ static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 #[derive(Debug, Error)]
 pub enum RuntimeError {
     /// No library at any of these places.
-    #[error("ONNX Runtime {ORT_VERSION} not found: looked at {}; run 'make build'", list(looked))]
+    #[error(
+        "ONNX Runtime {ORT_VERSION} not found: looked at {}; run 'taiji runtime fetch' (or 'make build')",
+        list(looked)
+    )]
     NotFound {
         /// Every place looked at.
         looked: Vec<PathBuf>,
     },
     /// An older library.
-    #[error("ONNX Runtime at {} is version {found}, {ORT_VERSION} is wanted: run 'make build'", path.display())]
+    #[error("ONNX Runtime at {} is version {found}, {ORT_VERSION} is wanted: run 'taiji runtime fetch' (or 'make build')", path.display())]
     Version {
         /// The library.
         path: PathBuf,
@@ -37,7 +40,7 @@ pub enum RuntimeError {
         found: String,
     },
     /// A file that is no usable library, or an environment that does not start.
-    #[error("ONNX Runtime at {} does not load: {message}; run 'make build'", path.display())]
+    #[error("ONNX Runtime at {} does not load: {message}; run 'taiji runtime fetch' (or 'make build')", path.display())]
     Broken {
         /// The library.
         path: PathBuf,
@@ -221,17 +224,30 @@ impl Places {
         if let Some(path) = self.variable {
             return vec![PathBuf::from(path)];
         }
-        let versioned = format!("libonnxruntime.so.{ORT_VERSION}");
+        let versioned = versioned();
         let mut paths = Vec::new();
         if let Some(folder) = self.executable_folder {
             paths.push(folder.join(&versioned));
             paths.push(folder.join("libonnxruntime.so"));
         }
         if let Some(folder) = self.cache_folder {
-            paths.push(folder.join("taiji").join(format!("onnxruntime-{ORT_VERSION}")).join(&versioned));
+            paths.push(cached_below(&folder));
         }
         paths
     }
+}
+
+fn versioned() -> String {
+    format!("libonnxruntime.so.{ORT_VERSION}")
+}
+
+fn cached_below(folder: &Path) -> PathBuf {
+    folder.join("taiji").join(format!("onnxruntime-{ORT_VERSION}")).join(versioned())
+}
+
+/// Where `taiji runtime fetch` puts the library; `None` where no cache folder is known.
+pub fn cached_library() -> Option<PathBuf> {
+    Places::of_this_process(None).cache_folder.as_deref().map(cached_below)
 }
 
 fn refused(path: &Path, error: ort::LoadDynamicError) -> RuntimeError {

@@ -81,9 +81,9 @@ fn probe_prompt() -> Value {
 
 /// The folder with OpenAI's client library; `None`, with the reason printed, where the package registry is out of reach.
 fn client_library() -> Option<String> {
-    let (script, list) = (in_repository("scripts/fetch.py"), in_repository("tests/e2e/openai_client.txt"));
-    let arguments = [script.display().to_string(), "packages".into(), list.display().to_string()];
-    let fetched = run(command("python3", &arguments.each_ref().map(String::as_str)));
+    let (script, list) = (in_repository("scripts/packages.sh"), in_repository("tests/e2e/openai_client.txt"));
+    let arguments = [script, list].map(|path| path.display().to_string());
+    let fetched = run(command("bash", &arguments.each_ref().map(String::as_str)));
     if fetched.code == Some(0) {
         return Some(fetched.stdout.trim().to_string());
     }

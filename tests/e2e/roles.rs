@@ -181,6 +181,7 @@ fn read_on(
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     let kept = if reader.is_multiple_of(2) { 8 } else { 0 };
+    taiji::tls::choose_provider();
     let client = reqwest::Client::builder().pool_max_idle_per_host(kept).build().expect("client");
     for turn in reader.. {
         if ended.load(Ordering::SeqCst) {

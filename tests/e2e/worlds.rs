@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use taiji::bundle::{External, Lineage, Manifest, Models, file_entry, generation_dir, space_id};
+use taiji::bundle::{External, Lineage, Manifest, Models, generation_dir, space_id};
 use taiji::catalogue::{CatalogueRow, write_catalogue};
 use taiji::event::{Event, Item};
 use taiji::prompt::PromptSchema;
@@ -108,20 +108,6 @@ fn known_behaviour(item: &Item, place: usize) -> Behaviour {
 }
 
 fn write_manifest(bundle: &Path, codebook: &PqCodebook) {
-    let mut files = BTreeMap::new();
-    for file in [
-        "prompt.toml",
-        "space/pq.safetensors",
-        "generations/1/catalogue.parquet",
-        "generations/1/users.parquet",
-        "generations/1/users.faiss",
-        "llm/reason/graph.onnx",
-        "llm/reason/graph.onnx.data",
-        "llm/reason/tokenizer.json",
-        "llm/reason/generation.json",
-    ] {
-        files.insert(file.to_string(), file_entry(&bundle.join(file), None).expect(file));
-    }
     let encoder = "random";
     let models = Models {
         llm: "fixture".into(),
@@ -138,9 +124,9 @@ fn write_manifest(bundle: &Path, codebook: &PqCodebook) {
         models,
         lineage: Lineage { recipe: String::new(), data: String::new(), parents: vec![], licences: vec![] },
         external: BTreeMap::<String, External>::new(),
-        files,
+        files: BTreeMap::new(),
     };
-    manifest.write(bundle).expect("manifest");
+    manifest.write_all(bundle, |_| None).expect("manifest");
 }
 
 /// Numbers between -0.5 and 0.5 that are the same every time.

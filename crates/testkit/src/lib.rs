@@ -1,6 +1,6 @@
 //! What tests stand on. Depends on no crate of ours, so that all of them can use it.
 //!
-//! `redis` and `kafka` start real servers, `certificates` makes them TLS, `proxy` is a network that can be cut, `process` starts our
+//! `redis` and `kafka` start real servers, `certificates` makes them TLS, `package_index` serves wheels, `proxy` is a network that can be cut, `process` starts our
 //! programs and speaks HTTP to them. [`skip`] says that a test is left out, and why.
 
 // A rig that breaks ends its test.
@@ -8,6 +8,7 @@
 
 pub mod certificates;
 pub mod kafka;
+pub mod package_index;
 mod places;
 pub mod process;
 mod program;

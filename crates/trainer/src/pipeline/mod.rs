@@ -19,7 +19,7 @@ mod stage;
 pub use compare::{Compared, compare_llm};
 pub use judge::{Judged, evaluate_bundle};
 pub use recipe::{DataRecipe, EvaluateRecipe, Recipe};
-pub use run::{RunOptions, run};
+pub use run::{RunOptions, fetch_encoder, run};
 
 use thiserror::Error;
 
@@ -31,7 +31,7 @@ pub enum PipelineError {
     Recipe { path: String, message: String },
     #[error("{path}: {message}")]
     File { path: String, message: String },
-    #[error("encoder checkpoint {path} is not there: run `make build`, or python3 scripts/fetch.py recipe FILE")]
+    #[error("encoder checkpoint {path} is not there: run `taiji-trainer fetch --recipe FILE`")]
     EncoderMissing { path: String },
     #[error(transparent)]
     Data(#[from] crate::data::DataError),
@@ -59,6 +59,8 @@ pub enum PipelineError {
     Index(#[from] crate::index::IndexError),
     #[error(transparent)]
     Bundle(#[from] taiji::bundle::BundleError),
+    #[error(transparent)]
+    Fetch(#[from] taiji::packages::FetchError),
     #[error("json: {0}")]
     Json(#[from] serde_json::Error),
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use taiji::bundle::{
     CODEBOOK_FILE, ENCODER_FOLDER, LLM_FOLDER, Lineage, Manifest, Models, PROBE, ParityProbe, ProbeText, TokenProbe,
-    file_entry, generation_dir, sha256_file, space_id,
+    all_files, generation_dir, sha256_file, space_id,
 };
 use taiji::encode::Encoder;
 use taiji::onnx::GRAPH_FILE;
@@ -113,12 +113,6 @@ fn write_manifest(input: &PublishInput, models: &ServedModels, bundle: &Path) ->
         codebook: codebook.clone(),
         prompt_schema: format!("{}@{}", models.schema.id, models.schema.hash()),
     };
-    let mut files = BTreeMap::new();
-    for file in all_files(bundle, bundle)? {
-        let external = file.starts_with(&format!("{ENCODER_FOLDER}/")).then(|| "encoder".to_string());
-        let path = bundle.join(&file);
-        files.insert(file, file_entry(&path, external).map_err(PipelineError::io(&path))?);
-    }
     let manifest = Manifest {
         format_version: Manifest::current_format(),
         name: recipe.name.clone(),
@@ -133,9 +127,10 @@ fn write_manifest(input: &PublishInput, models: &ServedModels, bundle: &Path) ->
             licences: recipe.licences.clone(),
         },
         external: BTreeMap::from([("encoder".to_string(), recipe.encoder.clone())]),
-        files,
+        files: BTreeMap::new(),
     };
-    manifest.write(bundle).map_err(PipelineError::io(bundle))
+    let external = |file: &str| file.starts_with(&format!("{ENCODER_FOLDER}/")).then(|| "encoder".to_string());
+    manifest.write_all(bundle, external).map(|_| ()).map_err(PipelineError::io(bundle))
 }
 
 /// First 12 hex digits of a graph's sha256; the graph holds the sha256 of its weights, so this names the whole model.
@@ -146,24 +141,9 @@ fn graph_hash(folder: &Path) -> Result<String, PipelineError> {
     Ok(hash)
 }
 
-/// Paths of all files below a folder, relative, `/`-separated, sorted.
-fn all_files(root: &Path, folder: &Path) -> Result<Vec<String>, PipelineError> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(PipelineError::io(folder))? {
-        let path = entry.map_err(PipelineError::io(folder))?.path();
-        if path.is_dir() {
-            files.extend(all_files(root, &path)?);
-        } else if let Ok(relative) = path.strip_prefix(root) {
-            files.push(relative.to_string_lossy().replace('\\', "/"));
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
 /// Copies the files of a stage's folder, without the marker of the stage.
 fn copy_folder(from: &Path, to: &Path) -> Result<(), PipelineError> {
-    for file in all_files(from, from)? {
+    for file in all_files(from).map_err(PipelineError::io(from))? {
         if file != "done" {
             copy_file(&from.join(&file), &to.join(&file))?;
         }

