@@ -4,6 +4,7 @@
 //! its title's words (rare words count more) wins if it shares enough of them.
 
 use crate::event::Item;
+use crate::prompt::split_answer;
 use std::collections::{BTreeSet, HashMap};
 
 /// Share of the weighted words that answer and title must have in common to be called the same item.
@@ -50,15 +51,6 @@ fn words(text: &str) -> BTreeSet<String> {
     lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(String::from).collect()
 }
 
-/// Splits `L1 > L2 > L3: title` into path and title; an answer without a path is a title.
-fn split_answer(answer: &str) -> (Vec<&str>, &str) {
-    match answer.split_once(": ") {
-        Some((path, title)) if path.contains('>') => (path.split('>').map(str::trim).collect(), title),
-        _ if answer.contains(" > ") => (answer.split('>').map(str::trim).collect(), ""),
-        _ => (Vec::new(), answer),
-    }
-}
-
 impl Grounder {
     /// Adds or replaces an item.
     pub fn insert(&mut self, item: &Item) {
@@ -92,11 +84,13 @@ impl Grounder {
     /// Grounds an answer to an item that `usable` admits, else to a category path.
     pub fn ground(&self, answer: &str, usable: &dyn Fn(&str) -> bool) -> Grounding {
         let (path, title) = split_answer(answer);
-        if let Some(row) = self.best_title(&words(title), usable) {
+        let known = (1..=path.len()).rev().find_map(|depth| self.paths.get(&path_key(&path[..depth])));
+        // What stands before the colon may be the beginning of a title: it is a path where its first level is known.
+        let whole = || known.is_none().then(|| self.best_title(&words(answer), usable)).flatten();
+        if let Some(row) = self.best_title(&words(&title), usable).or_else(whole) {
             let title = &self.titles[row];
             return Grounding::Item { id: title.id.clone(), categories: title.categories.clone() };
         }
-        let known = (1..=path.len()).rev().find_map(|depth| self.paths.get(&path_key(&path[..depth])));
         known.map(|path| Grounding::Category(path.clone())).unwrap_or(Grounding::None)
     }
 
@@ -180,5 +174,43 @@ mod tests {
     fn paused_items_are_never_grounded_to() {
         let grounder = grounder();
         assert_eq!(grounder.ground("Garden Hose", &|id| id != "3"), Grounding::None);
+    }
+
+    fn one_level_shop() -> Grounder {
+        let mut grounder = Grounder::default();
+        for (id, title, category) in [
+            ("1", "guitar strings", Some("Music")),
+            ("2", "oak stand", Some("Music")),
+            ("3", "Starlight: return of the comet", None),
+            ("4", "red pan", Some("Home")),
+        ] {
+            grounder.insert(&Item {
+                id: id.into(),
+                title: title.into(),
+                categories: category.iter().map(|name| name.to_string()).collect(),
+                brand: None,
+                price: None,
+                state: ItemState::Active,
+            });
+        }
+        grounder
+    }
+
+    #[test]
+    fn audit_15_an_answer_of_one_category_level_grounds_to_its_item_and_to_its_category() {
+        let grounder = one_level_shop();
+        let ground = |answer: &str| grounder.ground(answer, &|_| true);
+        let item = |id: &str, category: &str| Grounding::Item { id: id.into(), categories: vec![category.into()] };
+        assert_eq!(ground("Music: guitar strings"), item("1", "Music"));
+        assert_eq!(ground("music: red pan"), item("4", "Home"), "the title decides");
+        assert_eq!(ground("Music: a harp nobody sells"), Grounding::Category(vec!["Music".into()]));
+        assert_eq!(ground("Moon: dust"), Grounding::None);
+    }
+
+    #[test]
+    fn audit_15_a_title_with_a_colon_and_no_category_is_found_whole() {
+        let grounder = one_level_shop();
+        let found = grounder.ground("Starlight: return of the comet", &|_| true);
+        assert_eq!(found, Grounding::Item { id: "3".into(), categories: Vec::new() });
     }
 }

@@ -16,7 +16,7 @@ pub use action::{ActionClass, ActionTable};
 pub use bad_reason::BadReason;
 pub use decode::{EventDecoder, FieldError};
 pub use item::{Item, ItemState};
-pub use privacy::{OPT_OUT_ATTRIBUTE, opts_out};
+pub use privacy::{OPT_OUT_ATTRIBUTE, is_opted_out};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -129,6 +129,14 @@ impl LlmEngine for Script {
 struct Port {
     script: Arc<Script>,
     state: Arc<OpenAiState>,
+    router: Router,
+}
+
+impl Port {
+    fn of(script: Arc<Script>, state: OpenAiState) -> Port {
+        let state = Arc::new(state);
+        Port { script, router: router(state.clone()), state }
+    }
 }
 
 fn port_with(keys: ApiKeys, max_in_flight: usize) -> Port {
@@ -157,7 +165,7 @@ fn port_with(keys: ApiKeys, max_in_flight: usize) -> Port {
         metrics: Arc::new(Metrics::new().expect("metrics")),
         started: 7,
     };
-    Port { script, state: Arc::new(state) }
+    Port::of(script, state)
 }
 
 fn port() -> Port {
@@ -168,7 +176,7 @@ impl Port {
     async fn send(&self, method: Method, path: &str, key: &str, body: &str) -> Response {
         let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"));
         let request = request.body(Body::from(body.to_string())).expect("request");
-        router(self.state.clone()).oneshot(request).await.expect("answer")
+        self.router.clone().oneshot(request).await.expect("answer")
     }
 
     async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
@@ -317,10 +325,11 @@ async fn what_is_not_built_is_refused_by_name() {
 
 #[tokio::test]
 async fn a_model_without_a_template_names_the_remedy() {
-    let Port { script, state } = port();
+    let Port { script, state, router } = port();
+    drop(router);
     let Ok(mut state) = Arc::try_unwrap(state) else { panic!("shared") };
     state.model.template = None;
-    let port = Port { script, state: Arc::new(state) };
+    let port = Port::of(script, state);
     let (status, answer) =
         port.post("/v1/chat/completions", json!({"messages": [{"role": "user", "content": "hi"}]})).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);

@@ -33,12 +33,14 @@ pub(super) fn describe(categories: &[String], title: &str, max_title_chars: usiz
     }
 }
 
-/// Takes an answer apart into categories (broadest first) and title. Without a `: ` all of it is title.
+/// Takes an answer apart into categories (broadest first) and title: `L1 > L2 > L3: title`, one level and a title, levels
+/// alone, or a title alone. A title that holds a colon and comes without categories cannot be told from one level and a title;
+/// who knows the categories can.
 pub fn split_answer(answer: &str) -> (Vec<String>, String) {
+    let path = |levels: &str| levels.split('>').map(|level| level.trim().to_string()).collect();
     match answer.split_once(": ") {
-        Some((levels, title)) => {
-            (levels.split('>').map(|level| level.trim().to_string()).collect(), title.trim().to_string())
-        }
+        Some((levels, title)) => (path(levels), title.trim().to_string()),
+        None if answer.contains(" > ") => (path(answer), String::new()),
         None => (Vec::new(), answer.trim().to_string()),
     }
 }
@@ -125,6 +127,8 @@ mod tests {
             assert_eq!((parsed.reasoning.as_str(), parsed.answer.as_str()), ("because", "A > B: t"));
         }
         assert_eq!(split_answer("A > B: t: x"), (vec!["A".to_string(), "B".to_string()], "t: x".to_string()));
+        assert_eq!(split_answer("A: t"), (vec!["A".to_string()], "t".to_string()));
+        assert_eq!(split_answer("A > B"), (vec!["A".to_string(), "B".to_string()], String::new()));
         assert_eq!(split_answer("just a title"), (vec![], "just a title".to_string()));
     }
 

@@ -11,7 +11,8 @@
 
 use super::user::{Made, WRITTEN};
 use super::write::Draft;
-use super::{RefreshError, Refreshed, Refresher, Told, prompt_input, shown_neighbour};
+use super::{RefreshError, Refreshed, Refresher, Told, shown_neighbour};
+use crate::answer::history_input;
 use crate::catalogue::Grounding;
 use crate::due::fast_queue;
 use crate::feature::Version;
@@ -47,7 +48,7 @@ impl Refresher {
         if !read.history.state.has_events() {
             return Ok(Quick::Needless);
         }
-        let text = history_text(&self.bundle.schema, &prompt_input(&read.history, &self.bundle.catalogue));
+        let text = history_text(&self.bundle.schema, &history_input(&read.history, &self.bundle.catalogue));
         if text.is_empty() {
             return Ok(Quick::Needless);
         }

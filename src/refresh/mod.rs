@@ -9,7 +9,6 @@ mod budget;
 mod fast;
 mod look_back;
 mod neighbour;
-mod prompting;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -20,11 +19,10 @@ pub use arrivals::{Arrivals, Listener};
 pub use budget::{BudgetLeft, Ticket, TokenBudget};
 pub use fast::Quick;
 pub use look_back::{Seen, drop_note, look_back, read_shown_neighbour, shown_neighbour};
-pub use neighbour::is_opted_out;
-pub use prompting::prompt_input;
 pub use user::{Refreshed, Refresher};
 pub use worker::{Told, Worker};
 
+use crate::answer::AnswerError;
 use crate::encode::EncodeError;
 use crate::llm::LlmError;
 use crate::quantize::QuantizeError;
@@ -48,4 +46,15 @@ pub enum RefreshError {
     Retrieve(#[from] RetrieveError),
     #[error("a refresh task was cancelled or panicked: {0}")]
     Task(String),
+}
+
+impl From<AnswerError> for RefreshError {
+    fn from(error: AnswerError) -> RefreshError {
+        match error {
+            AnswerError::Llm(error) => RefreshError::Llm(error),
+            AnswerError::Encode(error) => RefreshError::Encode(error),
+            AnswerError::Quantize(error) => RefreshError::Quantize(error),
+            AnswerError::Task(message) => RefreshError::Task(message),
+        }
+    }
 }

@@ -2,7 +2,6 @@
 
 use crate::catalogue::Catalogue;
 use crate::config::RetrieveSettings;
-use crate::event::{OPT_OUT_ATTRIBUTE, opts_out};
 use crate::feature::CrossFinding;
 use crate::proto::Behaviour;
 use crate::retrieve::{Neighbour, UserSnapshot};
@@ -10,11 +9,6 @@ use crate::store::{FeatureStore, HISTORY_CAP, StoreError, UserHistory};
 
 /// Histories are read of the first candidate, which nearly always may be shown; then of this many times as many, and so on.
 const MORE_EACH_TIME: usize = 4;
-
-/// Whether a user asked not to be shown to others.
-pub fn is_opted_out(history: &UserHistory) -> bool {
-    history.profile.get(OPT_OUT_ATTRIBUTE).is_some_and(|(_, value)| opts_out(value))
-}
 
 /// What the choice reads.
 pub(super) struct Chooser<'a> {
@@ -59,7 +53,8 @@ impl Chooser<'_> {
             let history = histories.get(place).and_then(Option::as_ref);
             let crowded = referrers.get(place).is_some_and(|count| *count >= self.settings.max_referrers);
             // Who shows the neighbour already does not make it more crowded.
-            if history.is_some_and(is_opted_out) || (crowded && previous != Some(candidate.user.as_str())) {
+            if history.is_some_and(UserHistory::is_opted_out) || (crowded && previous != Some(candidate.user.as_str()))
+            {
                 continue;
             }
             let engagements = self.engagements(candidate, history);
@@ -100,26 +95,5 @@ impl Chooser<'_> {
         let mut since = self.store.item_user_counts(&items).await?.into_iter();
         engagements.retain(|behaviour| is_known(behaviour) || since.next().unwrap_or(0) >= wanted);
         Ok(engagements)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    #[test]
-    fn anything_but_a_clear_no_opts_out() {
-        let opted = |value: Value| {
-            let profile = [(OPT_OUT_ATTRIBUTE.to_string(), (1, value))].into();
-            is_opted_out(&UserHistory { profile, ..UserHistory::default() })
-        };
-        for yes in [json!(true), json!("True"), json!("yes"), json!(1), json!(1.0), json!("on"), json!([])] {
-            assert!(opted(yes.clone()), "{yes}");
-        }
-        for no in [json!(false), json!("False"), json!("no"), json!(0), json!(null), json!("")] {
-            assert!(!opted(no.clone()), "{no}");
-        }
-        assert!(!is_opted_out(&UserHistory::default()));
     }
 }

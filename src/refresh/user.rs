@@ -4,15 +4,16 @@
 
 use super::neighbour::Chooser;
 use super::write::Draft;
-use super::{RefreshError, Seen, TokenBudget, is_opted_out, prompt_input, shown_neighbour};
+use super::{RefreshError, Seen, TokenBudget, shown_neighbour};
+use crate::answer::{Answering, Embedded, history_input};
 use crate::bundle::{Bundle, Inference};
 use crate::catalogue::Grounding;
 use crate::clock::unix_ms;
 use crate::config::{RefreshSettings, RetrieveSettings};
 use crate::due::CLASS_SYNC;
 use crate::feature::{CrossFinding, Group, Version};
-use crate::llm::{GenerateRequest, Generation, Priority};
-use crate::prompt::{ParsedAnswer, RenderedPrompt, parse, prompt_hash, render};
+use crate::llm::Priority;
+use crate::prompt::{ParsedAnswer, RenderedPrompt, prompt_hash};
 use crate::store::{
     FeaturePut, FeatureStore, FreshVector, PutBody, PutOutcome, PutRefusal, StoredFeatures, UserHistory,
 };
@@ -129,9 +130,7 @@ impl Refresher {
 
     fn prompt(&self, history: &UserHistory) -> RenderedPrompt {
         let started = Instant::now();
-        let input = prompt_input(history, &self.bundle.catalogue);
-        let count = |text: &str| self.models.llm.count_tokens(text);
-        let prompt = render(&self.bundle.schema, &input, &count);
+        let prompt = self.answering().prompt(&history_input(history, &self.bundle.catalogue));
         if prompt.truncated {
             self.metrics.prompts_truncated.inc();
         }
@@ -149,12 +148,12 @@ impl Refresher {
     async fn must_go(&self, neighbour: Option<&Seen>) -> Result<bool, RefreshError> {
         let Some(neighbour) = neighbour else { return Ok(false) };
         let history = self.store.histories(std::slice::from_ref(&neighbour.user)).await?.pop().flatten();
-        Ok(history.is_some_and(|history| is_opted_out(&history) || history.state.era != neighbour.era))
+        Ok(history.is_some_and(|history| history.is_opted_out() || history.state.era != neighbour.era))
     }
 
     async fn skip(&self, user: &str, read: &Read, version: Version) -> Result<Refreshed, RefreshError> {
         // An opt-out does not change the prompt, but it must reach the index: as a tombstone, or as the vector again.
-        let shown = !is_opted_out(&read.history) && !read.stored.embedding.is_empty();
+        let shown = !read.history.is_opted_out() && !read.stored.embedding.is_empty();
         let vector = shown.then(|| read.stored.embedding.clone());
         let era = read.history.state.era;
         self.store.append_vector(self.space(), &FreshVector { user: user.to_string(), era, version, vector }).await?;
@@ -171,30 +170,36 @@ impl Refresher {
         })
     }
 
-    /// LLM, parser, grounding, encoder, quantiser.
-    async fn run_models(&self, prompt: &RenderedPrompt, class: u8) -> Result<Made, RefreshError> {
-        let request = GenerateRequest {
-            priority: if class == CLASS_SYNC { Priority::Synchronous } else { Priority::Background },
-            ..GenerateRequest::new(prompt.text.clone(), self.bundle.schema.max_new_tokens)
-        };
-        let generation: Generation = self.timed("llm", async { Ok(self.models.llm.generate(request).await?) }).await?;
-        self.budget.spend(generation.prompt_tokens + generation.new_tokens, unix_ms());
-        let parsed = parse(&generation.text);
-        let grounding = self.bundle.catalogue.ground(&parsed.answer);
-        let (vector, sparse_ids) = self.embed(parsed.embedding_text()).await?;
-        Ok(Made { parsed, grounding, vector, sparse_ids })
+    /// The bundle's parts that make answers.
+    pub(super) fn answering(&self) -> Answering<'_> {
+        Answering {
+            schema: &self.bundle.schema,
+            llm: self.models.llm.as_ref(),
+            encoder: &self.models.encoder,
+            codebook: &self.bundle.codebook,
+            catalogue: &self.bundle.catalogue,
+        }
     }
 
-    /// Encoder and quantiser.
+    /// LLM, then what is made of its text.
+    async fn run_models(&self, prompt: &RenderedPrompt, class: u8) -> Result<Made, RefreshError> {
+        let priority = if class == CLASS_SYNC { Priority::Synchronous } else { Priority::Background };
+        let answering = self.answering();
+        let generate = async { Ok(answering.generate(std::slice::from_ref(&prompt.text), priority).await?) };
+        let generations = self.timed("llm", generate).await?;
+        let spent = generations.iter().map(|generation| generation.prompt_tokens + generation.new_tokens).sum();
+        self.budget.spend(spent, unix_ms());
+        let mut answers = self.timed("encode", async { Ok(answering.complete(generations).await?) }).await?;
+        let answer = answers.pop().ok_or_else(|| RefreshError::Task("no answer".to_string()))?;
+        let sparse_ids = self.bundle.codebook.sparse_ids(&answer.codes)?;
+        Ok(Made { parsed: answer.parsed, grounding: answer.grounding, vector: answer.vector, sparse_ids })
+    }
+
+    /// Vector and sparse IDs of a text.
     pub(super) async fn embed(&self, text: String) -> Result<(Vec<f32>, Vec<u32>), RefreshError> {
-        let encoder = self.models.encoder.clone();
-        let started = Instant::now();
-        let encoded = tokio::task::spawn_blocking(move || encoder.encode(&[&text]))
-            .await
-            .map_err(|error| RefreshError::Task(error.to_string()))??;
-        self.observe("encode", started);
-        let vector = encoded.into_iter().next().unwrap_or_default();
-        let codes = self.bundle.codebook.encode(&vector)?;
+        let answering = self.answering();
+        let mut embedded = self.timed("encode", async { Ok(answering.embed(vec![text]).await?) }).await?;
+        let Embedded { vector, codes } = embedded.pop().ok_or_else(|| RefreshError::Task("no vector".to_string()))?;
         let sparse_ids = self.bundle.codebook.sparse_ids(&codes)?;
         Ok((vector, sparse_ids))
     }

@@ -4,7 +4,7 @@
 //! In: what was read and what the models made. Out: groups, a vector, notes of who shows whom. Callers: `user`, `fast`.
 
 use super::user::{Made, Read, newest_event};
-use super::{RefreshError, Refreshed, Refresher, Seen, drop_note, is_opted_out, look_back};
+use super::{RefreshError, Refreshed, Refresher, Seen, drop_note, look_back};
 use crate::catalogue::Grounding;
 use crate::feature::{CrossFinding, Finding, Version, assemble, flags};
 use crate::proto::GroupMeta;
@@ -79,7 +79,7 @@ impl Refresher {
 
     /// Who opted out is not indexed: the LLM's tombstone hides a vector of before.
     async fn feed_vector(&self, user: &str, read: &Read, draft: &Draft, embedding: &[u8]) -> Result<(), RefreshError> {
-        let opted_out = is_opted_out(&read.history);
+        let opted_out = read.history.is_opted_out();
         if draft.tier == 0 && opted_out {
             return Ok(());
         }

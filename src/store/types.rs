@@ -1,6 +1,6 @@
 //! What goes into and comes out of a [`super::FeatureStore`].
 
-use crate::event::ActionClass;
+use crate::event::{ActionClass, is_opted_out};
 use crate::feature::{Group, GroupBlob, Version};
 use crate::proto;
 use std::collections::BTreeMap;
@@ -135,6 +135,13 @@ pub struct UserHistory {
     pub queries: Vec<(i64, String)>,
     /// Attribute → (ts_ms, value).
     pub profile: BTreeMap<String, (i64, serde_json::Value)>,
+}
+
+impl UserHistory {
+    /// Whether the user asked not to be shown to others.
+    pub fn is_opted_out(&self) -> bool {
+        is_opted_out(|name| self.profile.get(name).map(|(_, value)| value.clone()))
+    }
 }
 
 /// A user's features in one space.

@@ -1,17 +1,19 @@
 //! The models of a bundle in the making, run as the service will run them.
 //!
 //! In: prompts of many users. Out: for each what serving would find. Callers: `index` (vectors of the main part),
-//! `pipeline::judge` (held-out users). Prompt, parser, encoder, quantiser and grounding are the service's own modules.
+//! `pipeline::judge` (held-out users). The pipeline is the service's own (`taiji::answer`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use taiji::catalogue::{Catalogue, CatalogueRow, Grounding};
+use taiji::answer::{Answer, AnswerError, Answering};
+use taiji::catalogue::{Catalogue, CatalogueRow};
 use taiji::encode::{BertEncoder, EncodeError, Encoder, EncoderOptions};
 use taiji::event::Item;
-use taiji::llm::{GenerateRequest, LlmEngine, LlmError, LlmOptions, OnnxLlm};
-use taiji::prompt::{ParsedAnswer, PromptInput, PromptSchema, parse, render};
+use taiji::llm::{LlmError, LlmOptions, OnnxLlm};
+use taiji::prompt::{PromptInput, PromptSchema};
 use taiji::quantize::{PqCodebook, QuantizeError};
 use thiserror::Error;
+use tokio::runtime::{Builder, Runtime};
 
 /// Threads of each model while training; nothing else runs then.
 const THREADS: usize = 2;
@@ -30,6 +32,10 @@ pub enum ModelsError {
     Encode(#[from] EncodeError),
     #[error(transparent)]
     Quantize(#[from] QuantizeError),
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+    #[error("the threads of the models cannot be started: {0}")]
+    Runtime(std::io::Error),
 }
 
 /// Where the models lie.
@@ -50,25 +56,13 @@ pub struct ServedModels {
     /// The decoder.
     pub llm: OnnxLlm,
     /// The encoder.
-    pub encoder: BertEncoder,
+    pub encoder: Arc<dyn Encoder>,
     /// The quantiser.
     pub codebook: PqCodebook,
     /// For grounding.
     pub catalogue: Catalogue,
-}
-
-/// What serving would find for one user.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct Answered {
-    /// As generated.
-    pub text: String,
-    pub parsed: ParsedAnswer,
-    pub grounding: Grounding,
-    pub vector: Vec<f32>,
-    pub codes: Vec<u16>,
-    pub prompt_tokens: usize,
-    pub new_tokens: usize,
+    /// What the pipeline's tasks run on.
+    runtime: Runtime,
 }
 
 impl ServedModels {
@@ -79,6 +73,7 @@ impl ServedModels {
             max_rows: MAX_ROWS,
             max_len: schema.max_prompt_tokens + schema.max_new_tokens,
             queue_limit: CHUNK,
+            queue_tokens: usize::MAX,
             prefix: schema.prefix(),
             ..LlmOptions::default()
         };
@@ -86,52 +81,41 @@ impl ServedModels {
         Ok(ServedModels {
             schema: schema.clone(),
             llm: OnnxLlm::load(&folders.llm, options)?,
-            encoder: BertEncoder::load(
+            encoder: Arc::new(BertEncoder::load(
                 &folders.encoder,
                 EncoderOptions { threads: THREADS, ..EncoderOptions::default() },
-            )?,
+            )?),
             codebook: PqCodebook::load(&folders.codebook)?,
             catalogue: Catalogue::from_rows(rows.collect()),
+            runtime: Builder::new_current_thread().build().map_err(ModelsError::Runtime)?,
         })
+    }
+
+    /// The pipeline, as the service has it.
+    pub fn answering(&self) -> Answering<'_> {
+        Answering {
+            schema: &self.schema,
+            llm: &self.llm,
+            encoder: &self.encoder,
+            codebook: &self.codebook,
+            catalogue: &self.catalogue,
+        }
     }
 
     /// Prompt text of an input, as the service renders it.
     pub fn prompt(&self, input: &PromptInput) -> String {
-        render(&self.schema, input, &|text| self.llm.count_tokens(text)).text
+        self.answering().prompt(input).text
     }
 
     /// Answers for many users, in order, with a progress bar.
-    pub fn answer(&self, inputs: &[PromptInput]) -> Result<Vec<Answered>, ModelsError> {
+    pub fn answer(&self, inputs: &[PromptInput]) -> Result<Vec<Answer>, ModelsError> {
         let bar = indicatif::ProgressBar::new(inputs.len() as u64);
         let mut answers = Vec::with_capacity(inputs.len());
         for chunk in inputs.chunks(CHUNK) {
-            answers.extend(self.answer_chunk(chunk)?);
+            answers.extend(self.runtime.block_on(self.answering().answer(chunk))?);
             bar.inc(chunk.len() as u64);
         }
         bar.finish_and_clear();
-        Ok(answers)
-    }
-
-    fn answer_chunk(&self, inputs: &[PromptInput]) -> Result<Vec<Answered>, ModelsError> {
-        let max_new_tokens = self.schema.max_new_tokens;
-        let requests: Vec<GenerateRequest> =
-            inputs.iter().map(|input| GenerateRequest::new(self.prompt(input), max_new_tokens)).collect();
-        let generations = self.llm.generate_all(&requests).into_iter().collect::<Result<Vec<_>, _>>()?;
-        let parsed: Vec<ParsedAnswer> = generations.iter().map(|generation| parse(&generation.text)).collect();
-        let texts: Vec<String> = parsed.iter().map(ParsedAnswer::embedding_text).collect();
-        let vectors = self.encoder.encode(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
-        let mut answers = Vec::with_capacity(inputs.len());
-        for ((generation, parsed), vector) in generations.into_iter().zip(parsed).zip(vectors) {
-            answers.push(Answered {
-                grounding: self.catalogue.ground(&parsed.answer),
-                codes: self.codebook.encode(&vector)?,
-                text: generation.text,
-                parsed,
-                vector,
-                prompt_tokens: generation.prompt_tokens,
-                new_tokens: generation.new_tokens,
-            });
-        }
         Ok(answers)
     }
 }

@@ -8,11 +8,10 @@ use super::{DataError, Latent, UserRecord, read_events, read_items, read_users};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use taiji::answer::{Engagement, plain, prompt_input};
 use taiji::event::{ActionClass, ActionTable, Event, Item};
-use taiji::prompt::{PromptInput, PromptItem};
-
-/// Queries a prompt may see: what the store keeps.
-const QUERY_CAP: usize = 20;
+use taiji::prompt::PromptInput;
+use taiji::store::QUERY_CAP;
 
 /// One engagement or impression.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,30 +99,14 @@ impl Dataset {
     /// `limit` bounds the engagements; those without text are skipped. Queries up to the instant `now_ms` count.
     pub fn prompt_input(&self, user: &UserRow, cut: usize, now_ms: i64, limit: usize) -> PromptInput {
         let seen = &user.engagements[..cut.min(user.engagements.len())];
-        PromptInput {
-            profile: user.profile.clone(),
-            engagements: seen.iter().rev().filter_map(|behaviour| self.prompt_item(behaviour)).take(limit).collect(),
-            queries: user
-                .queries
-                .iter()
-                .rev()
-                .filter(|(ts_ms, _)| *ts_ms <= now_ms)
-                .take(QUERY_CAP)
-                .map(|(_, query)| query.clone())
-                .collect(),
-        }
-    }
-
-    /// A behaviour as a prompt shows it; `None` for an item without text.
-    pub fn prompt_item(&self, behaviour: &Behaviour) -> Option<PromptItem> {
-        let item = self.items.get(behaviour.item?)?;
-        Some(PromptItem {
-            title: item.title.clone(),
-            categories: item.categories.clone(),
-            price: item.price,
-            action: behaviour.action.clone(),
-            domain: behaviour.domain.map(str::to_string),
-        })
+        let engagements = seen.iter().rev().map(|behaviour| Engagement {
+            item: behaviour.item.and_then(|place| self.items.get(place)),
+            action: &behaviour.action,
+            domain: behaviour.domain.unwrap_or_default(),
+        });
+        let known = engagements.filter(|engagement| engagement.item.is_some()).take(limit);
+        let queries = user.queries.iter().rev().filter(|(ts_ms, _)| *ts_ms <= now_ms).take(QUERY_CAP);
+        prompt_input(user.profile.iter().cloned(), known, queries.map(|(_, query)| query.as_str()))
     }
 }
 
@@ -165,7 +148,7 @@ impl<'a> Builder<'a> {
                 for (name, value) in event.context {
                     let newest = gathered.profile.get(&name).is_none_or(|(ts_ms, _)| *ts_ms <= event.ts_ms);
                     if newest {
-                        gathered.profile.insert(name, (event.ts_ms, plain_text(&value)));
+                        gathered.profile.insert(name, (event.ts_ms, plain(&value)));
                     }
                 }
             }
@@ -202,13 +185,5 @@ impl<'a> Builder<'a> {
             self.dataset.users.push(row);
         }
         self.dataset
-    }
-}
-
-/// A profile value without JSON's quotes.
-fn plain_text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
     }
 }

@@ -10,8 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use taiji::catalogue::{CatalogueError, CatalogueRow, write_catalogue};
-use taiji::encode::Encoder;
-use taiji::event::{OPT_OUT_ATTRIBUTE, opts_out};
+use taiji::event::is_opted_out;
 use taiji::proto;
 use taiji::retrieve::{IndexShape, RetrieveError, SnapshotUser, UserSnapshot, build_main};
 use taiji::store::HISTORY_CAP;
@@ -71,16 +70,16 @@ fn visible(user: &UserRow, holdout: usize) -> usize {
 
 /// Every n-th user with enough history, so that the choice does not follow the order of the file.
 fn choose_users<'a>(recipe: &IndexRecipe, dataset: &'a Dataset, holdout: usize) -> Vec<&'a UserRow> {
-    let enough = |user: &&UserRow| visible(user, holdout) >= recipe.min_engagements && !is_opted_out(user);
+    let enough = |user: &&UserRow| visible(user, holdout) >= recipe.min_engagements && !has_opted_out(user);
     let all: Vec<&UserRow> = dataset.users.iter().filter(enough).collect();
     let step = all.len().div_ceil(recipe.users.max(1)).max(1);
     all.into_iter().step_by(step).collect()
 }
 
 /// Whether a user asked not to be shown to others.
-fn is_opted_out(user: &UserRow) -> bool {
-    let value = user.profile.iter().find(|(name, _)| name == OPT_OUT_ATTRIBUTE);
-    value.is_some_and(|(_, text)| opts_out(&serde_json::Value::String(text.clone())))
+fn has_opted_out(user: &UserRow) -> bool {
+    let value = |name: &str| user.profile.iter().find(|(known, _)| known == name);
+    is_opted_out(|name| value(name).map(|(_, text)| serde_json::Value::String(text.clone())))
 }
 
 /// Every item with the number of distinct users who engaged with it.

@@ -5,14 +5,14 @@ use crate::data::{Dataset, ExampleSettings, SftSource, Split, build_examples};
 use crate::evaluate::{
     EvaluationReport, GenerationCase, code_health, jaccard_with_neighbours, neighbour_agreement, score_generations,
 };
-use crate::models::{Answered, ModelFolders, ServedModels};
+use crate::models::{ModelFolders, ServedModels};
 use crate::synth::{self, SynthSettings};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use taiji::answer::Answer;
 use taiji::bundle::{CODEBOOK_FILE, ENCODER_FOLDER, LLM_FOLDER, Manifest, generation_dir};
 use taiji::catalogue::read_catalogue;
-use taiji::encode::Encoder;
 use taiji::event::ActionTable;
 use taiji::prompt::{PromptInput, PromptSchema};
 use taiji::retrieve::{FaissUserIndex, UserIndex, UserSnapshot};
@@ -137,7 +137,7 @@ fn judge_sources(
     let people = People::new(sources, dataset, models, generation)?;
     let neighbours = people.neighbours(sources, &answers, models, generation)?;
     let mean =
-        |pick: fn(&Answered) -> usize| answers.iter().map(pick).sum::<usize>() as f64 / answers.len().max(1) as f64;
+        |pick: fn(&Answer) -> usize| answers.iter().map(pick).sum::<usize>() as f64 / answers.len().max(1) as f64;
     Ok(Judged {
         users: sources.len(),
         source,
@@ -153,7 +153,7 @@ fn judge_sources(
     })
 }
 
-fn case(source: &SftSource, answer: &Answered, schema: &PromptSchema) -> GenerationCase {
+fn case(source: &SftSource, answer: &Answer, schema: &PromptSchema) -> GenerationCase {
     GenerationCase::new(&answer.text, &source.target, schema.max_title_chars)
 }
 
@@ -213,7 +213,7 @@ impl People {
     fn neighbours(
         &self,
         sources: &[SftSource],
-        answers: &[Answered],
+        answers: &[Answer],
         models: &ServedModels,
         generation: &Path,
     ) -> Result<Vec<Option<usize>>, PipelineError> {

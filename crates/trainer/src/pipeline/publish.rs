@@ -10,7 +10,6 @@ use taiji::bundle::{
     CODEBOOK_FILE, ENCODER_FOLDER, LLM_FOLDER, Lineage, Manifest, Models, PROBE, ParityProbe, ProbeText, TokenProbe,
     all_files, generation_dir, sha256_file, space_id,
 };
-use taiji::encode::Encoder;
 use taiji::onnx::GRAPH_FILE;
 use taiji::prompt::parse;
 

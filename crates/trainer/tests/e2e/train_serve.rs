@@ -1,13 +1,13 @@
 //! Training and serving must show the model the same prompt for the same behaviour.
 
 use std::sync::Arc;
+use taiji::answer::history_input;
 use taiji::catalogue::{Catalogue, CatalogueRow};
 use taiji::config;
 use taiji::due::DuePolicy;
 use taiji::event::ActionTable;
 use taiji::ingest::Ingest;
 use taiji::prompt::{PromptSchema, render};
-use taiji::refresh::prompt_input;
 use taiji::store::{EmbeddedOptions, EmbeddedStore, FeatureStore, HISTORY_CAP};
 use taiji_trainer::data::Dataset;
 use taiji_trainer::synth::{self, SynthSettings, World};
@@ -41,7 +41,7 @@ async fn training_and_serving_render_the_same_prompt() {
     for (user, history) in dataset.users.iter().zip(histories) {
         // A user whose life held no event has a profile on disk and nothing in the store.
         let Some(history) = history else { continue };
-        let served = prompt_input(&history, &catalogue);
+        let served = history_input(&history, &catalogue);
         let trained = dataset.prompt_input(user, usize::MAX, i64::MAX, HISTORY_CAP);
         assert_eq!(served, trained, "{}", user.user_id);
         assert_eq!(render(&schema, &served, &words), render(&schema, &trained, &words));
