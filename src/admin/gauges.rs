@@ -1,15 +1,44 @@
-//! Gauges that mirror what others hold: read when scraped, so that they cannot go stale.
+//! Gauges that mirror what others hold. What this process holds is read when scraped; what the store holds is read in the
+//! background and printed with its age, so that a scrape never waits for a store that does not answer.
 
-use super::AdminState;
+use super::{AdminState, Served};
 use crate::due::fast_queue;
 use crate::store::StoreError;
+use crate::telemetry::Metrics;
+use crate::telemetry::events::StoreCallFailed;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
-/// Sets the queue, store, index and catalogue gauges from their sources.
-pub async fn refresh_gauges(state: &AdminState) -> Result<(), StoreError> {
+/// Between two looks at the store.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// When the store's gauges were read last; before that, since when they are missing.
+#[derive(Debug)]
+pub(super) struct Age(Mutex<Instant>);
+
+impl Age {
+    pub fn new() -> Age {
+        Age(Mutex::new(Instant::now()))
+    }
+
+    fn begin_anew(&self) {
+        *self.0.lock() = Instant::now();
+    }
+
+    fn seconds(&self) -> f64 {
+        self.0.lock().elapsed().as_secs_f64()
+    }
+}
+
+/// Sets the gauges of what this process holds, and the age of the others. Asks nobody.
+pub(super) fn refresh_own(state: &AdminState) {
     let metrics = &state.metrics;
     state.look_at_parts();
     metrics.ready.set(i64::from(state.readiness.is_ready()));
-    let Some(served) = state.served.get() else { return Ok(()) };
+    metrics.store_gauges_age.set(state.age.seconds());
+    let Some(served) = state.served.get() else { return };
     if let Some(inference) = &served.bundle.inference {
         let waiting = inference.llm.queue_depth();
         metrics.llm_queue.set(waiting.requests as i64);
@@ -21,12 +50,32 @@ pub async fn refresh_gauges(state: &AdminState) -> Result<(), StoreError> {
     let (base, overlay) = served.bundle.catalogue.sizes();
     metrics.catalogue_items.with_label_values(&["bundle"]).set(base as i64);
     metrics.catalogue_items.with_label_values(&["overlay"]).set(overlay as i64);
+}
 
+/// Reads the store's gauges again and again, once there is a store, until told to stop.
+pub async fn follow_store(state: Arc<AdminState>, mut stopped: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            _ = ticks.tick() => {}
+        }
+        let Some(served) = state.served.get() else { continue };
+        match look(served, &state.metrics).await {
+            Ok(()) => state.age.begin_anew(),
+            Err(error) => StoreCallFailed { operation: "gauges", error: &error }.emit(&state.metrics),
+        }
+    }
+}
+
+async fn look(served: &Served, metrics: &Metrics) -> Result<(), StoreError> {
     let space = &served.bundle.manifest.space;
     let fast = served.store.queue_depth(&fast_queue(space)).await?;
-    metrics.queue_fast.set(fast.classes.iter().map(|(_, users, _)| *users as i64).sum());
     let depth = served.store.queue_depth(space).await?;
     let now_ms = served.store.now_ms().await?;
+    let stats = served.store.stats().await?;
+    metrics.queue_fast.set(fast.classes.iter().map(|(_, users, _)| *users as i64).sum());
     metrics.queue_leased.set(depth.leased as i64);
     for class in 0u8..=3 {
         let label = class.to_string();
@@ -37,7 +86,6 @@ pub async fn refresh_gauges(state: &AdminState) -> Result<(), StoreError> {
         let age = (now_ms - oldest_ms).max(0) as f64 / 1000.0;
         metrics.queue_age.with_label_values(&[&label]).set(age);
     }
-    let stats = served.store.stats().await?;
     metrics.store_users.set(stats.users as i64);
     metrics.store_bytes.set(stats.disk_bytes as i64);
     Ok(())

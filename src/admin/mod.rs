@@ -1,10 +1,11 @@
 //! The operators' port: `/livez`, `/readyz`, `/metrics`.
 //!
-//! In: readiness latches, metrics, the queue's depth. Out: text and JSON. Callers: `main` serves [`router`].
+//! In: readiness latches, metrics, the queue's depth. Out: text and JSON. Callers: `cli::serve` serves [`router`] and runs
+//! [`follow_store`]. No answer waits for the store.
 
 mod gauges;
 
-pub use gauges::refresh_gauges;
+pub use gauges::follow_store;
 
 use crate::bundle::Bundle;
 use crate::http::json_error;
@@ -26,9 +27,11 @@ pub struct AdminState {
     pub metrics: Arc<Metrics>,
     /// Store and bundle, once they are there: the port answers before they are.
     served: OnceLock<Served>,
+    /// Of what was read from the store.
+    age: gauges::Age,
 }
 
-/// What is asked at each scrape.
+/// What is looked at.
 struct Served {
     store: Arc<dyn FeatureStore>,
     bundle: Arc<Bundle>,
@@ -37,7 +40,7 @@ struct Served {
 impl AdminState {
     /// The state of a process that has not loaded anything yet.
     pub fn new(readiness: Readiness, metrics: Arc<Metrics>) -> AdminState {
-        AdminState { readiness, metrics, served: OnceLock::new() }
+        AdminState { readiness, metrics, served: OnceLock::new(), age: gauges::Age::new() }
     }
 
     /// Store and bundle are there now. A second call changes nothing.
@@ -104,11 +107,9 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
     (status, Json(body)).into_response()
 }
 
-/// Prometheus text; gauges that mirror the store are read at the scrape.
+/// Prometheus text; the store's own numbers are those of the last look at it.
 async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
-    if let Err(error) = refresh_gauges(&state).await {
-        tracing::warn!(%error, "gauges of the store could not be read");
-    }
+    gauges::refresh_own(&state);
     match state.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => json_error(StatusCode::INTERNAL_SERVER_ERROR, "metrics", &error.to_string(), Value::Null),

@@ -74,6 +74,7 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     hold_latches(&settings, &readiness);
     let admin_state = Arc::new(admin::AdminState::new(readiness.clone(), metrics.clone()));
     let (stop_admin, admin_stopped) = watch::channel(false);
+    let admin_gauges = admin_stopped.clone();
     let admin_task = tokio::spawn(serve_until(operators, admin::router(admin_state.clone()), admin_stopped));
     let door = Door::default();
     let (close_ports, ports_closed) = watch::channel(false);
@@ -87,6 +88,7 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
         _ = stop_signals.wait() => return Ok(()),
     };
     admin_state.attach(parts.store.clone(), parts.bundle.clone());
+    tokio::spawn(admin::follow_store(admin_state, admin_gauges));
     if let Some(listener) = openai_listener {
         let routes = openai::router(wiring::openai_state(&settings, &parts)?);
         servers.spawn(serve_until(listener, routes, ports_closed));

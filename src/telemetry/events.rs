@@ -2,6 +2,7 @@
 
 use super::Metrics;
 use crate::store::PutRefusal;
+use std::time::Instant;
 
 /// Events of one call were stored.
 #[derive(Debug)]
@@ -195,11 +196,14 @@ impl StoreAwaited<'_> {
     /// Counts and logs.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.store_errors.with_label_values(&["open"]).inc();
-        tracing::warn!(error = %self.error, "waiting for the store");
+        match metrics.repeated.admit("open", Instant::now()) {
+            Some(held_back) => tracing::warn!(error = %self.error, held_back, "waiting for the store"),
+            None => tracing::debug!(error = %self.error, "waiting for the store"),
+        }
     }
 }
 
-/// A store call failed.
+/// A store call failed. While the store is away calls fail many times a second: the log has a line a minute and operation.
 #[allow(missing_docs)]
 pub struct StoreCallFailed<'a> {
     pub operation: &'a str,
@@ -210,6 +214,10 @@ impl StoreCallFailed<'_> {
     /// Counts and logs.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.store_errors.with_label_values(&[self.operation]).inc();
-        tracing::error!(operation = self.operation, error = %self.error, "store call failed");
+        let StoreCallFailed { operation, error } = *self;
+        match metrics.repeated.admit(operation, Instant::now()) {
+            Some(held_back) => tracing::error!(operation, %error, held_back, "store call failed"),
+            None => tracing::debug!(operation, %error, "store call failed"),
+        }
     }
 }

@@ -3,6 +3,7 @@
 use super::Metrics;
 use rdkafka::error::KafkaResult;
 use std::fmt::Display;
+use std::time::Instant;
 
 /// A bad record stands in the dead-letter topic.
 #[allow(missing_docs)]
@@ -29,7 +30,7 @@ impl DeadLetterWritten<'_> {
     }
 }
 
-/// Something failed and is tried again.
+/// Something failed and is tried again, as often as ten times a second: the log has a line a minute of each.
 #[allow(missing_docs)]
 pub struct KafkaRetried<'a> {
     /// append, items, dead_letter, features, served, incarnation, flush, seek, pause, poll, store_offsets.
@@ -41,7 +42,12 @@ impl KafkaRetried<'_> {
     /// Counts and logs.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.kafka_retries.with_label_values(&[self.what]).inc();
-        tracing::warn!(target: "taiji::kafka", what = self.what, error = %self.error, "failed; tried again");
+        let KafkaRetried { what, error } = *self;
+        // The store's own calls have some of these names, too.
+        match metrics.repeated.admit(&format!("kafka {what}"), Instant::now()) {
+            Some(held_back) => tracing::warn!(target: "taiji::kafka", what, %error, held_back, "failed; tried again"),
+            None => tracing::debug!(target: "taiji::kafka", what, %error, "failed; tried again"),
+        }
     }
 }
 

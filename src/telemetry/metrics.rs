@@ -1,8 +1,9 @@
 //! Every metric of the process, in one table. Names: prefix `taiji_`, base units, `_total` on counters.
 
+use super::repeated::Repeated;
 use crate::event::BadReason;
 use prometheus::{
-    Counter, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
@@ -18,6 +19,8 @@ macro_rules! metrics_table {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
+            /// Of the log lines that go with the numbers.
+            pub(super) repeated: Repeated,
             $(#[doc = $help] pub $field: $kind,)*
         }
 
@@ -31,7 +34,7 @@ macro_rules! metrics_table {
                 )*
                 #[cfg(target_os = "linux")]
                 registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-                Ok(Metrics { registry, $($field,)* })
+                Ok(Metrics { registry, repeated: Repeated::default(), $($field,)* })
             }
 
             /// (name, help) of every metric of the table, for the documentation and its drift test.
@@ -43,6 +46,7 @@ macro_rules! metrics_table {
     (@make Counter $name:literal, $help:literal, []) => { Counter::new($name, $help)? };
     (@make IntCounter $name:literal, $help:literal, []) => { IntCounter::new($name, $help)? };
     (@make IntGauge $name:literal, $help:literal, []) => { IntGauge::new($name, $help)? };
+    (@make Gauge $name:literal, $help:literal, []) => { Gauge::new($name, $help)? };
     (@make IntCounterVec $name:literal, $help:literal, [$($label:literal),*]) => {
         IntCounterVec::new(Opts::new($name, $help), &[$($label),*])?
     };
@@ -112,6 +116,7 @@ metrics_table! {
     store_duration: HistogramVec ["operation"] "taiji_store_operation_duration_seconds" "Time of a store call." in LATENCY_BUCKETS;
     store_errors: IntCounterVec ["operation"] "taiji_store_errors_total" "Store calls that failed.";
     store_reachable: IntGauge [] "taiji_store_reachable" "1 while the store can be asked; 0 while no node of it answers.";
+    store_gauges_age: Gauge [] "taiji_store_gauges_age_seconds" "How old the numbers are that were read from the store: queues, leases, users, bytes.";
     store_users: IntGauge [] "taiji_store_users" "Users with a history.";
     store_bytes: IntGauge [] "taiji_store_disk_bytes" "Bytes of the embedded store on disk.";
     catalogue_items: IntGaugeVec ["part"] "taiji_catalogue_items" "Items known: bundle, overlay.";

@@ -6,6 +6,7 @@ pub mod events;
 pub mod kafka;
 pub mod metrics;
 pub mod readiness;
+mod repeated;
 
 pub use metrics::Metrics;
 pub use readiness::Readiness;

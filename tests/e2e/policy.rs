@@ -56,7 +56,7 @@ fn replicas_on_one_redis_show_one_queue_and_count_their_own_work() {
     };
     for server in &readers {
         for line in ["taiji_queue_users{class=\"0\"} 1", "taiji_queue_users{class=\"1\"} 2", "taiji_store_users 3"] {
-            assert!(server.metrics().lines().any(|found| found == line), "{line}");
+            wait_for_line(server, line);
         }
         wait_until("the queue to grow old", SOON, || (age(server, 0) > 0.05 && age(server, 1) > 0.05).then_some(()));
         assert_eq!((age(server, 2), age(server, 3)), (0.0, 0.0), "nobody is there");

@@ -101,7 +101,8 @@ fn a_wait_whose_time_is_over_says_that_the_user_is_queued() {
     let answer = refresh(&server, "u", 300).expect_status(202).json();
     assert_eq!(answer, json!({ "queued": true, "seq": 1 }));
     assert!(started.elapsed() >= Duration::from_millis(300) && started.elapsed() < Duration::from_secs(5));
-    assert!(has_line(&server, "taiji_queue_users{class=\"0\"} 1"), "it stays in front");
+    // It stays in front.
+    wait_for_line(&server, "taiji_queue_users{class=\"0\"} 1");
     let started = Instant::now();
     let columns = read(&server, &["u", "nobody"], 60_000, Some(300)).expect_status(200).json();
     assert_eq!(columns["status"], json!(["MISSING", "MISSING"]), "what there is");
@@ -117,7 +118,8 @@ fn a_read_waits_for_users_who_are_behind_and_for_no_others() {
     let folder = tempfile::tempdir().expect("tempdir");
     let server = with_a_user_behind(patient(folder.path()));
     assert_eq!(seqs(read(&server, &["u"], 3_600_000, Some(20_000))), json!([1]), "young enough");
-    assert!(has_line(&server, "taiji_queue_users{class=\"3\"} 1"), "and not moved");
+    // And not moved.
+    wait_for_line(&server, "taiji_queue_users{class=\"3\"} 1");
     assert_eq!(seqs(read(&server, &["u", "nobody", "u"], 0, Some(20_000))), json!([2, 0, 2]));
     assert_eq!(seqs(read(&server, &["u"], 0, Some(20_000))), json!([2]), "nothing to wait for");
     assert!(has_line(&server, "taiji_waits_total{result=\"fresh\"} 1"), "one of the three waited");

@@ -203,7 +203,8 @@ fn check_metrics(server: &Server) {
         "taiji_bundle_info",
         "taiji_ready",
     ] {
-        assert!(server.metric(name) > 0.0, "{name} is zero");
+        // The store's numbers are read once a second.
+        wait_until(name, SOON, || (server.metric(name) > 0.0).then_some(()));
     }
     for name in
         ["taiji_queue_users", "taiji_queue_oldest_age_seconds", "taiji_llm_queue_requests", "taiji_queue_leased"]

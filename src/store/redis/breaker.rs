@@ -1,93 +1,140 @@
 //! A circuit breaker a node: while a node does not answer, calls to it fail at once instead of queueing up behind time-outs.
 //!
-//! In: how calls to nodes ended. Out: whether a call may go out. Caller: `link`.
+//! In: what a PING on a connection of its own met. Out: whether a call may go out. Callers: `watch` asks the nodes and opens
+//! and closes the circuits, `link` looks at them.
 //!
-//! A node's circuit opens when a call has used up all its tries there. From then on one call at a time is let through after
-//! each pause (growing, with jitter); the first that is answered, by whatever, closes the circuit.
+//! Only a node that leaves a PING without an answer has its circuit opened: a call that takes long says nothing of the node.
+//! While it is open nobody's call is the test whether the node is back; `watch` goes on asking.
 
-use crate::backoff::Backoff;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
-/// Pauses between two tries at a node that does not answer.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A node that has just answered a PING is not asked again for so long, however slow its calls are.
+const TRUSTED_FOR: Duration = Duration::from_millis(500);
 
-/// The circuits that are open; a node that is not here is well.
+/// The circuits that are open; a node that is not there is well.
 #[derive(Debug)]
 pub struct Breaker<N> {
-    open: Mutex<HashMap<N, Circuit>>,
+    state: Mutex<State<N>>,
+    /// Rung when a circuit opens.
+    opened: Notify,
 }
 
-impl<N> Default for Breaker<N> {
-    fn default() -> Breaker<N> {
-        Breaker { open: Mutex::new(HashMap::new()) }
-    }
+#[derive(Debug)]
+struct State<N> {
+    open: HashMap<N, Circuit>,
+    /// Nodes that are being asked whether they are there.
+    asked: HashSet<N>,
+    /// When nodes that were asked answered.
+    answered: HashMap<N, Instant>,
 }
 
 #[derive(Debug)]
 struct Circuit {
     since: Instant,
-    next_try: Instant,
-    backoff: Backoff,
     why: String,
 }
 
+impl<N> Default for Breaker<N> {
+    fn default() -> Breaker<N> {
+        let state = State { open: HashMap::new(), asked: HashSet::new(), answered: HashMap::new() };
+        Breaker { state: Mutex::new(state), opened: Notify::new() }
+    }
+}
+
 impl<N: Hash + Eq + Clone + Display> Breaker<N> {
-    /// Whether a batch may go out now: to all its nodes or to none, and it is one try at each of them. If not, which node
-    /// stands in the way and why; then no try is used up.
-    pub fn admit<'a>(&self, nodes: &'a [N], now: Instant) -> Result<(), (&'a N, String)> {
-        let mut open = self.open.lock();
-        for node in nodes {
-            if let Some(circuit) = open.get(node).filter(|circuit| now < circuit.next_try) {
-                let seconds = (now - circuit.since).as_secs_f64();
-                return Err((node, format!("no answer for {seconds:.1} s, not asked again yet: {}", circuit.why)));
-            }
-        }
-        for node in nodes {
-            if let Some(circuit) = open.get_mut(node) {
-                // This call is the try; the others wait for how it ends.
-                circuit.next_try = now + circuit.backoff.pause();
-            }
-        }
-        Ok(())
+    /// Why no call may go to that node now; `None` = it may.
+    pub fn refusal(&self, node: &N, now: Instant) -> Option<String> {
+        let state = self.state.lock();
+        let circuit = state.open.get(node)?;
+        let seconds = now.saturating_duration_since(circuit.since).as_secs_f64();
+        Some(format!("no answer for {seconds:.1} s, not asked until it answers a PING: {}", circuit.why))
     }
 
     /// Whether no circuit is open: what every call asks first, so that a store that is well costs no names.
     pub fn all_well(&self) -> bool {
-        self.open.lock().is_empty()
+        self.state.lock().open.is_empty()
     }
 
-    /// The node answered.
+    /// A call to the node takes long: whether the caller shall ask the node if it is there, and tell [`Self::answered`] or
+    /// [`Self::silent`]. Never two at once, nor soon after it answered, nor while the circuit is open.
+    pub fn may_ask(&self, node: &N, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        let answered = state.answered.get(node);
+        let is_trusted = answered.is_some_and(|at| now.saturating_duration_since(*at) < TRUSTED_FOR);
+        !is_trusted && !state.open.contains_key(node) && state.asked.insert(node.clone())
+    }
+
+    /// The node answered the question whether it is there.
+    pub fn answered(&self, node: &N, now: Instant) {
+        let mut state = self.state.lock();
+        state.asked.remove(node);
+        state.answered.insert(node.clone(), now);
+        drop(state);
+        self.well(node);
+    }
+
+    /// The node left it without an answer: opens its circuit. Whether it was closed before.
+    pub fn silent(&self, node: &N, why: &str, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        state.asked.remove(node);
+        state.answered.remove(node);
+        if state.open.contains_key(node) {
+            return false;
+        }
+        state.open.insert(node.clone(), Circuit { since: now, why: why.to_string() });
+        drop(state);
+        tracing::warn!(%node, why, "the store's node does not answer; calls to it fail at once until it does");
+        self.opened.notify_waiters();
+        true
+    }
+
+    /// The node answered, whatever it was asked.
     pub fn well(&self, node: &N) {
-        if let Some(circuit) = self.open.lock().remove(node) {
+        let closed = self.state.lock().open.remove(node);
+        if let Some(circuit) = closed {
             let away_ms = circuit.since.elapsed().as_millis() as u64;
             tracing::info!(%node, away_ms, "the store's node answers again");
         }
     }
 
-    /// A call got no answer; `is_last` when it has used up its tries. An open circuit stays open.
-    pub fn failed(&self, node: &N, is_last: bool, why: &str, now: Instant) {
-        let mut open = self.open.lock();
-        if open.contains_key(node) || !is_last {
-            return;
+    /// Nobody is sent to that node any more.
+    pub fn forget(&self, node: &N) {
+        let mut state = self.state.lock();
+        state.open.remove(node);
+        state.answered.remove(node);
+    }
+
+    /// Whether the node's circuit is open.
+    pub fn is_open(&self, node: &N) -> bool {
+        self.state.lock().open.contains_key(node)
+    }
+
+    /// Done when the node's circuit is open.
+    pub async fn until_open(&self, node: &N) {
+        loop {
+            let rung = self.opened.notified();
+            tokio::pin!(rung);
+            // Told of what happens from here on, before the look.
+            rung.as_mut().enable();
+            if self.is_open(node) {
+                return;
+            }
+            rung.await;
         }
-        tracing::warn!(%node, why, "the store's node does not answer; calls to it fail at once until it does");
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        let next_try = now + backoff.pause();
-        open.insert(node.clone(), Circuit { since: now, next_try, backoff, why: why.to_string() });
     }
 
     /// Why none of these nodes can be asked; `None` while one of them can.
     pub fn all_open(&self, nodes: &[N]) -> Option<String> {
-        let open = self.open.lock();
-        if nodes.is_empty() || !nodes.iter().all(|node| open.contains_key(node)) {
+        let state = self.state.lock();
+        if nodes.is_empty() || !nodes.iter().all(|node| state.open.contains_key(node)) {
             return None;
         }
-        nodes.first().and_then(|node| open.get(node).map(|circuit| format!("redis {node}: {}", circuit.why)))
+        nodes.first().and_then(|node| state.open.get(node).map(|circuit| format!("redis {node}: {}", circuit.why)))
     }
 }
 
@@ -96,60 +143,58 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use futures::FutureExt;
     use proptest::prelude::*;
 
     const NODE: &str = "a:1";
 
-    fn admit_one(breaker: &Breaker<&'static str>, node: &'static str, now: Instant) -> Result<(), String> {
-        breaker.admit(&[node], now).map_err(|(_, why)| why)
-    }
-
     #[test]
-    fn opens_after_the_last_try_lets_one_call_through_and_closes_with_an_answer() {
+    fn opens_when_a_question_stays_unanswered_and_closes_with_any_answer() {
         let (breaker, now) = (Breaker::default(), Instant::now());
-        breaker.failed(&NODE, false, "reset", now);
-        assert_eq!(admit_one(&breaker, NODE, now), Ok(()), "more tries are to come");
-        breaker.failed(&NODE, true, "reset", now);
-        assert!(admit_one(&breaker, NODE, now).unwrap_err().contains("reset"));
-        assert_eq!(admit_one(&breaker, "b:1", now), Ok(()), "another node is not concerned");
+        let mut opened = Box::pin(breaker.until_open(&NODE));
+        assert!(opened.as_mut().now_or_never().is_none());
+        assert!(breaker.may_ask(&NODE, now) && !breaker.may_ask(&NODE, now), "one question at a time");
+        assert_eq!(breaker.refusal(&NODE, now), None, "nothing is known yet");
+        assert!(breaker.silent(&NODE, "no answer to PING", now));
+        assert!(opened.as_mut().now_or_never().is_some(), "who waits for it is told");
+        assert!(breaker.refusal(&NODE, now).unwrap().contains("PING"));
+        assert_eq!(breaker.refusal(&"b:1", now), None, "another node is not concerned");
         assert_eq!(breaker.all_open(&[NODE, "b:1"]), None);
         assert!(breaker.all_open(&[NODE]).unwrap().contains("a:1"));
-        let later = now + LONGEST_PAUSE;
-        assert_eq!(admit_one(&breaker, NODE, later), Ok(()), "the one try");
-        assert!(admit_one(&breaker, NODE, later).is_err(), "the others wait for it");
+        assert!(!breaker.may_ask(&NODE, now), "watch asks on its own now");
+        assert!(!breaker.silent(&NODE, "again", now), "open already");
         breaker.well(&NODE);
-        assert_eq!((admit_one(&breaker, NODE, later), breaker.all_open(&[NODE])), (Ok(()), None));
+        assert_eq!((breaker.refusal(&NODE, now), breaker.all_open(&[NODE]), breaker.all_well()), (None, None, true));
     }
 
     #[test]
-    fn a_batch_is_one_try_and_one_that_is_refused_is_none() {
+    fn a_node_that_answers_its_ping_is_not_asked_again_at_once() {
         let (breaker, now) = (Breaker::default(), Instant::now());
-        breaker.failed(&NODE, true, "reset", now);
-        let later = now + LONGEST_PAUSE;
-        breaker.failed(&"b:1", true, "reset", later);
-        assert_eq!(breaker.admit(&[NODE, "b:1"], later).map_err(|(node, _)| *node), Err("b:1"));
-        assert_eq!(breaker.admit(&[NODE, NODE], later), Ok(()), "several commands for one node");
-        assert!(admit_one(&breaker, NODE, later).is_err());
+        assert!(breaker.may_ask(&NODE, now));
+        breaker.answered(&NODE, now);
+        assert!(!breaker.may_ask(&NODE, now + TRUSTED_FOR / 2));
+        assert!(breaker.may_ask(&NODE, now + TRUSTED_FOR));
+        assert!(breaker.all_well());
     }
 
     proptest! {
-        /// Whatever the times of calls to a node that never answers: at least half a pause lies between two that go out, and
-        /// no longer than the longest pause passes without one that may.
+        /// Whatever calls do and however long they take: the circuit is open exactly when the last thing heard of the node
+        /// was a PING without an answer.
         #[test]
-        fn an_open_circuit_is_tried_neither_often_nor_seldom(steps in proptest::collection::vec(0u64..500, 1..200)) {
-            let (breaker, start) = (Breaker::default(), Instant::now());
-            breaker.failed(&NODE, true, "gone", start);
-            let (mut now, mut last) = (start, start);
-            for step in steps {
-                let before = now;
-                now += Duration::from_millis(step);
-                if admit_one(&breaker, NODE, now).is_ok() {
-                    prop_assert!(now - last >= FIRST_PAUSE / 2);
-                    breaker.failed(&NODE, true, "gone", now);
-                    last = now;
-                } else {
-                    prop_assert!(now - last < LONGEST_PAUSE, "{:?} after {:?}", now - last, before - last);
+        fn slow_calls_alone_open_nothing(steps in proptest::collection::vec((0u8..4, 0u64..800), 1..100)) {
+            let (breaker, mut now) = (Breaker::default(), Instant::now());
+            let (mut is_asked, mut is_open) = (false, false);
+            for (step, pause) in steps {
+                now += Duration::from_millis(pause);
+                match step {
+                    0 => is_asked |= breaker.may_ask(&NODE, now),
+                    1 if is_asked => { breaker.answered(&NODE, now); (is_asked, is_open) = (false, false); }
+                    2 if is_asked => { breaker.silent(&NODE, "silent", now); (is_asked, is_open) = (false, true); }
+                    3 => { breaker.well(&NODE); is_open = false; }
+                    _ => {}
                 }
+                prop_assert_eq!(breaker.is_open(&NODE), is_open);
+                prop_assert_eq!(breaker.refusal(&NODE, now).is_some(), is_open);
             }
         }
     }
