@@ -236,7 +236,7 @@ impl Bench {
 /// A store of our own on that server; it initialises an empty one.
 async fn open(server: &RedisServer) -> Arc<RedisStore> {
     let patience = Patience { connect: Duration::from_secs(5), response: Duration::from_secs(30), retries: 8 };
-    let options = RedisOptions { namespace: "taiji".into(), shards: SHARDS, patience };
+    let options = RedisOptions { namespace: "taiji".into(), shards: SHARDS, patience, assurance: Default::default() };
     RedisStore::open(Address::parse(&server.url()).expect("address"), options).await.expect("store")
 }
 

@@ -5,11 +5,11 @@
 use super::CommandError;
 use crate::backoff::Backoff;
 use crate::bundle::{self, Bundle, Engine, LoadOptions};
-use crate::config::{EngineKind, EngineSettings, ProviderKind, Role, Settings};
+use crate::config::{AckKind, EngineKind, EngineSettings, ProviderKind, Role, Settings};
 use crate::llm::LlmOptions;
 use crate::onnx::Provider;
 use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
-use crate::store::redis::{Address, Patience, RedisOptions, RedisStore};
+use crate::store::redis::{Ack, Address, Assurance, Patience, RedisOptions, RedisStore};
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::events::StoreAwaited;
 use crate::telemetry::{Metrics, Readiness};
@@ -96,7 +96,18 @@ pub(super) fn redis_options(settings: &Settings) -> RedisOptions {
         response: Duration::from_millis(store.response_timeout_ms),
         retries: store.retries,
     };
-    RedisOptions { namespace: store.namespace.clone(), shards: store.shards, patience }
+    let assurance = Assurance {
+        read_deadline: Duration::from_millis(store.read_deadline_ms),
+        ack: match store.ack {
+            AckKind::Applied => Ack::Applied,
+            AckKind::Replicated => Ack::Replicated,
+            AckKind::Synced => Ack::Synced,
+        },
+        ack_replicas: store.ack_replicas,
+        ack_timeout: Duration::from_millis(store.ack_timeout_ms),
+        allow_eviction: store.allow_eviction,
+    };
+    RedisOptions { namespace: store.namespace.clone(), shards: store.shards, patience, assurance }
 }
 
 /// Loads the bundle, with models and user index where this process has the role for them.

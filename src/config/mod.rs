@@ -104,9 +104,26 @@ pub struct StoreSettings {
     pub flush_interval_ms: u64,
     pub connect_timeout_ms: u64,
     pub response_timeout_ms: u64,
+    pub read_deadline_ms: u64,
     pub retries: u32,
+    pub ack: AckKind,
+    pub ack_replicas: u32,
+    pub ack_timeout_ms: u64,
+    pub allow_eviction: bool,
     pub shards: u32,
     pub ca_file: String,
+}
+
+/// What must have happened to a write before it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AckKind {
+    /// The store has carried it out.
+    Applied,
+    /// Replicas have it, too.
+    Replicated,
+    /// It is on the disk of the master, and of replicas where there are any.
+    Synced,
 }
 
 /// The url may hold a password, which never reaches a log.

@@ -1,6 +1,6 @@
 //! Ranges and relations that types cannot express; every violation is reported.
 
-use super::{ConfigErrors, Role, Settings, kafka_properties};
+use super::{AckKind, ConfigErrors, Role, Settings, kafka_properties};
 use crate::event::ActionClass;
 use crate::store::redis::Address;
 
@@ -75,6 +75,17 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     );
     check(settings.store.connect_timeout_ms > 0, "store.connect_timeout_ms must be at least 1".to_string());
     check(settings.store.response_timeout_ms > 0, "store.response_timeout_ms must be at least 1".to_string());
+    check(settings.store.read_deadline_ms > 0, "store.read_deadline_ms must be at least 1".to_string());
+    check(settings.store.ack_timeout_ms > 0, "store.ack_timeout_ms must be at least 1".to_string());
+    check(settings.store.ack_replicas <= 16, "store.ack_replicas must be 0 to 16".to_string());
+    check(
+        settings.store.ack != AckKind::Replicated || settings.store.ack_replicas > 0,
+        "store.ack is replicated, which needs store.ack_replicas of at least 1".to_string(),
+    );
+    check(
+        settings.store.ack == AckKind::Applied || Address::is_redis(&settings.store.url),
+        "store.ack other than applied needs a Redis as store.url".to_string(),
+    );
     check(settings.store.retries <= 100, "store.retries must be 0 to 100".to_string());
     check((1..=1024).contains(&settings.store.shards), "store.shards must be 1 to 1024".to_string());
     check(settings.store.flush_interval_ms > 0, "store.flush_interval_ms must be at least 1".to_string());

@@ -18,7 +18,7 @@ struct Replica {
 impl Replica {
     async fn new(server: &RedisServer, llm: &Arc<GatedLlm>, settings: &Settings) -> Replica {
         let patience = Patience { connect: SOON, response: SOON, retries: 3 };
-        let options = RedisOptions { namespace: "taiji".into(), shards: 4, patience };
+        let options = RedisOptions { namespace: "taiji".into(), shards: 4, patience, assurance: Default::default() };
         let store = RedisStore::open(Address::parse(&server.url()).unwrap(), options).await.unwrap();
         let refresher = refresher(store.clone(), bundle(llm.clone()), settings);
         Replica { store, refresher, stop: watch::Sender::new(false), running: None }

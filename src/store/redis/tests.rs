@@ -21,7 +21,7 @@ use testkit::redis::{RedisCluster, RedisServer};
 
 fn options(shards: u32) -> RedisOptions {
     let patience = Patience { connect: Duration::from_secs(5), response: Duration::from_secs(10), retries: 8 };
-    RedisOptions { namespace: "taiji".into(), shards, patience }
+    RedisOptions { namespace: "taiji".into(), shards, patience, assurance: Default::default() }
 }
 
 /// A store with a clock that stands still until moved.
