@@ -52,6 +52,14 @@ pub enum StoreError {
         /// The server's own words.
         message: String,
     },
+    /// It was carried out, but replicas or the disk do not have it in time; a repeat is a duplicate and asks again.
+    #[error("store {operation}: it is not acknowledged: {message}; send it again")]
+    NotDurable {
+        /// What was being done.
+        operation: &'static str,
+        /// Which server, and what it lacks.
+        message: String,
+    },
     /// The server's memory is full: back-pressure, nothing is lost, repeat later.
     #[error("store {operation}: {message}")]
     Full {
@@ -89,7 +97,13 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later without anyone's help to this process.
     pub fn is_transient(&self) -> bool {
-        matches!(self, StoreError::Unreachable { .. } | StoreError::Busy { .. } | StoreError::Full { .. })
+        matches!(
+            self,
+            StoreError::Unreachable { .. }
+                | StoreError::Busy { .. }
+                | StoreError::NotDurable { .. }
+                | StoreError::Full { .. }
+        )
     }
 
     /// Whether only what stands under one key is at fault: it concerns that user or item and nobody else.

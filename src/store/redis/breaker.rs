@@ -78,10 +78,9 @@ impl<N: Hash + Eq + Clone + Display> Breaker<N> {
         self.well(node);
     }
 
-    /// The node left it without an answer: opens its circuit. Whether it was closed before.
+    /// The node left it without an answer: opens its circuit, and whoever asks goes on asking. Whether it was closed before.
     pub fn silent(&self, node: &N, why: &str, now: Instant) -> bool {
         let mut state = self.state.lock();
-        state.asked.remove(node);
         state.answered.remove(node);
         if state.open.contains_key(node) {
             return false;
@@ -102,10 +101,11 @@ impl<N: Hash + Eq + Clone + Display> Breaker<N> {
         }
     }
 
-    /// Nobody is sent to that node any more.
+    /// Nobody is sent to that node any more, and nobody asks it.
     pub fn forget(&self, node: &N) {
         let mut state = self.state.lock();
         state.open.remove(node);
+        state.asked.remove(node);
         state.answered.remove(node);
     }
 
@@ -189,7 +189,7 @@ mod tests {
                 match step {
                     0 => is_asked |= breaker.may_ask(&NODE, now),
                     1 if is_asked => { breaker.answered(&NODE, now); (is_asked, is_open) = (false, false); }
-                    2 if is_asked => { breaker.silent(&NODE, "silent", now); (is_asked, is_open) = (false, true); }
+                    2 if is_asked => { breaker.silent(&NODE, "silent", now); is_open = true; }
                     3 => { breaker.well(&NODE); is_open = false; }
                     _ => {}
                 }

@@ -5,9 +5,16 @@
 //! Each node has one multiplexed connection. A batch is cut by node and goes out as one pipeline a node, all at once; on a
 //! single Redis that is one pipeline. What meets a lost connection, a moved slot or a loading node is sent again, a bounded
 //! number of times with jitter. That needs every command to be idempotent, and they are.
+//!
+//! A batch goes one of three ways ([`Way`]): with patience; as a serving read, whose time is over soon; or confirmed by replicas
+//! or the disk, over connections of its own (`durable`).
 
+use super::RedisOptions;
 use super::address::{Address, Node};
+use super::assurance::{Ack, Assurance};
 use super::breaker::Breaker;
+use super::connections::Connections;
+use super::durable::{Confirmed, Durable};
 use super::errors::{self, Remedy};
 use super::keys::slot_of;
 use super::topology::{self, Claim, Lineages, Topology};
@@ -15,12 +22,12 @@ use super::values;
 use crate::backoff::Backoff;
 use crate::store::{StoreError, StoreResult};
 use futures::future::join_all;
-use parking_lot::{Mutex, RwLock};
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisError, Value};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use parking_lot::RwLock;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, Value};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+use tokio::time::timeout_at;
 
 /// Limits of waiting.
 #[derive(Debug, Clone, Copy)]
@@ -85,9 +92,25 @@ impl Call {
 pub struct Link {
     address: Address,
     patience: Patience,
+    assurance: Assurance,
+    namespace: String,
     topology: RwLock<Arc<Topology>>,
-    connections: Mutex<HashMap<Node, MultiplexedConnection>>,
+    connections: Connections,
+    durable: Durable,
     breaker: Breaker<String>,
+    /// For what goes on beside the calls.
+    myself: Weak<Link>,
+}
+
+/// How a batch goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// As often as [`Patience`] says.
+    Patient,
+    /// The same until this moment; what has no answer by then fails alone.
+    Until(tokio::time::Instant),
+    /// As [`Way::Patient`], and an answer counts only when replicas or the disk have what was written.
+    Confirmed,
 }
 
 /// Where a command goes in this round: the node, and whether `ASKING` goes before.
@@ -95,14 +118,19 @@ type Place = (Node, bool);
 
 impl Link {
     /// Connects and, on a cluster, reads the slot map.
-    pub async fn open(address: Address, patience: Patience) -> StoreResult<Link> {
-        let link = Link {
+    pub async fn open(address: Address, options: &RedisOptions) -> StoreResult<Arc<Link>> {
+        let patience = options.patience;
+        let link = Arc::new_cyclic(|myself: &Weak<Link>| Link {
+            connections: Connections::new(address.clone(), patience),
             address,
             patience,
+            assurance: options.assurance,
+            namespace: options.namespace.clone(),
             topology: Default::default(),
-            connections: Default::default(),
+            durable: Durable::default(),
             breaker: Breaker::default(),
-        };
+            myself: myself.clone(),
+        });
         let mut pause = Tries::new();
         loop {
             match link.remap().await {
@@ -139,6 +167,43 @@ impl Link {
     /// function) stands in its place alone, and what is wrong with a node, after the tries, in the places of those that go
     /// there; the others are carried out.
     pub async fn run_each(&self, operation: &'static str, calls: Vec<Call>) -> Vec<StoreResult<Value>> {
+        self.go(operation, calls, Way::Patient).await
+    }
+
+    /// As [`Link::run_each`], for who cannot wait: what has no answer within [`Assurance::read_deadline`] fails alone.
+    pub async fn read_each(&self, operation: &'static str, calls: Vec<Call>) -> Vec<StoreResult<Value>> {
+        let deadline = tokio::time::Instant::now() + self.assurance.read_deadline;
+        self.go(operation, calls, Way::Until(deadline)).await
+    }
+
+    /// As [`Link::run_each`], for writes that are acknowledged: an answer is one only when [`Assurance::ack`] is kept, else it is
+    /// [`StoreError::NotDurable`], and the write may be repeated.
+    pub async fn write_each(&self, operation: &'static str, calls: Vec<Call>) -> Vec<StoreResult<Value>> {
+        let way = if self.assurance.ack == Ack::Applied { Way::Patient } else { Way::Confirmed };
+        self.go(operation, calls, way).await
+    }
+
+    /// Answer of one acknowledged write.
+    pub async fn write_one(&self, operation: &'static str, call: Call) -> StoreResult<Value> {
+        self.write_each(operation, vec![call]).await.pop().unwrap_or(Ok(Value::Nil))
+    }
+
+    /// Everything carried out before, on any master, is as sure as [`Assurance::ack`] asks for.
+    pub async fn confirm_all(&self, operation: &'static str) -> StoreResult<()> {
+        if self.assurance.ack == Ack::Applied {
+            return Ok(());
+        }
+        let masters = self.masters();
+        let asked = masters.iter().map(|node| async move {
+            self.admit(operation, node)?;
+            let confirmed = self.watched(node, self.send_confirmed(node, Pipeline::new())).await;
+            let confirmed = confirmed.map_err(|error| errors::failed(operation, &name(node), &error))?;
+            confirmed.shortfall.map_or(Ok(()), |what| Err(not_durable(operation, node, &what)))
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    async fn go(&self, operation: &'static str, calls: Vec<Call>, way: Way) -> Vec<StoreResult<Value>> {
         let mut answers: Vec<StoreResult<Value>> = calls.iter().map(|_| Ok(Value::Nil)).collect();
         let mut open: Vec<(usize, Option<Place>)> = (0..calls.len()).map(|index| (index, None)).collect();
         let mut pause = Tries::new();
@@ -148,18 +213,28 @@ impl Link {
                 let place = place.unwrap_or_else(|| (self.owner(calls[index].slot), false));
                 by_node.entry(place).or_default().push(index);
             }
-            self.admit_each(operation, &mut by_node, &mut answers);
-            let sent = by_node.into_iter().map(|(place, indices)| self.send(place, indices, &calls));
             let mut trouble = Trouble::default();
-            let is_last = pause.rounds >= self.patience.retries;
-            for (place, indices, outcome) in join_all(sent).await {
-                self.note(&place.0, outcome.as_ref().err(), is_last);
-                let sent = Sent { operation, node: place.0, indices, outcome };
+            let refused = self.admit_each(operation, &mut by_node, &mut answers);
+            // Who began before the node went away keeps to its tries; who comes later, and who cannot wait, is told at once.
+            if pause.rounds > 0 && !matches!(way, Way::Until(_)) && !refused.is_empty() {
+                open.extend(refused.into_iter().map(|index| (index, None)));
+                trouble.note(true, false);
+            }
+            let sent = by_node.into_iter().map(|(place, indices)| self.send(operation, place, indices, &calls, way));
+            for sent in join_all(sent).await {
+                self.note(&sent.node, sent.outcome.as_ref().err());
                 self.sort_out(sent, &calls, &mut answers, &mut open, &mut trouble);
             }
-            if open.is_empty() || is_last {
+            if open.is_empty() || pause.rounds >= self.patience.retries || !self.make_ready(&mut pause, trouble, way).await {
                 break;
             }
+        }
+        answers
+    }
+
+    /// What a batch needs before its next round; false when its time is over.
+    async fn make_ready(&self, pause: &mut Tries, trouble: Trouble, way: Way) -> bool {
+        let ready = async {
             if trouble.wait {
                 pause.wait().await;
             } else {
@@ -169,8 +244,14 @@ impl Link {
                 // A map that cannot be read now leaves the old one; the next round shows whether it will do.
                 let _ = self.remap().await;
             }
+        };
+        match way {
+            Way::Until(deadline) => timeout_at(deadline, ready).await.is_ok(),
+            Way::Patient | Way::Confirmed => {
+                ready.await;
+                true
+            }
         }
-        answers
     }
 
     /// Answer of one command.
@@ -190,7 +271,8 @@ impl Link {
             let topology = self.topology.read().clone();
             let is_last = pause.rounds >= self.patience.retries;
             let masters = topology.masters.clone().into_iter();
-            let asked = masters.map(|node| async move { self.ask(operation, &node, cmd, is_last).await });
+            let is_first = pause.rounds == 0;
+            let asked = masters.map(|node| async move { self.ask(operation, &node, cmd, is_first, is_last).await });
             let answers: Result<Vec<Value>, Refusal> = join_all(asked).await.into_iter().collect();
             let refusal = match answers {
                 Ok(answers) => return Ok((topology, answers)),
@@ -211,7 +293,8 @@ impl Link {
     pub async fn on(&self, operation: &'static str, node: &Node, cmd: &Cmd) -> StoreResult<Value> {
         let mut pause = Tries::new();
         loop {
-            match self.ask(operation, node, cmd, pause.rounds >= self.patience.retries).await {
+            let (is_first, is_last) = (pause.rounds == 0, pause.rounds >= self.patience.retries);
+            match self.ask(operation, node, cmd, is_first, is_last).await {
                 Ok(value) => return Ok(value),
                 Err(refusal) if refusal.is_final => return Err(refusal.error),
                 Err(_) => pause.wait().await,
@@ -220,20 +303,28 @@ impl Link {
     }
 
     /// One try at one command on one node.
-    async fn ask(&self, operation: &'static str, node: &Node, cmd: &Cmd, is_last: bool) -> Result<Value, Refusal> {
-        self.admit(operation, [node]).map_err(|error| Refusal { error, is_final: true })?;
-        let answer = match self.connection(node).await {
-            Ok(mut connection) => connection.send_packed_command(cmd).await.and_then(Value::extract_error),
-            Err(error) => Err(error),
+    async fn ask(
+        &self,
+        operation: &'static str,
+        node: &Node,
+        cmd: &Cmd,
+        is_first: bool,
+        is_last: bool,
+    ) -> Result<Value, Refusal> {
+        self.admit(operation, node).map_err(|error| Refusal { error, is_final: is_first || is_last })?;
+        let call = async {
+            let mut connection = self.connections.shared(node).await?;
+            connection.send_packed_command(cmd).await.and_then(Value::extract_error)
         };
-        self.note(node, answer.as_ref().err(), is_last);
+        let answer = self.watched(node, call).await;
+        self.note(node, answer.as_ref().err());
         let error = match answer {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
         let remedy = errors::remedy(&error);
         if remedy == Remedy::Reconnect {
-            self.forget(node);
+            self.connections.forget(node);
         }
         let is_final = is_last || remedy == Remedy::GiveUp;
         Err(Refusal { error: errors::failed(operation, &name(node), &error), is_final })
@@ -245,26 +336,45 @@ impl Link {
 
     async fn send(
         &self,
-        place: Place,
+        operation: &'static str,
+        (node, asking): Place,
         indices: Vec<usize>,
         calls: &[Call],
-    ) -> (Place, Vec<usize>, Result<Vec<Value>, RedisError>) {
-        let (node, asking) = &place;
+        way: Way,
+    ) -> Sent {
         let mut pipeline = Pipeline::new();
         for index in &indices {
-            if *asking {
+            if asking {
                 pipeline.add_command(redis::cmd("ASKING"));
             }
             pipeline.add_command(calls[*index].cmd.clone());
         }
-        let outcome = match self.connection(node).await {
-            Ok(mut connection) => connection.send_packed_commands(&pipeline, 0, pipeline.len()).await,
-            Err(error) => Err(error),
+        let (outcome, is_late) = match way {
+            Way::Patient => (self.watched(&node, self.exchange_shared(&node, &pipeline)).await, false),
+            Way::Confirmed => (self.watched(&node, self.send_confirmed(&node, pipeline)).await, false),
+            Way::Until(deadline) => match timeout_at(deadline, self.exchange_shared(&node, &pipeline)).await {
+                Ok(ended) => (ended, false),
+                Err(_) => (Err(self.late()), true),
+            },
         };
         // Of each pair only the command's own answer counts.
-        let step = if *asking { 2 } else { 1 };
-        let outcome = outcome.map(|values| values.into_iter().skip(step - 1).step_by(step).collect());
-        (place, indices, outcome)
+        let step = if asking { 2 } else { 1 };
+        let every = |values: Vec<Value>| values.into_iter().skip(step - 1).step_by(step).collect();
+        let outcome = outcome.map(|sent| Confirmed { answers: every(sent.answers), ..sent });
+        Sent { operation, node, indices, outcome, is_late }
+    }
+
+    /// Over the connection that everybody shares.
+    async fn exchange_shared(&self, node: &Node, pipeline: &Pipeline) -> Result<Confirmed, RedisError> {
+        let mut connection = self.connections.shared(node).await?;
+        let answers = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
+        Ok(Confirmed { answers, shortfall: None })
+    }
+
+    /// A read's time is over.
+    fn late(&self) -> RedisError {
+        let limit_ms = self.assurance.read_deadline.as_millis();
+        RedisError::from((ErrorKind::Io, "no answer", format!("within {limit_ms} ms (store.read_deadline_ms)")))
     }
 
     /// Files answers, and notes what must be sent again; until then its error stands in its place.
@@ -276,16 +386,17 @@ impl Link {
         open: &mut Vec<(usize, Option<Place>)>,
         trouble: &mut Trouble,
     ) {
-        let Sent { operation, node, indices, outcome } = sent;
-        let values = match outcome {
-            Ok(values) => values,
+        let Sent { operation, node, indices, outcome, is_late } = sent;
+        let Confirmed { answers: values, shortfall } = match outcome {
+            Ok(confirmed) => confirmed,
             Err(error) => {
                 let failed = errors::failed(operation, &name(&node), &error);
                 for index in &indices {
                     answers[*index] = Err(failed.clone());
                 }
-                if errors::remedy(&error) != Remedy::GiveUp {
-                    self.forget(&node);
+                // What is slow may come yet: nothing is wrong with the connection.
+                if !is_late && errors::remedy(&error) != Remedy::GiveUp {
+                    self.connections.forget(&node);
                     open.extend(indices.into_iter().map(|index| (index, None)));
                     trouble.note(true, true);
                 }
@@ -295,7 +406,10 @@ impl Link {
         for (index, value) in indices.into_iter().zip(values) {
             let error = match value.extract_error() {
                 Ok(value) => {
-                    answers[index] = Ok(value);
+                    answers[index] = match &shortfall {
+                        None => Ok(value),
+                        Some(what) => Err(not_durable(operation, &node, what)),
+                    };
                     continue;
                 }
                 Err(error) => error,
@@ -311,7 +425,7 @@ impl Link {
                 }
                 // A master that was taken over: on a cluster the map names the new one, else its name may lead there now.
                 Remedy::GiveUp if error.code() == Some("READONLY") => {
-                    self.forget(&node);
+                    self.connections.forget(&node);
                     trouble.note(true, true);
                 }
                 Remedy::GiveUp => continue,
@@ -320,56 +434,45 @@ impl Link {
         }
     }
 
-    async fn connection(&self, node: &Node) -> Result<MultiplexedConnection, RedisError> {
-        if let Some(connection) = self.connections.lock().get(node) {
-            return Ok(connection.clone());
-        }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.patience.connect))
-            .set_response_timeout(Some(self.patience.response));
-        let connection = self.address.client(node)?.get_multiplexed_async_connection_with_config(&config).await?;
-        self.connections.lock().insert(node.clone(), connection.clone());
-        Ok(connection)
-    }
-
-    /// Refuses a call or a batch that goes to a node which has not answered lately.
-    fn admit<'a>(&self, operation: &'static str, nodes: impl IntoIterator<Item = &'a Node>) -> StoreResult<()> {
+    /// Refuses a call to a node that does not answer.
+    pub(super) fn admit(&self, operation: &'static str, node: &Node) -> StoreResult<()> {
         if self.breaker.all_well() {
             return Ok(());
         }
-        let nodes: Vec<String> = nodes.into_iter().map(name).collect();
-        let admitted = self.breaker.admit(&nodes, Instant::now());
-        admitted.map_err(|(node, why)| StoreError::Unreachable { operation, message: format!("redis {node}: {why}") })
+        let node = name(node);
+        match self.breaker.refusal(&node, Instant::now()) {
+            None => Ok(()),
+            Some(why) => Err(StoreError::Unreachable { operation, message: format!("redis {node}: {why}") }),
+        }
     }
 
-    /// Takes out what goes to a node which has not answered lately: refused at once, while the others' part goes out.
+    /// Takes out what goes to nodes that do not answer, while the others' part goes out; returns which commands those were.
     fn admit_each(
         &self,
         operation: &'static str,
         by_node: &mut BTreeMap<Place, Vec<usize>>,
         answers: &mut [StoreResult<Value>],
-    ) {
+    ) -> Vec<usize> {
+        let mut taken_out = Vec::new();
         if self.breaker.all_well() {
-            return;
+            return taken_out;
         }
-        let mut admitted: BTreeMap<Node, StoreResult<()>> = BTreeMap::new();
         by_node.retain(|(node, _), indices| {
-            // A batch is one try at a node, however many parts of it go there.
-            let known = admitted.entry(node.clone()).or_insert_with(|| self.admit(operation, [node]));
-            let Err(refused) = known else { return true };
-            for index in indices {
+            let Err(refused) = self.admit(operation, node) else { return true };
+            for index in indices.iter() {
                 answers[*index] = Err(refused.clone());
             }
+            taken_out.append(indices);
             false
         });
+        taken_out
     }
 
-    /// Tells the breaker how a call to a node ended; an error that the node itself answered is an answer.
-    fn note(&self, node: &Node, error: Option<&RedisError>, is_last: bool) {
+    /// A call to a node has ended: one without an answer makes us doubt the node; an error that the node itself gave is an
+    /// answer.
+    fn note(&self, node: &Node, error: Option<&RedisError>) {
         match error {
-            Some(error) if errors::remedy(error) == Remedy::Reconnect => {
-                self.breaker.failed(&name(node), is_last, &error.to_string(), Instant::now());
-            }
+            Some(error) if errors::remedy(error) == Remedy::Reconnect => self.doubt(node),
             _ if self.breaker.all_well() => {}
             _ => self.breaker.well(&name(node)),
         }
@@ -381,12 +484,41 @@ impl Link {
         self.breaker.all_open(&nodes)
     }
 
-    fn forget(&self, node: &Node) {
-        self.connections.lock().remove(node);
+    /// What is promised.
+    pub fn assurance(&self) -> &Assurance {
+        &self.assurance
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub(super) fn response_timeout(&self) -> Duration {
+        self.patience.response
+    }
+
+    pub(super) fn topology(&self) -> Arc<Topology> {
+        self.topology.read().clone()
+    }
+
+    pub(super) fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    pub(super) fn breaker(&self) -> &Breaker<String> {
+        &self.breaker
+    }
+
+    pub(super) fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
+    pub(super) fn myself(&self) -> Weak<Link> {
+        self.myself.clone()
     }
 
     /// Reads the slot map from all nodes that answer. (A master that was cut off would give an old one.)
-    async fn remap(&self) -> Result<(), (String, RedisError)> {
+    pub(super) async fn remap(&self) -> Result<(), (String, RedisError)> {
         let mut nodes = self.topology.read().nodes.clone();
         nodes.extend(self.address.seeds.iter().filter(|seed| !nodes.contains(seed)).cloned().collect::<Vec<_>>());
         if !self.address.cluster {
@@ -401,7 +533,7 @@ impl Link {
                 Ok(found) => claims.extend(found),
                 Err(error) => {
                     if errors::remedy(&error) == Remedy::Reconnect {
-                        self.forget(&node);
+                        self.connections.forget(&node);
                     }
                     last = Some((name(&node), error));
                 }
@@ -419,12 +551,12 @@ impl Link {
     /// What one node says of the slots; of a single Redis only whether it answers.
     async fn look(&self, node: &Node) -> Result<Vec<Claim>, RedisError> {
         if !self.address.cluster {
-            let mut connection = self.connection(node).await?;
+            let mut connection = self.connections.shared(node).await?;
             redis::cmd("PING").exec_async(&mut connection).await?;
             return Ok(Vec::new());
         }
         let ask = async {
-            let mut connection = self.connection(node).await?;
+            let mut connection = self.connections.shared(node).await?;
             let mut both = redis::pipe();
             both.cmd("CLUSTER").arg("SLOTS").cmd("CLUSTER").arg("NODES");
             let (slots, nodes): (Value, String) = both.query_async(&mut connection).await?;
@@ -450,6 +582,7 @@ impl Link {
         let mut by_master = Vec::with_capacity(answers.len());
         for (node, answer) in topology.masters.iter().zip(answers) {
             let text: String = values::read("info", answer)?;
+            self.note_replicas(node, &text);
             by_master.push(topology::lineage(&text).ok_or_else(|| StoreError::Engine {
                 operation,
                 message: format!("redis {}: INFO replication has no master_replid", name(node)),
@@ -457,6 +590,10 @@ impl Link {
         }
         Ok(Lineages { topology, by_master })
     }
+}
+
+fn not_durable(operation: &'static str, node: &Node, what: &str) -> StoreError {
+    StoreError::NotDurable { operation, message: format!("redis {}: {what}", name(node)) }
 }
 
 /// `host:port`.
@@ -477,7 +614,9 @@ struct Sent {
     /// Of the commands in the batch.
     indices: Vec<usize>,
     /// One answer a command, or why there is none.
-    outcome: Result<Vec<Value>, RedisError>,
+    outcome: Result<Confirmed, RedisError>,
+    /// There is none because the time of a read was over.
+    is_late: bool,
 }
 
 /// What the next round of a batch needs first.

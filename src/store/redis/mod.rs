@@ -5,15 +5,20 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | `address`, `link`, `topology`, `errors` | the URL; connections, retries; slots and their owners; errors in our words |
-//! | `breaker` | calls to a node that is away fail at once |
+//! | `address`, `link`, `topology`, `errors` | the URL; the way of a batch, retries; slots and their owners; errors in our words |
+//! | `connections` | one a node that everybody shares, and others |
+//! | `breaker`, `watch` | calls to a node that is away fail at once; whether it is, is asked by PING |
+//! | `assurance`, `durable` | what is promised; writes that replicas or the disk must confirm |
 //! | `keys`, `values`, `entries` | names of keys; answers; bytes of a list's entries |
 //! | `schema` | versions, functions, migration |
 //! | `history`, `features`, `queue`, `feeds`, `erase` | the traits, by subject |
 //! | `item_users` | how many users engaged with an item |
 
 mod address;
+mod assurance;
 mod breaker;
+mod connections;
+mod durable;
 pub(crate) mod entries;
 mod erase;
 mod errors;
@@ -29,8 +34,10 @@ mod schema;
 pub(crate) mod tests;
 mod topology;
 mod values;
+mod watch;
 
 pub use address::Address;
+pub use assurance::{Ack, Assurance};
 pub use link::Patience;
 pub use schema::{Migration, Step};
 
@@ -59,11 +66,13 @@ pub struct RedisOptions {
     pub shards: u32,
     /// Time-outs and tries.
     pub patience: Patience,
+    /// Deadlines of reads, acknowledgement of writes.
+    pub assurance: Assurance,
 }
 
 /// [`super::FeatureStore`] in Redis.
 pub struct RedisStore {
-    link: Link,
+    link: Arc<Link>,
     keys: Keys,
     shards: u32,
     full_items: item_users::FullItems,
@@ -82,7 +91,8 @@ impl RedisStore {
         options: RedisOptions,
         stopped_clock: Option<Arc<AtomicI64>>,
     ) -> StoreResult<Arc<Self>> {
-        let link = Link::open(address, options.patience).await?;
+        let link = Link::open(address, &options).await?;
+        assurance::check(&link).await?;
         let keys = Keys::new(&options.namespace);
         let shards = schema::ready(&link, &keys, options.shards).await?;
         Ok(Arc::new(RedisStore { link, keys, shards, full_items: Default::default(), stopped_clock }))

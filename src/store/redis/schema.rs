@@ -10,6 +10,7 @@ use super::link::{self, Call, Link};
 use super::values::{number, read};
 use crate::store::{StoreError, StoreResult};
 use redis::Value;
+use std::sync::Arc;
 
 /// Layout of keys, records and functions. Raise it with every change that an older version would misread.
 pub const SCHEMA_VERSION: u64 = 1;
@@ -54,7 +55,7 @@ impl std::fmt::Display for Step {
 
 /// What `taiji migrate` found and would do.
 pub struct Migration {
-    link: Link,
+    link: Arc<Link>,
     keys: Keys,
     /// In order; none when all is up to date.
     pub steps: Vec<Step>,
@@ -63,7 +64,7 @@ pub struct Migration {
 impl Migration {
     /// Connects and looks; writes nothing.
     pub async fn look(address: Address, options: &RedisOptions) -> StoreResult<Migration> {
-        let link = Link::open(address, options.patience).await?;
+        let link = Link::open(address, options).await?;
         let keys = Keys::new(&options.namespace);
         let steps = plan(&link, &look(&link, &keys).await?, options.shards)?;
         Ok(Migration { link, keys, steps })

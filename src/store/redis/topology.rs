@@ -21,6 +21,8 @@ pub struct Topology {
     owners: Vec<u16>,
     /// Masters and replicas: whom to ask next time.
     pub nodes: Vec<Node>,
+    /// Masters that have a replica.
+    replicated: Vec<Node>,
 }
 
 /// What one node says of some slots.
@@ -36,7 +38,7 @@ pub struct Claim {
 impl Topology {
     /// One node owns all.
     pub fn single(node: &Node) -> Topology {
-        Topology { masters: vec![node.clone()], owners: Vec::new(), nodes: vec![node.clone()] }
+        Topology { masters: vec![node.clone()], nodes: vec![node.clone()], ..Topology::default() }
     }
 
     /// The map that follows from the claims of all nodes; `None` when no slot is claimed.
@@ -57,7 +59,15 @@ impl Topology {
         for node in claims.iter().flat_map(|claim| std::iter::once(&claim.owner).chain(&claim.replicas)) {
             place_of(&mut topology.nodes, node);
         }
+        for claim in newest.iter().flatten().filter(|claim| !claim.replicas.is_empty()) {
+            place_of(&mut topology.replicated, &claim.owner);
+        }
         (!topology.masters.is_empty()).then_some(topology)
+    }
+
+    /// Whether the map names a replica of that master.
+    pub fn has_replica(&self, master: &Node) -> bool {
+        self.replicated.contains(master)
     }
 
     /// The owner of a slot; `None` before the first look.
@@ -166,6 +176,7 @@ mod tests {
         assert_eq!((map.owner(0), map.owner(99), map.owner(100)), (Some(&node(3)), Some(&node(3)), Some(&node(2))));
         assert_eq!(map.masters, [node(3), node(2)], "who lost all slots is no master");
         assert!(map.nodes.contains(&node(1)) && map.nodes.contains(&node(103)));
+        assert!(map.has_replica(&node(3)) && !map.has_replica(&node(1)), "of masters only");
         assert_eq!(Topology::of_claims(reversed), Some(map));
         assert_eq!(Topology::of_claims(vec![]), None);
     }
