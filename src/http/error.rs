@@ -61,6 +61,7 @@ impl ApiError {
             ApiError::Overloaded { .. } | ApiError::TooManyWaiting { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "overloaded")
             }
+            ApiError::Store(StoreError::NotDurable { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "not_durable"),
             ApiError::Store(StoreError::Full { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "store_full"),
             ApiError::Store(StoreError::Denied { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "store_denied"),
             ApiError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),

@@ -3,7 +3,7 @@
 
 use super::{
     AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeedCursor, FeedPage, FreshVector, PutOutcome,
-    QueueDepth, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserMarks, UserState,
+    QueueDepth, Replicas, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserMarks, UserState,
 };
 use crate::event::Item;
 use crate::feature::Group;
@@ -170,6 +170,12 @@ pub trait Health: Send + Sync {
     /// Changes whenever the store may have lost acknowledged writes (DESIGN 5.5): a restarted or failed-over Redis.
     /// Constant for the embedded store.
     async fn incarnation(&self) -> StoreResult<u64>;
+
+    /// Whether as many replicas as are wanted have everything that was acknowledged before this call (DESIGN 5.5). A store
+    /// without replicas lacks nothing.
+    async fn replicas(&self) -> StoreResult<Replicas> {
+        Ok(Replicas { incarnation: self.incarnation().await?, lacking: None })
+    }
 
     /// Why the store cannot be asked at all now, in words for an operator; `None` while it can. Asks nobody.
     fn trouble(&self) -> Option<String> {

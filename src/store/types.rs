@@ -87,6 +87,15 @@ pub struct UserMarks {
     pub refreshed_seq: Option<u64>,
 }
 
+/// What replicas have of what was acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replicas {
+    /// Of the store that answered; see [`super::FeatureStore::incarnation`].
+    pub incarnation: u64,
+    /// What they lack, in words for an operator; `None` = they have everything.
+    pub lacking: Option<String>,
+}
+
 /// An erasure that was asked for (`ns:erased`); finished ones stay as tombstones until they expire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Erasure {

@@ -33,7 +33,7 @@ impl DeadLetterWritten<'_> {
 /// Something failed and is tried again, as often as ten times a second: the log has a line a minute of each.
 #[allow(missing_docs)]
 pub struct KafkaRetried<'a> {
-    /// append, items, dead_letter, features, served, incarnation, flush, seek, pause, poll, store_offsets.
+    /// append, items, dead_letter, features, served, incarnation, replicas, flush, seek, pause, poll, store_offsets.
     pub what: &'a str,
     pub error: &'a dyn Display,
 }
@@ -103,6 +103,35 @@ impl PauseChanged {
         metrics.kafka_paused.set(i64::from(self.paused));
         let PauseChanged { paused, troubled, records } = *self;
         tracing::info!(target: "taiji::kafka", paused, troubled, records, "reading paused or resumed");
+    }
+}
+
+/// Whether replicas lack what was stored, which holds all offsets up.
+#[allow(missing_docs)]
+pub struct OffsetsHeld<'a> {
+    /// What they lack.
+    pub lacking: Option<&'a str>,
+}
+
+impl OffsetsHeld<'_> {
+    /// Sets the gauge and logs, a line a minute.
+    pub fn emit(&self, metrics: &Metrics) {
+        let was_held = metrics.kafka_offsets_held.get() == 1;
+        metrics.kafka_offsets_held.set(i64::from(self.lacking.is_some()));
+        match self.lacking {
+            Some(lacking) => {
+                if let Some(held_back) = metrics.repeated.admit("kafka replicas", Instant::now()) {
+                    tracing::warn!(
+                        target: "taiji::kafka",
+                        lacking,
+                        held_back,
+                        "offsets stand still until replicas have what was stored (store.ack_replicas)"
+                    );
+                }
+            }
+            None if was_held => tracing::info!(target: "taiji::kafka", "replicas have what was stored: offsets go on"),
+            None => {}
+        }
     }
 }
 

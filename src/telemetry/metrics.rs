@@ -79,12 +79,13 @@ metrics_table! {
     kafka_lag_seconds: GaugeVec ["topic", "partition"] "taiji_kafka_lag_seconds" "Age of the oldest record read and not stored yet.";
     kafka_in_flight: IntGauge [] "taiji_kafka_in_flight_records" "Records read and not stored yet.";
     kafka_paused: IntGauge [] "taiji_kafka_paused" "1 while reading is paused: too much is under way, or the store refuses.";
+    kafka_offsets_held: IntGauge [] "taiji_kafka_offsets_held" "1 while no offset is let go because fewer replicas than store.ack_replicas have what was stored.";
     kafka_rebalances: IntCounterVec ["kind"] "taiji_kafka_rebalances_total" "Rebalances by kind: assign, revoke, lost.";
     kafka_rewinds: IntCounter [] "taiji_kafka_rewinds_total" "Times the store may have lost its tail and records were read again.";
     kafka_commits: IntCounterVec ["result"] "taiji_kafka_commits_total" "Commits of offsets by result: ok, failed.";
     kafka_features: IntCounterVec ["result"] "taiji_kafka_features_total" "Users' features for the change feed, by result: published, dropped (too many were waiting).";
     kafka_served: IntCounterVec ["result"] "taiji_kafka_served_total" "Users' answers for the served topic, by result: published, dropped (too many were waiting, too large, or the process ended).";
-    kafka_retries: IntCounterVec ["what"] "taiji_kafka_retries_total" "Failed and tried again, by what: append, items, dead_letter, features, served, incarnation, flush, seek, pause, poll, store_offsets.";
+    kafka_retries: IntCounterVec ["what"] "taiji_kafka_retries_total" "Failed and tried again, by what: append, items, dead_letter, features, served, incarnation, replicas, flush, seek, pause, poll, store_offsets.";
     served: IntCounterVec ["group", "status"] "taiji_served_values_total" "Feature groups served, by status: present or the reason of absence.";
     refreshes: IntCounterVec ["result"] "taiji_refreshes_total" "Refreshes by result: written, skipped, refused, failed, deferred (the LLM's queue was full); of the fast path: fast, fast_failed.";
     refresh_duration: Histogram [] "taiji_refresh_duration_seconds" "Time of one refresh, claim to release." in LATENCY_BUCKETS;

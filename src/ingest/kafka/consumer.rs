@@ -200,6 +200,7 @@ impl<'a> Session<'a> {
             give_up: give_up.clone(),
         };
         tasks.spawn(lane.run(receiver));
+        tasks.spawn(self.shared.clone().follow_replicas(give_up.clone()));
         let mut lanes = Vec::new();
         for number in 0..self.settings.lanes {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -400,6 +401,7 @@ impl<'a> Session<'a> {
             // A fail-over could still take back the last of them.
             let delay = Duration::from_millis(self.settings.commit_delay_ms);
             tokio::time::sleep_until(deadline.min(tokio::time::Instant::now() + delay)).await;
+            self.shared.ask_replicas().await;
         }
         let now = partitions.now();
         if self.shared.store_state().await != StoreState::Whole {

@@ -5,7 +5,7 @@
 //!
 //! A record is *finished* when the store has it, or when its dead letter is acknowledged. The head of the unbroken run of
 //! finished records is let go `commit_delay` after they finished, because a store that comes back may have lost its last
-//! moments. The run is in order of **delivery**: offsets of transactional and compacted topics have gaps, and arithmetic
+//! moments; and only what finished before replicas were last found to have everything, because one of them may take over. The run is in order of **delivery**: offsets of transactional and compacted topics have gaps, and arithmetic
 //! on them would wait for records that never come. A *generation* is one assignment, or what follows one rewind;
 //! completions of an older generation say nothing about this one.
 
@@ -120,10 +120,11 @@ impl Ledger {
         }
     }
 
-    /// Lets go what is finished since `commit_delay`; returns the offset to commit if there is a new one.
-    pub fn let_go(&mut self, now: Millis) -> Option<i64> {
+    /// Lets go what is finished since `commit_delay`, and was by `confirmed`: what finished by then the replicas have. Returns
+    /// the offset to commit if there is a new one.
+    pub fn let_go(&mut self, now: Millis, confirmed: Millis) -> Option<i64> {
         let limit = now.checked_sub(self.commit_delay)?;
-        self.let_go_finished_by(limit)
+        self.let_go_finished_by(limit.min(confirmed))
     }
 
     /// Lets go everything in the unbroken run, however fresh: for a drain after which the store can lose nothing.

@@ -7,7 +7,7 @@ use super::ledger::{Ledger, Millis, Ticket};
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -52,6 +52,8 @@ pub(super) struct Partitions {
     bytes: AtomicUsize,
     commit_delay: Millis,
     epoch: Instant,
+    /// What finished by then replicas have, where they are asked.
+    confirmed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -91,6 +93,7 @@ impl Partitions {
             bytes: AtomicUsize::new(0),
             commit_delay: commit_delay.as_millis() as Millis,
             epoch: Instant::now(),
+            confirmed: AtomicU64::new(0),
         })
     }
 
@@ -210,9 +213,16 @@ impl Partitions {
         self.settled.notify_all();
     }
 
+    /// Replicas have everything that finished before `at`.
+    pub fn confirm(&self, at: Millis) {
+        // What finished in that very moment may have been stored after the question.
+        self.confirmed.fetch_max(at.saturating_sub(1), Ordering::AcqRel);
+    }
+
     /// What may be committed now, of the given partitions. `now` is when the store was last known to be whole.
     pub fn let_go(&self, keys: &[PartitionKey], now: Millis) -> Vec<(PartitionKey, i64)> {
-        self.collect(keys, |ledger| ledger.let_go(now))
+        let confirmed = self.confirmed.load(Ordering::Acquire);
+        self.collect(keys, |ledger| ledger.let_go(now, confirmed))
     }
 
     /// Everything finished, however fresh (a drain whose store can lose nothing any more).

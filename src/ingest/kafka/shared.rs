@@ -6,7 +6,7 @@ use super::record::Topics;
 use crate::backoff::Backoff;
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::Metrics;
-use crate::telemetry::kafka::KafkaRetried;
+use crate::telemetry::kafka::{KafkaRetried, OffsetsHeld};
 use parking_lot::Mutex;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
@@ -17,6 +17,10 @@ use tokio::sync::watch;
 
 /// A store that takes longer than this to say who it is counts as away.
 const INCARNATION_TIMEOUT: Duration = Duration::from_secs(2);
+/// A store that takes longer than this to say what its replicas have said nothing.
+const REPLICAS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two questions about the replicas.
+const REPLICAS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What the store says about its acknowledged writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,39 @@ impl Shared {
         KafkaRetried { what: "incarnation", error: &problem }.emit(&self.metrics);
         self.health.trouble(Part::Check, problem);
         StoreState::Away
+    }
+
+    /// Asks whether replicas have everything stored so far, and remembers it for what is let go. Fewer of them than are wanted hold
+    /// all offsets up, which a gauge and a line of the log say.
+    pub async fn ask_replicas(&self) {
+        // Taken first: what finishes after the question is not covered by its answer.
+        let at = self.partitions.now();
+        let replicas = match tokio::time::timeout(REPLICAS_TIMEOUT, self.store.replicas()).await {
+            Ok(Ok(replicas)) => replicas,
+            // The store is away, which holds everything up anyway.
+            Ok(Err(error)) => return KafkaRetried { what: "replicas", error: &error }.emit(&self.metrics),
+            Err(_) => {
+                let problem = format!("no answer in {REPLICAS_TIMEOUT:?}");
+                return KafkaRetried { what: "replicas", error: &problem }.emit(&self.metrics);
+            }
+        };
+        OffsetsHeld { lacking: replicas.lacking.as_deref() }.emit(&self.metrics);
+        // Another store than the one that has our records may answer, too.
+        let is_ours = replicas.incarnation == self.incarnation.load(Ordering::Acquire);
+        if is_ours && replicas.lacking.is_none() {
+            self.partitions.confirm(at);
+        }
+    }
+
+    /// Asks the replicas again and again until the session ends.
+    pub async fn follow_replicas(self: Arc<Self>, mut ended: watch::Receiver<bool>) {
+        loop {
+            self.ask_replicas().await;
+            tokio::select! {
+                _ = ended.wait_for(|ended| *ended) => return,
+                _ = tokio::time::sleep(REPLICAS_INTERVAL) => {}
+            }
+        }
     }
 
     /// A lane's store call failed: holds readiness and waits one pause, or until a store that was away answers again.

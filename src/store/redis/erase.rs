@@ -32,7 +32,7 @@ impl Erasures for RedisStore {
     async fn note_erasure(&self, user: &str) -> StoreResult<Erasure> {
         let keys = self.keys.erasures();
         let call = Call::function(function!("note_erasure"), &keys).arg(self.clock_argument()).arg(user);
-        let id = read(&keys[0], self.link.one("note erasure", call).await?)?;
+        let id = read(&keys[0], self.link.write_one("note erasure", call).await?)?;
         Ok(Erasure { user: user.to_string(), id, finished_era: None })
     }
 
@@ -94,7 +94,9 @@ impl Erasures for RedisStore {
             .arg(&erasure.user)
             .arg(erasure.id)
             .arg(era);
-        self.link.one("finish erasure", call).await?;
+        // What the steps before wrote, on whatever master, must not be lost when this is not.
+        self.link.confirm_all("finish erasure").await?;
+        self.link.write_one("finish erasure", call).await?;
         Ok(())
     }
 

@@ -44,7 +44,7 @@ impl Features for RedisStore {
         // The revision says that there are features at all.
         let names: Vec<&str> = ["rev", "r"].into_iter().chain(groups.iter().map(|group| group.as_str())).collect();
         let call = |user: &String| Call::new("HMGET", &self.keys.features(user, space)).arg(&names);
-        let answers = self.link.run("read groups", users.iter().map(call).collect()).await?;
+        let answers = self.link.read("read groups", users.iter().map(call).collect()).await?;
         let record = |(user, value): (&String, Value)| {
             let key = self.keys.features(user, space);
             let values: Vec<Option<Vec<u8>>> = read(&key, value)?;

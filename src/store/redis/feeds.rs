@@ -66,7 +66,7 @@ impl Feeds for RedisStore {
                 call = call.arg(&item.id).arg(value);
             }
         }
-        self.link.one("put items", call).await?;
+        self.link.write_one("put items", call).await?;
         Ok(())
     }
 

@@ -34,7 +34,7 @@ type Answer = (Vec<u8>, u8, u64, f64, i64, u64, i64, u64, String);
 impl Histories for RedisStore {
     async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
         let calls = batches.iter().map(|batch| self.append_call(space, batch)).collect::<StoreResult<Vec<_>>>()?;
-        let answers = self.link.run("append", calls).await?;
+        let answers = self.link.write("append", calls).await?;
         let mut outcomes = Vec::with_capacity(batches.len());
         let (mut engaged, mut new_users) = (BTreeMap::new(), 0);
         for (batch, answer) in batches.iter().zip(answers) {
@@ -78,7 +78,7 @@ impl Histories for RedisStore {
     async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
         let refreshed = format!("r:{space}");
         let call = |user: &String| Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE).arg(&refreshed);
-        let answers = self.link.run("read states", users.iter().map(call).collect()).await?;
+        let answers = self.link.read("read states", users.iter().map(call).collect()).await?;
         let marks = |(user, answer): (&String, Value)| {
             let key = self.keys.of_user(user, "st");
             let fields: Vec<Field> = read(&key, answer)?;

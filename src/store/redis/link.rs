@@ -176,6 +176,16 @@ impl Link {
         self.go(operation, calls, Way::Until(deadline)).await
     }
 
+    /// As [`Link::run`], in the way of [`Link::read_each`].
+    pub async fn read(&self, operation: &'static str, calls: Vec<Call>) -> StoreResult<Vec<Value>> {
+        self.read_each(operation, calls).await.into_iter().collect()
+    }
+
+    /// As [`Link::run`], in the way of [`Link::write_each`].
+    pub async fn write(&self, operation: &'static str, calls: Vec<Call>) -> StoreResult<Vec<Value>> {
+        self.write_each(operation, calls).await.into_iter().collect()
+    }
+
     /// As [`Link::run_each`], for writes that are acknowledged: an answer is one only when [`Assurance::ack`] is kept, else it is
     /// [`StoreError::NotDurable`], and the write may be repeated.
     pub async fn write_each(&self, operation: &'static str, calls: Vec<Call>) -> Vec<StoreResult<Value>> {

@@ -41,7 +41,7 @@ pub use assurance::{Ack, Assurance};
 pub use link::Patience;
 pub use schema::{Migration, Step};
 
-use super::{Health, StoreResult, StoreStats};
+use super::{Health, Replicas, StoreResult, StoreStats};
 use async_trait::async_trait;
 use keys::Keys;
 use link::{Call, Link};
@@ -142,6 +142,11 @@ impl Health for RedisStore {
         let incarnation = self.link.look_again("incarnation").await?.of_all();
         self.full_items.forget_others_than(incarnation);
         Ok(incarnation)
+    }
+
+    async fn replicas(&self) -> StoreResult<Replicas> {
+        let (lineages, lacking) = self.link.look_at_replicas("replicas").await?;
+        Ok(Replicas { incarnation: lineages.of_all(), lacking })
     }
 
     fn trouble(&self) -> Option<String> {
