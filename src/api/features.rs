@@ -164,7 +164,7 @@ pub(super) async fn read_views(
     let started = std::time::Instant::now();
     let stored = state.store.feature_groups(&state.bundle.manifest.space, &users, &groups).await?;
     state.metrics.store_duration.with_label_values(&["features"]).observe(started.elapsed().as_secs_f64());
-    let now_ms = state.store.now_ms().await?;
+    let now_ms = state.store.clock_ms();
     let slots = state.bundle.codebook.m();
     let row = |features: &Option<StoredFeatures>| {
         groups

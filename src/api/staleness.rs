@@ -50,7 +50,7 @@ pub(super) async fn freshen(
     // The counters first: features that are newer than them are not taken for behind.
     let marks = state.store.states(space, &users).await?;
     let stored = state.store.feature_groups(space, &users, groups).await?;
-    let now_ms = state.store.now_ms().await?;
+    let now_ms = state.store.clock_ms();
     let mut behind = Vec::new();
     for ((user, before), features) in users.into_iter().zip(marks).zip(&stored) {
         let Some(before) = before else { continue };

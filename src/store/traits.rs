@@ -5,6 +5,7 @@ use super::{
     AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeedCursor, FeedPage, FreshVector, PutOutcome,
     QueueDepth, Replicas, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserMarks, UserState,
 };
+use crate::clock::unix_ms;
 use crate::event::Item;
 use crate::feature::Group;
 use async_trait::async_trait;
@@ -154,6 +155,12 @@ pub trait Erasures: Send + Sync {
 pub trait Health: Send + Sync {
     /// The store's own clock, unix ms. Leases and due times are measured with it.
     async fn now_ms(&self) -> StoreResult<i64>;
+
+    /// The same as it was last heard, carried on by this process's own: for what a few ms more or less do not matter. Asks
+    /// nobody.
+    fn clock_ms(&self) -> i64 {
+        unix_ms()
+    }
 
     /// Numbers for /metrics: users, bytes on disk.
     async fn stats(&self) -> StoreResult<StoreStats>;

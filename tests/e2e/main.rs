@@ -24,6 +24,7 @@ mod real_data;
 mod redis_store;
 mod refusals;
 mod roles;
+mod silent;
 mod waiting;
 mod way;
 mod worlds;

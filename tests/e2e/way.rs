@@ -9,7 +9,7 @@ use taiji::event::Event;
 use testkit::TAIJI;
 use testkit::demo_bundle;
 use testkit::process::synth_files;
-use testkit::process::{Server, Setup, output_of};
+use testkit::process::{SOON, Server, Setup, output_of, wait_until};
 
 const SLOTS: usize = 8;
 const CODES: u64 = 256;

@@ -7,6 +7,7 @@ use crate::certificates::make_certificates;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// One server.
@@ -15,6 +16,7 @@ pub struct RedisServer {
     pub folder: tempfile::TempDir,
     /// Port of plain connections, or of TLS ones.
     pub port: u16,
+    program: String,
     arguments: Vec<String>,
     child: Option<Child>,
 }
@@ -27,8 +29,31 @@ impl RedisServer {
 
     /// A server with these options besides port and folder.
     pub fn with(options: &[&str]) -> RedisServer {
+        RedisServer::of("redis-server", options)
+    }
+
+    /// A Valkey, for what Debian's Redis lacks; `None` where it cannot be had, and then the test is left out.
+    #[track_caller]
+    pub fn valkey(options: &[&str]) -> Option<RedisServer> {
+        match valkey() {
+            Ok(program) => Some(RedisServer::of(&program, options)),
+            Err(why) => {
+                crate::skip(&format!("it needs Valkey. {why}"));
+                None
+            }
+        }
+    }
+
+    fn of(program: &str, options: &[&str]) -> RedisServer {
         let folder = tempfile::tempdir().expect("a folder");
-        RedisServer::launch(folder, "--port", options.iter().map(|option| option.to_string()).collect())
+        RedisServer::launch(program, folder, "--port", options.iter().map(|option| option.to_string()).collect())
+    }
+
+    /// Makes it a replica of that server and waits until it has everything.
+    pub fn follow(&self, master: &RedisServer) {
+        let answer = self.command(&["REPLICAOF", "127.0.0.1", &master.port.to_string()]);
+        assert!(answer.starts_with("+OK"), "{answer}");
+        wait("a replica that follows", || self.command(&["INFO", "replication"]).contains("master_link_status:up"));
     }
 
     /// A server that speaks TLS only and knows the user `taiji` with the password `p@ss word`, and `reader`, who may only
@@ -55,17 +80,17 @@ impl RedisServer {
             "--aclfile".into(),
             path("users.acl"),
         ];
-        RedisServer::launch(folder, "--tls-port", options)
+        RedisServer::launch("redis-server", folder, "--tls-port", options)
     }
 
-    fn launch(folder: tempfile::TempDir, port_option: &str, options: Vec<String>) -> RedisServer {
+    fn launch(program: &str, folder: tempfile::TempDir, port_option: &str, options: Vec<String>) -> RedisServer {
         let port = free_port();
         let mut arguments = options;
         let data = folder.path().display().to_string();
         for part in [port_option, &port.to_string(), "--dir", &data, "--save", "", "--logfile", "redis.log"] {
             arguments.push(part.to_string());
         }
-        let mut server = RedisServer { folder, port, arguments, child: None };
+        let mut server = RedisServer { folder, port, program: program.to_string(), arguments, child: None };
         server.restart();
         server
     }
@@ -101,7 +126,7 @@ impl RedisServer {
     /// Starts it again on the same port and folder, after a kill where needed; returns when it answers.
     pub fn restart(&mut self) {
         self.kill();
-        let child = Command::new("redis-server")
+        let child = Command::new(&self.program)
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -267,6 +292,20 @@ impl RedisCluster {
             assert!(answer.starts_with("+OK"), "{answer}");
         }
     }
+}
+
+/// Where the server of `scripts/valkey.sh` is, or why not.
+fn valkey() -> Result<String, String> {
+    static VALKEY: OnceLock<Result<String, String>> = OnceLock::new();
+    let fetch = || {
+        let script = crate::in_repository("scripts/valkey.sh");
+        let output = Command::new("bash").arg(script).output().map_err(|error| error.to_string())?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
+    };
+    VALKEY.get_or_init(fetch).clone()
 }
 
 fn command(port: u16, parts: &[&str]) -> String {

@@ -161,6 +161,10 @@ impl Health for EmbeddedStore {
         Ok(self.inner.now_ms())
     }
 
+    fn clock_ms(&self) -> i64 {
+        self.inner.now_ms()
+    }
+
     async fn stats(&self) -> StoreResult<StoreStats> {
         self.on_own_thread("stats", move |inner| {
             let disk_bytes = inner.engine.database.disk_space().map_err(|error| failed("stats", &error))?;

@@ -69,7 +69,8 @@ pub(super) async fn check(link: &Link) -> StoreResult<()> {
         let mut ask = redis::cmd("WAITAOF");
         ask.arg(0).arg(0).arg(0);
         if let Err(StoreError::Engine { message, .. }) = link.everywhere("open", &ask).await {
-            let message = format!("store.ack is synced, which needs WAITAOF (Redis 7.2 or newer, or Valkey): {message}");
+            let message =
+                format!("store.ack is synced, which needs WAITAOF (Redis 7.2 or newer, or Valkey): {message}");
             return Err(StoreError::Open { place: link.printable(), message });
         }
     }

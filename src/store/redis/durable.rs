@@ -151,9 +151,10 @@ impl Link {
     async fn exchange(&self, node: &Node, pipeline: &Pipeline, wait: Duration) -> Result<Vec<Value>, RedisError> {
         let durable = self.durable();
         let place = tokio::time::timeout(wait, durable.places.acquire()).await;
-        let _place = place.ok().and_then(Result::ok).ok_or_else(|| {
-            RedisError::from((ErrorKind::Client, "too many writes wait for their acknowledgement"))
-        })?;
+        let _place = place
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| RedisError::from((ErrorKind::Client, "too many writes wait for their acknowledgement")))?;
         let idle = durable.idle.lock().get_mut(node).and_then(Vec::pop);
         let mut connection = match idle {
             Some(connection) => connection,

@@ -235,7 +235,10 @@ impl Link {
                 self.note(&sent.node, sent.outcome.as_ref().err());
                 self.sort_out(sent, &calls, &mut answers, &mut open, &mut trouble);
             }
-            if open.is_empty() || pause.rounds >= self.patience.retries || !self.make_ready(&mut pause, trouble, way).await {
+            if open.is_empty()
+                || pause.rounds >= self.patience.retries
+                || !self.make_ready(&mut pause, trouble, way).await
+            {
                 break;
             }
         }

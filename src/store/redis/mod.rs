@@ -76,6 +76,8 @@ pub struct RedisStore {
     keys: Keys,
     shards: u32,
     full_items: item_users::FullItems,
+    /// By how much Redis' clock is ahead of ours.
+    ahead_ms: AtomicI64,
     /// Tests stop the clock; otherwise it is Redis' own.
     stopped_clock: Option<Arc<AtomicI64>>,
 }
@@ -95,7 +97,10 @@ impl RedisStore {
         assurance::check(&link).await?;
         let keys = Keys::new(&options.namespace);
         let shards = schema::ready(&link, &keys, options.shards).await?;
-        Ok(Arc::new(RedisStore { link, keys, shards, full_items: Default::default(), stopped_clock }))
+        let (full_items, ahead_ms) = Default::default();
+        let store = RedisStore { link, keys, shards, full_items, ahead_ms, stopped_clock };
+        store.now_ms().await?;
+        Ok(Arc::new(store))
     }
 
     /// What functions get as the time: nothing, so that they ask Redis.
@@ -116,8 +121,20 @@ impl RedisStore {
 #[async_trait]
 impl Health for RedisStore {
     async fn now_ms(&self) -> StoreResult<i64> {
+        let asked_ms = unix_ms();
         let time = self.link.one("time", Call::beside("TIME", &self.keys.epoch())).await?;
-        self.time_of(time)
+        let (now_ms, answered_ms) = (self.time_of(time)?, unix_ms());
+        if (0..=CLOCK_HEARD_MS).contains(&(answered_ms - asked_ms)) {
+            self.ahead_ms.store(now_ms - (asked_ms + answered_ms) / 2, Ordering::Relaxed);
+        }
+        Ok(now_ms)
+    }
+
+    fn clock_ms(&self) -> i64 {
+        match &self.stopped_clock {
+            Some(clock) => clock.load(Ordering::Relaxed),
+            None => unix_ms() + self.ahead_ms.load(Ordering::Relaxed),
+        }
     }
 
     /// Users as counted, memory of all masters.

@@ -6,6 +6,7 @@ use crate::clock::unix_ms;
 use crate::store::conformance::{self, Subject};
 use crate::store::{DueQueue, Erasures, Features, Feeds, FreshVector, Histories, PutOutcome, UserBatch};
 
+mod durable;
 mod fail_over;
 mod failures;
 mod half_transaction;
@@ -15,6 +16,7 @@ mod neighbours;
 mod outage;
 mod poison;
 mod reads;
+mod silent;
 
 use std::time::Duration;
 use testkit::redis::{RedisCluster, RedisServer};

@@ -24,6 +24,8 @@ pub struct Double {
     pub waiting: AtomicUsize,
     /// This user's stored records "cannot be read".
     pub corrupt_user: Mutex<Option<String>>,
+    /// A replica lacks what is appended.
+    pub replica_lags: AtomicBool,
     /// After a flush the last moments may be lost, as a Redis has it.
     pub may_lose_flushed: AtomicBool,
 }

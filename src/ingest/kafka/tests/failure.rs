@@ -130,6 +130,38 @@ async fn a_store_that_lost_its_tail_is_healed_by_a_rewind() {
     running.stop().await;
 }
 
+/// However old an append is: while a replica lacks it, its offset stays, and a replica that takes over loses nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn audit_11_offsets_stand_still_while_a_replica_lags() {
+    let broker = Broker::shared();
+    let mut world = World::new(broker, 2);
+    world.settings.kafka.commit_delay_ms = 2_000;
+    let store = Double::new();
+    let running = world.start(&store);
+    let events = clicks(10, 30);
+    world.produce_events(&events[..100]).await;
+    wait_for(&store, &events[..100]).await;
+    world.wait_until_all_is_committed(broker).await;
+    let safe = store.appends();
+
+    store.replica_lags.store(true, Ordering::SeqCst);
+    until("the gauge", || running.metrics.kafka_offsets_held.get() == 1).await;
+    let committed = || broker.committed(&world.settings.kafka.group, world.events_topic(), 2);
+    let before = committed();
+    world.produce_events(&events[100..]).await;
+    wait_for(&store, &events).await;
+    // More than twice the delay, and what a commit takes.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(committed(), before, "nothing was let go");
+    assert!(store.lose_tail(store.appends() - safe) > 0, "a replica took over without them");
+    store.replica_lags.store(false, Ordering::SeqCst);
+    wait_for(&store, &events).await;
+    world.wait_until_all_is_committed(broker).await;
+    assert_eq!(running.metrics.kafka_offsets_held.get(), 0);
+    println!("audit 11: events lost to a replica that lagged for 6 s and took over: 0 of {}", events.len());
+    running.stop().await;
+}
+
 /// Nothing was let go yet: the rewind goes to where the assignment began.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rewind_before_the_first_offset_was_let_go_reads_everything_again() {

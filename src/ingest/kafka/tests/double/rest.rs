@@ -91,6 +91,11 @@ hand_on! {
         Ok(self.incarnation.load(Ordering::SeqCst))
     }
 
+    async fn replicas(&self) -> StoreResult<Replicas> {
+        let lacking = self.replica_lags.load(Ordering::SeqCst).then(|| "the replica of the double".to_string());
+        Ok(Replicas { incarnation: self.incarnation().await?, lacking })
+    }
+
     fn flush_is_final(&self) -> bool {
         !self.may_lose_flushed.load(Ordering::SeqCst)
     }
