@@ -99,7 +99,33 @@ impl Link {
         topology: &Topology,
         node: &Node,
     ) -> StoreResult<NodeLook> {
-        let wanted = self.replicas_wanted(topology, node);
+        loop {
+            let wanted = self.replicas_wanted(topology, node);
+            let mut answers = self.ask_replicas_of(operation, topology, node, wanted).await?;
+            let wait = answers.split_off(1);
+            let info: String = values::read("info", answers.pop().unwrap_or_default())?;
+            self.note_replicas(node, &info);
+            // Its first replica has come, and must be asked, too.
+            if wanted == 0 && self.replicas_wanted(topology, node) > 0 {
+                continue;
+            }
+            let lineage = lineage(&info).ok_or_else(|| StoreError::Engine {
+                operation,
+                message: format!("redis {}: INFO replication has no master_replid", name(node)),
+            })?;
+            let lacking = if wanted == 0 { None } else { shortfall(wait, false, wanted) };
+            return Ok(NodeLook { lineage, lacking: lacking.map(|what| format!("redis {}: {what}", name(node))) });
+        }
+    }
+
+    /// Answers to INFO and, where replicas are wanted, to [`add_wait`].
+    async fn ask_replicas_of(
+        &self,
+        operation: &'static str,
+        topology: &Topology,
+        node: &Node,
+        wanted: u32,
+    ) -> StoreResult<Vec<Value>> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("INFO").arg("replication");
         if wanted > 0 {
@@ -111,28 +137,14 @@ impl Link {
         }
         self.admit(operation, node)?;
         let answers = self.watched(node, self.exchange(node, &pipeline, LOOK)).await;
-        let mut answers = answers.map_err(|error| errors::failed(operation, &name(node), &error))?;
-        let wait = answers.split_off(1);
-        let info: String = values::read("info", answers.pop().unwrap_or_default())?;
-        let lineage = lineage(&info).ok_or_else(|| StoreError::Engine {
-            operation,
-            message: format!("redis {}: INFO replication has no master_replid", name(node)),
-        })?;
-        let is_new = self.note_replicas(node, &info) && wanted == 0 && self.assurance().ack_replicas > 0;
-        let lacking = match wanted {
-            0 => is_new.then(|| "its replicas were not asked yet".to_string()),
-            _ => shortfall(wait, false, wanted),
-        };
-        Ok(NodeLook { lineage, lacking: lacking.map(|what| format!("redis {}: {what}", name(node))) })
+        answers.map_err(|error| errors::failed(operation, &name(node), &error))
     }
 
-    /// Remembers a master that has replicas; whether it has.
-    pub(super) fn note_replicas(&self, node: &Node, info: &str) -> bool {
-        let has = field(info, "connected_slaves:").is_some_and(|count| count != "0");
-        if has {
+    /// Remembers a master that has replicas.
+    pub(super) fn note_replicas(&self, node: &Node, info: &str) {
+        if field(info, "connected_slaves:").is_some_and(|count| count != "0") {
             self.durable().had_replica.lock().insert(node.clone());
         }
-        has
     }
 
     /// Replicas that must have what is written to this master.

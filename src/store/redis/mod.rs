@@ -42,6 +42,7 @@ pub use link::Patience;
 pub use schema::{Migration, Step};
 
 use super::{Health, Replicas, StoreResult, StoreStats};
+use crate::clock::unix_ms;
 use async_trait::async_trait;
 use keys::Keys;
 use link::{Call, Link};
@@ -69,6 +70,9 @@ pub struct RedisOptions {
     /// Deadlines of reads, acknowledgement of writes.
     pub assurance: Assurance,
 }
+
+/// An answer to TIME that took longer says nothing of how our clocks differ, in ms.
+const CLOCK_HEARD_MS: i64 = 100;
 
 /// [`super::FeatureStore`] in Redis.
 pub struct RedisStore {

@@ -59,7 +59,8 @@ impl Topology {
         for node in claims.iter().flat_map(|claim| std::iter::once(&claim.owner).chain(&claim.replicas)) {
             place_of(&mut topology.nodes, node);
         }
-        for claim in newest.iter().flatten().filter(|claim| !claim.replicas.is_empty()) {
+        // Not every node has heard of every replica.
+        for claim in claims.iter().filter(|claim| !claim.replicas.is_empty() && topology.masters.contains(&claim.owner)) {
             place_of(&mut topology.replicated, &claim.owner);
         }
         (!topology.masters.is_empty()).then_some(topology)
