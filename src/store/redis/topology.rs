@@ -60,7 +60,8 @@ impl Topology {
             place_of(&mut topology.nodes, node);
         }
         // Not every node has heard of every replica.
-        for claim in claims.iter().filter(|claim| !claim.replicas.is_empty() && topology.masters.contains(&claim.owner)) {
+        for claim in claims.iter().filter(|claim| !claim.replicas.is_empty() && topology.masters.contains(&claim.owner))
+        {
             place_of(&mut topology.replicated, &claim.owner);
         }
         (!topology.masters.is_empty()).then_some(topology)
