@@ -3,6 +3,8 @@
 use crate::worlds::{click, data_plane_bundle, now_ms};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use testkit::process::{SOON, Server, Setup, call, wait_until};
@@ -98,6 +100,15 @@ fn check(kind: &str, server: &Server, (began, reads, asked): (Instant, Vec<Seen>
     assert!(server.metric("taiji_store_gauges_age_seconds") > 1.0, "{kind}: the age of the numbers is told");
 }
 
+/// Tells Redis to answer nobody for so long. (It would not answer what comes behind either.)
+fn pause(redis: &RedisServer, time: Duration) {
+    let mut stream = TcpStream::connect(("127.0.0.1", redis.port)).expect("connect");
+    stream.write_all(format!("CLIENT PAUSE {} ALL\r\n", time.as_millis()).as_bytes()).expect("write");
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).expect("answer");
+    assert_eq!(&answer, b"+OK\r\n");
+}
+
 /// Lines of the log about failed calls, by part.
 fn lines_by_part(log: &str) -> BTreeMap<String, usize> {
     let mut parts = BTreeMap::new();
@@ -131,8 +142,7 @@ fn audit_03_a_silent_redis_refuses_reads_soon_and_hides_nothing_from_operators()
     check("SIGSTOP", &server, watch(&server, || redis.signal("STOP")));
     redis.signal("CONT");
     is_back("a Redis that goes on");
-    let pause = (SILENCE + Duration::from_secs(2)).as_millis().to_string();
-    check("CLIENT PAUSE", &server, watch(&server, || drop(redis.command(&["CLIENT", "PAUSE", &pause, "ALL"]))));
+    check("CLIENT PAUSE", &server, watch(&server, || pause(&redis, SILENCE + Duration::from_secs(2))));
     is_back("a Redis that is no longer paused");
     check("packets dropped", &server, watch(&server, || proxy.pause()));
     proxy.restore();
