@@ -10,7 +10,7 @@ pub use gauges::follow_store;
 use crate::bundle::Bundle;
 use crate::http::json_error;
 use crate::store::FeatureStore;
-use crate::telemetry::{Metrics, Readiness};
+use crate::telemetry::{Metrics, Readiness, Stall};
 use axum::extract::State;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -48,8 +48,8 @@ impl AdminState {
         self.served.get_or_init(|| Served { store, bundle });
     }
 
-    /// Holds latches for what the parts say of themselves: a store that cannot be asked, and, for good, an LLM engine that
-    /// caught a panic (a supervisor should replace the process).
+    /// Holds latches for what the parts say of themselves: a store that cannot be asked; a model that makes no step; and, for
+    /// good, an LLM engine that caught a panic (a supervisor should replace the process).
     fn look_at_parts(&self) {
         let Some(served) = self.served.get() else { return };
         let trouble = served.store.trouble();
@@ -58,10 +58,28 @@ impl AdminState {
             Some(reason) => self.readiness.hold("store", reason),
             None => self.readiness.release("store"),
         }
-        if served.bundle.inference.as_ref().is_some_and(|inference| !inference.llm.healthy()) {
+        let Some(inference) = &served.bundle.inference else { return };
+        let stalls = inference.stalls();
+        for part in ["llm", "encoder"] {
+            match stalls.iter().find(|stall| stall.part == part) {
+                Some(stall) => self.readiness.hold(part, said(stall)),
+                None => self.readiness.release(part),
+            }
+        }
+        if !inference.llm.healthy() {
             self.readiness.hold("llm", "the llm engine panicked; see the log and replace this process");
         }
     }
+
+    /// A model that has made no step for twice as long as makes the process unready.
+    fn hung(&self) -> Option<Stall> {
+        let inference = self.served.get()?.bundle.inference.as_ref()?;
+        inference.stalls().into_iter().find(|stall| stall.time >= inference.stall * 2)
+    }
+}
+
+fn said(stall: &Stall) -> String {
+    format!("the {} has had work and made no step for {} s (engine.stall_ms)", stall.part, stall.time.as_secs())
 }
 
 /// The admin routes.
@@ -76,9 +94,15 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .with_state(state)
 }
 
-/// The process answers; nothing else is asked.
-async fn livez() -> Json<Value> {
-    Json(json!({ "live": true }))
+/// The process answers, and no model hangs for good.
+async fn livez(State(state): State<Arc<AdminState>>) -> Response {
+    match state.hung() {
+        None => Json(json!({ "live": true })).into_response(),
+        Some(stall) => {
+            let body = json!({ "live": false, "reason": format!("{}; replace this process", said(&stall)) });
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+        }
+    }
 }
 
 /// 200 when every latch is released, else 503; either way every latch with the reason it is held.

@@ -17,6 +17,7 @@ use crate::prompt::{ParsedAnswer, PromptInput, PromptSchema, RenderedPrompt, par
 use crate::quantize::{PqCodebook, QuantizeError};
 use futures::future::try_join_all;
 use std::sync::Arc;
+use std::time::Instant;
 use thiserror::Error;
 
 /// Why there is no answer.
@@ -83,12 +84,18 @@ impl Answering<'_> {
     }
 
     /// What the LLM writes after each prompt, in order. The prompts are queued at once, the shorter ones first: less padding.
-    pub async fn generate(&self, prompts: &[String], priority: Priority) -> Result<Vec<Generation>, AnswerError> {
+    /// After `deadline` what is not written yet is given up.
+    pub async fn generate(
+        &self,
+        prompts: &[String],
+        priority: Priority,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Generation>, AnswerError> {
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&place| prompts[place].len());
         let generations = order.iter().map(|&place| {
             let request = GenerateRequest::new(prompts[place].clone(), self.schema.max_new_tokens);
-            self.llm.generate(GenerateRequest { priority, ..request })
+            self.llm.generate(GenerateRequest { priority, deadline, ..request })
         });
         let mut placed: Vec<(usize, Generation)> =
             order.iter().copied().zip(try_join_all(generations).await?).collect();
@@ -128,7 +135,7 @@ impl Answering<'_> {
     /// All of it for many inputs, in order; for the trainer, which waits for nothing else.
     pub async fn answer(&self, inputs: &[PromptInput]) -> Result<Vec<Answer>, AnswerError> {
         let prompts: Vec<String> = inputs.iter().map(|input| self.prompt(input).text).collect();
-        let generations = self.generate(&prompts, Priority::Background).await?;
+        let generations = self.generate(&prompts, Priority::Background, None).await?;
         self.complete(generations).await
     }
 }

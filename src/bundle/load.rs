@@ -9,6 +9,7 @@ use crate::llm::{GenerateRequest, LlmEngine, LlmOptions, NullLlm, OnnxLlm};
 use crate::prompt::{PromptInput, PromptSchema, render};
 use crate::quantize::PqCodebook;
 use crate::retrieve::{FaissUserIndex, UserIndex, UserSnapshot};
+use crate::telemetry::Stall;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,8 +20,13 @@ use std::time::Duration;
 pub enum Engine {
     /// From nowhere: neither models nor the user index are loaded or verified (a process without the role infer).
     Absent,
-    /// Canned answers, each of which takes this long, and canned vectors.
-    Canned(Duration),
+    /// Canned answers, each of which takes `latency`, and canned vectors.
+    Canned {
+        /// Of one answer.
+        latency: Duration,
+        /// Answers after which no further one comes (tests); `None` = all come.
+        hangs_after: Option<u64>,
+    },
     /// From the bundle's models through ONNX Runtime.
     Onnx,
 }
@@ -37,6 +43,8 @@ pub struct LoadOptions {
     pub encoder_threads: usize,
     /// Inverted lists visited per search.
     pub nprobe: usize,
+    /// A model that has work and makes no step for so long is stalled.
+    pub stall: Duration,
 }
 
 impl Default for LoadOptions {
@@ -47,6 +55,7 @@ impl Default for LoadOptions {
             llm: LlmOptions { threads: 2, max_rows: 16, ..LlmOptions::default() },
             encoder_threads: 1,
             nprobe: 16,
+            stall: Duration::from_secs(30),
         }
     }
 }
@@ -77,6 +86,17 @@ pub struct Inference {
     pub snapshot: UserSnapshot,
     /// Answers are canned (`--engine null`).
     pub canned: bool,
+    /// A model that has work and makes no step for so long is stalled.
+    pub stall: Duration,
+}
+
+impl Inference {
+    /// The models that are stalled.
+    pub fn stalls(&self) -> Vec<Stall> {
+        let parts = [("llm", self.llm.stalled()), ("encoder", self.encoder.stalled())];
+        let stall = |(part, time): (&'static str, Option<Duration>)| Some(Stall { part, time: time? });
+        parts.into_iter().filter_map(stall).filter(|stall| stall.time >= self.stall).collect()
+    }
 }
 
 impl Bundle {
@@ -135,14 +155,16 @@ fn load_inference(
     let index = FaissUserIndex::load(&generation.join("users.faiss"), users, dim, options.nprobe)
         .map_err(|error| invalid(folder, "index")(&error))?;
     let (canned, (llm, encoder)) = match options.engine {
-        Engine::Canned(latency) => (true, canned_models(dim, latency, options.llm.max_rows)),
+        Engine::Canned { latency, hangs_after } => {
+            (true, canned_models(dim, latency, hangs_after, options.llm.max_rows))
+        }
         _ => (false, real_models(folder, schema, options)?),
     };
     if encoder.dim() != dim {
         let message = format!("vectors have {} dimensions, the codebook {dim}", encoder.dim());
         return Err(invalid(folder, "encoder")(&message));
     }
-    Ok(Inference { llm, encoder, index: Arc::new(index), snapshot, canned })
+    Ok(Inference { llm, encoder, index: Arc::new(index), snapshot, canned, stall: options.stall })
 }
 
 /// Checksums of the files that are read: with canned answers all but the external ones (the encoder), without models
@@ -163,7 +185,7 @@ pub(super) fn verify(manifest: &Manifest, folder: &Path, engine: Engine) -> Resu
     files::refuse_unlisted(folder, &listed, &opened, &folders)?;
     listed.retain(|name, entry| match engine {
         Engine::Onnx => true,
-        Engine::Canned(_) => entry.external.is_none(),
+        Engine::Canned { .. } => entry.external.is_none(),
         Engine::Absent => !is_for_inference(name),
     });
     files::verify(folder, &listed)
@@ -176,8 +198,13 @@ fn is_for_inference(file: &str) -> bool {
 
 type Models = (Arc<dyn LlmEngine>, Arc<dyn Encoder>);
 
-fn canned_models(dim: usize, latency: Duration, rows: usize) -> Models {
-    (Arc::new(NullLlm::new(latency, rows)), Arc::new(NullEncoder::new(dim)))
+fn canned_models(dim: usize, latency: Duration, hangs_after: Option<u64>, rows: usize) -> Models {
+    let llm = NullLlm::new(latency, rows);
+    let llm = match hangs_after {
+        Some(answers) => llm.hanging_after(answers),
+        None => llm,
+    };
+    (Arc::new(llm), Arc::new(NullEncoder::new(dim)))
 }
 
 /// Opens the sessions, passes the parity gate, and runs one real step so that the first user pays for no set-up.

@@ -117,13 +117,17 @@ pub(super) async fn load_bundle(settings: &Settings, metrics: &Arc<Metrics>) -> 
     let options = LoadOptions {
         engine: match engine.kind {
             _ if !settings.server.has(Role::Infer) => Engine::Absent,
-            EngineKind::Null => Engine::Canned(Duration::from_millis(engine.null_latency_ms)),
+            EngineKind::Null => Engine::Canned {
+                latency: Duration::from_millis(engine.null_latency_ms),
+                hangs_after: (engine.null_hangs_after > 0).then_some(engine.null_hangs_after),
+            },
             EngineKind::Onnx => Engine::Onnx,
         },
         onnxruntime: (!engine.onnxruntime.is_empty()).then(|| engine.onnxruntime.clone().into()),
         llm: llm_options(engine, metrics),
         encoder_threads: engine.encoder_threads,
         nprobe: settings.retrieve.nprobe,
+        stall: Duration::from_millis(engine.stall_ms),
     };
     let loaded = tokio::task::spawn_blocking(move || bundle::load(&folder, &options))
         .await

@@ -168,6 +168,8 @@ pub enum ProviderKind {
 pub struct EngineSettings {
     pub kind: EngineKind,
     pub null_latency_ms: u64,
+    pub null_hangs_after: u64,
+    pub stall_ms: u64,
     pub onnxruntime: String,
     pub llm_threads: usize,
     pub encoder_threads: usize,
@@ -250,6 +252,7 @@ pub struct RefreshSettings {
     pub max_interval_ms: i64,
     pub immediate_actions: Vec<String>,
     pub lease_ms: u64,
+    pub deadline_ms: u64,
     pub poll_ms: u64,
     pub sweep_interval_ms: u64,
     pub ttl_ms: i64,
@@ -267,6 +270,7 @@ pub struct RefreshSettings {
 #[allow(missing_docs)]
 pub struct RetrieveSettings {
     pub candidates: usize,
+    pub tie_epsilon: f32,
     pub nprobe: usize,
     pub min_engagements: usize,
     pub max_referrers: usize,

@@ -52,6 +52,10 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         "server.drain_delay_ms must not be above server.drain_timeout_ms".to_string(),
     );
     check(server.max_wait_ms > 0, "server.max_wait_ms must be at least 1".to_string());
+    check(settings.engine.stall_ms > 0, "engine.stall_ms must be at least 1".to_string());
+    check(settings.refresh.deadline_ms > 0, "refresh.deadline_ms must be at least 1".to_string());
+    let ties = settings.retrieve.tie_epsilon;
+    check((0.0..=2.0).contains(&ties), "retrieve.tie_epsilon must be 0 to 2".to_string());
     check(settings.engine.device >= 0, "engine.device must not be negative".to_string());
     let same_port = server.listen.port() != 0 && server.listen == server.admin_listen;
     check(!same_port, "server.listen and server.admin_listen must differ".to_string());

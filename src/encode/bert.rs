@@ -4,6 +4,8 @@
 //! Texts are tokenised and cut, sorted by length, run in batches of like length, and put back in order.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use ort::session::Session;
 use ort::value::{Outlet, Tensor};
@@ -12,6 +14,7 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 use super::{EncodeError, Encoder};
 use crate::onnx::{GRAPH_FILE, folder, runtime};
+use crate::telemetry::Progress;
 use taiji_export::names;
 
 /// How to run an encoder.
@@ -40,6 +43,7 @@ pub struct BertEncoder {
     dim: usize,
     max_batch: usize,
     model_id: String,
+    progress: Arc<Progress>,
 }
 
 impl BertEncoder {
@@ -61,7 +65,14 @@ impl BertEncoder {
         let truncation =
             TruncationParams { max_length: options.max_tokens.min(positions), ..TruncationParams::default() };
         tokenizer.with_truncation(Some(truncation)).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { tokenizer, session: Mutex::new(session), dim, max_batch: options.max_batch.max(1), model_id })
+        Ok(Self {
+            tokenizer,
+            session: Mutex::new(session),
+            dim,
+            max_batch: options.max_batch.max(1),
+            model_id,
+            progress: Arc::default(),
+        })
     }
 
     /// Runs one batch of token rows; vectors in the order of the rows.
@@ -88,6 +99,7 @@ impl BertEncoder {
 
 impl Encoder for BertEncoder {
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EncodeError> {
+        let _work = self.progress.begin();
         let failed = |message: String| EncodeError::Run(message);
         let encodings = texts
             .iter()
@@ -104,6 +116,7 @@ impl Encoder for BertEncoder {
                 return Err(failed("a text has no tokens: the tokenizer must add its special tokens".to_owned()));
             }
             let batch_vectors = self.run(&rows).map_err(|error| failed(error.to_string()))?;
+            self.progress.step();
             for (&index, vector) in batch.iter().zip(batch_vectors) {
                 vectors[index] = vector;
             }
@@ -113,6 +126,10 @@ impl Encoder for BertEncoder {
 
     fn count_tokens(&self, text: &str) -> usize {
         self.tokenizer.encode_fast(text, true).map_or(0, |encoding| encoding.get_ids().len())
+    }
+
+    fn stalled(&self) -> Option<Duration> {
+        self.progress.stalled()
     }
 
     fn dim(&self) -> usize {
@@ -185,6 +202,25 @@ mod tests {
         let norm: f32 = vectors[2].iter().map(|value| value * value).sum();
         assert!((norm - 1.0).abs() < 1e-5);
         assert!(encoder.encode(&[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn audit_04_an_encoder_that_never_returns_is_seen_as_work_without_a_step() {
+        let encoder = encoder(4);
+        assert_eq!(encoder.stalled(), None);
+        // Whoever waits for the session waits as long as the call before it hangs.
+        let session = encoder.session.lock();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| encoder.encode(&["w1"]).map(|vectors| vectors.len()));
+            let soon = std::time::Instant::now() + Duration::from_secs(60);
+            while encoder.stalled().unwrap_or_default() < Duration::from_millis(200) {
+                assert!(std::time::Instant::now() < soon, "work that makes no step is not seen");
+                std::thread::yield_now();
+            }
+            drop(session);
+            assert_eq!(waiting.join().unwrap().unwrap(), 1);
+        });
+        assert_eq!(encoder.stalled(), None);
     }
 
     #[test]

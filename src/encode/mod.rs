@@ -10,6 +10,7 @@ mod null;
 pub use bert::{BertEncoder, EncoderOptions};
 pub use null::NullEncoder;
 
+use std::time::Duration;
 use thiserror::Error;
 
 /// What can go wrong.
@@ -35,6 +36,9 @@ pub trait Encoder: Send + Sync {
 
     /// Tokens the encoder reads of a text: after cutting, special tokens included.
     fn count_tokens(&self, text: &str) -> usize;
+
+    /// For how long there have been texts to encode without a step; `None` without any.
+    fn stalled(&self) -> Option<Duration>;
 
     /// Vector length.
     fn dim(&self) -> usize;

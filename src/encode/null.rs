@@ -4,6 +4,7 @@
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{EncodeError, Encoder};
@@ -40,6 +41,10 @@ impl Encoder for NullEncoder {
 
     fn count_tokens(&self, text: &str) -> usize {
         text.split_whitespace().count()
+    }
+
+    fn stalled(&self) -> Option<Duration> {
+        None
     }
 
     fn dim(&self) -> usize {

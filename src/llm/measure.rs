@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::sequence::Job;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Progress};
 
 /// Counters of one engine.
 pub struct Measures {
     metrics: Arc<Metrics>,
     panicked: AtomicBool,
+    progress: Arc<Progress>,
 }
 
 /// Kinds of graph calls.
@@ -59,7 +60,7 @@ impl Ended {
 impl Measures {
     /// Counts into these metrics.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, panicked: AtomicBool::new(false) }
+        Self { metrics, panicked: AtomicBool::new(false), progress: Arc::default() }
     }
 
     /// The metrics counted into.
@@ -67,8 +68,14 @@ impl Measures {
         &self.metrics
     }
 
+    /// Whether the engine's thread, when it has work, makes steps.
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
     /// A graph call ended now.
     pub fn step(&self, step: Step, started: Instant) {
+        self.progress.step();
         let name = match step {
             Step::Prefill => "prefill",
             Step::Decode => "decode",

@@ -34,6 +34,8 @@ pub use null::NullLlm;
 pub use onnx::{LlmOptions, OnnxLlm};
 pub use request::{Beam, BeamRequest, Finish, GenerateRequest, Generation, Piece, Priority, Prompt, Sampling, Scored};
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -126,6 +128,9 @@ pub trait LlmEngine: Send + Sync {
 
     /// What waits now.
     fn queue_depth(&self) -> QueueDepth;
+
+    /// For how long the engine has had work without making a step; `None` without work.
+    fn stalled(&self) -> Option<Duration>;
 
     /// `false` once a panic was caught in the engine: it goes on, but the process should be replaced.
     fn healthy(&self) -> bool;

@@ -3,6 +3,9 @@
 //! In: any prompt. Out: reasoning and answer decided by the prompt's hash alone. Whoever uses it must flag the features.
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use xxhash_rust::xxh3::xxh3_64;
@@ -11,6 +14,7 @@ use super::{
     Beam, BeamRequest, Finish, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Prompt, QueueDepth, Scored,
 };
 use crate::prompt::{ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE};
+use crate::telemetry::{Progress, Work};
 
 const INTERESTS: [&str; 16] = [
     "running shoes",
@@ -36,6 +40,12 @@ const INTERESTS: [&str; 16] = [
 pub struct NullLlm {
     latency: Duration,
     rows: Semaphore,
+    /// Answers after which no further one comes; `None` = all come.
+    hangs_after: Option<u64>,
+    asked: AtomicU64,
+    progress: Arc<Progress>,
+    /// What never ends: like a device that hangs, it goes on when its caller has gone.
+    hung: Mutex<Vec<Work>>,
 }
 
 impl Default for NullLlm {
@@ -47,10 +57,28 @@ impl Default for NullLlm {
 impl NullLlm {
     /// An engine each of whose answers takes `latency`, `rows` of them at once: a device of known speed.
     pub fn new(latency: Duration, rows: usize) -> NullLlm {
-        NullLlm { latency, rows: Semaphore::new(rows) }
+        NullLlm {
+            latency,
+            rows: Semaphore::new(rows),
+            hangs_after: None,
+            asked: AtomicU64::new(0),
+            progress: Arc::default(),
+            hung: Mutex::default(),
+        }
+    }
+
+    /// The same engine, but no answer comes after the first `answers`: for tests of what a hung device does to others.
+    pub fn hanging_after(self, answers: u64) -> NullLlm {
+        NullLlm { hangs_after: Some(answers), ..self }
     }
 
     async fn take_time(&self) {
+        let work = self.progress.begin();
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        if self.hangs_after.is_some_and(|answers| asked >= answers) {
+            self.hung.lock().push(work);
+            return std::future::pending().await;
+        }
         if self.latency.is_zero() {
             return;
         }
@@ -134,6 +162,10 @@ impl LlmEngine for NullLlm {
 
     fn queue_depth(&self) -> QueueDepth {
         QueueDepth::default()
+    }
+
+    fn stalled(&self) -> Option<Duration> {
+        self.progress.stalled()
     }
 
     fn healthy(&self) -> bool {

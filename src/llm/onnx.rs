@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -300,6 +301,10 @@ impl LlmEngine for OnnxLlm {
     fn queue_depth(&self) -> QueueDepth {
         let (requests, tokens) = self.queue.depth();
         QueueDepth { requests, tokens }
+    }
+
+    fn stalled(&self) -> Option<Duration> {
+        self.measures.progress().stalled()
     }
 
     fn healthy(&self) -> bool {

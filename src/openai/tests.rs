@@ -121,6 +121,10 @@ impl LlmEngine for Script {
         QueueDepth::default()
     }
 
+    fn stalled(&self) -> Option<std::time::Duration> {
+        None
+    }
+
     fn healthy(&self) -> bool {
         true
     }

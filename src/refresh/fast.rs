@@ -54,7 +54,7 @@ impl Refresher {
         }
         let (vector, sparse_ids) = self.embed(text).await?;
         let previous = shown_neighbour(&read.stored);
-        let chosen = self.neighbour(user, &vector, previous.as_ref()).await?;
+        let chosen = self.neighbour(user, &read.history, &vector, previous.as_ref()).await?;
         let parsed = ParsedAnswer { reasoning: String::new(), answer: String::new(), format_ok: false };
         let made = Made { parsed, grounding: Grounding::None, vector, sparse_ids };
         let version = Version { seq: read.history.state.seq, turn: 0 };
@@ -86,7 +86,9 @@ pub(super) async fn run(
     let queue = fast_queue(refresher.space());
     let poll = Duration::from_millis(refresher.refresh.poll_ms);
     while !*stop.borrow() {
-        if let Some(claim) = claim_one(refresher, &queue).await {
+        if !refresher.is_stalled()
+            && let Some(claim) = claim_one(refresher, &queue).await
+        {
             let ended = one(refresher, &queue, &claim, told).await;
             match ended.inspect_err(|error| StoreCallFailed { operation: "fast_path", error }.emit(&refresher.metrics))
             {
@@ -120,8 +122,16 @@ async fn one(refresher: &Arc<Refresher>, queue: &str, claim: &Claim, told: &Told
     let (user, started) = (claim.user.as_str(), Instant::now());
     // A task of its own, so that a panic over one user ends neither the worker nor the process.
     let (worker, name) = (refresher.clone(), claim.user.clone());
-    let quick = tokio::spawn(async move { worker.quick(&name).await });
-    match quick.await.unwrap_or_else(|error| Err(RefreshError::Task(error.to_string()))) {
+    let mut quick = tokio::spawn(async move { worker.quick(&name).await });
+    let limit = refresher.deadline();
+    let ended = match tokio::time::timeout(limit, &mut quick).await {
+        Ok(ended) => ended.unwrap_or_else(|error| Err(RefreshError::Task(error.to_string()))),
+        Err(_) => {
+            quick.abort();
+            Err(RefreshError::Deadline(limit))
+        }
+    };
+    match ended {
         Ok(Quick::Written { seq }) => {
             let waited_ms = refresher.store.now_ms().await?.saturating_sub(claim.due_ms).max(0);
             let (seconds, waited) = (started.elapsed().as_secs_f64(), waited_ms as f64 / 1000.0);

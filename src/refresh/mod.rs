@@ -28,6 +28,7 @@ use crate::llm::LlmError;
 use crate::quantize::QuantizeError;
 use crate::retrieve::RetrieveError;
 use crate::store::StoreError;
+use std::time::Duration;
 use thiserror::Error;
 
 /// Why a refresh failed; the user stays due.
@@ -44,6 +45,8 @@ pub enum RefreshError {
     Quantize(#[from] QuantizeError),
     #[error(transparent)]
     Retrieve(#[from] RetrieveError),
+    #[error("not done after {0:?} (refresh.deadline_ms); the user is due again")]
+    Deadline(Duration),
     #[error("a refresh task was cancelled or panicked: {0}")]
     Task(String),
 }

@@ -2,7 +2,7 @@
 //!
 //! In: a user and the due class. Out: what became of them. Caller: the `worker`.
 
-use super::neighbour::Chooser;
+use super::neighbour::{Chooser, Seeker};
 use super::write::Draft;
 use super::{RefreshError, Seen, TokenBudget, shown_neighbour};
 use crate::answer::{Answering, Embedded, history_input};
@@ -19,7 +19,7 @@ use crate::store::{
 };
 use crate::telemetry::Metrics;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What one refresh did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,8 +94,19 @@ impl Refresher {
         &self.bundle.manifest.space
     }
 
+    /// Longest time of one refresh.
+    pub(super) fn deadline(&self) -> Duration {
+        Duration::from_millis(self.refresh.deadline_ms)
+    }
+
+    /// Whether a model of this process makes no step: whoever it takes out of the queue would only lose time.
+    pub(super) fn is_stalled(&self) -> bool {
+        !self.models.stalls().is_empty()
+    }
+
     /// Refreshes one user, once; the due class decides who goes first at the LLM.
     pub async fn refresh(&self, user: &str, class: u8) -> Result<Refreshed, RefreshError> {
+        let until = Instant::now() + self.deadline();
         let Some(read) = self.timed("read", self.read(user)).await? else {
             return Ok(Refreshed::Unknown);
         };
@@ -109,9 +120,9 @@ impl Refresher {
         if self.unchanged(&read, hash) && !self.must_go(previous.as_ref()).await? {
             return self.skip(user, &read, version).await;
         }
-        let made = self.run_models(&prompt, class).await?;
+        let made = self.run_models(&prompt, class, until).await?;
         self.count_answer(&made);
-        let chosen = self.timed("retrieve", self.neighbour(user, &made.vector, previous.as_ref())).await?;
+        let chosen = self.timed("retrieve", self.neighbour(user, &read.history, &made.vector, previous.as_ref())).await?;
         let draft = Draft { tier: 1, version, hash, truncated: prompt.truncated, made, chosen, previous };
         self.timed("write", self.write(user, &read, draft)).await
     }
@@ -182,10 +193,10 @@ impl Refresher {
     }
 
     /// LLM, then what is made of its text.
-    async fn run_models(&self, prompt: &RenderedPrompt, class: u8) -> Result<Made, RefreshError> {
+    async fn run_models(&self, prompt: &RenderedPrompt, class: u8, until: Instant) -> Result<Made, RefreshError> {
         let priority = if class == CLASS_SYNC { Priority::Synchronous } else { Priority::Background };
         let answering = self.answering();
-        let generate = async { Ok(answering.generate(std::slice::from_ref(&prompt.text), priority).await?) };
+        let generate = async { Ok(answering.generate(std::slice::from_ref(&prompt.text), priority, Some(until)).await?) };
         let generations = self.timed("llm", generate).await?;
         let spent = generations.iter().map(|generation| generation.prompt_tokens + generation.new_tokens).sum();
         self.budget.spend(spent, unix_ms());
@@ -207,18 +218,20 @@ impl Refresher {
     pub(super) async fn neighbour(
         &self,
         user: &str,
+        history: &UserHistory,
         vector: &[f32],
         previous: Option<&Seen>,
     ) -> Result<Option<CrossFinding>, RefreshError> {
-        let candidates = self.models.index.search(vector, self.retrieve.candidates, user)?;
         let chooser = Chooser {
             store: self.store.as_ref(),
+            index: &self.models.index,
             catalogue: &self.bundle.catalogue,
             snapshot: &self.models.snapshot,
             settings: &self.retrieve,
             space: self.space(),
         };
-        let chosen = chooser.choose(&candidates, previous.map(|seen| seen.user.as_str())).await?;
+        let seeker = Seeker::new(user, vector, history, previous.map(|seen| seen.user.as_str()));
+        let chosen = chooser.choose(&seeker).await?;
         let result = if chosen.is_some() { "found" } else { "none" };
         self.metrics.neighbours.with_label_values(&[result]).inc();
         Ok(chosen)

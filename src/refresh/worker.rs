@@ -7,7 +7,7 @@ use crate::llm::LlmError;
 use crate::publish::ChangeFeed;
 use crate::store::{Claim, DueEntry, PutRefusal, QueueDepth, StoreError};
 use crate::telemetry::Metrics;
-use crate::telemetry::events::{RefreshEnded, StoreCallFailed};
+use crate::telemetry::events::{ModelStalled, RefreshEnded, StoreCallFailed};
 use crate::telemetry::kafka::ChangeDropped;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -83,9 +83,10 @@ impl Worker {
         let mut running = JoinSet::new();
         let places = self.refresher.refresh.concurrency;
         let mut held = Held::default();
+        let mut stalled = Stalled::default();
         while !*stop.borrow() {
             let free = places - running.len();
-            let allowed = self.allowed(free, &mut held).await;
+            let allowed = if stalled.look(&self.refresher) { 0 } else { self.allowed(free, &mut held).await };
             let claimed = if allowed > 0 { self.claim(allowed).await } else { Vec::new() };
             let is_short = claimed.len() < allowed.max(1);
             for claim in claimed {
@@ -208,6 +209,21 @@ impl Held {
     }
 }
 
+/// Whether a model of this process is stalled, said once each time.
+#[derive(Default)]
+struct Stalled(bool);
+
+impl Stalled {
+    fn look(&mut self, refresher: &Refresher) -> bool {
+        let is_stalled = refresher.is_stalled();
+        if is_stalled != self.0 {
+            ModelStalled { stalls: &refresher.models.stalls(), is_over: !is_stalled }.emit();
+        }
+        self.0 = is_stalled;
+        is_stalled
+    }
+}
+
 /// Whether the time of anybody has come for whom no caller waits.
 fn others_are_due(depth: &QueueDepth, now_ms: i64) -> bool {
     depth.classes.iter().any(|(class, _, oldest_ms)| *class != CLASS_SYNC && *oldest_ms <= now_ms)
@@ -244,7 +260,7 @@ fn ended(finished: Result<Result<bool, StoreError>, tokio::task::JoinError>) -> 
 /// One claimed user: refresh, mark due again where needed, release. Whether the user was left due at once.
 async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told) -> Result<bool, StoreError> {
     let started = Instant::now();
-    let result = with_renewal(&refresher, &claim).await;
+    let result = in_time(&refresher, &claim).await;
     drop(ticket);
     if let Ok(refreshed) = &result {
         told.tell(&refresher, &claim.user, refreshed);
@@ -258,6 +274,13 @@ async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told
         Err(error) if error.is_transient() || matches!(error, StoreError::Denied { .. }) => Ok(false),
         finished => finished,
     }
+}
+
+/// Runs the refresh within its deadline. What is cut off in between is what a crash there leaves, too.
+async fn in_time(refresher: &Refresher, claim: &Claim) -> Result<Refreshed, RefreshError> {
+    let limit = refresher.deadline();
+    let ended = tokio::time::timeout(limit, with_renewal(refresher, claim)).await;
+    ended.unwrap_or(Err(RefreshError::Deadline(limit)))
 }
 
 /// Runs the refresh, renewing the lease at half time.

@@ -15,6 +15,9 @@ use crate::store::{FeaturePut, FreshVector, PutBody, PutOutcome};
 /// an LLM's answer (seq from 1), which replaces it whatever it had read and never gives way to it.
 const QUICK_VECTOR: Version = Version { seq: 0, turn: 1 };
 
+/// A neighbour whose last place others took is chosen anew so many times.
+const CHOICES: usize = 4;
+
 /// What is about to be written.
 pub(super) struct Draft {
     /// 0 fast path, 1 LLM.
@@ -32,17 +35,17 @@ pub(super) struct Draft {
 }
 
 impl Refresher {
-    pub(super) async fn write(&self, user: &str, read: &Read, draft: Draft) -> Result<Refreshed, RefreshError> {
+    pub(super) async fn write(&self, user: &str, read: &Read, mut draft: Draft) -> Result<Refreshed, RefreshError> {
         let (space, era) = (self.space(), read.history.state.era);
         let (version, tier, previous) = (draft.version, draft.tier, draft.previous.clone());
         let embedding = encode_f16(&draft.made.vector);
-        let neighbour = draft.chosen.as_ref().map(|chosen| Seen { user: chosen.user.clone(), era: chosen.era });
-        let note = async {
-            let Some(neighbour) = &neighbour else { return Ok(()) };
-            Ok(self.store.add_referrer(space, &neighbour.user, user).await.map(|_| ())?)
-        };
         // Both stand before the put; between them no order counts: either alone is what a crash before the put leaves, too.
-        tokio::try_join!(note, self.feed_vector(user, read, &draft, &embedding))?;
+        let (chosen, ()) = tokio::try_join!(
+            self.note_neighbour(user, read, &draft),
+            self.feed_vector(user, read, &draft, &embedding)
+        )?;
+        draft.chosen = chosen;
+        let neighbour = draft.chosen.as_ref().map(|chosen| Seen { user: chosen.user.clone(), era: chosen.era });
         let (hash, groups) = (draft.hash, assemble(self.finding(read, draft)));
         let body = PutBody::Write { groups, prompt_hash: hash, embedding };
         let put = FeaturePut { user: user.to_string(), era, version, tier, body };
@@ -57,6 +60,27 @@ impl Refresher {
         };
         self.settle(&Seen { user: user.to_string(), era }, previous, neighbour).await?;
         Ok(Refreshed::Written { seq: version.seq, current_seq })
+    }
+
+    /// Notes at the neighbour that the user shows them. Where others took the last place meanwhile another one is chosen.
+    async fn note_neighbour(
+        &self,
+        user: &str,
+        read: &Read,
+        draft: &Draft,
+    ) -> Result<Option<CrossFinding>, RefreshError> {
+        let (store, space, previous) = (self.store.as_ref(), self.space(), draft.previous.as_ref());
+        let mut chosen = draft.chosen.clone();
+        for _ in 0..CHOICES {
+            let Some(neighbour) = chosen.as_ref().map(|chosen| chosen.user.as_str()) else { return Ok(None) };
+            let referrers = store.add_referrer(space, neighbour, user).await?;
+            if referrers <= self.retrieve.max_referrers || previous.is_some_and(|seen| seen.user == neighbour) {
+                return Ok(chosen);
+            }
+            drop_note(store, space, user, neighbour).await?;
+            chosen = self.neighbour(user, &read.history, &draft.made.vector, previous).await?;
+        }
+        Ok(None)
     }
 
     /// After the put: takes the note at the neighbour shown before away, and looks back at the one shown now.

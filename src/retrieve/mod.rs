@@ -5,6 +5,8 @@
 //! written since, replayed from the store's feed at start.
 
 mod faiss;
+mod flat;
+mod members;
 mod snapshot;
 mod tail;
 
@@ -51,11 +53,15 @@ pub struct Neighbour {
     pub user: String,
     /// Cosine similarity, -1 to 1.
     pub similarity: f32,
+    /// That of the next distinct vector; `None` if there is no other.
+    pub next: Option<f32>,
 }
 
 /// An index over users' vectors, shared by all refreshes.
 pub trait UserIndex: Send + Sync {
-    /// Up to `k` users by falling similarity, without `exclude`. `vector` has length [`Self::dim`] and norm 1.
+    /// Up to `k` users by falling similarity, without `exclude`; users of equal vectors in an order of their own for each
+    /// `exclude`, of which a larger `k` gives more. `vector` has length [`Self::dim`] and norm 1. Takes as long as there are
+    /// vectors: call it off the async threads.
     fn search(&self, vector: &[f32], k: usize, exclude: &str) -> Result<Vec<Neighbour>, RetrieveError>;
 
     /// Takes one entry of the vector feed: the highest (era, version) of a user wins, of equal ones the later; a

@@ -1,7 +1,7 @@
 //! Keeps an index as fresh as the store's vector feed: replays it at start, then follows it.
 
 use super::UserIndex;
-use crate::store::{FeatureStore, FeedCursor, StoreError};
+use crate::store::{FeatureStore, FeedCursor, FreshVector, StoreError};
 use half::f16;
 use std::sync::Arc;
 
@@ -39,17 +39,30 @@ impl VectorTail {
         loop {
             let page = self.store.vectors_after(&self.space, &self.cursor, PAGE).await?;
             self.cursor = page.cursor;
-            for fresh in &page.entries {
-                // One vector that does not fit (written by another encoder) must not stop the feed.
-                if let Err(error) = self.index.apply(fresh) {
-                    tracing::error!(user = fresh.user, %error, "vector of the feed not applied");
-                }
-            }
             applied += page.entries.len();
+            self.apply(page.entries).await?;
             if page.is_last {
                 return Ok(applied);
             }
         }
+    }
+
+    /// Off the async threads: a change of the index waits for the searches under way.
+    async fn apply(&self, entries: Vec<FreshVector>) -> Result<(), StoreError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let index = self.index.clone();
+        let applied = tokio::task::spawn_blocking(move || {
+            for fresh in &entries {
+                // One vector that does not fit (written by another encoder) must not stop the feed.
+                if let Err(error) = index.apply(fresh) {
+                    tracing::error!(user = fresh.user, %error, "vector of the feed not applied");
+                }
+            }
+        });
+        let message = |error: tokio::task::JoinError| error.to_string();
+        applied.await.map_err(|error| StoreError::Engine { operation: "apply_vectors", message: message(error) })
     }
 }
 

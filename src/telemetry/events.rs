@@ -1,6 +1,6 @@
 //! Happenings worth a log line and a counter: one struct each, so that the two cannot disagree.
 
-use super::Metrics;
+use super::{Metrics, Stall};
 use crate::store::PutRefusal;
 use std::time::Instant;
 
@@ -107,6 +107,23 @@ impl RefreshEnded<'_> {
                 count("deferred");
                 tracing::debug!(user, "refresh deferred: llm queue full");
             }
+        }
+    }
+}
+
+/// A model of this process stopped making steps, or goes on.
+#[allow(missing_docs)]
+pub struct ModelStalled<'a> {
+    pub stalls: &'a [Stall],
+    pub is_over: bool,
+}
+
+impl ModelStalled<'_> {
+    /// Logs; `/readyz` says it, too.
+    pub fn emit(&self) {
+        match self.is_over {
+            true => tracing::info!("the models make steps again: users are taken out of the queue"),
+            false => tracing::error!(stalls = ?self.stalls, "a model has work and makes no step: nobody is taken out of the queue"),
         }
     }
 }

@@ -5,8 +5,10 @@
 pub mod events;
 pub mod kafka;
 pub mod metrics;
+mod progress;
 pub mod readiness;
 mod repeated;
 
 pub use metrics::Metrics;
+pub use progress::{Progress, Stall, Work};
 pub use readiness::Readiness;

@@ -9,7 +9,6 @@ use taiji::bundle::{self, Bundle, Engine, LoadOptions};
 use taiji::config;
 use taiji::erase::carry_out;
 use taiji::event::{ActionClass, Item};
-use taiji::llm::LlmOptions;
 use taiji::proto::Behaviour;
 use taiji::refresh::{Refreshed, Refresher, shown_neighbour};
 use taiji::retrieve::VectorTail;
@@ -213,7 +212,7 @@ async fn the_repeat_of_a_refresh_that_died_does_not_skip_over_an_erased_neighbou
 }
 
 fn load_canned(folder: &Path) -> Arc<Bundle> {
-    let engine = Engine::Canned(Duration::ZERO);
-    let options = LoadOptions { engine, onnxruntime: None, llm: LlmOptions::default(), encoder_threads: 1, nprobe: 1 };
+    let engine = Engine::Canned { latency: Duration::ZERO, hangs_after: None };
+    let options = LoadOptions { engine, encoder_threads: 1, nprobe: 1, ..LoadOptions::default() };
     Arc::new(bundle::load(folder, &options).expect("bundle"))
 }

@@ -15,6 +15,7 @@ mod drain;
 mod erase;
 mod fast_path;
 mod full_disk;
+mod hang;
 mod kafka;
 mod odd_ids;
 mod openai;

@@ -3,6 +3,8 @@
 //! Its rows hold tokens where the real ones hold keys and values, filled exactly as the kernel fills them, so that a wrong
 //! position, a wrong move or a forgotten slot changes the text.
 
+use std::sync::mpsc;
+
 use crate::llm::device::{Backend, Call, PoolShape};
 
 /// Width of the logits.
@@ -18,6 +20,8 @@ pub struct ToyBackend {
     bucket: usize,
     /// Panics when it reads this token, fails when it reads the next, answers NaN behind the one after.
     pub poison: Option<u32>,
+    /// A call that reads this token does not return before the other end is dropped.
+    pub hang: Option<(u32, mpsc::Receiver<()>)>,
 }
 
 /// The token behind a text.
@@ -37,7 +41,7 @@ impl ToyBackend {
     /// Rows full of garbage; decode calls cover a multiple of `bucket` rows.
     pub fn new(rows: usize, slots: usize, bucket: usize) -> Self {
         let rows = vec![vec![GARBAGE; slots]; rows];
-        Self { rows, prefix: Vec::new(), logits: Vec::new(), bucket, poison: None }
+        Self { rows, prefix: Vec::new(), logits: Vec::new(), bucket, poison: None, hang: None }
     }
 }
 
@@ -51,6 +55,11 @@ impl Backend for ToyBackend {
         assert!(!call.input_ids.iter().any(|&id| Some(id) == poison(0)), "on purpose");
         if call.input_ids.iter().any(|&id| Some(id) == poison(1)) {
             return Err("on purpose".to_owned());
+        }
+        if let Some((token, gate)) = &self.hang
+            && call.input_ids.contains(&i64::from(*token))
+        {
+            assert!(gate.recv().is_err(), "nothing is ever sent");
         }
         assert_eq!((call.input_ids.len(), call.seqlens.len()), (call.rows * call.width, call.rows));
         // What the kernel accepts (note onnx 3.1): a first prompt, a decode step, or one row that goes on.

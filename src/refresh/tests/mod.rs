@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod fast;
+mod neighbours;
 mod replicas;
 mod worker;
 
@@ -34,6 +35,8 @@ use tokio::sync::{mpsc, watch};
 const DIM: usize = 16;
 /// Items that every user knows; each is used by enough users to be shown.
 const COMMON: usize = 4;
+/// A model without a step for so long is stalled.
+const STALL: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(60);
 
 /// Canned answers that come when the gate is open; knows for whom it works, by the attribute `who` of the prompt.
@@ -41,6 +44,10 @@ struct GatedLlm {
     gate: watch::Sender<bool>,
     latency: Duration,
     calls: Arc<Mutex<Calls>>,
+    /// What it says of itself.
+    stalled: Mutex<Option<Duration>>,
+    /// It answers every prompt as this one.
+    as_if: Mutex<Option<&'static str>>,
 }
 
 #[derive(Default)]
@@ -63,7 +70,7 @@ impl Drop for Running {
 
 impl GatedLlm {
     fn new(open: bool, latency: Duration) -> Arc<GatedLlm> {
-        Arc::new(GatedLlm { gate: watch::Sender::new(open), latency, calls: Arc::default() })
+        Arc::new(GatedLlm { gate: watch::Sender::new(open), latency, calls: Arc::default(), stalled: Mutex::default(), as_if: Mutex::default() })
     }
 
     fn open(&self) {
@@ -96,7 +103,8 @@ impl LlmEngine for GatedLlm {
         let _running = self.begin(&request.prompt);
         self.gate.subscribe().wait_for(|open| *open).await.unwrap();
         tokio::time::sleep(self.latency).await;
-        NullLlm::default().generate(request).await
+        let prompt = self.as_if.lock().map_or(request.prompt.clone(), |text| Prompt::Text(text.to_string()));
+        NullLlm::default().generate(GenerateRequest { prompt, ..request }).await
     }
 
     async fn stream(&self, request: GenerateRequest) -> Result<mpsc::UnboundedReceiver<Piece>, LlmError> {
@@ -131,6 +139,10 @@ impl LlmEngine for GatedLlm {
         NullLlm::default().queue_depth()
     }
 
+    fn stalled(&self) -> Option<Duration> {
+        *self.stalled.lock()
+    }
+
     fn healthy(&self) -> bool {
         true
     }
@@ -138,6 +150,11 @@ impl LlmEngine for GatedLlm {
 
 /// A bundle in memory: real codebook, catalogue and index, this LLM, the canned encoder.
 fn bundle(llm: Arc<GatedLlm>) -> Arc<Bundle> {
+    bundle_with(llm, FaissUserIndex::empty(DIM).unwrap(), UserSnapshot::default())
+}
+
+/// The same over an index and the histories of its main part.
+fn bundle_with(llm: Arc<GatedLlm>, index: FaissUserIndex, snapshot: UserSnapshot) -> Arc<Bundle> {
     let centroids = (0..256 * DIM).map(|place| ((place * 37 % 101) as f32 - 50.0) / 100.0).collect();
     let codebook = PqCodebook::new(8, 256, DIM, centroids, None).unwrap();
     let row = |item: usize| CatalogueRow {
@@ -176,9 +193,10 @@ fn bundle(llm: Arc<GatedLlm>) -> Arc<Bundle> {
         inference: Some(Arc::new(Inference {
             llm,
             encoder: Arc::new(NullEncoder::new(DIM)),
-            index: Arc::new(FaissUserIndex::empty(DIM).unwrap()),
-            snapshot: UserSnapshot::default(),
+            index: Arc::new(index),
+            snapshot,
             canned: false,
+            stall: STALL,
         })),
     })
 }

@@ -1,6 +1,7 @@
 //! When a worker looks at the queue: its poll is an hour away in all of these.
 
 use super::*;
+use crate::config::RefreshSettings;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -17,9 +18,14 @@ struct Running {
 
 impl Running {
     fn start(concurrency: usize, fast_path: bool) -> Running {
+        Running::start_with(concurrency, fast_path, |_| {})
+    }
+
+    fn start_with(concurrency: usize, fast_path: bool, change: impl FnOnce(&mut RefreshSettings)) -> Running {
         let (folder, mut settings) = (tempfile::tempdir().unwrap(), eager());
         let refresh = &mut settings.refresh;
         (refresh.poll_ms, refresh.concurrency, refresh.fast_path) = (3_600_000, concurrency, fast_path);
+        change(refresh);
         let (store, llm) = (embedded(folder.path()), GatedLlm::new(false, Duration::ZERO));
         let refresher = refresher(store.clone(), bundle(llm.clone()), &settings);
         let (wake, space) = (Arc::new(Notify::new()), refresher.space().to_string());
@@ -91,5 +97,43 @@ async fn the_fast_path_is_rung_while_every_place_is_taken() {
     assert_eq!((quick.tier, running.llm.begun()), (0, 1));
     running.llm.open();
     running.until_refreshed("b", 5).await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_04_a_refresh_ends_at_its_deadline_and_its_lease_with_it() {
+    let running = Running::start_with(1, false, |refresh| {
+        // The lease would be renewed ten times within the deadline, and for ever without one.
+        (refresh.lease_ms, refresh.deadline_ms, refresh.retry_ms) = (100, 500, 0);
+    });
+    running.take_in("a", &[]).await;
+    running.wake.notify_one();
+    running.until_at_the_llm(1).await;
+    let begun = Instant::now();
+    // Due again at once, so that it is claimed a second time: the first call was given up.
+    running.until_at_the_llm(2).await;
+    let took = begun.elapsed();
+    println!("audit 04: a refresh whose model call hangs is given up after {} ms of 500 ms", took.as_millis());
+    assert!(took >= Duration::from_millis(400), "{took:?}");
+    assert_eq!((running.llm.running(), running.llm.calls.lock().overlaps), (1, 0));
+    running.llm.open();
+    running.until_refreshed("a", 5).await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_04_a_worker_whose_model_makes_no_step_takes_nobody() {
+    let running = Running::start_with(4, true, |refresh| refresh.poll_ms = 10);
+    *running.llm.stalled.lock() = Some(STALL);
+    running.llm.open();
+    running.take_in("a", &[]).await;
+    running.wake.notify_one();
+    let depth = running.store.queue_depth(&running.space).await.unwrap();
+    assert_eq!((depth.classes.iter().map(|(_, users, _)| users).sum::<usize>(), depth.leased), (1, 0));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(running.llm.begun(), 0);
+    assert!(stored(running.store.as_ref(), &running.space, "a").await.groups.is_empty(), "nor does the fast path");
+    *running.llm.stalled.lock() = Some(STALL / 2);
+    running.until_refreshed("a", 5).await;
     running.end().await;
 }
