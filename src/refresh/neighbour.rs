@@ -49,12 +49,7 @@ struct Admitted<'a> {
 }
 
 impl<'a> Seeker<'a> {
-    pub fn new(
-        user: &'a str,
-        vector: &'a [f32],
-        history: &'a UserHistory,
-        previous: Option<&'a str>,
-    ) -> Seeker<'a> {
+    pub fn new(user: &'a str, vector: &'a [f32], history: &'a UserHistory, previous: Option<&'a str>) -> Seeker<'a> {
         Seeker { user, vector, recent: recent_items(&history.engagements), previous }
     }
 

@@ -122,7 +122,8 @@ impl Refresher {
         }
         let made = self.run_models(&prompt, class, until).await?;
         self.count_answer(&made);
-        let chosen = self.timed("retrieve", self.neighbour(user, &read.history, &made.vector, previous.as_ref())).await?;
+        let chosen =
+            self.timed("retrieve", self.neighbour(user, &read.history, &made.vector, previous.as_ref())).await?;
         let draft = Draft { tier: 1, version, hash, truncated: prompt.truncated, made, chosen, previous };
         self.timed("write", self.write(user, &read, draft)).await
     }

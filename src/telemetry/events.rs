@@ -123,7 +123,9 @@ impl ModelStalled<'_> {
     pub fn emit(&self) {
         match self.is_over {
             true => tracing::info!("the models make steps again: users are taken out of the queue"),
-            false => tracing::error!(stalls = ?self.stalls, "a model has work and makes no step: nobody is taken out of the queue"),
+            false => {
+                tracing::error!(stalls = ?self.stalls, "a model has work and makes no step: nobody is taken out of the queue")
+            }
         }
     }
 }

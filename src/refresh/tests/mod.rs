@@ -70,7 +70,13 @@ impl Drop for Running {
 
 impl GatedLlm {
     fn new(open: bool, latency: Duration) -> Arc<GatedLlm> {
-        Arc::new(GatedLlm { gate: watch::Sender::new(open), latency, calls: Arc::default(), stalled: Mutex::default(), as_if: Mutex::default() })
+        Arc::new(GatedLlm {
+            gate: watch::Sender::new(open),
+            latency,
+            calls: Arc::default(),
+            stalled: Mutex::default(),
+            as_if: Mutex::default(),
+        })
     }
 
     fn open(&self) {

@@ -129,7 +129,10 @@ async fn audit_07_forty_thousand_users_of_one_vector_all_get_a_neighbour_and_the
     world.refresh(&refreshed).await;
     let referrers = world.referrers(&refreshed).await;
     let most = referrers.values().max().copied().unwrap_or_default();
-    println!("audit 07: {} of 40,000 equal users: all have a neighbour, the most shown is shown by {most}", refreshed.len());
+    println!(
+        "audit 07: {} of 40,000 equal users: all have a neighbour, the most shown is shown by {most}",
+        refreshed.len()
+    );
     assert!(most <= 16, "spread evenly: each is among the first 8 of 8 users");
     // Their vectors are in the fresh part now, beside those of the main part, and it goes on as before.
     let mut tail = VectorTail::new(world.store.clone(), world.refresher.models.index.clone(), world.space.clone());
@@ -172,7 +175,8 @@ async fn audit_07_among_equals_items_in_common_decide_then_who_came_last() {
         index.apply(&FreshVector { user: user.into(), era: 0, version, vector: Some(encode_f16(&vector)) }).unwrap();
     };
     // Times rise with the numbers of the items: the late one has been here last.
-    let batches = [events("me", &[20, 21]), events("late", &[50]), events("alike", &[20, 21]), events("far", &[20, 21, 60])];
+    let batches =
+        [events("me", &[20, 21]), events("late", &[50]), events("alike", &[20, 21]), events("far", &[20, 21, 60])];
     world.take_in(&batches).await;
     near("late", same_vector());
     near("alike", vector_at(0.9998));

@@ -18,15 +18,20 @@ struct Running {
 
 impl Running {
     fn start(concurrency: usize, fast_path: bool) -> Running {
-        Running::start_with(concurrency, fast_path, |_| {})
+        Running::start_with(GatedLlm::new(false, Duration::ZERO), concurrency, fast_path, |_| {})
     }
 
-    fn start_with(concurrency: usize, fast_path: bool, change: impl FnOnce(&mut RefreshSettings)) -> Running {
+    fn start_with(
+        llm: Arc<GatedLlm>,
+        concurrency: usize,
+        fast_path: bool,
+        change: impl FnOnce(&mut RefreshSettings),
+    ) -> Running {
         let (folder, mut settings) = (tempfile::tempdir().unwrap(), eager());
         let refresh = &mut settings.refresh;
         (refresh.poll_ms, refresh.concurrency, refresh.fast_path) = (3_600_000, concurrency, fast_path);
         change(refresh);
-        let (store, llm) = (embedded(folder.path()), GatedLlm::new(false, Duration::ZERO));
+        let store = embedded(folder.path());
         let refresher = refresher(store.clone(), bundle(llm.clone()), &settings);
         let (wake, space) = (Arc::new(Notify::new()), refresher.space().to_string());
         let worker = Worker::new(refresher, wake.clone(), Told { arrivals: Arc::default(), changes: None });
@@ -102,7 +107,7 @@ async fn the_fast_path_is_rung_while_every_place_is_taken() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn audit_04_a_refresh_ends_at_its_deadline_and_its_lease_with_it() {
-    let running = Running::start_with(1, false, |refresh| {
+    let running = Running::start_with(GatedLlm::new(false, Duration::ZERO), 1, false, |refresh| {
         // The lease would be renewed ten times within the deadline, and for ever without one.
         (refresh.lease_ms, refresh.deadline_ms, refresh.retry_ms) = (100, 500, 0);
     });
@@ -123,9 +128,9 @@ async fn audit_04_a_refresh_ends_at_its_deadline_and_its_lease_with_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn audit_04_a_worker_whose_model_makes_no_step_takes_nobody() {
-    let running = Running::start_with(4, true, |refresh| refresh.poll_ms = 10);
-    *running.llm.stalled.lock() = Some(STALL);
-    running.llm.open();
+    let llm = GatedLlm::new(true, Duration::ZERO);
+    *llm.stalled.lock() = Some(STALL);
+    let running = Running::start_with(llm, 4, true, |refresh| refresh.poll_ms = 10);
     running.take_in("a", &[]).await;
     running.wake.notify_one();
     let depth = running.store.queue_depth(&running.space).await.unwrap();
