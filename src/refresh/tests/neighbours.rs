@@ -1,12 +1,13 @@
 //! Who is shown, where many are equally near.
 
 use super::*;
+use crate::due::CLASS_THRESHOLD;
 use crate::encode::Encoder;
-use crate::feature::DecodedGroup;
-use crate::feature::proto::{CrossGroup, TextGroup};
+use crate::feature::{DecodedGroup, Group, Version};
 use crate::prompt::parse;
+use crate::proto::{CrossGroup, TextGroup};
 use crate::retrieve::{IndexShape, SnapshotUser, VectorTail, build_main, encode_f16};
-use crate::store::{FreshVector, Group, Version};
+use crate::store::FreshVector;
 
 /// Every user's prompt is answered as this one.
 const SAME: &str = "the same for all";
@@ -29,7 +30,7 @@ fn vector_at(similarity: f32) -> Vec<f32> {
 }
 
 struct World {
-    store: Arc<EmbeddedStore>,
+    store: Arc<dyn FeatureStore>,
     refresher: Arc<Refresher>,
     space: String,
     _folder: tempfile::TempDir,
