@@ -1,9 +1,9 @@
 //! A model call that never returns: the probes say it, and what it held is taken up elsewhere.
 
-use crate::rig::{SOON, Setup, call, wait_until};
 use crate::worlds::{click, data_plane_bundle};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use testkit::process::{SOON, Setup, call, wait_until};
 
 const USERS: usize = 5;
 const STALL: Duration = Duration::from_secs(3);
