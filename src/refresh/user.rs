@@ -197,7 +197,8 @@ impl Refresher {
     async fn run_models(&self, prompt: &RenderedPrompt, class: u8, until: Instant) -> Result<Made, RefreshError> {
         let priority = if class == CLASS_SYNC { Priority::Synchronous } else { Priority::Background };
         let answering = self.answering();
-        let generate = async { Ok(answering.generate(std::slice::from_ref(&prompt.text), priority, Some(until)).await?) };
+        let generate =
+            async { Ok(answering.generate(std::slice::from_ref(&prompt.text), priority, Some(until)).await?) };
         let generations = self.timed("llm", generate).await?;
         let spent = generations.iter().map(|generation| generation.prompt_tokens + generation.new_tokens).sum();
         self.budget.spend(spent, unix_ms());
