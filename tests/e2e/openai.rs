@@ -79,22 +79,10 @@ fn probe_prompt() -> Value {
     serde_json::from_str::<Value>(&text).expect("json")["llm"][0]["prompt"].clone()
 }
 
-/// The folder with OpenAI's client library; `None`, with the reason printed, where the package registry is out of reach.
-fn client_library() -> Option<String> {
-    let (script, list) = (in_repository("scripts/packages.sh"), in_repository("tests/e2e/openai_client.txt"));
-    let arguments = [script, list].map(|path| path.display().to_string());
-    let fetched = run(command("bash", &arguments.each_ref().map(String::as_str)));
-    if fetched.code == Some(0) {
-        return Some(fetched.stdout.trim().to_string());
-    }
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{}", fetched.stderr);
-    testkit::skip(&format!("OpenAI's client library could not be fetched: {}", fetched.stderr));
-    None
-}
-
 #[test]
-fn openais_own_client_library_finds_everything_as_it_expects() {
-    let Some(library) = client_library() else { return };
+fn peers_openais_own_client_library_finds_everything_as_it_expects() {
+    let library =
+        std::env::var("TAIJI_OPENAI_CLIENT").expect("the folder of OpenAI's client library: run `make peers`");
     let place = Place::demo();
     let script = in_repository("tests/e2e/openai_client.py").display().to_string();
     let (url, probe) = (format!("http://{}/v1", place.openai), probe_prompt().to_string());
