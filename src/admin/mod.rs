@@ -8,11 +8,12 @@ mod gauges;
 pub use gauges::follow_store;
 
 use crate::bundle::Bundle;
-use crate::http::json_error;
+use crate::http::{json_error, name_request};
 use crate::store::FeatureStore;
 use crate::telemetry::{Metrics, Readiness, Stall};
 use axum::extract::State;
 use axum::http::{Method, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -92,6 +93,7 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(state)
+        .layer(middleware::from_fn(name_request))
 }
 
 /// The process answers, and no model hangs for good.

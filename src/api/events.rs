@@ -3,6 +3,7 @@
 
 use super::ApiState;
 use crate::event::cloudevent::{self, Envelope};
+use crate::event::json::parse_strictly;
 use crate::event::{Event, FieldError};
 use crate::http::{ApiError, Scope, parse_batch, read_body, says_ndjson};
 use crate::telemetry::events::EventsStored;
@@ -37,18 +38,16 @@ pub async fn post_events(
     body: Body,
 ) -> Result<Response, ApiError> {
     state.keys.require(&headers, Scope::Write)?;
-    let bytes = read_body(body, state.limits.max_body_bytes).await?;
+    let bytes = read_body(body).await?;
     let (entries, envelope) = match binary_envelope(&headers)? {
-        Some(envelope) => {
-            (vec![serde_json::from_slice(&bytes).map_err(|error| format!("malformed json: {error}"))], Some(envelope))
-        }
+        Some(envelope) => (vec![parse_strictly(&bytes, "event")], Some(envelope)),
         None => (parse_batch(&bytes, "events", state.limits.max_events, says_ndjson(&headers))?, None),
     };
     let now_ms = state.store.now_ms().await?;
     let mut events: Vec<Event> = Vec::with_capacity(entries.len());
     let mut rejected = Vec::new();
     for (index, entry) in entries.into_iter().enumerate() {
-        let decoded = entry.map_err(|message| FieldError::new("event", message)).and_then(|value| match &envelope {
+        let decoded = entry.and_then(|value| match &envelope {
             Some(envelope) => state.decoder.decode_data(&value, envelope, now_ms),
             None => state.decoder.decode(&value, now_ms),
         });

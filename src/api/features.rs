@@ -5,14 +5,15 @@ use super::columnar::columnar;
 use super::staleness::{Staleness, freshen};
 use crate::event::decode::check_id;
 use crate::feature::{DecodedGroup, Group, GroupView, cross_behaviours, view};
-use crate::http::{ApiError, RequestId, Scope, require_json};
+use crate::http::{ApiError, KeyNumber, RequestId, Scope, require_json};
 use crate::proto::GroupMeta;
 use crate::store::StoredFeatures;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -20,6 +21,9 @@ use std::sync::Arc;
 
 /// Groups read when a request names none.
 pub(super) const DEFAULT_GROUPS: [Group; 3] = [Group::Intra, Group::Cross, Group::Scid];
+
+/// Says how many users were behind and not refreshed, because the readers' budget did not hold them.
+const OVER_BUDGET: HeaderName = HeaderName::from_static("x-refreshes-over-budget");
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,20 +55,25 @@ pub async fn post_features(
     Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let request: FeaturesRequest = state.read(&headers, body).await?;
     if request.spaces.is_some() {
         return Err(ApiError::field("spaces", "is not built yet; leave it out"));
     }
     let staleness = Staleness::of_request(&state, request.max_staleness_ms, request.deadline_ms)?;
     let groups = parse_groups(request.groups.iter().flatten().map(String::as_str))?;
-    require_scope(&state, &headers, &groups)?;
+    let key = require_scope(&state, &headers, &groups)?;
+    let mut over = 0;
     if let Some(wanted) = staleness {
         check_users(&state, &request.users)?;
-        freshen(&state, &request.users, &groups, wanted).await?;
+        over = freshen(&state, key, &request.users, &groups, wanted).await?;
     }
     let views = read_views(&state, &request_id, request.users, groups).await?;
-    Ok(Json(columnar(&state.bundle, &views)))
+    let mut answer = Json(columnar(&state.bundle, &views)).into_response();
+    if over > 0 {
+        answer.headers_mut().insert(OVER_BUDGET, HeaderValue::from(over));
+    }
+    Ok(answer)
 }
 
 #[derive(Debug, Deserialize)]
@@ -120,7 +129,7 @@ pub(super) fn path_user(path: Result<Path<String>, PathRejection>) -> Result<Str
 }
 
 /// What the LLM wrote is for admins; everything else for readers.
-fn require_scope(state: &ApiState, headers: &HeaderMap, groups: &[Group]) -> Result<(), ApiError> {
+fn require_scope(state: &ApiState, headers: &HeaderMap, groups: &[Group]) -> Result<KeyNumber, ApiError> {
     let scope = if groups.contains(&Group::Text) { Scope::Admin } else { Scope::Read };
     state.keys.require(headers, scope)
 }

@@ -27,13 +27,13 @@ pub async fn post_items(
     body: Body,
 ) -> Result<Response, ApiError> {
     state.keys.require(&headers, Scope::Write)?;
-    let bytes = read_body(body, state.limits.max_body_bytes).await?;
+    let bytes = read_body(body).await?;
     let mut items = Vec::new();
     let mut rejected = Vec::new();
     for (index, entry) in
         parse_batch(&bytes, "items", state.limits.max_events, says_ndjson(&headers))?.into_iter().enumerate()
     {
-        match entry.map_err(|message| FieldError::new("item", message)).and_then(decode) {
+        match entry.and_then(decode) {
             Ok(item) => items.push(item),
             Err(error) => rejected.push(Rejection { index, error }),
         }

@@ -11,17 +11,19 @@ mod feast;
 mod features;
 mod history;
 mod items;
+mod reader_budget;
 mod refresh;
 mod staleness;
 mod waiting;
 
+pub use reader_budget::ReaderBudget;
 pub use waiting::Waiting;
 
 use crate::bundle::Bundle;
 use crate::config::ServerSettings;
 use crate::erase::Eraser;
 use crate::event::EventDecoder;
-use crate::http::{self, Admission, ApiError, ApiKeys, Scope};
+use crate::http::{self, Admission, ApiError, ApiKeys, BodyLimits, Scope};
 use crate::ingest::Ingest;
 use crate::publish::ServedFeed;
 use crate::store::FeatureStore;
@@ -61,6 +63,8 @@ pub struct ApiState {
     pub served: Option<Arc<ServedFeed>>,
     /// Requests that wait for refreshes.
     pub waiting: Waiting,
+    /// How many refreshes readers may ask for.
+    pub readers: ReaderBudget,
 }
 
 impl ApiState {
@@ -68,7 +72,7 @@ impl ApiState {
     async fn read<T: DeserializeOwned>(&self, headers: &HeaderMap, body: Body) -> Result<T, ApiError> {
         self.keys.require(headers, Scope::Read)?;
         http::require_json(headers)?;
-        http::parse_json(&http::read_body(body, self.limits.max_body_bytes).await?)
+        http::parse_json(&http::read_body(body).await?)
     }
 }
 
@@ -86,11 +90,13 @@ pub fn router(state: Arc<ApiState>) -> Router {
         .method_not_allowed_fallback(http::method_not_allowed)
         .fallback(http::not_found)
         .with_state(state.clone());
-    let refuse = |limit| ApiError::Overloaded { limit }.into_response();
-    let admission = Arc::new(Admission::new(state.limits.max_in_flight, refuse, state.metrics.clone()));
+    let (limits, keys) = (&state.limits, state.keys.clone());
+    let (bodies, refuse) = (BodyLimits::new(limits), ApiError::into_response);
+    let admission = Arc::new(Admission::new(limits.max_in_flight, bodies, keys, refuse, state.metrics.clone()));
     routes
         .layer(middleware::from_fn_with_state(state, count_store_failures))
         .layer(middleware::from_fn_with_state(admission.clone(), http::shed))
+        .layer(middleware::from_fn_with_state(admission.clone(), http::receive))
         .layer(middleware::from_fn_with_state(admission, http::measure))
         .layer(middleware::from_fn(http::name_request))
 }

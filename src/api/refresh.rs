@@ -1,6 +1,7 @@
 //! `POST /v1/users/{id}/refresh` (write scope): puts a user at the head of the due queue.
 //!
-//! Class 0: before everybody else, and whatever the token budget says. An unchanged prompt still makes it a skip. Without
+//! Class 0: before everybody else, and whatever the token budget says; the readers' budget holds it instead, and over that the answer
+//! is 429. An unchanged prompt still makes it a skip. Without
 //! `wait_ms` the answer is 202 before it is done; with it, 200 and the user's row (so the key needs the read scope, too),
 //! or 202 when the time is over or the process ends: the user stays queued.
 
@@ -17,6 +18,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The body; none at all is the same as an empty one.
 #[derive(Debug, Default, Deserialize)]
@@ -34,10 +36,10 @@ pub async fn post_refresh(
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    state.keys.require(&headers, Scope::Write)?;
+    let key = state.keys.require(&headers, Scope::Write)?;
     require_json(&headers)?;
     let user = path_user(user)?;
-    let body = read_body(body, state.limits.max_body_bytes).await?;
+    let body = read_body(body).await?;
     let options: RefreshOptions = if body.is_empty() { RefreshOptions::default() } else { parse_json(&body)? };
     let limit = state.waiting.limit("wait_ms", options.wait_ms)?;
     if limit.is_some() {
@@ -48,14 +50,16 @@ pub async fn post_refresh(
         .filter(|marks| marks.state.has_events())
         .ok_or_else(|| ApiError::NotFound(format!("user {user:?} has no events")))?;
     let awaited = Awaited { user: user.clone(), before, without_features: before.refreshed_seq.is_none() };
+    if state.readers.take(key, 1, Instant::now()) == 0 {
+        state.metrics.reader_refreshes.with_label_values(&["over"]).inc();
+        return Err(state.readers.refusal(key, Instant::now()));
+    }
+    state.metrics.reader_refreshes.with_label_values(&["granted"]).inc();
     let waited = match limit {
-        Some(limit) => refresh_and_wait(&state, vec![awaited], limit).await?,
-        None => {
-            queue(&state, &[awaited], CLASS_SYNC).await?;
-            Waited::Late
-        }
+        Some(limit) => refresh_and_wait(&state, vec![awaited], limit).await,
+        None => queue(&state, &[awaited], CLASS_SYNC).await.map(|()| Waited::Late),
     };
-    match waited {
+    match waited.inspect_err(|_| state.readers.give_back(key, 1))? {
         Waited::Fresh => {
             Ok((StatusCode::OK, Json(read_row(&state, &request_id, user, DEFAULT_GROUPS.to_vec()).await?)))
         }

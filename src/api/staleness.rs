@@ -1,17 +1,17 @@
 //! `max_staleness_ms` and `deadline_ms` of `POST /v1/features`: how old an answer may be, and how long to wait for a newer one.
 //!
-//! In: the two fields, users, groups. Out: users who are behind are queued, and waited for where there is a deadline; the
-//! answer is read afterwards, whatever became of it. Caller: `features`.
+//! In: the two fields, users, groups. Out: users who are behind are queued, and waited for where there is a deadline and the readers'
+//! budget holds them; the answer is read afterwards, whatever became of it. Caller: `features`.
 
 use super::ApiState;
 use super::waiting::{Awaited, queue, refresh_and_wait};
 use crate::due::CLASS_URGENT;
 use crate::feature::{DecodedGroup, Group, GroupBlob};
-use crate::http::ApiError;
+use crate::http::{ApiError, KeyNumber};
 use crate::store::{StoredFeatures, UserMarks};
 use prost::DecodeError;
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +38,17 @@ impl Staleness {
 }
 
 /// Queues the users who are behind: in class 0 and waited for where there is a deadline, else in class 1, where the token
-/// budget holds them like everybody else.
+/// budget holds them like everybody else. With a deadline the readers' budget holds some of them, in the order given; returns how
+/// many were over it.
 pub(super) async fn freshen(
     state: &ApiState,
+    key: KeyNumber,
     users: &[String],
     groups: &[Group],
     wanted: Staleness,
-) -> Result<(), ApiError> {
-    let users: Vec<String> = users.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+) -> Result<usize, ApiError> {
+    let mut seen = HashSet::new();
+    let users: Vec<String> = users.iter().filter(|user| seen.insert(user.as_str())).cloned().collect();
     let space = &state.bundle.manifest.space;
     // The counters first: features that are newer than them are not taken for behind.
     let marks = state.store.states(space, &users).await?;
@@ -60,11 +63,25 @@ pub(super) async fn freshen(
             Shown::Nothing => behind.push(Awaited { user, before, without_features: true }),
         }
     }
-    match wanted.deadline {
-        _ if behind.is_empty() => Ok(()),
-        Some(limit) => refresh_and_wait(state, behind, limit).await.map(|_| ()),
-        None => queue(state, &behind, CLASS_URGENT).await,
+    if behind.is_empty() {
+        return Ok(0);
     }
+    let Some(limit) = wanted.deadline else {
+        queue(state, &behind, CLASS_URGENT).await?;
+        return Ok(0);
+    };
+    let held = state.readers.take(key, behind.len(), Instant::now());
+    let over = behind.len() - held;
+    state.metrics.reader_refreshes.with_label_values(&["granted"]).inc_by(held as u64);
+    state.metrics.reader_refreshes.with_label_values(&["over"]).inc_by(over as u64);
+    behind.truncate(held);
+    if held > 0
+        && let Err(error) = refresh_and_wait(state, behind, limit).await
+    {
+        state.readers.give_back(key, held);
+        return Err(error);
+    }
+    Ok(over)
 }
 
 /// What a read would show.

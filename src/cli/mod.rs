@@ -9,6 +9,7 @@ mod check_config;
 mod dlq;
 pub mod feed;
 mod feed_kafka;
+mod log_id;
 mod migrate;
 mod opening;
 mod ports;
@@ -86,6 +87,9 @@ enum Command {
     /// Fetch ONNX Runtime.
     #[command(subcommand)]
     Runtime(runtime::RuntimeCommand),
+    /// Print what stands for a user in the log.
+    #[command(after_help = "Example:\n  taiji log-id --config taiji.toml user-17")]
+    LogId(log_id::LogIdArgs),
     /// Check a configuration, and print the commented defaults.
     #[command(
         after_help = "Examples:\n  taiji check-config --config taiji.toml\n  taiji check-config --print-defaults > taiji.toml"
@@ -167,6 +171,7 @@ pub fn run() -> ExitCode {
         Command::Dlq(command) => dlq::run(command),
         Command::Bundle(command) => bundle::run(command),
         Command::Runtime(command) => runtime::run(command),
+        Command::LogId(args) => log_id::run(args),
         Command::CheckConfig(args) => check_config::run(args),
     };
     match result {

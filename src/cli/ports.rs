@@ -1,9 +1,13 @@
-//! The ports of `serve`: binding them, the door of the public one, serving until told to stop.
+//! The ports of `serve`: binding them, their limits, the door of the public one, the operators' one on a thread of its own.
 //!
 //! Caller: `serve`.
 
 use super::CommandError;
-use crate::http::ApiError;
+use crate::config::{ServerSettings, Settings};
+use crate::http::{ApiError, error_body, name_answer};
+use crate::listen::{self, Port, PortLimits, Refusal, SpareFiles, connections_within, raise_open_files};
+use crate::openai::OpenAiError;
+use crate::telemetry::Metrics;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
@@ -11,9 +15,13 @@ use axum::response::{IntoResponse, Response};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tower::ServiceExt;
+
+/// Connections of the operators' port: probes, a scraper or two, a person.
+const OPERATORS: usize = 64;
 
 /// Listens at an address; the error names the setting.
 pub(super) async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, CommandError> {
@@ -22,14 +30,103 @@ pub(super) async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListen
         .map_err(|error| CommandError::Unavailable(format!("{setting} {address}: {error}; choose another address")))
 }
 
-/// Serves until the flag turns true, then lets open requests finish.
-pub(super) async fn serve_until(listener: TcpListener, app: Router, mut stopped: watch::Receiver<bool>) {
-    let stop = async move {
-        // An error means the sender is gone, which is a stop, too.
-        while !*stopped.borrow_and_update() && stopped.changed().await.is_ok() {}
+/// What the public and the OpenAI-compatible port may take each: as many connections as are configured, or as open files allow.
+pub(super) fn limits(settings: &Settings) -> PortLimits {
+    let server = &settings.server;
+    let wanted = server.max_connections;
+    let ports = 1 + u64::from(settings.openai.listen.is_some());
+    let connections = match raise_open_files() {
+        Ok(files) => connections_within(wanted, files, ports),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files cannot be read; it may be below server.max_connections");
+            wanted
+        }
     };
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
-        tracing::error!(%error, "server failed");
+    if connections < wanted {
+        tracing::warn!(connections, wanted, "open files allow fewer connections a port than server.max_connections");
+    }
+    PortLimits { connections, ..times(server) }
+}
+
+fn times(server: &ServerSettings) -> PortLimits {
+    PortLimits {
+        connections: OPERATORS,
+        streams: server.max_streams,
+        header: Duration::from_millis(server.header_timeout_ms),
+        idle: Duration::from_millis(server.idle_timeout_ms),
+    }
+}
+
+/// The public port.
+pub(super) fn public(listener: TcpListener, door: &Door, limits: PortLimits, metrics: &Arc<Metrics>) -> Port {
+    let routes = door.router();
+    Port { name: "public", listener, routes, limits, refusal: plain_refusal, spare: None, metrics: metrics.clone() }
+}
+
+/// The OpenAI-compatible port.
+pub(super) fn openai(listener: TcpListener, routes: Router, limits: PortLimits, metrics: &Arc<Metrics>) -> Port {
+    let refusal = |refusal: &Refusal| OpenAiError::refused(refusal.code, refusal.message).to_string();
+    Port { name: "openai", listener, routes, limits, refusal, spare: None, metrics: metrics.clone() }
+}
+
+fn plain_refusal(refusal: &Refusal) -> String {
+    error_body(refusal.code, refusal.message, serde_json::Value::Null).to_string()
+}
+
+/// The operators' port, served by a thread and a runtime of its own, with files of its own in reserve: whatever clients do to the
+/// others, probes are answered.
+pub(super) struct Operators {
+    stop: watch::Sender<bool>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Operators {
+    /// Serves from now on.
+    pub fn serve(
+        listener: TcpListener,
+        routes: Router,
+        server: &ServerSettings,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Operators, CommandError> {
+        let failed = |error: std::io::Error| CommandError::Internal(format!("operators' port: {error}"));
+        let listener = listener.into_std().map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let listener = {
+            let _context = runtime.enter();
+            TcpListener::from_std(listener).map_err(failed)?
+        };
+        let port = Port {
+            name: "admin",
+            listener,
+            routes,
+            limits: times(server),
+            refusal: plain_refusal,
+            spare: Some(SpareFiles::open()),
+            metrics: metrics.clone(),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let (end, ended) = oneshot::channel();
+        let run = move || {
+            runtime.block_on(listen::serve(port, stopped));
+            // Nobody listens where the limit was over before.
+            let _ = end.send(());
+        };
+        std::thread::Builder::new().name("operators".to_string()).spawn(run).map_err(failed)?;
+        Ok(Operators { stop, ended })
+    }
+
+    /// Turns true when the port ends.
+    pub fn stopped(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    /// Lets open requests finish, for no longer than `limit`.
+    pub async fn end(self, limit: Duration) {
+        self.stop.send_replace(true);
+        // A connection that never ends must not hold the process.
+        if let Ok(Err(_)) = tokio::time::timeout(limit, self.ended).await {
+            tracing::error!("the operators' port panicked");
+        }
     }
 }
 
@@ -62,7 +159,7 @@ impl Door {
         let mut response = match self.routes.get() {
             // A router's error type has no value.
             Some(routes) => routes.clone().oneshot(request).await.into_response(),
-            None => ApiError::Starting.into_response(),
+            None => name_answer(&request, ApiError::Starting.into_response()),
         };
         if self.leaving.load(Ordering::Relaxed) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -1,12 +1,12 @@
 //! `taiji serve`: read configuration, check everything, serve, drain.
 
-use super::ports::{Door, bind, serve_until};
+use super::ports::{self, Door, Operators, bind};
 use super::wiring::{self, Parts};
 use super::{CommandError, ServeArgs, load_settings};
 use crate::config::{LogSettings, Role, Settings};
 use crate::ingest::kafka::KAFKA_LATCH;
 use crate::telemetry::{Metrics, Readiness};
-use crate::{admin, api, openai};
+use crate::{admin, api, listen, log_id, openai};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,12 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CommandError> {
     ];
     let settings = load_settings(args.config.as_deref(), &flags)?;
     init_log(&settings.log)?;
+    let id_key = &settings.telemetry.id_key;
+    if id_key.is_empty() {
+        tracing::info!("telemetry.id_key is not set: users' hashes in this log are of a key made at this start");
+    } else {
+        log_id::set_key(id_key);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -73,14 +79,13 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     let readiness = Readiness::default();
     hold_latches(&settings, &readiness);
     let admin_state = Arc::new(admin::AdminState::new(readiness.clone(), metrics.clone()));
-    let (stop_admin, admin_stopped) = watch::channel(false);
-    let admin_gauges = admin_stopped.clone();
-    let admin_task = tokio::spawn(serve_until(operators, admin::router(admin_state.clone()), admin_stopped));
+    let limits = ports::limits(&settings);
+    let operators = Operators::serve(operators, admin::router(admin_state.clone()), &settings.server, &metrics)?;
     let door = Door::default();
     let (close_ports, ports_closed) = watch::channel(false);
     let mut servers = JoinSet::new();
     if let Some(listener) = public {
-        servers.spawn(serve_until(listener, door.router(), ports_closed.clone()));
+        servers.spawn(listen::serve(ports::public(listener, &door, limits, &metrics), ports_closed.clone()));
     }
 
     let parts = tokio::select! {
@@ -88,10 +93,10 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
         _ = stop_signals.wait() => return Ok(()),
     };
     admin_state.attach(parts.store.clone(), parts.bundle.clone());
-    tokio::spawn(admin::follow_store(admin_state, admin_gauges));
+    tokio::spawn(admin::follow_store(admin_state, operators.stopped()));
     if let Some(listener) = openai_listener {
         let routes = openai::router(wiring::openai_state(&settings, &parts)?);
-        servers.spawn(serve_until(listener, routes, ports_closed));
+        servers.spawn(listen::serve(ports::openai(listener, routes, limits, &metrics), ports_closed));
     }
     let (stop, stopped) = watch::channel(false);
     let kafka = wiring::kafka_ingest(&settings, &parts, &readiness)?;
@@ -137,11 +142,7 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
         tasks.abort_all();
     }
     let flushed = parts.store.flush().await;
-    stop_admin.send_replace(true);
-    // An operator's connection that never ends must not hold the process.
-    if let Ok(Err(error)) = tokio::time::timeout(ADMIN_DRAIN, admin_task).await {
-        tracing::error!(%error, "admin server");
-    }
+    operators.end(ADMIN_DRAIN).await;
     flushed.map_err(|error| CommandError::Internal(error.to_string()))?;
     match failed {
         Some(message) => Err(CommandError::Internal(message)),

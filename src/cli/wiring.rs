@@ -1,13 +1,13 @@
 //! Building the parts of `serve` and the tasks between them.
 
 use super::{CommandError, opening};
-use crate::api::{ApiState, Waiting};
+use crate::api::{ApiState, ReaderBudget, Waiting};
 use crate::bundle::{Bundle, LLM_FOLDER};
 use crate::config::{Role, Settings};
 use crate::due::{DuePolicy, FastQueue};
 use crate::erase::{self, Eraser, HideError};
 use crate::event::EventDecoder;
-use crate::http::ApiKeys;
+use crate::http::{ApiKeys, BodyLimits};
 use crate::ingest::Ingest;
 use crate::ingest::kafka::{KafkaIngest, KafkaParts};
 use crate::openai::{self, OpenAiState, ServedModel};
@@ -94,6 +94,7 @@ pub(super) async fn build(
         keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
         wake: wake.clone(),
         served: served.as_ref().map(|publisher| publisher.feed()),
+        readers: ReaderBudget::new(&settings.refresh),
         waiting: Waiting::new(&settings.server, arrivals.clone(), fast),
     };
     let worker = bundle.inference.clone().map(|models| {
@@ -186,7 +187,7 @@ pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<Ope
         encoder: models.encoder.clone(),
         model,
         settings: settings.openai.clone(),
-        max_body_bytes: settings.server.max_body_bytes,
+        bodies: BodyLimits::new(&settings.server),
         keys: parts.api.keys.clone(),
         metrics: parts.metrics.clone(),
         started: openai::unix_seconds(),

@@ -39,14 +39,45 @@ pub fn load(
         return Err(ConfigErrors(errors));
     }
     let settings: Settings = serde_path_to_error::deserialize(Value::Table(merged))
-        .map_err(|error| ConfigErrors(vec![format!("setting {}: {}", error.path(), error.inner())]))?;
+        .map_err(|error| ConfigErrors(vec![format!("setting {}: {}", error.path(), without_value(error.inner()))]))?;
     validate(&settings)?;
     Ok(settings)
 }
 
 fn read_file(path: &Path) -> Result<Table, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("config file {}: {error}", path.display()))?;
-    text.parse().map_err(|error| format!("config file {}: {error}", path.display()))
+    text.parse().map_err(|error| format!("config file {}: {}", path.display(), place_of(&text, &error)))
+}
+
+/// Where TOML is wrong, and its key where the line begins with one; never the line, which may hold a secret, and no words of the
+/// parser's, which may quote it.
+fn place_of(text: &str, error: &toml::de::Error) -> String {
+    let at = error.span().map_or(0, |span| span.start).min(text.len());
+    let before = &text.as_bytes()[..at];
+    let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let column = String::from_utf8_lossy(&before[start..]).chars().count() + 1;
+    let key = key_of(text[start..].lines().next().unwrap_or_default());
+    let key = key.map(|key| format!(" (key {key})")).unwrap_or_default();
+    format!(
+        "line {line}, column {column}{key}: this is no TOML; is a quote or a bracket missing, or a key there twice?"
+    )
+}
+
+/// The bare key a line begins with.
+fn key_of(line: &str) -> Option<&str> {
+    let (key, _) = line.split_once('=')?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    Some(key.trim()).filter(|key| !key.is_empty() && key.len() <= 64 && key.bytes().all(plain))
+}
+
+/// What a setting must be, without what it is: serde's messages end with the one and begin with the other.
+fn without_value(error: &toml::de::Error) -> String {
+    let message = error.message();
+    match message.rfind("expected ") {
+        Some(at) => message[at..].to_string(),
+        None => message.to_string(),
+    }
 }
 
 /// Lays `layer` over `base`; unknown keys and changed types are errors, except in the open tables.
@@ -92,7 +123,7 @@ fn set(base: &mut Table, key: &str, text: &str, source: &str, errors: &mut Vec<S
             Some(value) => {
                 table.insert(last.to_string(), value);
             }
-            None => errors.push(format!("{source}: {text:?} is not of type {}", existing.type_str())),
+            None => errors.push(format!("{source}: must be of type {}", existing.type_str())),
         },
         None if open => {
             table.insert(last.to_string(), Value::String(text.to_string()));
@@ -169,6 +200,30 @@ mod tests {
         for part in ["server.listen must be", "server.lisen is not", "nosuch is not", "TAIJI__SERVER__MAX_USERS"] {
             assert!(errors.iter().any(|error| error.contains(part)), "{part} in {errors:?}");
         }
+    }
+
+    #[test]
+    fn audit_21_a_wrong_line_is_reported_by_its_place_and_never_by_its_content() {
+        for (text, parts) in [
+            ("[store]\nurl = \"redis://u:geheim@h:1\n", &["line 2, column ", "(key url)"][..]),
+            ("[auth]\nadmin_keys = [\"geheim-geheim-geheim\" \"b\"]", &["line 2, column ", "(key admin_keys)"]),
+            ("[auth]\nadmin_keys = geheim-geheim-geheim", &["line 2, column 14", "(key admin_keys)"]),
+            ("[telemetry]\nid_key = \"geheim\"\nid_key = \"geheim\"", &["line 3, column 1", "(key id_key)"]),
+            ("geheim geheim = 3", &["line 1, column "]),
+            ("[auth]\nadmin_keys = [[\"geheim-geheim-geheim\"]]", &["auth.admin_keys[0]", "expected a string"]),
+            ("[engine]\nkind = \"geheim\"", &["engine.kind", "expected"]),
+            ("[server]\nmax_users = \"geheim\"", &["server.max_users must be of type integer"]),
+        ] {
+            let told = load_with(Some(text), &[], &[]).expect_err("wrong").to_string();
+            assert!(!told.contains("geheim"), "{told}");
+            for part in parts {
+                assert!(told.contains(part), "{part:?} in {told}");
+            }
+        }
+        let told = load_with(None, &[("TAIJI__SERVER__MAX_USERS", "geheim")], &[]).expect_err("wrong").to_string();
+        assert!(told.contains("TAIJI__SERVER__MAX_USERS") && !told.contains("geheim"), "{told}");
+        let settings = load_with(None, &[("TAIJI__TELEMETRY__ID_KEY", "geheim-geheim-geheim")], &[]).expect("valid");
+        assert!(!format!("{settings:?}").contains("geheim"), "the key of the hash in the log");
     }
 
     #[test]

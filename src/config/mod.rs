@@ -36,6 +36,7 @@ pub struct Settings {
     pub retrieve: RetrieveSettings,
     pub erase: EraseSettings,
     pub openai: OpenAiSettings,
+    pub telemetry: TelemetrySettings,
     pub log: LogSettings,
 }
 
@@ -51,6 +52,12 @@ pub struct ServerSettings {
     pub max_events: usize,
     pub max_users: usize,
     pub max_in_flight: usize,
+    pub max_connections: usize,
+    pub max_streams: u32,
+    pub header_timeout_ms: u64,
+    pub body_timeout_ms: u64,
+    pub idle_timeout_ms: u64,
+    pub max_pending_body_bytes: usize,
     pub max_waiting: usize,
     pub max_wait_ms: u64,
     pub drain_timeout_ms: u64,
@@ -259,6 +266,8 @@ pub struct RefreshSettings {
     pub retry_ms: i64,
     pub tokens_per_second: u64,
     pub tokens_per_day: u64,
+    pub reader_refreshes: u32,
+    pub reader_refreshes_per_key: u32,
     pub sparse_events: u64,
     pub returning_after_ms: i64,
     pub fast_path: bool,
@@ -308,6 +317,22 @@ fn address_or_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result
         return Ok(None);
     }
     text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+/// `[telemetry]`
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct TelemetrySettings {
+    pub id_key: String,
+}
+
+/// The key never reaches a log.
+impl std::fmt::Debug for TelemetrySettings {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let key = if self.id_key.is_empty() { "no key" } else { "a key" };
+        write!(formatter, "TelemetrySettings({key})")
+    }
 }
 
 /// `[log]`

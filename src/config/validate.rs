@@ -18,6 +18,8 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         ("server.max_users", server.max_users),
         ("server.max_in_flight", server.max_in_flight),
         ("server.max_waiting", server.max_waiting),
+        ("server.max_connections", server.max_connections),
+        ("server.max_pending_body_bytes", server.max_pending_body_bytes),
         ("engine.llm_threads", settings.engine.llm_threads),
         ("engine.encoder_threads", settings.engine.encoder_threads),
         ("engine.max_rows", settings.engine.max_rows),
@@ -51,6 +53,16 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         server.drain_delay_ms <= server.drain_timeout_ms,
         "server.drain_delay_ms must not be above server.drain_timeout_ms".to_string(),
     );
+    check(server.max_streams > 0, "server.max_streams must be at least 1".to_string());
+    for (key, value) in [
+        ("server.header_timeout_ms", server.header_timeout_ms),
+        ("server.body_timeout_ms", server.body_timeout_ms),
+        ("server.idle_timeout_ms", server.idle_timeout_ms),
+    ] {
+        check(value >= 100, format!("{key} must be at least 100"));
+    }
+    let id_key = &settings.telemetry.id_key;
+    check(id_key.is_empty() || id_key.len() >= 16, "telemetry.id_key has at least 16 characters".to_string());
     check(server.max_wait_ms > 0, "server.max_wait_ms must be at least 1".to_string());
     check(settings.engine.stall_ms > 0, "engine.stall_ms must be at least 1".to_string());
     check(settings.refresh.deadline_ms > 0, "refresh.deadline_ms must be at least 1".to_string());

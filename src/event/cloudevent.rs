@@ -5,7 +5,7 @@
 //! Callers: [`super::EventDecoder`] opens structured ones, so HTTP and Kafka take the same; `api::events` and
 //! `ingest::kafka::decode` ask for their headers' ([`of_headers`]).
 
-use super::FieldError;
+use super::{FieldError, json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -60,8 +60,7 @@ fn check_version(version: &str) -> Result<(), FieldError> {
 fn data(value: &Value) -> Result<Value, FieldError> {
     if let Some(encoded) = value.get("data_base64").and_then(Value::as_str) {
         let bytes = STANDARD.decode(encoded).map_err(|error| FieldError::new("data_base64", error.to_string()))?;
-        return serde_json::from_slice(&bytes)
-            .map_err(|error| FieldError::new("data_base64", format!("holds no json: {error}")));
+        return json::parse_strictly(&bytes, "data_base64");
     }
     value.get("data").cloned().ok_or_else(|| FieldError::new("data", "is missing in the cloudevent"))
 }

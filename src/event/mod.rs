@@ -8,6 +8,7 @@ mod bad_reason;
 pub mod cloudevent;
 pub mod decode;
 pub mod item;
+pub mod json;
 mod plain;
 mod privacy;
 pub mod protobuf;

@@ -4,6 +4,7 @@
 //! wrong): the long way of [`super::decode`] takes that, and finds the words for a refusal. Caller: `ingest::kafka`.
 
 use super::decode::check_id;
+use super::json::strict_entries;
 use super::{Domain, Event, EventDecoder};
 use serde::Deserialize;
 use serde_json::Value;
@@ -20,6 +21,7 @@ struct Plain {
     value: Option<f64>,
     domain: Option<Domain>,
     request_id: Option<String>,
+    #[serde(default, deserialize_with = "strict_entries")]
     context: Option<BTreeMap<String, Value>>,
 }
 

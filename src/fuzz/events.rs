@@ -2,6 +2,7 @@
 //! refusal names a field or a reason, in few words.
 
 use crate::event::decode::{FieldError, check_id};
+use crate::event::json::parse_strictly;
 use crate::event::{
     ActionTable, BadReason, Event, EventDecoder, MAX_ATTRIBUTES, MAX_FUTURE_MS, MAX_ID_BYTES, MAX_TEXT_BYTES,
     MIN_TS_MS, protobuf as wire,
@@ -167,7 +168,7 @@ pub(super) fn batch(bytes: &[u8]) -> bool {
                 bytes.split(|byte| *byte == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace)).collect();
             assert_eq!(texts.len(), entries.len());
             for (text, entry) in texts.iter().zip(&entries) {
-                assert_eq!(serde_json::from_slice::<Value>(text).ok(), entry.as_ref().ok().cloned());
+                assert_eq!(parse_strictly(text, "event").ok(), entry.as_ref().ok().cloned());
             }
         }
         let decoder = EventDecoder::new(ActionTable::default(), BTreeMap::new());

@@ -1,41 +1,11 @@
-//! Reading request bodies within limits, and taking batches apart: a wrapper object, one object, or NDJSON.
+//! Taking bodies apart: one object, or a batch in a wrapper object, alone, or as NDJSON.
 
 use super::ApiError;
-use axum::body::Body;
+use crate::event::FieldError;
+use crate::event::json::{self, Parsed, Step};
 use axum::http::{HeaderMap, header};
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::time::Duration;
-
-/// A refused body is read and thrown away up to this size, so that the client sees the 413 and not a reset.
-const DISCARD_LIMIT: usize = 8 << 20;
-
-/// A body may pause this long.
-const BODY_SILENCE: Duration = Duration::from_secs(10);
-
-/// Reads a body of at most `limit` bytes.
-pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    let mut stream = body.into_data_stream();
-    let mut kept = BytesMut::new();
-    let mut seen = 0;
-    // A client that stops sending must not keep one of the places for requests.
-    while let Some(chunk) = tokio::time::timeout(BODY_SILENCE, stream.next())
-        .await
-        .map_err(|_| ApiError::Timeout { seconds: BODY_SILENCE.as_secs() })?
-    {
-        let chunk = chunk.map_err(|error| ApiError::bad_request(format!("body could not be read: {error}")))?;
-        seen += chunk.len();
-        if seen > limit.max(DISCARD_LIMIT) {
-            break;
-        }
-        if seen <= limit {
-            kept.extend_from_slice(&chunk);
-        }
-    }
-    if seen > limit { Err(ApiError::TooLarge { limit }) } else { Ok(kept.freeze()) }
-}
 
 /// Parses a whole body, an object, as `T`; the message says where the JSON is wrong.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
@@ -53,36 +23,56 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
-/// One entry of a batch: the value, or why its line is not JSON.
-pub type Entry = Result<Value, String>;
+/// One entry of a batch: the value, or why it is none: its line is not JSON, or a key stands twice.
+pub type Entry = Result<Value, FieldError>;
 
 /// Takes a batch apart: `{"<name>": […]}`, one object, or one object a line (NDJSON).
 ///
 /// `lines`: the client says that it sends NDJSON ([`says_ndjson`]), so even a first line that is wrong is only that line.
 pub fn parse_batch(bytes: &[u8], name: &str, limit: usize, lines: bool) -> Result<Vec<Entry>, ApiError> {
-    let entries = match serde_json::from_slice::<Value>(bytes) {
-        Ok(Value::Object(mut object)) if object.contains_key(name) => {
-            if let Some(other) = object.keys().find(|key| *key != name) {
-                return Err(ApiError::field(other, "unknown field"));
-            }
-            match object.remove(name) {
-                Some(Value::Array(values)) => values.into_iter().map(Ok).collect(),
-                _ => return Err(ApiError::field(name, "must be an array")),
-            }
+    let entries = match json::parse(bytes) {
+        Ok(Parsed { value: Value::Object(object), repeated }) if object.contains_key(name) => {
+            unwrap_batch(object, name, repeated)?
         }
-        Ok(value @ Value::Object(_)) => vec![Ok(value)],
+        Ok(Parsed { value: value @ Value::Object(_), repeated }) => {
+            vec![repeated.first().map_or(Ok(value), |path| Err(json::twice(path)))]
+        }
         Ok(_) => {
             return Err(ApiError::bad_request(format!("body: must be {{\"{name}\": […]}}, one object, or ndjson")));
         }
-        Err(error) => {
-            parse_lines(bytes, lines).ok_or_else(|| ApiError::bad_request(format!("body: malformed json: {error}")))?
-        }
+        Err(error) => parse_lines(bytes, name, lines)
+            .ok_or_else(|| ApiError::bad_request(format!("body: malformed json: {error}")))?,
     };
     if entries.is_empty() {
         return Err(ApiError::field(name, "is empty"));
     }
     if entries.len() > limit {
         return Err(ApiError::field(name, format!("{} entries, at most {limit} per call", entries.len())));
+    }
+    Ok(entries)
+}
+
+/// The entries of `{"<name>": […]}`; a key that stands twice in one is that entry's fault alone.
+fn unwrap_batch(
+    mut object: serde_json::Map<String, Value>,
+    name: &str,
+    repeated: Vec<Vec<Step>>,
+) -> Result<Vec<Entry>, ApiError> {
+    if let Some(other) = object.keys().find(|key| *key != name) {
+        return Err(ApiError::field(other, "unknown field"));
+    }
+    let Some(Value::Array(values)) = object.remove(name) else {
+        return Err(ApiError::field(name, "must be an array"));
+    };
+    let mut entries: Vec<Entry> = values.into_iter().map(Ok).collect();
+    for path in repeated {
+        let [Step::Key(_), Step::Index(index), inner @ ..] = path.as_slice() else {
+            let error = json::twice(&path);
+            return Err(ApiError::field(&error.field, error.reason));
+        };
+        if let Some(entry) = entries.get_mut(*index) {
+            *entry = Err(json::twice(inner));
+        }
     }
     Ok(entries)
 }
@@ -97,13 +87,13 @@ pub fn says_ndjson(headers: &HeaderMap) -> bool {
 }
 
 /// NDJSON: said so, or more than one line, the first of which is an object; other lines may be wrong one by one.
-fn parse_lines(bytes: &[u8], said: bool) -> Option<Vec<Entry>> {
+fn parse_lines(bytes: &[u8], name: &str, said: bool) -> Option<Vec<Entry>> {
+    let whole = name.strip_suffix('s').unwrap_or(name);
     let lines: Vec<&[u8]> =
         bytes.split(|byte| *byte == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace)).collect();
-    let parse =
-        |line: &&[u8]| serde_json::from_slice::<Value>(line).map_err(|error| format!("malformed json: {error}"));
-    let entries: Vec<Entry> = lines.iter().map(parse).collect();
-    let looks_so = entries.len() > 1 && matches!(entries.first(), Some(Ok(Value::Object(_))));
+    let entries: Vec<Entry> = lines.iter().map(|line| json::parse_strictly(line, whole)).collect();
+    let looks_so = entries.len() > 1
+        && lines.first().is_some_and(|line| matches!(json::parse(line), Ok(Parsed { value: Value::Object(_), .. })));
     (looks_so || (said && !entries.is_empty())).then_some(entries)
 }
 
@@ -157,10 +147,17 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_body_over_the_limit_is_read_away_and_refused() {
-        let body = Body::from(vec![b'x'; 2 << 20]);
-        assert!(matches!(read_body(body, 1 << 20).await, Err(ApiError::TooLarge { .. })));
-        assert_eq!(read_body(Body::from("abc"), 3).await.expect("fits"), "abc");
+    #[test]
+    fn audit_05_a_key_that_stands_twice_is_its_entrys_fault_alone() {
+        let fields = |text: &str| -> Vec<Option<String>> {
+            let entries = parse_batch(text.as_bytes(), "events", 3, false).expect("batch");
+            entries.into_iter().map(|entry| entry.err().map(|error| error.field)).collect()
+        };
+        let twice = r#"{"user_id":"a","context":{"q":1,"q":2}}"#;
+        assert_eq!(fields(twice), [Some("context.q".into())]);
+        assert_eq!(fields(&format!(r#"{{"events":[{{"a":1}},{twice}]}}"#)), [None, Some("context.q".into())]);
+        assert_eq!(fields(&format!("{{\"a\":1}}\n{twice}\n")), [None, Some("context.q".into())]);
+        assert_eq!(fields(&format!("{twice}\n{{\"a\":1}}\n")), [Some("context.q".into()), None]);
+        assert!(count(r#"{"events":[{}],"events":[{}]}"#).is_err());
     }
 }

@@ -24,11 +24,19 @@ pub enum ApiError {
     #[error("body larger than {limit} bytes; send fewer events per call")]
     TooLarge { limit: usize },
     #[error("the body paused for more than {seconds} s")]
-    Timeout { seconds: u64 },
+    SilentBody { seconds: u64 },
+    #[error("the body took longer than {ms} ms (server.body_timeout_ms)")]
+    SlowBody { ms: u128 },
+    #[error("bodies are taken as they are, not with content-encoding {encoding:?}")]
+    UnsupportedEncoding { encoding: String },
+    #[error("bodies that have not come whole hold {limit} bytes already (server.max_pending_body_bytes); retry later")]
+    TooManyBodies { limit: usize },
     #[error("{limit} requests are under way already; retry later")]
     Overloaded { limit: usize },
     #[error("the service is starting: its store or bundle is not there yet; retry later")]
     Starting,
+    #[error("the budget of refreshes asked for by readers is used up; retry after {retry_after_ms} ms")]
+    OverBudget { retry_after_ms: u64, details: Value },
     #[error("{limit} requests wait for refreshes already; retry later, or do not wait")]
     TooManyWaiting { limit: usize },
     #[error("the store failed; nothing of this call was acknowledged: {0}")]
@@ -56,9 +64,11 @@ impl ApiError {
             ApiError::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             ApiError::NotAcceptable { .. } => (StatusCode::NOT_ACCEPTABLE, "not_acceptable"),
             ApiError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
-            ApiError::Timeout { .. } => (StatusCode::REQUEST_TIMEOUT, "timeout"),
+            ApiError::SilentBody { .. } | ApiError::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, "timeout"),
+            ApiError::UnsupportedEncoding { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding"),
             ApiError::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
-            ApiError::Overloaded { .. } | ApiError::TooManyWaiting { .. } => {
+            ApiError::OverBudget { .. } => (StatusCode::TOO_MANY_REQUESTS, "refresh_budget"),
+            ApiError::Overloaded { .. } | ApiError::TooManyBodies { .. } | ApiError::TooManyWaiting { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "overloaded")
             }
             ApiError::Store(StoreError::NotDurable { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "not_durable"),
@@ -74,22 +84,27 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code) = self.status_and_code();
         let message = self.to_string();
-        let details = match self {
-            ApiError::BadRequest { details, .. } => details,
-            _ => Value::Null,
+        let (details, after_ms) = match self {
+            ApiError::BadRequest { details, .. } => (details, 1000),
+            ApiError::OverBudget { retry_after_ms, details } => (details, retry_after_ms),
+            _ => (Value::Null, 1000),
         };
         let mut response = json_error(status, code, &message, details);
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after_ms.div_ceil(1000)));
         }
         response
     }
 }
 
-/// The error body, for both ports.
+/// An answer with the error body.
 pub fn json_error(status: StatusCode, code: &str, message: &str, details: Value) -> Response {
-    let body = json!({ "error": { "code": code, "message": message, "details": details } });
-    (status, Json(body)).into_response()
+    (status, Json(error_body(code, message, details))).into_response()
+}
+
+/// The error body.
+pub fn error_body(code: &str, message: &str, details: Value) -> Value {
+    json!({ "error": { "code": code, "message": message, "details": details } })
 }
 
 /// Unknown path.

@@ -24,6 +24,10 @@ impl Scope {
     }
 }
 
+/// Which of the configured keys a request came with; where there are none, all requests have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyNumber(usize);
+
 /// The configured keys, as digests, so that they cannot be printed and comparing takes constant time.
 #[derive(Clone, Default)]
 pub struct ApiKeys {
@@ -43,21 +47,32 @@ impl ApiKeys {
         self.keys.is_empty()
     }
 
-    /// Checks the request's bearer key for a scope.
-    pub fn require(&self, headers: &HeaderMap, scope: Scope) -> Result<(), ApiError> {
+    /// Checks the request's bearer key for a scope. Tells which of the keys it is.
+    pub fn require(&self, headers: &HeaderMap, scope: Scope) -> Result<KeyNumber, ApiError> {
+        let granted = self.find(headers, |known| known == scope || known == Scope::Admin);
+        granted.ok_or(ApiError::Unauthorized { scope: scope.as_str() })
+    }
+
+    /// Checks that the request has a key, of whatever scope.
+    pub fn require_any(&self, headers: &HeaderMap) -> Result<KeyNumber, ApiError> {
+        self.find(headers, |_| true).ok_or(ApiError::Unauthorized { scope: "read, write or admin" })
+    }
+
+    fn find(&self, headers: &HeaderMap, suits: impl Fn(Scope) -> bool) -> Option<KeyNumber> {
         if self.is_open() {
-            return Ok(());
+            return Some(KeyNumber(0));
         }
-        let refused = || ApiError::Unauthorized { scope: scope.as_str() };
-        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or_else(refused)?;
-        let given = digest(value.strip_prefix("Bearer ").ok_or_else(refused)?);
+        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok())?;
+        let given = digest(value.strip_prefix("Bearer ")?);
         // Every key is compared, so that the time tells nothing about which one matched.
-        let mut granted = false;
-        for (key_scope, key) in &self.keys {
+        let mut granted = None;
+        for (number, (scope, key)) in self.keys.iter().enumerate() {
             let matches = constant_time_eq_32(key, &given);
-            granted |= matches && (*key_scope == scope || *key_scope == Scope::Admin);
+            if matches && suits(*scope) {
+                granted = Some(KeyNumber(number));
+            }
         }
-        if granted { Ok(()) } else { Err(refused()) }
+        granted
     }
 }
 

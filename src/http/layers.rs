@@ -2,6 +2,7 @@
 //!
 //! A stream keeps its place and counts as under way until its body ends or its client goes away.
 
+use super::{ApiError, ApiKeys, BodyLimits};
 use crate::event::decode::check_id;
 use crate::telemetry::Metrics;
 use axum::body::Body;
@@ -51,22 +52,39 @@ pub async fn name_request(mut request: Request, next: Next) -> Response {
     response
 }
 
+/// Gives an answer to a request that no route sees its name.
+pub fn name_answer(request: &Request, mut response: Response) -> Response {
+    let id = RequestId::given(request).unwrap_or_else(RequestId::made);
+    response.headers_mut().insert(REQUEST_ID, id.0);
+    response
+}
+
 /// What a port lets in, and where it counts that.
 pub struct Admission {
     /// Places for requests under way.
     pub places: Arc<Semaphore>,
     /// How many places there are.
     pub limit: usize,
-    /// The 429 of the port, given the limit.
-    pub refuse: fn(usize) -> Response,
+    /// What bodies may cost.
+    pub bodies: BodyLimits,
+    /// Whose bodies are read.
+    pub keys: ApiKeys,
+    /// An error in the port's form.
+    pub refuse: fn(ApiError) -> Response,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
 
 impl Admission {
     /// A port of `limit` places.
-    pub fn new(limit: usize, refuse: fn(usize) -> Response, metrics: Arc<Metrics>) -> Admission {
-        Admission { places: Arc::new(Semaphore::new(limit)), limit, refuse, metrics }
+    pub fn new(
+        limit: usize,
+        bodies: BodyLimits,
+        keys: ApiKeys,
+        refuse: fn(ApiError) -> Response,
+        metrics: Arc<Metrics>,
+    ) -> Admission {
+        Admission { places: Arc::new(Semaphore::new(limit)), limit, bodies, keys, refuse, metrics }
     }
 }
 
@@ -74,7 +92,7 @@ impl Admission {
 pub async fn shed(State(admission): State<Arc<Admission>>, request: Request, next: Next) -> Response {
     let Ok(place) = admission.places.clone().try_acquire_owned() else {
         admission.metrics.http_shed.inc();
-        return (admission.refuse)(admission.limit);
+        return (admission.refuse)(ApiError::Overloaded { limit: admission.limit });
     };
     hold(next.run(request).await, place)
 }

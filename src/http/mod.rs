@@ -6,8 +6,10 @@ mod body;
 mod error;
 mod keys;
 mod layers;
+mod receive;
 
-pub use body::{Entry, parse_batch, parse_json, read_body, require_json, says_ndjson};
-pub use error::{ApiError, json_error, method_not_allowed, not_found};
-pub use keys::{ApiKeys, Scope};
-pub use layers::{Admission, RequestId, measure, name_request, shed};
+pub use body::{Entry, parse_batch, parse_json, require_json, says_ndjson};
+pub use error::{ApiError, error_body, json_error, method_not_allowed, not_found};
+pub use keys::{ApiKeys, KeyNumber, Scope};
+pub use layers::{Admission, RequestId, measure, name_answer, name_request, shed};
+pub use receive::{BodyLimits, read_body, receive};

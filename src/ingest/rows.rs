@@ -3,6 +3,7 @@
 //! In: a path. Out: one JSON value a row, for [`crate::event::EventDecoder`], and how far the reader is. A row that is no
 //! JSON is a row with an error; a file that cannot be read any further ends with one. Caller: `backfill`.
 
+use crate::event::json::parse_strictly;
 use flate2::read::MultiGzDecoder;
 use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
@@ -113,7 +114,7 @@ impl Rows {
                     // Empty lines are no rows, as everywhere where JSON lines are taken.
                     Some(Ok(line)) if line.iter().all(u8::is_ascii_whitespace) => {}
                     Some(line) => {
-                        let parse = |line: Vec<u8>| serde_json::from_slice(&line).map_err(|error| error.to_string());
+                        let parse = |line: Vec<u8>| parse_strictly(&line, "row").map_err(|error| error.to_string());
                         return Ok(Some(line.and_then(parse)));
                     }
                 }
@@ -166,9 +167,8 @@ fn table_row(row: &Row) -> Result<Value, String> {
     for (name, field) in row.get_column_iter() {
         let value = match (name.as_str(), field) {
             (_, Field::Null) => continue,
-            ("context", Field::Str(text)) => {
-                serde_json::from_str(text).map_err(|error| format!("context is no JSON object: {error}"))?
-            }
+            ("context", Field::Str(text)) => parse_strictly(text.as_bytes(), "context")
+                .map_err(|error| format!("context is no JSON object: {error}"))?,
             (_, field) => json_of(field)?,
         };
         object.insert(name.clone(), value);

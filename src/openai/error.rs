@@ -29,8 +29,12 @@ pub enum OpenAiError {
     MethodNotAllowed(Method),
     #[error("body larger than {limit} bytes (server.max_body_bytes)")]
     TooLarge { limit: usize },
-    #[error("the body paused for more than {seconds} s")]
-    SlowBody { seconds: u64 },
+    #[error("{0}")]
+    SlowBody(String),
+    #[error("{0}")]
+    UnsupportedEncoding(String),
+    #[error("{0}")]
+    TooManyBodies(String),
     #[error("{limit} requests are under way already (openai.max_in_flight); retry later")]
     Busy { limit: usize },
     #[error(
@@ -91,14 +95,24 @@ impl OpenAiError {
             OpenAiError::NotFound(_) => invalid(StatusCode::NOT_FOUND, Some("not_found")),
             OpenAiError::MethodNotAllowed(_) => invalid(StatusCode::METHOD_NOT_ALLOWED, Some("method_not_allowed")),
             OpenAiError::TooLarge { .. } => invalid(StatusCode::PAYLOAD_TOO_LARGE, Some("payload_too_large")),
-            OpenAiError::SlowBody { .. } => invalid(StatusCode::REQUEST_TIMEOUT, Some("timeout")),
-            OpenAiError::Busy { .. } | OpenAiError::Llm(LlmError::Overloaded { .. }) => busy(),
+            OpenAiError::SlowBody(_) => invalid(StatusCode::REQUEST_TIMEOUT, Some("timeout")),
+            OpenAiError::UnsupportedEncoding(_) => {
+                invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("unsupported_encoding"))
+            }
+            OpenAiError::Busy { .. }
+            | OpenAiError::TooManyBodies(_)
+            | OpenAiError::Llm(LlmError::Overloaded { .. }) => busy(),
             OpenAiError::Llm(LlmError::Closed) => server(StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             OpenAiError::Llm(LlmError::Deadline { .. }) => server(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded"),
             OpenAiError::Llm(_) | OpenAiError::Encoder(_) | OpenAiError::Lost(_) => {
                 server(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed")
             }
         }
+    }
+
+    /// OpenAI's error body for a request that no route has seen.
+    pub fn refused(code: &str, message: &str) -> Value {
+        json!({ "error": { "message": message, "type": "invalid_request_error", "param": null, "code": code } })
     }
 
     /// OpenAI's error body.
@@ -125,7 +139,10 @@ impl From<ApiError> for OpenAiError {
         match error {
             ApiError::Unauthorized { .. } => OpenAiError::Unauthorized,
             ApiError::TooLarge { limit } => OpenAiError::TooLarge { limit },
-            ApiError::Timeout { seconds } => OpenAiError::SlowBody { seconds },
+            ApiError::Overloaded { limit } => OpenAiError::Busy { limit },
+            ApiError::SilentBody { .. } | ApiError::SlowBody { .. } => OpenAiError::SlowBody(error.to_string()),
+            ApiError::UnsupportedEncoding { .. } => OpenAiError::UnsupportedEncoding(error.to_string()),
+            ApiError::TooManyBodies { .. } => OpenAiError::TooManyBodies(error.to_string()),
             other => OpenAiError::invalid(other.to_string()),
         }
     }

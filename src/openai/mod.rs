@@ -27,7 +27,7 @@ pub use template::TemplateError;
 
 use crate::config::OpenAiSettings;
 use crate::encode::Encoder;
-use crate::http::{self, Admission, ApiKeys, Scope, read_body};
+use crate::http::{self, Admission, ApiKeys, BodyLimits, Scope, read_body};
 use crate::llm::{LlmEngine, Prompt};
 use crate::telemetry::Metrics;
 use axum::Router;
@@ -52,8 +52,8 @@ pub struct OpenAiState {
     pub model: ServedModel,
     /// `[openai]`.
     pub settings: OpenAiSettings,
-    /// Largest body, bytes.
-    pub max_body_bytes: usize,
+    /// What bodies may cost.
+    pub bodies: BodyLimits,
     /// Keys; none = open.
     pub keys: ApiKeys,
     /// Counters.
@@ -64,8 +64,9 @@ pub struct OpenAiState {
 
 /// The port's routes over a state.
 pub fn router(state: Arc<OpenAiState>) -> Router {
-    let refuse = |limit| OpenAiError::Busy { limit }.into_response();
-    let admission = Arc::new(Admission::new(state.settings.max_in_flight, refuse, state.metrics.clone()));
+    let (bodies, keys) = (state.bodies.clone(), state.keys.clone());
+    let refuse = |error| OpenAiError::from(error).into_response();
+    let admission = Arc::new(Admission::new(state.settings.max_in_flight, bodies, keys, refuse, state.metrics.clone()));
     Router::new()
         .route("/v1/completions", post(completions::post_completions))
         .route("/v1/chat/completions", post(chat::post_chat_completions))
@@ -77,7 +78,9 @@ pub fn router(state: Arc<OpenAiState>) -> Router {
         .fallback(error::not_found)
         .with_state(state)
         .layer(middleware::from_fn_with_state(admission.clone(), http::shed))
+        .layer(middleware::from_fn_with_state(admission.clone(), http::receive))
         .layer(middleware::from_fn_with_state(admission, http::measure))
+        .layer(middleware::from_fn(http::name_request))
 }
 
 /// Unix time in seconds.
@@ -87,13 +90,14 @@ pub fn unix_seconds() -> u64 {
 
 impl OpenAiState {
     fn require_key(&self, headers: &HeaderMap) -> Result<(), OpenAiError> {
-        Ok(self.keys.require(headers, Scope::Admin)?)
+        self.keys.require(headers, Scope::Admin)?;
+        Ok(())
     }
 
     /// Key, body, JSON; the key comes before the body.
     async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Fields, OpenAiError> {
         self.require_key(headers)?;
-        Fields::parse(&read_body(body, self.max_body_bytes).await?)
+        Fields::parse(&read_body(body).await?)
     }
 
     /// Takes `model`, which must be the one that serves this call; absent = that one.

@@ -164,7 +164,7 @@ fn port_with(keys: ApiKeys, max_in_flight: usize) -> Port {
         encoder: Arc::new(NullEncoder::new(4)),
         model,
         settings,
-        max_body_bytes: 4096,
+        bodies: BodyLimits::of_size(4096),
         keys,
         metrics: Arc::new(Metrics::new().expect("metrics")),
         started: 7,

@@ -10,6 +10,7 @@ use crate::config::KafkaSettings;
 use crate::feature::{DecodedGroup, Group};
 use crate::kafka::KafkaError;
 use crate::kafka::client::{self, Producer};
+use crate::log_id::LogId;
 use crate::proto::UserFeatures;
 use crate::store::{FeatureStore, StoredFeatures};
 use crate::telemetry::Metrics;
@@ -97,7 +98,7 @@ impl FeaturePublisher {
     fn message(&self, user: &str, stored: &StoredFeatures) -> Result<UserFeatures, String> {
         let mut message = UserFeatures { user_id: user.into(), status: "PRESENT".into(), ..UserFeatures::default() };
         for blob in &stored.groups {
-            match DecodedGroup::decode(blob).map_err(|error| format!("features of {user:?}: {error}"))? {
+            match DecodedGroup::decode(blob).map_err(|error| format!("features of {}: {error}", LogId(user)))? {
                 DecodedGroup::Intra(group) => message.intra = Some(group),
                 DecodedGroup::Cross(group) => message.cross = Some(group),
                 DecodedGroup::Scid(group) => message.scid = Some(group),

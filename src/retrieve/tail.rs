@@ -1,6 +1,7 @@
 //! Keeps an index as fresh as the store's vector feed: replays it at start, then follows it.
 
 use super::UserIndex;
+use crate::log_id::LogId;
 use crate::store::{FeatureStore, FeedCursor, FreshVector, StoreError};
 use half::f16;
 use std::sync::Arc;
@@ -57,7 +58,7 @@ impl VectorTail {
             for fresh in &entries {
                 // One vector that does not fit (written by another encoder) must not stop the feed.
                 if let Err(error) = index.apply(fresh) {
-                    tracing::error!(user = fresh.user, %error, "vector of the feed not applied");
+                    tracing::error!(user = %LogId(&fresh.user), %error, "vector of the feed not applied");
                 }
             }
         });

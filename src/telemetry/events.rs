@@ -1,6 +1,7 @@
 //! Happenings worth a log line and a counter: one struct each, so that the two cannot disagree.
 
 use super::{Metrics, Stall};
+use crate::log_id::LogId;
 use crate::store::PutRefusal;
 use std::time::Instant;
 
@@ -97,11 +98,13 @@ impl RefreshEnded<'_> {
             }
             RefreshEnded::Refused { user, refusal } => {
                 count("refused");
-                tracing::info!(user, ?refusal, "refresh refused by the store");
+                tracing::info!(user = %LogId(user), ?refusal, "refresh refused by the store");
+                tracing::debug!(user, "refresh refused by the store");
             }
             RefreshEnded::Failed { user, error } => {
                 count("failed");
-                tracing::warn!(user, %error, "refresh failed; the user stays due");
+                tracing::warn!(user = %LogId(user), %error, "refresh failed; the user stays due");
+                tracing::debug!(user, "refresh failed");
             }
             RefreshEnded::Deferred { user } => {
                 count("deferred");
@@ -167,7 +170,8 @@ impl QuickEnded<'_> {
             QuickEnded::Refused { user } => tracing::debug!(user, "quick answer came too late"),
             QuickEnded::Failed { user, error } => {
                 metrics.refreshes.with_label_values(&["fast_failed"]).inc();
-                tracing::warn!(user, %error, "quick answer failed; the user stays due for the llm");
+                tracing::warn!(user = %LogId(user), %error, "quick answer failed; the user stays due for the llm");
+                tracing::debug!(user, "quick answer failed");
             }
         }
     }
@@ -237,6 +241,40 @@ impl StoreCallFailed<'_> {
         match metrics.repeated.admit(operation, Instant::now()) {
             Some(held_back) => tracing::error!(operation, %error, held_back, "store call failed"),
             None => tracing::debug!(operation, %error, "store call failed"),
+        }
+    }
+}
+
+/// A connection was closed by us.
+#[allow(missing_docs)]
+pub struct ConnectionClosed {
+    pub port: &'static str,
+    pub reason: &'static str,
+}
+
+impl ConnectionClosed {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.connections_closed.with_label_values(&[self.port, self.reason]).inc();
+        tracing::debug!(port = self.port, reason = self.reason, "connection closed");
+    }
+}
+
+/// A connection could not be accepted.
+#[allow(missing_docs)]
+pub struct AcceptFailed<'a> {
+    pub port: &'static str,
+    pub error: &'a dyn std::fmt::Display,
+    /// Whether it is worth a line, or one was written not long ago.
+    pub tells: bool,
+}
+
+impl AcceptFailed<'_> {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.accept_failures.with_label_values(&[self.port]).inc();
+        if self.tells {
+            tracing::error!(port = self.port, error = %self.error, "connections cannot be accepted");
         }
     }
 }

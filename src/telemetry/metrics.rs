@@ -69,8 +69,12 @@ metrics_table! {
     http_duration: HistogramVec ["route"] "taiji_http_request_duration_seconds" "Time to answer an HTTP request." in LATENCY_BUCKETS;
     http_in_flight: IntGauge [] "taiji_http_requests_in_flight" "Requests being worked on.";
     http_shed: IntCounter [] "taiji_http_shed_total" "Requests refused with 429 because too many were in flight.";
+    connections: IntGaugeVec ["port"] "taiji_connections" "Connections by port: public, openai, admin.";
+    connections_closed: IntCounterVec ["port", "reason"] "taiji_connections_closed_total" "Connections closed by us, by reason: header_timeout, idle_timeout, write_timeout, port_full.";
+    accept_failures: IntCounterVec ["port"] "taiji_accept_failures_total" "Connections that could not be accepted, most often for want of open files.";
     waiting: IntGauge [] "taiji_waiting_requests" "Requests waiting for a refresh (wait_ms, deadline_ms).";
     waits: IntCounterVec ["result"] "taiji_waits_total" "Waits for refreshes by end: fresh, late (time over), draining, refused (too many wait).";
+    reader_refreshes: IntCounterVec ["result"] "taiji_reader_refreshes_total" "Refreshes asked for by readers, by result: granted, over (the readers' budget).";
     events: IntCounterVec ["result"] "taiji_events_total" "Events by result: accepted, duplicate, rejected.";
     items: IntCounterVec ["result"] "taiji_items_total" "Catalogue items by result: accepted, rejected.";
     kafka_records: IntCounterVec ["topic", "outcome"] "taiji_kafka_records_total" "Kafka records by outcome: accepted, duplicate, dead_letter, dropped (taken away or rewound before their work began).";
@@ -137,6 +141,12 @@ impl Metrics {
     pub fn preset_labels(&self) {
         for result in ["accepted", "duplicate", "rejected"] {
             self.events.with_label_values(&[result]);
+        }
+        for reason in ["header_timeout", "idle_timeout", "write_timeout", "port_full"] {
+            self.connections_closed.with_label_values(&["public", reason]);
+        }
+        for result in ["granted", "over"] {
+            self.reader_refreshes.with_label_values(&[result]);
         }
         for result in ["fresh", "late", "draining", "refused"] {
             self.waits.with_label_values(&[result]);

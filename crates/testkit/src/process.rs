@@ -119,6 +119,8 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     listen: String,
     admin: String,
+    /// Shell words that run first.
+    under: String,
 }
 
 impl Setup {
@@ -132,6 +134,7 @@ impl Setup {
             environment: Vec::new(),
             listen: free_address(),
             admin: free_address(),
+            under: String::new(),
         };
         let setup = setup.env("TAIJI__SERVER__DRAIN_DELAY_MS", "0");
         EAGER.iter().fold(setup, |setup, (name, value)| setup.env(name, value))
@@ -159,10 +162,21 @@ impl Setup {
         self
     }
 
+    /// Shell words to run before the program, in its process.
+    pub fn under(self, words: &str) -> Setup {
+        Setup { under: words.to_string(), ..self }
+    }
+
     fn command(&self) -> Command {
         let bundle = self.bundle.display().to_string();
         let arguments = ["serve", "--listen", &self.listen, "--admin-listen", &self.admin, "--store", &self.store];
-        let mut command = command(&TAIJI, &arguments);
+        let mut command = match self.under.as_str() {
+            "" => command(&TAIJI, &arguments),
+            under => {
+                let script = format!("{under}; exec \"$0\" \"$@\"");
+                command("sh", &[&["-c", &script, &TAIJI][..], &arguments].concat())
+            }
+        };
         command.args(["--bundle", &bundle, "--engine", self.engine]).args(&self.flags);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdout(Stdio::null());

@@ -6,7 +6,7 @@
 use super::record::CONTENT_TYPE;
 use crate::event::cloudevent;
 use crate::event::decode::shortened;
-use crate::event::{BadReason, Event, EventDecoder, FieldError, Item, protobuf};
+use crate::event::{BadReason, Event, EventDecoder, FieldError, Item, json, protobuf};
 use serde_json::Value;
 use std::fmt;
 
@@ -95,8 +95,8 @@ impl RecordDecoder {
                 })?;
                 self.events.decode_own(&object, &envelope.unwrap_or_default(), now_ms)
             }
-            (_, Some(envelope)) => self.events.decode_data(&json(bytes)?, &envelope, now_ms),
-            (_, None) => self.events.decode(&json(bytes)?, now_ms),
+            (_, Some(envelope)) => self.events.decode_data(&read_json(bytes)?, &envelope, now_ms),
+            (_, None) => self.events.decode(&read_json(bytes)?, now_ms),
         };
         decoded.map_err(field)
     }
@@ -117,7 +117,7 @@ impl RecordDecoder {
         if format_of(content_type)? == Format::Protobuf {
             return Err(BadRecord::new(BadReason::ContentType, "items are read as application/json only"));
         }
-        let item: Item = serde_path_to_error::deserialize(&json(bytes)?)
+        let item: Item = serde_path_to_error::deserialize(&read_json(bytes)?)
             .map_err(|error| field(FieldError::new(error.path().to_string(), error.inner().to_string())))?;
         item.validate().map_err(field)?;
         Ok(ItemChange::Put(item))
@@ -149,9 +149,13 @@ fn field(error: FieldError) -> BadRecord {
     BadRecord::new(BadReason::Field, error.to_string())
 }
 
-fn json(bytes: &[u8]) -> Result<Value, BadRecord> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| BadRecord::new(BadReason::Json, format!("the value is not json: {error}")))
+fn read_json(bytes: &[u8]) -> Result<Value, BadRecord> {
+    let parsed = json::parse(bytes)
+        .map_err(|error| BadRecord::new(BadReason::Json, format!("the value is not json: {error}")))?;
+    match parsed.repeated.first() {
+        Some(path) => Err(field(json::twice(path))),
+        None => Ok(parsed.value),
+    }
 }
 
 /// Without a header a value is JSON; parameters such as `charset` change nothing.

@@ -131,7 +131,7 @@ pub fn failed(operation: &'static str, error: &fjall::Error) -> StoreError {
 
 /// A record that this version cannot read.
 pub fn corrupt(key: &[u8], message: String) -> StoreError {
-    StoreError::Corrupt { key: key.escape_ascii().to_string(), message }
+    StoreError::Corrupt { key: keys::loggable(key), message }
 }
 
 fn check_namespace(namespace: &str) -> Result<(), String> {

@@ -2,6 +2,8 @@
 //!
 //! Ids are preceded by their length, so that no id can run into another's keys whatever characters it holds.
 
+use crate::log_id::LogId;
+
 /// What a key of the `users` keyspace holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -132,6 +134,27 @@ pub fn of_vector_place(space: &str, user: &str) -> Vec<u8> {
     key
 }
 
+/// A key as the log may show it: hashes stand in the place of its parts, which may be users.
+pub fn loggable(key: &[u8]) -> String {
+    let mut shown = String::new();
+    let mut rest = key;
+    while !rest.is_empty() {
+        if let Some((part, after)) = pop(rest) {
+            shown.push_str(&LogId(part).to_string());
+            rest = after;
+            continue;
+        }
+        match rest {
+            [kind, after @ ..] if !shown.is_empty() && kind.is_ascii_alphabetic() => {
+                shown.push(char::from(*kind));
+                rest = after;
+            }
+            _ => return format!("{shown}({} bytes)", rest.len()),
+        }
+    }
+    shown
+}
+
 fn push(key: &mut Vec<u8>, part: &str) {
     // Ids hold at most 128 bytes (DESIGN 5.1); a longer one would only share its length bytes with another, never a key.
     key.extend_from_slice(&(part.len() as u16).to_be_bytes());
@@ -142,4 +165,20 @@ fn pop(key: &[u8]) -> Option<(&str, &[u8])> {
     let (length, rest) = key.split_first_chunk::<2>()?;
     let (part, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
     Some((std::str::from_utf8(part).ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn audit_21_a_key_in_the_log_names_no_user() {
+        let (user, space) = (LogId("carol"), LogId("space"));
+        assert_eq!(loggable(&of_state("carol")), user.to_string());
+        assert_eq!(loggable(&of_user_in_space("carol", Kind::Features, "space")), format!("{user}f{space}"));
+        assert_eq!(loggable(&of_due("space", "carol")), format!("{space}{user}"));
+        for odd in [&b"carol"[..], &of_user("carol", Kind::Profile)[1..], &of_feed("feed", 7)] {
+            assert!(!loggable(odd).contains("carol"), "{}", loggable(odd));
+        }
+    }
 }

@@ -11,6 +11,7 @@ use super::link::Call;
 use super::values::{corrupt, number, read};
 use super::{RedisStore, function};
 use crate::feature::{Group, GroupBlob, Version};
+use crate::log_id::LogId;
 use crate::store::codec::{CodecResult, FeatureRecord};
 use crate::store::embedded::put_rules;
 use crate::store::{FeaturePut, Features, PutOutcome, PutRefusal, StoreError, StoreResult, StoredFeatures};
@@ -204,7 +205,7 @@ impl RedisStore {
 
 /// Others were quicker [`ROUNDS`] times.
 pub(super) fn contended(operation: &'static str, user: &str) -> StoreError {
-    let message = format!("user {user:?} was written by others {ROUNDS} times in a row; try again");
+    let message = format!("user {} was written by others {ROUNDS} times in a row; try again", LogId(user));
     StoreError::Busy { operation, message }
 }
 

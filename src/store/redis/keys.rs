@@ -3,6 +3,7 @@
 //! A key's slot is that of its first `{…}`; ids inside it are percent-escaped for `{`, `}` and `%`, so that no id can end
 //! the tag or look like another's.
 
+use crate::log_id::LogId;
 use std::borrow::Cow;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -126,6 +127,18 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
+/// A key as the log may show it: where it is a user's, the hash stands in the place of the id.
+pub fn loggable(key: &str) -> String {
+    let users = key.split_once(":{").filter(|(namespace, _)| !namespace.contains(':'));
+    let Some((namespace, (tag, rest))) =
+        users.and_then(|(namespace, tagged)| Some((namespace, tagged.split_once('}')?)))
+    else {
+        return key.to_string();
+    };
+    let user = unescape(tag).unwrap_or_else(|| tag.to_string());
+    format!("{namespace}:{{{}}}{rest}", LogId(&user))
+}
+
 fn escape(id: &str) -> Cow<'_, str> {
     if !id.contains(['%', '{', '}']) {
         return Cow::Borrowed(id);
@@ -163,6 +176,16 @@ mod tests {
             assert_eq!(slot_of(&key), slot_of(&keys.features(user, "space")), "{user}");
         }
         assert_eq!(keys.user_of_state("ns:{%zz}:st"), None);
+    }
+
+    #[test]
+    fn audit_21_a_key_in_the_log_names_no_user() {
+        let keys = Keys::new("ns");
+        let shown = loggable(&keys.of_user("a{b}", "st"));
+        assert_eq!(shown, format!("ns:{{{}}}:st", LogId("a{b}")));
+        for other in ["ns:items:{items}:v", "ns:vec:{3}:space", "ns:epoch", "due queue"] {
+            assert_eq!(loggable(other), other);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Taking Redis' answers apart; an answer of another shape is a [`StoreError::Corrupt`].
 
+use super::keys::loggable;
 use crate::store::{StoreError, StoreResult};
 use redis::{FromRedisValue, Value};
 
@@ -10,7 +11,7 @@ pub fn read<T: FromRedisValue>(key: &str, value: Value) -> StoreResult<T> {
 
 /// A record that this version cannot read.
 pub fn corrupt(key: &str, message: impl Into<String>) -> StoreError {
-    StoreError::Corrupt { key: key.to_string(), message: message.into() }
+    StoreError::Corrupt { key: loggable(key), message: message.into() }
 }
 
 /// A number in text; absent = 0.

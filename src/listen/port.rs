@@ -1,0 +1,131 @@
+//! One port: the loop that accepts its connections.
+
+use super::activity::{Activity, Patience};
+use super::connection::{Service, told};
+use super::files::{SpareFiles, is_out_of_files};
+use super::members::Members;
+use super::refusal::RefusalBody;
+use crate::telemetry::Metrics;
+use crate::telemetry::events::{AcceptFailed, ConnectionClosed};
+use axum::Router;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// After a connection that could not be accepted for want of something that only time gives back.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Failures to accept are logged no more often.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// What a port takes.
+#[derive(Debug, Clone, Copy)]
+pub struct PortLimits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Requests of HTTP/2 at once on one connection.
+    pub streams: u32,
+    /// Time for a request's head.
+    pub header: Duration,
+    /// Time without a request, and for a client that takes nothing of its answer.
+    pub idle: Duration,
+}
+
+/// A port, and what it is served with.
+pub struct Port {
+    /// Label in metrics and log: public, openai, admin.
+    pub name: &'static str,
+    /// Bound.
+    pub listener: TcpListener,
+    /// Where requests go.
+    pub routes: Router,
+    /// What it takes.
+    pub limits: PortLimits,
+    /// The error body of what hyper refuses by itself.
+    pub refusal: RefusalBody,
+    /// Files to give up when the process has none left.
+    pub spare: Option<SpareFiles>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Serves until `stop` turns true; then takes no more, lets open requests finish, and returns when all connections have ended.
+pub async fn serve(port: Port, stop: watch::Receiver<bool>) {
+    let Port { name, listener, routes, limits, refusal, mut spare, metrics } = port;
+    let patience = Patience { header: limits.header, idle: limits.idle };
+    let service = Arc::new(Service::new(routes, patience, limits.streams, refusal));
+    let members = Arc::new(Members::new(limits.connections));
+    let mut connections = JoinSet::new();
+    let mut leaving = std::pin::pin!(told(stop.clone()));
+    let mut failures = Failures::default();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next(), if !connections.is_empty() => {
+                metrics.connections.with_label_values(&[name]).set(members.count() as i64);
+                if let Some(spare) = &mut spare {
+                    spare.refill();
+                }
+                continue;
+            }
+            () = &mut leaving => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // One that went away before it was accepted is nobody's failure.
+                if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+                    continue;
+                }
+                if is_out_of_files(&error) && spare.as_mut().is_some_and(SpareFiles::give_up_one) {
+                    continue;
+                }
+                failures.note(name, &error, &metrics);
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let activity = Arc::new(Activity::new());
+        let member = tokio::select! {
+            member = members.join(activity.clone()) => member,
+            () = &mut leaving => break,
+        };
+        metrics.connections.with_label_values(&[name]).set(members.count() as i64);
+        let (service, stop, metrics) = (service.clone(), stop.clone(), metrics.clone());
+        connections.spawn(async move {
+            // A handshake of TLS goes here.
+            let stream = prompt(stream);
+            if let Some(over) = service.serve(stream, &member, activity, stop).await {
+                ConnectionClosed { port: name, reason: over.as_str() }.emit(&metrics);
+            }
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+    metrics.connections.with_label_values(&[name]).set(0);
+}
+
+/// Answers go out at once, not when more of them have gathered.
+fn prompt(stream: TcpStream) -> TcpStream {
+    // Fails on a connection that is gone, which shows when it is read.
+    let _ = stream.set_nodelay(true);
+    stream
+}
+
+/// Failures to accept, told once in a while.
+#[derive(Default)]
+struct Failures {
+    told: Option<Instant>,
+}
+
+impl Failures {
+    fn note(&mut self, port: &'static str, error: &io::Error, metrics: &Metrics) {
+        let tells = self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY);
+        if tells {
+            self.told = Some(Instant::now());
+        }
+        AcceptFailed { port, error, tells }.emit(metrics);
+    }
+}
