@@ -121,7 +121,7 @@ fn audit_14_names_of_graph_inputs_stand_in_one_file() {
                 continue;
             }
             for (place, line) in source.lines.iter().enumerate() {
-                let again = literals.iter().find(|name| line.contains(&format!("\"{name}")));
+                let again = literals.iter().find(|name| line.contains(&format!("\"{name}\"")));
                 assert_eq!(again, None, "{folder}/{}:{}", source.path.display(), place + 1);
             }
         }

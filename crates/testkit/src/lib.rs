@@ -17,5 +17,5 @@ pub mod redis;
 mod skipping;
 
 pub use places::{data_folder, demo_bundle, fixture, in_repository, onnx_runtime};
-pub use program::{TAIJI, TRAINER, program};
+pub use program::{TAIJI, TRAINER};
 pub use skipping::skip;

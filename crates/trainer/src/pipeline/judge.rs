@@ -78,7 +78,7 @@ pub fn evaluate_bundle(bundle: &Path, data: Option<&Path>, seed: u64, users: usi
 }
 
 /// The models of a finished bundle, and the folder of its generation.
-pub(super) fn open_bundle(bundle: &Path) -> Result<(ServedModels, PathBuf), PipelineError> {
+pub fn open_bundle(bundle: &Path) -> Result<(ServedModels, PathBuf), PipelineError> {
     let manifest = Manifest::read(bundle)?;
     manifest.verify(bundle)?;
     let schema = PromptSchema::load(&bundle.join("prompt.toml"))?;

@@ -17,7 +17,7 @@ mod run;
 mod stage;
 
 pub use compare::{Compared, compare_llm};
-pub use judge::{Judged, evaluate_bundle};
+pub use judge::{Judged, evaluate_bundle, open_bundle};
 pub use recipe::{DataRecipe, EvaluateRecipe, Recipe};
 pub use run::{RunOptions, fetch_encoder, run};
 

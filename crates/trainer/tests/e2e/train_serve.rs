@@ -1,15 +1,20 @@
-//! Training and serving must show the model the same prompt for the same behaviour.
+//! Training and serving must show the model the same prompt for the same behaviour, and find the same in what it writes.
 
 use std::sync::Arc;
 use taiji::answer::history_input;
-use taiji::catalogue::{Catalogue, CatalogueRow};
+use taiji::bundle::{self, LoadOptions};
+use taiji::catalogue::{Catalogue, CatalogueRow, Grounding};
 use taiji::config;
 use taiji::due::DuePolicy;
 use taiji::event::ActionTable;
+use taiji::feature::{DecodedGroup, Group};
 use taiji::ingest::Ingest;
 use taiji::prompt::{PromptSchema, render};
+use taiji::refresh::{Refreshed, Refresher};
 use taiji::store::{EmbeddedOptions, EmbeddedStore, FeatureStore, HISTORY_CAP};
+use taiji::telemetry::Metrics;
 use taiji_trainer::data::Dataset;
+use taiji_trainer::pipeline::open_bundle;
 use taiji_trainer::synth::{self, SynthSettings, World};
 
 /// A small generated world with the demo's items.
@@ -48,4 +53,58 @@ async fn training_and_serving_render_the_same_prompt() {
         compared += usize::from(!served.engagements.is_empty());
     }
     assert!(compared >= 20, "only {compared} users had engagements");
+}
+
+/// What a refresh writes is what the trainer judges the bundle by: answer, grounding, codes.
+#[test]
+fn audit_15_a_bundle_is_served_as_it_is_judged() {
+    let folder = testkit::demo_bundle();
+    let world = synth::generate(&SynthSettings { users: 4, events: 240, seed: 79, ..SynthSettings::default() });
+    let actions = ActionTable::default();
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let bundle = Arc::new(bundle::load(&folder, &LoadOptions::default()).expect("bundle"));
+    let space = bundle.manifest.space.clone();
+    let kept = tempfile::tempdir().expect("tempdir");
+    let settings = config::load(None, std::iter::empty(), &[]).expect("defaults");
+
+    let users: Vec<String> = world.users.iter().map(|user| user.user_id.clone()).collect();
+    let served = runtime.block_on(async {
+        let store: Arc<dyn FeatureStore> = EmbeddedStore::open(kept.path(), EmbeddedOptions::default()).expect("store");
+        let policy = DuePolicy::new(&settings.refresh);
+        let ingest = Ingest::new(store.clone(), space.clone(), actions.clone(), policy);
+        ingest.append(world.events.clone()).await.expect("append");
+        let models = bundle.inference.clone().expect("models");
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let (refresh, retrieve) = (settings.refresh.clone(), settings.retrieve.clone());
+        let refresher = Refresher::new(store.clone(), bundle.clone(), models, metrics, refresh, retrieve);
+        for user in &users {
+            let refreshed = refresher.refresh(user, 1).await.expect("refresh");
+            assert!(matches!(refreshed, Refreshed::Written { .. }), "{user}: {refreshed:?}");
+        }
+        store.features(&space, &users).await.expect("features")
+    });
+
+    let (models, _) = open_bundle(&folder).expect("bundle");
+    let dataset = Dataset::from_records(world.items, world.users, world.events, &actions);
+    let limit = models.schema.max_engagements;
+    let inputs: Vec<_> =
+        dataset.users.iter().map(|user| dataset.prompt_input(user, usize::MAX, i64::MAX, limit)).collect();
+    let judged = models.answer(&inputs).expect("answers");
+    for ((user, stored), answer) in dataset.users.iter().zip(served).zip(judged) {
+        let stored = stored.expect("features");
+        let decoded = |group| DecodedGroup::decode(stored.group(group).expect("group")).expect("message");
+        let (DecodedGroup::Text(text), DecodedGroup::Intra(intra)) = (decoded(Group::Text), decoded(Group::Intra))
+        else {
+            panic!("other groups")
+        };
+        let (id, categories) = match answer.grounding {
+            Grounding::Item { id, categories } => (id, categories),
+            Grounding::Category(path) => (String::new(), path),
+            Grounding::None => (String::new(), Vec::new()),
+        };
+        assert_eq!((text.reasoning, text.answer), (answer.parsed.reasoning, answer.parsed.answer), "{}", user.user_id);
+        assert_eq!((text.grounded_item_id, intra.category_ids), (id, categories), "{}", user.user_id);
+        assert_eq!(intra.sparse_ids, models.codebook.sparse_ids(&answer.codes).expect("codes"), "{}", user.user_id);
+    }
+    println!("audit 15: {} users served as judged: answer, grounding and codes alike", users.len());
 }
