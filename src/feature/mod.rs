@@ -8,7 +8,7 @@ mod group;
 mod sequence;
 mod view;
 
-pub use crate::proto;
+use crate::proto;
 pub use assemble::{CrossFinding, Finding, assemble};
 pub use group::{Group, GroupBlob, Version};
 pub use sequence::{cross_behaviours, cross_sequence};

@@ -20,7 +20,6 @@ pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use redis::{RedisOptions, RedisStore};
 pub use traits::{DueQueue, Erasures, FeatureStore, Features, Feeds, Health, Histories};
 
-pub use crate::feature::{Group, GroupBlob, Version};
 pub use types::*;
 
 use thiserror::Error;

@@ -12,10 +12,11 @@ mod put;
 mod queue;
 
 use super::{
-    AppendOutcome, FeaturePut, FeatureStore, Group, GroupBlob, PutBody, PutOutcome, Record, RecordBody, StoredFeatures,
-    UserBatch, UserHistory, Version,
+    AppendOutcome, FeaturePut, FeatureStore, PutBody, PutOutcome, Record, RecordBody, StoredFeatures, UserBatch,
+    UserHistory,
 };
 use crate::event::ActionClass;
+use crate::feature::{Group, GroupBlob, Version};
 use crate::proto::{Behaviour, CrossGroup, GroupMeta, IntraGroup};
 use prost::Message;
 use std::sync::Arc;

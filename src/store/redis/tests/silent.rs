@@ -1,7 +1,8 @@
 //! A Redis that takes commands and answers none, and one that is only slow.
 
 use super::*;
-use crate::store::{Group, StoreError};
+use crate::feature::Group;
+use crate::store::StoreError;
 use std::time::Instant;
 
 /// As the default has it: its tests run beside many others.
