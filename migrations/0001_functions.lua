@@ -32,26 +32,63 @@ local function ts_at(text, at)
   return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f - EPOCH
 end
 
--- Byte by byte: Lua's own comparison depends on the server's locale.
+-- By bytes: Lua's own order depends on the server's locale. Equal parts are told by comparing halves, because comparing byte after
+-- byte is ten times as slow for long ids that begin alike.
 local function id_above(left, right)
-  for at = 1, math.min(#left, #right) do
-    local l, r = string.byte(left, at), string.byte(right, at)
-    if l ~= r then return l > r end
+  local same, differ = 0, math.min(#left, #right)
+  if string.sub(left, 1, differ) == string.sub(right, 1, differ) then return #left > #right end
+  while differ - same > 1 do
+    local middle = math.floor((same + differ) / 2)
+    if string.sub(left, same + 1, middle) == string.sub(right, same + 1, middle) then same = middle else differ = middle end
   end
-  return #left > #right
+  return string.byte(left, differ) > string.byte(right, differ)
 end
 
--- ---- kept lists
+local function stamp_above(ts, id, other_ts, other_id)
+  if ts ~= other_ts then return ts > other_ts end
+  return id_above(id, other_id)
+end
+
+-- ---- kept lists. A list is { key, cap }; once it is loaded also the entries, oldest first from `first` on, and their ids.
 
 local WALK = 32
-
-local function keeps(lists, id)
-  return redis.call('LPOS', lists[1], id) or redis.call('LPOS', lists[2], id) or redis.call('LPOS', lists[3], id)
-end
+-- A call with more records than this loads the lists once and writes them once.
+local FEW = 8
 
 local function is_body(element)
   local first = string.byte(element, 1)
   return first ~= nil and first >= 0x80 and first <= 0xBF
+end
+
+local function entry_above(one, other) return stamp_above(one.ts, one.id, other.ts, other.id) end
+
+local function load(list)
+  local newest_first, ids, sorted, id = {}, {}, true, nil
+  for _, element in ipairs(redis.call('LRANGE', list.key, 0, -1)) do
+    if not is_body(element) then
+      id = element
+    elseif id and #element >= 6 and not ids[id] then
+      local entry = { ts = ts_at(element, 1), id = id, stored = element }
+      local newer = newest_first[#newest_first]
+      sorted = sorted and (not newer or entry_above(newer, entry))
+      newest_first[#newest_first + 1], ids[id], id = entry, true, nil
+    end
+  end
+  if not sorted then table.sort(newest_first, entry_above) end
+  local entries = {}
+  for at = #newest_first, 1, -1 do entries[#entries + 1] = newest_first[at] end
+  list.entries, list.ids, list.first, list.loaded = entries, ids, 1, #entries
+end
+
+local function keeps(lists, id)
+  for _, list in ipairs(lists) do
+    if list.entries then
+      if list.ids[id] then return true end
+    elseif redis.call('LPOS', list.key, id) then
+      return true
+    end
+  end
+  return false
 end
 
 -- The body of a list's first entry, or nil. Before it may stand ids without a body.
@@ -65,8 +102,23 @@ local function first_body(list)
   error(redis.error_reply('WRONGTYPE no kept list at ' .. list))
 end
 
--- The first kept entry's id that sorts below (ts, id), or nil; and how many sort above.
-local function place_in(list, ts, id)
+-- The first kept entry's id that sorts below (ts, id), or nil; and how many sort above. By halves; nil, nil where an id without
+-- a body is met on the way.
+local function place_by_halves(list, ts, id)
+  local length = redis.call('LLEN', list)
+  local above, below, kept_below = 0, math.floor(length / 2), nil
+  if length % 2 ~= 0 then return nil, nil end
+  while above < below do
+    local middle = math.floor((above + below) / 2)
+    local kept, stored = redis.call('LINDEX', list, 2 * middle), redis.call('LINDEX', list, 2 * middle + 1)
+    if is_body(kept) or not is_body(stored) or #stored < 6 then return nil, nil end
+    if stamp_above(ts, id, ts_at(stored, 1), kept) then below, kept_below = middle, kept else above = middle + 1 end
+  end
+  return kept_below, above
+end
+
+-- The same, entry by entry.
+local function place_in_order(list, ts, id)
   local above, from, kept = 0, 0, nil
   while true do
     local part = redis.call('LRANGE', list, from, from + WALK - 1)
@@ -74,8 +126,7 @@ local function place_in(list, ts, id)
       if not is_body(element) then
         kept = element
       elseif kept then
-        local kept_ts = ts_at(element, 1)
-        if kept_ts < ts or (kept_ts == ts and id_above(id, kept)) then return kept, above end
+        if stamp_above(ts, id, ts_at(element, 1), kept) then return kept, above end
         above, kept = above + 1, nil
       end
     end
@@ -84,81 +135,153 @@ local function place_in(list, ts, id)
   end
 end
 
--- Puts an entry in its place; false when `cap` entries sort above it. Most are newer than everything kept.
-local function insert(list, ts, id, stored, cap)
-  local newest, length = first_body(list), nil
-  if not newest or ts > ts_at(newest, 1) then
-    length = redis.call('LPUSH', list, stored, id)
-  else
-    local below, above = place_in(list, ts, id)
-    if above >= cap then return false end
-    if below then
-      redis.call('LINSERT', list, 'BEFORE', below, id)
-      length = redis.call('LINSERT', list, 'BEFORE', below, stored)
-    else
-      length = redis.call('RPUSH', list, id, stored)
-    end
+local function place_in(list, ts, id)
+  local kept, above = place_by_halves(list, ts, id)
+  if above then return kept, above end
+  return place_in_order(list, ts, id)
+end
+
+-- As `insert`, of a list that was loaded.
+local function insert_loaded(list, ts, id, stored)
+  local entries, below, above = list.entries, list.first - 1, #list.entries + 1
+  while above - below > 1 do
+    local middle = math.floor((below + above) / 2)
+    local entry = entries[middle]
+    if stamp_above(ts, id, entry.ts, entry.id) then below = middle else above = middle end
   end
-  if length > 2 * cap then redis.call('RPOP', list, 2) end
+  if #entries + 1 - above >= list.cap then return false end
+  table.insert(entries, above, { ts = ts, id = id, stored = stored })
+  list.ids[id] = true
+  list.inserted_from = math.min(list.inserted_from or above, above)
+  if #entries - list.first >= list.cap then
+    list.ids[entries[list.first].id] = nil
+    list.first = list.first + 1
+  end
   return true
 end
 
--- ---- profile
+-- Puts an entry in its place; false when `cap` entries sort above it. Most are newer than everything kept.
+local function insert(list, ts, id, stored)
+  if list.entries then return insert_loaded(list, ts, id, stored) end
+  local newest, length = first_body(list.key), nil
+  if not newest or ts > ts_at(newest, 1) then
+    length = redis.call('LPUSH', list.key, stored, id)
+  else
+    local below, above = place_in(list.key, ts, id)
+    if above >= list.cap then return false end
+    if below then
+      redis.call('LINSERT', list.key, 'BEFORE', below, id)
+      length = redis.call('LINSERT', list.key, 'BEFORE', below, stored)
+    else
+      length = redis.call('RPUSH', list.key, id, stored)
+    end
+  end
+  if length > 2 * list.cap then redis.call('RPOP', list.key, 2) end
+  return true
+end
+
+-- Writes what `insert_loaded` did.
+local function save(list)
+  if not list.inserted_from then return end
+  local entries, from, elements = list.entries, list.inserted_from, {}
+  -- What was put in between loaded entries takes all of them to be written again.
+  if from <= list.loaded then
+    from = list.first
+    redis.call('DEL', list.key)
+  end
+  for at = math.max(from, list.first), #entries do
+    elements[#elements + 1], elements[#elements + 2] = entries[at].stored, entries[at].id
+  end
+  redis.call('LPUSH', list.key, unpack(elements))
+  redis.call('LTRIM', list.key, 0, 2 * list.cap - 1)
+end
+
+-- ---- profile. An attribute is stored as `ts | id length | id | value`; all before the value is its event's head. Attributes
+-- of one event stand in one bucket, and the buckets, once there is something to evict, in the order of (ts, id).
+
+local function bucket_of(profile, head, ts, id)
+  local bucket = profile.by_head[head]
+  if bucket then return bucket end
+  bucket = { head = head, ts = ts, id = id, names = {}, next = 1 }
+  profile.by_head[head] = bucket
+  local order = profile.order
+  if order then
+    local below, above = 0, #order + 1
+    while above - below > 1 do
+      local middle = math.floor((below + above) / 2)
+      if stamp_above(ts, id, order[middle].ts, order[middle].id) then below = middle else above = middle end
+    end
+    table.insert(order, above, bucket)
+  end
+  return bucket
+end
 
 local function profile_of(key)
-  local profile, flat = { size = 0, values = {}, changed = {} }, redis.call('HGETALL', key)
+  local profile = { size = 0, buckets = {}, by_head = {}, stored = {}, changed = {} }
+  local flat = redis.call('HGETALL', key)
   for at = 1, #flat, 2 do
-    profile.values[flat[at]] = flat[at + 1]
+    local name, value = flat[at], flat[at + 1]
+    local length = string.byte(value, 7)
+    local bucket = bucket_of(profile, string.sub(value, 1, 7 + length), ts_at(value, 1), string.sub(value, 8, 7 + length))
+    bucket.names[#bucket.names + 1], bucket.unsorted = name, true
+    profile.buckets[name], profile.stored[name] = bucket, true
     profile.size = profile.size + 1
   end
   return profile
 end
 
--- (ts, id) of a stored attribute, which is `ts | id length | id | value`.
-local function stamp_of(value)
-  return ts_at(value, 1), string.sub(value, 8, 7 + string.byte(value, 7))
+local function order_of(profile)
+  if not profile.order then
+    profile.order = {}
+    for _, bucket in pairs(profile.by_head) do profile.order[#profile.order + 1] = bucket end
+    table.sort(profile.order, function(one, other) return entry_above(other, one) end)
+  end
+  return profile.order
 end
 
-local function is_newer(ts, id, stored)
-  local stored_ts, stored_id = stamp_of(stored)
-  if ts ~= stored_ts then return ts > stored_ts end
-  return id_above(id, stored_id)
-end
-
+-- Drops the attribute that is the oldest by (ts, id, name); false when none is older than (ts, id).
 local function evict_older_than(profile, ts, id)
-  local oldest
-  for name, value in pairs(profile.values) do
-    if name ~= OPT_OUT then
-      if oldest == nil then
-        oldest = name
-      else
-        local old_ts, old_id = stamp_of(profile.values[oldest])
-        local a_ts, an_id = stamp_of(value)
-        local same = a_ts == old_ts and an_id == old_id
-        if (same and id_above(oldest, name)) or (not same and not is_newer(a_ts, an_id, profile.values[oldest])) then
-          oldest = name
-        end
+  local order = order_of(profile)
+  local oldest = order[1]
+  while oldest and stamp_above(ts, id, oldest.ts, oldest.id) do
+    if oldest.unsorted then
+      table.sort(oldest.names, function(one, other) return id_above(other, one) end)
+      oldest.unsorted = nil
+    end
+    while oldest.next <= #oldest.names do
+      local name = oldest.names[oldest.next]
+      oldest.next = oldest.next + 1
+      if name ~= OPT_OUT and profile.buckets[name] == oldest then
+        profile.buckets[name], profile.changed[name] = nil, nil
+        profile.size = profile.size - 1
+        return true
       end
     end
+    -- (The opt-out, which stays, may be all that is left in it.)
+    table.remove(order, 1)
+    profile.by_head[oldest.head] = nil
+    oldest = order[1]
   end
-  if oldest == nil or not is_newer(ts, id, profile.values[oldest]) then return false end
-  profile.values[oldest] = nil
-  profile.changed[oldest] = false
-  profile.size = profile.size - 1
-  return true
+  return false
 end
 
 local function merge(profile, ts, id, head, args, first, pairs_count)
-  local newer = false
+  local bucket, newer = nil, false
   for nth = 0, pairs_count - 1 do
-    local name, value = args[first + nth * 2], args[first + nth * 2 + 1]
-    local stored = profile.values[name]
-    local takes = stored == nil or is_newer(ts, id, stored)
-    if takes and stored == nil and profile.size >= PROFILE_CAP then takes = evict_older_than(profile, ts, id) end
+    local name = args[first + nth * 2]
+    local held = profile.buckets[name]
+    local takes = held == nil or stamp_above(ts, id, held.ts, held.id)
+    if takes and held == nil and profile.size >= PROFILE_CAP then takes = evict_older_than(profile, ts, id) end
     if takes then
-      if stored == nil then profile.size = profile.size + 1 end
-      profile.values[name] = head .. value
-      profile.changed[name] = head .. value
+      if held == nil then profile.size = profile.size + 1 end
+      if not bucket then
+        bucket = bucket_of(profile, head, ts, id)
+        bucket.unsorted = bucket.unsorted or #bucket.names > 0
+      end
+      local last = bucket.names[#bucket.names]
+      if last and not id_above(name, last) then bucket.unsorted = true end
+      bucket.names[#bucket.names + 1] = name
+      profile.buckets[name], profile.changed[name] = bucket, args[first + nth * 2 + 1]
       newer = true
     end
   end
@@ -166,9 +289,15 @@ local function merge(profile, ts, id, head, args, first, pairs_count)
 end
 
 local function write_profile(key, profile)
-  for name, value in pairs(profile.changed) do
-    if value then redis.call('HSET', key, name, value) else redis.call('HDEL', key, name) end
+  local gone, fields = {}, {}
+  for name in pairs(profile.stored) do
+    if not profile.buckets[name] then gone[#gone + 1] = name end
   end
+  for name, value in pairs(profile.changed) do
+    fields[#fields + 1], fields[#fields + 2] = name, profile.buckets[name].head .. value
+  end
+  if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
+  if #fields > 0 then redis.call('HSET', key, unpack(fields)) end
 end
 
 -- ---- append
@@ -183,12 +312,18 @@ local LIST_OF = { e = 1, i = 2, q = 3 }
 --
 -- Every list was asked for the first id before the first entry is written, and the profile before all: a key of
 -- another type ends the call while nothing is changed.
+--
+-- What a call costs is estimated by the caller (`cost.rs`), which cuts a user's records into several calls.
 local function append(keys, args)
   local st = redis.call('HMGET', keys[1], 'seq', 'weight', 'last_refresh_ms', 'era', 'erased_before_ms',
     'erased_seq', 'r:' .. args[2])
   local seq, weight = tonumber(st[1] or '0'), tonumber(st[2] or '0')
   local erased = tonumber(st[5] or '0')
-  local kinds, lists, flags, at = args[3], { keys[2], keys[3], keys[4] }, {}, 4
+  local kinds, lists, flags, at = args[3], {}, {}, 4
+  for nth, cap in ipairs(CAPS) do
+    lists[nth] = { key = keys[nth + 1], cap = cap }
+    if #kinds > FEW then load(lists[nth]) end
+  end
   local profile = string.find(kinds, 'p', 1, true) and profile_of(keys[5])
   for nth = 1, #kinds do
     local kind, id, stored = string.sub(kinds, nth, nth), args[at + 1], args[at + 2]
@@ -200,7 +335,7 @@ local function append(keys, args)
     elseif kind == 'p' then
       local head = string.sub(stored, 1, 6) .. string.char(#id) .. id
       if merge(profile, ts, id, head, args, at + 4, tonumber(args[at + 3])) then flag = 'a' end
-    elseif list and insert(lists[list], ts, id, stored, CAPS[list]) then
+    elseif list and insert(lists[list], ts, id, stored) then
       flag = 'a'
     end
     if flag == 'a' then
@@ -216,6 +351,7 @@ local function append(keys, args)
     if not st[1] then is_new = 1 end
     redis.call('HSET', keys[1], 'seq', integer(seq), 'weight', weight_text)
     if profile then write_profile(keys[5], profile) end
+    for _, list in ipairs(lists) do save(list) end
   end
   return { flags_text, is_new, integer(seq), weight_text, st[3] or '0', st[4] or '0', st[5] or '0', st[6] or '0',
     st[7] or '' }
@@ -279,7 +415,7 @@ local function erase(keys, args)
   local was_new = not st[1]
   local seq = st[1] or '0'
   st[2], st[3], st[4], st[5], st[6] = '0', '0', integer(tonumber(st[4] or '0') + 1), integer(newest), seq
-  redis.call('DEL', unpack(keys, 2))
+  redis.call('UNLINK', unpack(keys, 2))
   for _, field in ipairs(refreshed) do redis.call('HDEL', keys[1], field) end
   redis.call('HSET', keys[1], 'seq', seq, 'weight', '0', 'last_refresh_ms', '0', 'era', st[4], 'erased_before_ms', st[5],
     'erased_seq', seq, 'erasure', args[2])
@@ -348,19 +484,23 @@ local function lease_of(keys, user)
   return lease
 end
 
-local function end_leases(keys, now)
-  repeat
-    local users = redis.call('ZRANGEBYSCORE', keys[LEASES], '-inf', integer(now), 'LIMIT', 0, 1000)
-    for _, user in ipairs(users) do
-      local lease = lease_of(keys, user)
-      if lease then
-        wait(keys, user, lease.class, lease.due)
-        if lease.again_class then wait(keys, user, lease.again_class, lease.again_due) end
-      end
-      redis.call('ZREM', keys[LEASES], user)
-      redis.call('HDEL', keys[LEASED], user)
+-- Leases that a call ends at most, over all its queues.
+local ENDED = 150
+
+-- Ends leases whose time is over, `limit` at most; returns how many more it could have ended, 0 = some may be left.
+local function end_leases(keys, now, limit)
+  if limit <= 0 then return 0 end
+  local users = redis.call('ZRANGEBYSCORE', keys[LEASES], '-inf', integer(now), 'LIMIT', 0, limit)
+  for _, user in ipairs(users) do
+    local lease = lease_of(keys, user)
+    if lease then
+      wait(keys, user, lease.class, lease.due)
+      if lease.again_class then wait(keys, user, lease.again_class, lease.again_due) end
     end
-  until #users < 1000
+    redis.call('ZREM', keys[LEASES], user)
+    redis.call('HDEL', keys[LEASED], user)
+  end
+  return limit - #users
 end
 
 local function mark_one(keys, user, class, due)
@@ -401,10 +541,13 @@ local function mark_absent(keys, args)
 end
 
 -- KEYS: of several queues. ARGV: time, limit. Returns class, due, user of the first who are due in each, class by class; less
--- urgent classes only where the more urgent ones do not reach the limit.
+-- urgent classes only where the more urgent ones do not reach the limit. Returns only `more` where leases are left to end first:
+-- to be called again.
 local function peek(keys, args)
   local now, found, left, queues = now_ms(args[1]), {}, tonumber(args[2]), queues_of(keys)
-  for _, queue in ipairs(queues) do end_leases(queue, now) end
+  local may_end = ENDED
+  for _, queue in ipairs(queues) do may_end = end_leases(queue, now, may_end) end
+  if may_end == 0 then return { 'more' } end
   for class = 0, CLASSES - 1 do
     local limit = left
     if limit <= 0 then break end
@@ -468,19 +611,22 @@ end
 
 -- ARGV: time, user. A running lease stays, without the marks made since.
 local function forget(keys, args)
-  local user = args[2]
-  end_leases(keys, now_ms(args[1]))
-  local lease = lease_of(keys, user)
-  if lease then
+  local user, now = args[2], now_ms(args[1])
+  local lease, ends = lease_of(keys, user), redis.call('ZSCORE', keys[LEASES], user)
+  if ends and tonumber(ends) <= now then
+    redis.call('ZREM', keys[LEASES], user)
+    redis.call('HDEL', keys[LEASED], user)
+  elseif lease then
     redis.call('HSET', keys[LEASED], user, string.format('%s %d %.0f', lease.token, lease.class, lease.due))
   end
   for class = 1, CLASSES do redis.call('ZREM', keys[class], user) end
   return 1
 end
 
--- ARGV: time. Returns the number of leases, then class, length, oldest due of each class in use.
+-- ARGV: time. Returns the number of leases, then class, length, oldest due of each class in use; only -1 where leases are left to
+-- end first: to be called again.
 local function depth(keys, args)
-  end_leases(keys, now_ms(args[1]))
+  if end_leases(keys, now_ms(args[1]), ENDED) == 0 then return { -1 } end
   local found = { redis.call('ZCARD', keys[LEASES]) }
   for class = 0, CLASSES - 1 do
     local first = redis.call('ZRANGE', keys[class + 1], 0, 0, 'WITHSCORES')

@@ -19,8 +19,9 @@ impl<T: Histories + Features + DueQueue + Feeds + Erasures + Health> FeatureStor
 /// What users did, and how far they were refreshed.
 #[async_trait]
 pub trait Histories: Send + Sync {
-    /// Appends records of many users; one outcome a user, in order. Each user's records are applied atomically and
-    /// idempotently (DESIGN 5.2, Append). `space` says whose `refreshed_seq` the outcome reports.
+    /// Appends records of many users; one outcome a batch, in order. A user's records are applied in order and idempotently
+    /// (DESIGN 5.2, Append), all at once, or where they are many in several steps, each of them atomic. `space` says whose
+    /// `refreshed_seq` the outcome reports.
     async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>>;
 
     /// Histories of many users in the order asked; `None` for a user never seen.

@@ -119,7 +119,7 @@ pub enum CrossBlank {
 }
 
 /// What an append did to one user.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct AppendOutcome {
     /// New events.
     pub accepted: u32,

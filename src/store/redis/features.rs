@@ -8,6 +8,7 @@
 //! era and revision are still those read; else it reads again.
 
 use super::link::Call;
+use super::pace::{COMMAND, WHOLE_KEY};
 use super::values::{corrupt, number, read};
 use super::{RedisStore, function};
 use crate::feature::{Group, GroupBlob, Version};
@@ -44,7 +45,9 @@ impl Features for RedisStore {
     ) -> StoreResult<Vec<Option<StoredFeatures>>> {
         // The revision says that there are features at all.
         let names: Vec<&str> = ["rev", "r"].into_iter().chain(groups.iter().map(|group| group.as_str())).collect();
-        let call = |user: &String| Call::new("HMGET", &self.keys.features(user, space)).arg(&names);
+        let call = |user: &String| {
+            Call::new("HMGET", &self.keys.features(user, space)).arg(&names).costing(COMMAND + groups.len() as u32)
+        };
         let answers = self.link.read("read groups", users.iter().map(call).collect()).await?;
         let record = |(user, value): (&String, Value)| {
             let key = self.keys.features(user, space);
@@ -57,7 +60,10 @@ impl Features for RedisStore {
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
-        let calls = users.iter().map(|user| Call::new("HGETALL", &self.keys.features(user, space))).collect();
+        let calls = users
+            .iter()
+            .map(|user| Call::new("HGETALL", &self.keys.features(user, space)).costing(WHOLE_KEY))
+            .collect();
         let answers = self.link.run("read features", calls).await?;
         let decode = |(user, value): (&String, Value)| {
             let (record, revision) = decode(&self.keys.features(user, space), value)?;
@@ -110,7 +116,10 @@ impl Features for RedisStore {
 
     async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>> {
         let key = self.keys.referrers(neighbour, space);
-        read(&key, self.link.one("read referrers", Call::new("SMEMBERS", &key)).await?)
+        let mut users: Vec<String> = self.scan("read referrers", "SSCAN", &key).await?;
+        users.sort_unstable();
+        users.dedup();
+        Ok(users)
     }
 }
 
@@ -119,7 +128,7 @@ impl RedisStore {
         let (state_key, key) = (self.keys.of_user(user, "st"), self.keys.features(user, space));
         let calls = vec![
             Call::new("HMGET", &state_key).arg(&["seq", "era"]),
-            Call::new("HGETALL", &key),
+            Call::new("HGETALL", &key).costing(WHOLE_KEY),
             Call::beside("TIME", &key),
         ];
         let answers = self.link.run("put", calls).await?;

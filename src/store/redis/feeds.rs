@@ -13,6 +13,7 @@ use super::RedisStore;
 use super::function;
 use super::keys::shard_of;
 use super::link::Call;
+use super::pace::{FUNCTION, MEMBER, MEMBERS};
 use super::values::{corrupt, number, read};
 use crate::event::Item;
 use crate::store::codec;
@@ -59,14 +60,18 @@ impl Feeds for RedisStore {
         // Of several versions in one call the last counts.
         let latest: HashMap<&str, usize> =
             items.iter().enumerate().map(|(index, item)| (item.id.as_str(), index)).collect();
-        let mut call = Call::function(function!("feed_items"), &keys).arg("");
-        for (index, item) in items.iter().enumerate() {
-            if latest.get(item.id.as_str()) == Some(&index) {
+        let is_latest = |(index, item): &(usize, &Item)| latest.get(item.id.as_str()) == Some(index);
+        let items: Vec<&Item> = items.iter().enumerate().filter(is_latest).map(|(_, item)| item).collect();
+        let mut calls = Vec::new();
+        for some in items.chunks(MEMBERS) {
+            let mut call = Call::function(function!("feed_items"), &keys).arg("");
+            for item in some {
                 let value = serde_json::to_vec(item).map_err(|error| corrupt(&keys[1], error.to_string()))?;
                 call = call.arg(&item.id).arg(value);
             }
+            calls.push(call.costing(FUNCTION + MEMBER * some.len() as u32));
         }
-        self.link.write_one("put items", call).await?;
+        self.link.write("put items", calls).await?;
         Ok(())
     }
 
@@ -89,9 +94,13 @@ impl RedisStore {
     ) -> StoreResult<FeedPage<T>> {
         let lineages = self.link.lineages(operation).await?;
         let lineages: Vec<u64> = shards.iter().map(|keys| lineages.of(&keys[0])).collect();
-        let limit = limit.div_ceil(shards.len().max(1)).max(1);
+        let limit = limit.div_ceil(shards.len().max(1)).clamp(1, MEMBERS);
         let call = |(keys, after): (&[String; 3], u64)| {
-            Call::function(function!("feed_page"), keys).arg("").arg(after).arg(limit)
+            Call::function(function!("feed_page"), keys)
+                .arg("")
+                .arg(after)
+                .arg(limit)
+                .costing(FUNCTION + MEMBER * limit as u32)
         };
         let calls = shards.iter().zip(cursor.after(&lineages)).map(call).collect();
         let answers = self.link.run(operation, calls).await?;

@@ -1,4 +1,4 @@
-//! Appending events and reading histories. One function call a user, one pipeline a batch.
+//! Appending events and reading histories. One function call a user, or several where one would take long.
 //!
 //! The kept lists are Redis lists that the function keeps in order (`entries` has the bytes). Users of items stand in other
 //! slots, so they are counted after the append (`item_users`), for events that are new or delivered again: a crash between
@@ -6,6 +6,7 @@
 
 use super::RedisStore;
 use super::link::Call;
+use super::pace::{PIECE, WHOLE_KEY, append_cost};
 use super::values::{corrupt, number, read};
 use super::{entries, function};
 use crate::event::ActionClass;
@@ -19,6 +20,7 @@ use async_trait::async_trait;
 use prost::Message;
 use redis::Value;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Fields of a user's counters, in the order of [`state_of`].
@@ -33,22 +35,24 @@ type Answer = (Vec<u8>, u8, u64, f64, i64, u64, i64, u64, String);
 #[async_trait]
 impl Histories for RedisStore {
     async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
-        let calls = batches.iter().map(|batch| self.append_call(space, batch)).collect::<StoreResult<Vec<_>>>()?;
+        let parts: Vec<Part<'_>> = batches.iter().flat_map(parts_of).collect();
+        let calls = parts.iter().map(|part| self.append_call(space, part)).collect::<StoreResult<Vec<_>>>()?;
         let answers = self.link.write("append", calls).await?;
-        let mut outcomes = Vec::with_capacity(batches.len());
+        let mut outcomes: Vec<AppendOutcome> = Vec::with_capacity(batches.len());
         let (mut engaged, mut new_users) = (BTreeMap::new(), 0);
-        for (batch, answer) in batches.iter().zip(answers) {
-            let key = self.keys.of_user(&batch.user, "st");
+        for (part, answer) in parts.iter().zip(answers) {
+            let key = self.keys.of_user(part.user, "st");
             let (flags, is_new, seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq, refreshed): Answer =
                 read(&key, answer)?;
             new_users += u64::from(is_new);
-            for (record, flag) in batch.records.iter().zip(&flags) {
-                note_engagement(&mut engaged, &batch.user, record, *flag);
+            for (record, flag) in part.records.iter().zip(&flags) {
+                note_engagement(&mut engaged, part.user, record, *flag);
             }
             let accepted = flags.iter().filter(|flag| **flag == b'a').count() as u32;
+            let before = if part.is_first { None } else { outcomes.pop() }.unwrap_or_default();
             outcomes.push(AppendOutcome {
-                accepted,
-                duplicates: batch.records.len() as u32 - accepted,
+                accepted: before.accepted + accepted,
+                duplicates: before.duplicates + part.records.len() as u32 - accepted,
                 state: UserState { seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq },
                 refreshed_seq: refreshed_seq(&key, &refreshed)?,
             });
@@ -62,10 +66,9 @@ impl Histories for RedisStore {
         let mut calls = Vec::with_capacity(users.len() * PARTS);
         for user in users {
             calls.push(Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE));
-            calls.extend(
-                ["h:e", "h:i", "q"].map(|part| Call::new("LRANGE", &self.keys.of_user(user, part)).arg(0).arg(-1)),
-            );
-            calls.push(Call::new("HGETALL", &self.keys.of_user(user, "prof")));
+            let list = |name| Call::new("LRANGE", &self.keys.of_user(user, name)).arg(0).arg(-1).costing(WHOLE_KEY);
+            calls.extend(["h:e", "h:i", "q"].map(list));
+            calls.push(Call::new("HGETALL", &self.keys.of_user(user, "prof")).costing(WHOLE_KEY));
         }
         let mut answers = self.link.run("read histories", calls).await?.into_iter();
         let history = |user: &String| {
@@ -105,12 +108,11 @@ impl Histories for RedisStore {
 }
 
 impl RedisStore {
-    pub(super) fn append_call(&self, space: &str, batch: &UserBatch) -> StoreResult<Call> {
-        let user = batch.user.as_str();
-        let keys = ["st", "h:e", "h:i", "q", "prof"].map(|part| self.keys.of_user(user, part));
-        let kinds: Vec<u8> = batch.records.iter().map(kind_of).collect();
+    pub(super) fn append_call(&self, space: &str, part: &Part<'_>) -> StoreResult<Call> {
+        let keys = ["st", "h:e", "h:i", "q", "prof"].map(|name| self.keys.of_user(part.user, name));
+        let kinds: Vec<u8> = part.records.iter().map(kind_of).collect();
         let mut call = Call::function(function!("append"), &keys).arg(self.clock_argument()).arg(space).arg(kinds);
-        for record in &batch.records {
+        for record in part.records {
             let stored = stored_bytes(record);
             // A list's element may be longer, but a history of such is no history.
             if stored.len() > usize::from(u16::MAX) {
@@ -124,8 +126,36 @@ impl RedisStore {
                 }
             }
         }
-        Ok(call)
+        Ok(call.costing(append_cost(part.records.len(), part.records.iter().map(attributes_of).sum())))
     }
+}
+
+/// Records of one user that one call appends.
+pub(super) struct Part<'a> {
+    pub user: &'a str,
+    pub records: &'a [Record],
+    /// Of the user's in a batch.
+    pub is_first: bool,
+}
+
+/// A user's records in as many calls as keep each short, one at least.
+pub(super) fn parts_of(batch: &UserBatch) -> Vec<Part<'_>> {
+    let (mut parts, mut from, mut attributes) = (Vec::new(), 0, 0);
+    for (index, record) in batch.records.iter().enumerate() {
+        attributes += attributes_of(record);
+        if index > from && append_cost(index + 1 - from, attributes) > PIECE {
+            parts.push(from..index);
+            (from, attributes) = (index, attributes_of(record));
+        }
+    }
+    parts.push(from..batch.records.len());
+    let part =
+        |range: Range<usize>| Part { user: &batch.user, is_first: range.start == 0, records: &batch.records[range] };
+    parts.into_iter().map(part).collect()
+}
+
+fn attributes_of(record: &Record) -> usize {
+    if let RecordBody::Profile(attributes) = &record.body { attributes.len() } else { 0 }
 }
 
 /// What the function calls this kind of record.

@@ -59,9 +59,11 @@ impl RedisStore {
         let engaged = engaged.into_iter().zip(is_full).filter(|(_, is_full)| !is_full).map(|(open, _)| open);
         let open: Vec<(&str, Vec<i64>)> = engaged.collect();
         let mut calls: Vec<Call> = Vec::with_capacity(open.len() + 1);
+        // They are distinct, so more of them say no more.
+        let enough = ITEM_USERS_CAP as usize;
         for (item, users) in &open {
             let key = [self.keys.item_users(item)];
-            calls.push(Call::function(function!("item_users"), &key).arg("").arg(users.as_slice()));
+            calls.push(Call::function(function!("item_users"), &key).arg("").arg(&users[..users.len().min(enough)]));
         }
         if new_users > 0 {
             calls.push(Call::new("INCRBY", &self.keys.user_count()).arg(new_users));

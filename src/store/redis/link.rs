@@ -2,8 +2,8 @@
 //!
 //! In: commands with the slot of their keys. Out: their answers in order. Callers: the other files of this folder.
 //!
-//! Each node has one multiplexed connection. A batch is cut by node and goes out as one pipeline a node, all at once; on a
-//! single Redis that is one pipeline. What meets a lost connection, a moved slot or a loading node is sent again, a bounded
+//! Each node has one multiplexed connection. A batch is cut by node, and each node's part goes out in pieces ([`super::pace`]), to
+//! all nodes at once. What meets a lost connection, a moved slot or a loading node is sent again, a bounded
 //! number of times with jitter. That needs every command to be idempotent, and they are.
 //!
 //! A batch goes one of three ways ([`Way`]): with patience; as a serving read, whose time is over soon; or confirmed by replicas
@@ -17,6 +17,7 @@ use super::connections::Connections;
 use super::durable::{Confirmed, Durable};
 use super::errors::{self, Remedy};
 use super::keys::slot_of;
+use super::pace::{self, Pace};
 use super::topology::{self, Claim, Lineages, Topology};
 use super::values;
 use crate::backoff::Backoff;
@@ -47,6 +48,8 @@ const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Call {
     slot: u16,
     cmd: Cmd,
+    /// What it may cost the server, in µs.
+    cost: u32,
 }
 
 impl Call {
@@ -54,19 +57,24 @@ impl Call {
     pub fn new(name: &str, key: &str) -> Call {
         let mut cmd = redis::cmd(name);
         cmd.arg(key);
-        Call { slot: slot_of(key), cmd }
+        Call { slot: slot_of(key), cmd, cost: pace::COMMAND }
     }
 
     /// A function call on keys of one slot.
     pub fn function(name: &str, keys: &[String]) -> Call {
         let mut cmd = redis::cmd("FCALL");
         cmd.arg(name).arg(keys.len()).arg(keys);
-        Call { slot: keys.first().map_or(0, |key| slot_of(key)), cmd }
+        Call { slot: keys.first().map_or(0, |key| slot_of(key)), cmd, cost: pace::FUNCTION }
     }
 
     /// A command without a key, beside those on `key`.
     pub fn beside(name: &str, key: &str) -> Call {
-        Call { slot: slot_of(key), cmd: redis::cmd(name) }
+        Call { slot: slot_of(key), cmd: redis::cmd(name), cost: pace::COMMAND }
+    }
+
+    /// It may cost the server so many µs ([`pace`]).
+    pub fn costing(self, cost: u32) -> Call {
+        Call { cost, ..self }
     }
 
     /// Adds an argument.
@@ -98,6 +106,7 @@ pub struct Link {
     connections: Connections,
     durable: Durable,
     breaker: Breaker<String>,
+    pace: Pace,
     /// For what goes on beside the calls.
     myself: Weak<Link>,
 }
@@ -129,6 +138,7 @@ impl Link {
             topology: Default::default(),
             durable: Durable::default(),
             breaker: Breaker::default(),
+            pace: Pace::default(),
             myself: myself.clone(),
         });
         let mut pause = Tries::new();
@@ -231,7 +241,7 @@ impl Link {
                 trouble.note(true, false);
             }
             let sent = by_node.into_iter().map(|(place, indices)| self.send(operation, place, indices, &calls, way));
-            for sent in join_all(sent).await {
+            for sent in join_all(sent).await.into_iter().flatten() {
                 self.note(&sent.node, sent.outcome.as_ref().err());
                 self.sort_out(sent, &calls, &mut answers, &mut open, &mut trouble);
             }
@@ -347,6 +357,8 @@ impl Link {
         self.topology.read().owner(slot).cloned().unwrap_or_else(|| self.address.seeds[0].clone())
     }
 
+    /// Sends a batch's part for one node in pieces, each when the one before was answered. What comes behind a piece that was
+    /// lost is not sent.
     async fn send(
         &self,
         operation: &'static str,
@@ -354,18 +366,40 @@ impl Link {
         indices: Vec<usize>,
         calls: &[Call],
         way: Way,
-    ) -> Sent {
+    ) -> Vec<Sent> {
+        let mut pieces = Vec::new();
+        for (range, cost) in pace::pieces(indices.iter().map(|index| calls[*index].cost)) {
+            let piece = (&indices[range.clone()], cost);
+            let (outcome, is_late) = self.send_piece((&node, asking), piece, calls, way).await;
+            let is_lost = outcome.is_err();
+            let indices = if is_lost { indices[range.start..].to_vec() } else { indices[range].to_vec() };
+            pieces.push(Sent { operation, node: node.clone(), indices, outcome, is_late });
+            if is_lost {
+                break;
+            }
+        }
+        pieces
+    }
+
+    /// The answers, or why there are none, and whether the reason is that the time of a read was over.
+    async fn send_piece(
+        &self,
+        (node, asking): (&Node, bool),
+        (indices, cost): (&[usize], u32),
+        calls: &[Call],
+        way: Way,
+    ) -> (Result<Confirmed, RedisError>, bool) {
         let mut pipeline = Pipeline::new();
-        for index in &indices {
+        for index in indices {
             if asking {
                 pipeline.add_command(redis::cmd("ASKING"));
             }
             pipeline.add_command(calls[*index].cmd.clone());
         }
         let (outcome, is_late) = match way {
-            Way::Patient => (self.watched(&node, self.exchange_shared(&node, &pipeline)).await, false),
-            Way::Confirmed => (self.watched(&node, self.send_confirmed(&node, pipeline)).await, false),
-            Way::Until(deadline) => match timeout_at(deadline, self.exchange_shared(&node, &pipeline)).await {
+            Way::Patient => (self.watched(node, self.exchange_shared(node, &pipeline, cost)).await, false),
+            Way::Confirmed => (self.watched(node, self.send_confirmed(node, pipeline)).await, false),
+            Way::Until(deadline) => match timeout_at(deadline, self.exchange_shared(node, &pipeline, cost)).await {
                 Ok(ended) => (ended, false),
                 Err(_) => (Err(self.late()), true),
             },
@@ -373,12 +407,12 @@ impl Link {
         // Of each pair only the command's own answer counts.
         let step = if asking { 2 } else { 1 };
         let every = |values: Vec<Value>| values.into_iter().skip(step - 1).step_by(step).collect();
-        let outcome = outcome.map(|sent| Confirmed { answers: every(sent.answers), ..sent });
-        Sent { operation, node, indices, outcome, is_late }
+        (outcome.map(|sent| Confirmed { answers: every(sent.answers), ..sent }), is_late)
     }
 
-    /// Over the connection that everybody shares.
-    async fn exchange_shared(&self, node: &Node, pipeline: &Pipeline) -> Result<Confirmed, RedisError> {
+    /// Over the connection that everybody shares, when there is room for so much more work on it.
+    async fn exchange_shared(&self, node: &Node, pipeline: &Pipeline, cost: u32) -> Result<Confirmed, RedisError> {
+        let _room = self.pace.enter(node, cost).await;
         let mut connection = self.connections.shared(node).await?;
         let answers = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
         Ok(Confirmed { answers, shortfall: None })

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `address`, `link`, `topology`, `errors` | the URL; the way of a batch, retries; slots and their owners; errors in our words |
 //! | `connections` | one a node that everybody shares, and others |
+//! | `pace` | what calls cost, and how much may be under way |
 //! | `breaker`, `watch` | calls to a node that is away fail at once; whether it is, is asked by PING |
 //! | `assurance`, `durable` | what is promised; writes that replicas or the disk must confirm |
 //! | `keys`, `values`, `entries` | names of keys; answers; bytes of a list's entries |
@@ -28,6 +29,7 @@ mod history;
 mod item_users;
 mod keys;
 mod link;
+mod pace;
 mod queue;
 mod schema;
 #[cfg(test)]
@@ -73,6 +75,10 @@ pub struct RedisOptions {
 
 /// An answer to TIME that took longer says nothing of how our clocks differ, in ms.
 const CLOCK_HEARD_MS: i64 = 100;
+/// Members asked for in one step of a scan.
+const SCAN_STEP: usize = 1000;
+/// What one step costs, in µs.
+const SCAN_COST: u32 = 1_500;
 
 /// [`super::FeatureStore`] in Redis.
 pub struct RedisStore {
@@ -105,6 +111,26 @@ impl RedisStore {
         let store = RedisStore { link, keys, shards, full_items, ahead_ms, stopped_clock };
         store.now_ms().await?;
         Ok(Arc::new(store))
+    }
+
+    /// All members of a key that may be big, step by step. Those that come or go meanwhile may be among them or not; one may
+    /// come twice.
+    async fn scan<T: redis::FromRedisValue>(
+        &self,
+        operation: &'static str,
+        command: &str,
+        key: &str,
+    ) -> StoreResult<Vec<T>> {
+        let (mut members, mut cursor) = (Vec::new(), "0".to_string());
+        loop {
+            let call = Call::new(command, key).arg(&cursor).arg("COUNT").arg(SCAN_STEP).costing(SCAN_COST);
+            let (next, found): (String, Vec<T>) = values::read(key, self.link.one(operation, call).await?)?;
+            members.extend(found);
+            if next == "0" {
+                return Ok(members);
+            }
+            cursor = next;
+        }
     }
 
     /// What functions get as the time: nothing, so that they ask Redis.

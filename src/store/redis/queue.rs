@@ -8,6 +8,7 @@ use super::RedisStore;
 use super::function;
 use super::keys::{CLASSES, shard_of};
 use super::link::Call;
+use super::pace::{FUNCTION, MEMBER, MEMBERS};
 use super::values::{number, read};
 use crate::store::{Claim, DueEntry, DueQueue, QueueDepth, SWEEP_CLASS, StoreResult};
 use async_trait::async_trait;
@@ -20,6 +21,10 @@ type Field = Option<Vec<u8>>;
 
 /// Keys asked for in one step of a walk.
 const SCAN_STEP: usize = 1000;
+/// Queues of a single Redis that one call looks into.
+const QUEUES: usize = 32;
+/// What a call that may end leases costs, in µs: it ends 150 at most.
+const ENDING_LEASES: u32 = 1_500;
 
 /// Times a claim looks again because other replicas were quicker with some of those it had seen.
 const CLAIM_ROUNDS: u32 = 3;
@@ -34,37 +39,43 @@ struct Queues {
 #[async_trait]
 impl DueQueue for RedisStore {
     async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
-        let calls = self.by_queue(space, entries.iter().map(|entry| entry.user.as_str())).into_iter().map(|queues| {
-            let call = Call::function(function!("mark"), &queues.keys).arg(self.clock_argument());
-            queues.members.into_iter().fold(call, |call, (queue, index)| {
-                let entry = &entries[index];
-                call.arg(queue).arg(&entry.user).arg(entry.class.min(CLASSES - 1)).arg(entry.due_ms)
-            })
-        });
-        self.link.run("mark due", calls.collect()).await?;
+        let mut calls = Vec::new();
+        for some in entries.chunks(MEMBERS) {
+            for queues in self.by_queue(space, some.iter().map(|entry| entry.user.as_str())) {
+                let call = Call::function(function!("mark"), &queues.keys).arg(self.clock_argument());
+                let call = call.costing(FUNCTION + MEMBER * queues.members.len() as u32);
+                calls.push(queues.members.into_iter().fold(call, |call, (queue, index)| {
+                    let entry = &some[index];
+                    call.arg(queue).arg(&entry.user).arg(entry.class.min(CLASSES - 1)).arg(entry.due_ms)
+                }));
+            }
+        }
+        self.link.run("mark due", calls).await?;
         Ok(())
     }
 
     async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
-        let mut claims = Vec::new();
-        for _ in 0..CLAIM_ROUNDS {
-            let due = match self.due(space, limit - claims.len()).await {
+        let (mut claims, mut lost_rounds) = (Vec::new(), 0);
+        while claims.len() < limit && lost_rounds < CLAIM_ROUNDS {
+            let wanted = (limit - claims.len()).min(self.claim_step());
+            let due = match self.due(space, wanted).await {
                 Ok(due) => due,
                 // Who was taken before is worth more than who comes next.
                 Err(_) if !claims.is_empty() => break,
                 Err(error) => return Err(error),
             };
-            let wanted = due.len();
+            let found = due.len();
             let taken = match self.lease(space, due, lease).await {
                 Ok(taken) => taken,
                 Err(_) if !claims.is_empty() => break,
                 Err(error) => return Err(error),
             };
-            let is_whole = taken.len() == wanted;
+            let is_whole = taken.len() == found;
             claims.extend(taken);
-            if is_whole || claims.len() >= limit {
+            if is_whole && found < wanted {
                 break;
             }
+            lost_rounds += u32::from(!is_whole);
         }
         Ok(claims)
     }
@@ -79,16 +90,27 @@ impl DueQueue for RedisStore {
     }
 
     async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth> {
-        let calls = (0..self.shards).map(|shard| self.queue_call(function!("depth"), shard, space));
         let (mut classes, mut leased): (BTreeMap<u8, (usize, i64)>, usize) = Default::default();
-        for answer in self.link.run("queue depth", calls.collect()).await? {
-            let flat: Vec<i64> = read("due queue", answer)?;
-            let Some((leases, rest)) = flat.split_first() else { continue };
-            leased += *leases as usize;
-            for class in rest.chunks_exact(3) {
-                let all = classes.entry(class[0] as u8).or_insert((0, i64::MAX));
-                *all = (all.0 + class[1] as usize, all.1.min(class[2]));
+        let mut open: Vec<u32> = (0..self.shards).collect();
+        while !open.is_empty() {
+            let depth = |shard: &u32| self.queue_call(function!("depth"), *shard, space).costing(ENDING_LEASES);
+            let answers = self.link.run("queue depth", open.iter().map(depth).collect()).await?;
+            let mut again = Vec::new();
+            for (shard, answer) in open.into_iter().zip(answers) {
+                let flat: Vec<i64> = read("due queue", answer)?;
+                let Some((leases, rest)) = flat.split_first() else { continue };
+                // Leases are left to end first.
+                if *leases < 0 {
+                    again.push(shard);
+                    continue;
+                }
+                leased += *leases as usize;
+                for class in rest.chunks_exact(3) {
+                    let all = classes.entry(class[0] as u8).or_insert((0, i64::MAX));
+                    *all = (all.0 + class[1] as usize, all.1.min(class[2]));
+                }
             }
+            open = again;
         }
         Ok(QueueDepth { classes: classes.into_iter().map(|(class, (users, ms))| (class, users, ms)).collect(), leased })
     }
@@ -123,22 +145,45 @@ impl DueQueue for RedisStore {
 }
 
 impl RedisStore {
+    /// Queues that one call looks into: of a cluster's those of one slot.
+    fn queues_a_call(&self) -> usize {
+        if self.link.is_cluster() { 1 } else { QUEUES.min(self.shards as usize) }
+    }
+
+    /// Users sought in one step of a claim, because each queue tells so many.
+    fn claim_step(&self) -> usize {
+        (MEMBERS * 4 / self.queues_a_call()).clamp(1, MEMBERS)
+    }
+
     /// The first who are due: class, due, user; no more than `limit`.
     async fn due(&self, space: &str, limit: usize) -> StoreResult<Vec<(u8, i64, String)>> {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let queues = (0..self.shards).map(|shard| self.keys.queue(shard, space));
-        let groups: Vec<Vec<String>> =
-            if self.link.is_cluster() { queues.collect() } else { vec![queues.flatten().collect()] };
-        let peek = |keys: &Vec<String>| Call::function(function!("peek"), keys).arg(self.clock_argument()).arg(limit);
+        let shards: Vec<u32> = (0..self.shards).collect();
+        let queues_of = |shards: &[u32]| shards.iter().flat_map(|shard| self.keys.queue(*shard, space)).collect();
+        let mut open: Vec<Vec<String>> = shards.chunks(self.queues_a_call()).map(queues_of).collect();
+        let cost = ENDING_LEASES + (2 * limit * self.queues_a_call()) as u32;
         let mut due: Vec<(u8, i64, String)> = Vec::new();
-        for answer in self.link.run("claim", groups.iter().map(peek).collect()).await? {
-            let flat: Vec<Vec<u8>> = read("due queue", answer)?;
-            for place in flat.chunks_exact(3) {
-                let user = String::from_utf8_lossy(&place[2]).into_owned();
-                due.push((number("due queue", Some(&place[0]))?, number("due queue", Some(&place[1]))?, user));
+        while !open.is_empty() {
+            let peek = |keys: &Vec<String>| {
+                Call::function(function!("peek"), keys).arg(self.clock_argument()).arg(limit).costing(cost)
+            };
+            let answers = self.link.run("claim", open.iter().map(peek).collect()).await?;
+            let mut again = Vec::new();
+            for (keys, answer) in open.into_iter().zip(answers) {
+                let flat: Vec<Vec<u8>> = read("due queue", answer)?;
+                // Leases are left to end first.
+                if flat.first().is_some_and(|word| word == b"more") {
+                    again.push(keys);
+                    continue;
+                }
+                for place in flat.chunks_exact(3) {
+                    let user = String::from_utf8_lossy(&place[2]).into_owned();
+                    due.push((number("due queue", Some(&place[0]))?, number("due queue", Some(&place[1]))?, user));
+                }
             }
+            open = again;
         }
         due.sort_unstable();
         due.truncate(limit);
@@ -154,6 +199,7 @@ impl RedisStore {
         let groups = self.by_queue(space, wanted.iter().map(|claim| claim.user.as_str()));
         let calls = groups.iter().map(|queues| {
             let call = Call::function(function!("take"), &queues.keys).arg(self.clock_argument()).arg(millis(lease));
+            let call = call.costing(FUNCTION + MEMBER * queues.members.len() as u32);
             queues.members.iter().fold(call, |call, (queue, index)| {
                 let claim = &wanted[*index];
                 call.arg(queue).arg(&claim.user).arg(claim.class).arg(claim.due_ms).arg(claim.token.to_string())
@@ -205,9 +251,12 @@ impl RedisStore {
                 by_shard.entry(self.shard(&user)).or_default().push(user);
             }
         }
-        let calls = by_shard
-            .into_iter()
-            .map(|(shard, users)| self.queue_call(function!("mark_absent"), shard, space).arg(SWEEP_CLASS).arg(users));
+        let calls = by_shard.iter().flat_map(|(shard, users)| {
+            users.chunks(MEMBERS).map(|some| {
+                let call = self.queue_call(function!("mark_absent"), *shard, space).arg(SWEEP_CLASS).arg(some);
+                call.costing(FUNCTION + MEMBER * some.len() as u32)
+            })
+        });
         let answers = self.link.run("sweep", calls.collect()).await?;
         answers.into_iter().map(|answer: Value| read::<usize>("due queue", answer)).sum()
     }
