@@ -424,11 +424,31 @@ local function erase(keys, args)
   return answer
 end
 
--- KEYS: user → `id era` (era empty while unfinished), last id. ARGV: time, user.
+-- KEYS of erasures: user → `id era` (era empty while unfinished), last id; then users of unfinished ones by id, and of finished
+-- ones. The two sorted sets only find what stands in the hash: an older build knows nothing of them, so they may lack users or
+-- hold too many, and whoever meets one who stands wrong puts them right.
+
+-- Puts a user where the hash says; returns the id and the era (nil while unfinished), or nothing where none is noted.
+local function file_erasure(keys, user)
+  local noted = redis.call('HGET', keys[1], user)
+  local id, era = string.match(noted or '', '^(%d+) (%d*)$')
+  local right, wrong = keys[3], keys[4]
+  if era and era ~= '' then right, wrong = keys[4], keys[3] end
+  redis.call('ZREM', wrong, user)
+  if not id then
+    redis.call('ZREM', right, user)
+    return nil
+  end
+  redis.call('ZADD', right, id, user)
+  return id, era ~= '' and era or nil
+end
+
+-- ARGV: time, user.
 local function note_erasure(keys, args)
   local id = math.max(tonumber(redis.call('GET', keys[2]) or '0') + 1, now_ms(args[1]))
   redis.call('SET', keys[2], integer(id))
   redis.call('HSET', keys[1], args[2], integer(id) .. ' ')
+  file_erasure(keys, args[2])
   return integer(id)
 end
 
@@ -437,20 +457,65 @@ local function finish_erasure(keys, args)
   local noted = redis.call('HGET', keys[1], args[2])
   if not noted or string.match(noted, '^%d+') ~= args[3] then return 0 end
   redis.call('HSET', keys[1], args[2], args[3] .. ' ' .. args[4])
+  file_erasure(keys, args[2])
   return 1
 end
 
--- ARGV: time, ids below which finished ones go.
+-- ARGV: time, id, how many at most. Returns the last id that was looked at, and user and id of the unfinished ones after the id.
+local function unfinished_erasures(keys, args)
+  local users = redis.call('ZRANGEBYSCORE', keys[3], '(' .. args[2], '+inf', 'WITHSCORES', 'LIMIT', 0, args[3])
+  local last, found = args[2], {}
+  for at = 1, #users, 2 do
+    local id, era = file_erasure(keys, users[at])
+    if id and not era then found[#found + 1] = { users[at], id } end
+    last = integer(tonumber(users[at + 1]))
+  end
+  return { last, found }
+end
+
+-- ARGV: time, users who stand in the hash. What an older build noted is found from then on.
+local function file_erasures(keys, args)
+  for at = 2, #args do file_erasure(keys, args[at]) end
+  return #args - 1
+end
+
+-- ARGV: time, ids below which finished ones go, how many are looked at. Returns how many were, and how many went.
 local function expire_erasures(keys, args)
-  local flat, gone = redis.call('HGETALL', keys[1]), 0
-  for at = 1, #flat, 2 do
-    local id, era = string.match(flat[at + 1], '^(%d+) (%d+)$')
+  local users, gone = redis.call('ZRANGEBYSCORE', keys[4], '-inf', '(' .. args[2], 'LIMIT', 0, args[3]), 0
+  for _, user in ipairs(users) do
+    local id, era = file_erasure(keys, user)
     if era and tonumber(id) < tonumber(args[2]) then
-      redis.call('HDEL', keys[1], flat[at])
+      redis.call('HDEL', keys[1], user)
+      redis.call('ZREM', keys[4], user)
       gone = gone + 1
     end
   end
-  return gone
+  return { #users, gone }
+end
+
+-- ---- chores: work that one process at a time does for all. KEYS: token, ends, place, done.
+
+-- ARGV: time, token, ms between one end and the next beginning, ms of the lease. Returns where to go on, or nil: another has it, or it
+-- was done not long ago.
+local function begin_chore(keys, args)
+  local now, held = now_ms(args[1]), redis.call('HMGET', keys[1], 'ends', 'place', 'done')
+  if tonumber(held[1] or '0') > now then return nil end
+  local place = held[2] or ''
+  if place == '' and tonumber(held[3] or '0') + tonumber(args[3]) > now then return nil end
+  redis.call('HSET', keys[1], 'token', args[2], 'ends', integer(now + tonumber(args[4])), 'place', place)
+  return place
+end
+
+-- ARGV: time, token, the place reached (empty: it is done), ms of the lease. Returns whether the token held it.
+local function go_on_with_chore(keys, args)
+  local now = now_ms(args[1])
+  if redis.call('HGET', keys[1], 'token') ~= args[2] then return 0 end
+  if args[3] == '' then
+    redis.call('HSET', keys[1], 'token', '', 'ends', '0', 'place', '', 'done', integer(now))
+  else
+    redis.call('HSET', keys[1], 'ends', integer(now + tonumber(args[4])), 'place', args[3])
+  end
+  return 1
 end
 
 -- ---- due queue. KEYS of a queue: one sorted set a class, the leases' ends, the leases (`token class due [again's class, due]`).
@@ -701,6 +766,10 @@ redis.register_function({ function_name = 'taiji_1_erase', callback = erase, fla
 redis.register_function('taiji_1_note_erasure', note_erasure)
 redis.register_function('taiji_1_finish_erasure', finish_erasure)
 redis.register_function('taiji_1_expire_erasures', expire_erasures)
+redis.register_function('taiji_1_unfinished_erasures', unfinished_erasures)
+redis.register_function('taiji_1_file_erasures', file_erasures)
+redis.register_function('taiji_1_begin_chore', begin_chore)
+redis.register_function('taiji_1_go_on_with_chore', go_on_with_chore)
 redis.register_function('taiji_1_forget', forget)
 redis.register_function('taiji_1_mark', mark)
 redis.register_function('taiji_1_mark_absent', mark_absent)

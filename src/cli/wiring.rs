@@ -4,7 +4,7 @@ use super::{CommandError, opening};
 use crate::api::{ApiState, ReaderBudget, Waiting};
 use crate::bundle::{Bundle, LLM_FOLDER};
 use crate::config::{Role, Settings};
-use crate::due::{DuePolicy, FastQueue};
+use crate::due::{DuePolicy, FastQueue, Sweep};
 use crate::erase::{self, Eraser, HideError};
 use crate::event::EventDecoder;
 use crate::http::{ApiKeys, BodyLimits};
@@ -14,7 +14,7 @@ use crate::openai::{self, OpenAiState, ServedModel};
 use crate::publish::{ChangeFeed, FeaturePublisher, ServedFeed, ServedPublisher};
 use crate::refresh::{Arrivals, Refresher, Told, Worker};
 use crate::retrieve::VectorTail;
-use crate::store::{FeatureStore, StoreError};
+use crate::store::{FeatureStore, StoreError, chore};
 use crate::telemetry::events::StoreCallFailed;
 use crate::telemetry::{Metrics, Readiness};
 use std::sync::Arc;
@@ -263,25 +263,23 @@ impl Parts {
         }
     }
 
-    /// Finds users whose features are behind and who stand in no queue, at start and then at intervals.
+    /// Finds users whose features are behind and who stand in no queue, at start and then at intervals; of all processes one at
+    /// a time does.
     fn sweep(
         &self,
         interval_ms: u64,
         mut stopped: watch::Receiver<bool>,
     ) -> impl Future<Output = Result<(), StoreError>> + use<> {
         let (store, metrics) = (self.store.clone(), self.metrics.clone());
-        let space = self.bundle.manifest.space.clone();
+        let mut sweep = Sweep { space: self.bundle.manifest.space.clone(), metrics: metrics.clone() };
+        let every = Duration::from_millis(interval_ms);
         async move {
             loop {
-                match store.sweep(&space).await {
-                    Ok(0) => {}
-                    Ok(found) => {
-                        metrics.queue_swept.inc_by(found as u64);
-                        tracing::info!(found, "sweep marked forgotten users due");
-                    }
-                    Err(error) => StoreCallFailed { operation: "sweep", error: &error }.emit(&metrics),
+                if let Err(error) = chore::carry_on(store.as_ref(), &mut sweep, every, &stopped).await {
+                    StoreCallFailed { operation: "sweep", error: &error }.emit(&metrics);
                 }
-                if !wait(interval_ms, &mut stopped).await {
+                // Another process may be at it, and may die.
+                if !wait(interval_ms.min(chore::LOOK.as_millis() as u64), &mut stopped).await {
                     return Ok(());
                 }
             }

@@ -14,9 +14,11 @@ pub use job::{EraseStop, carry_out, tombstone};
 
 use crate::publish::ChangeFeed;
 use crate::retrieve::{RetrieveError, UserIndex};
+use crate::store::chore::{Chore, carry_on};
 use crate::store::{Erasure, FeatureStore, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::events::{ErasureFinished, ErasureNoted, StoreCallFailed};
+use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -52,6 +54,41 @@ pub async fn hide_in_index(store: &dyn FeatureStore, index: &dyn UserIndex) -> R
         index.apply(&tombstone(&erasure.user, era))?;
     }
     Ok(erasures.len())
+}
+
+/// How often all erasures are walked over, by one process for all.
+const FILE_EVERY: Duration = Duration::from_secs(600);
+
+/// Files what older builds noted.
+struct Filing;
+
+#[async_trait]
+impl Chore for Filing {
+    fn name(&self) -> String {
+        "file erasures".into()
+    }
+
+    async fn step(&mut self, store: &dyn FeatureStore, place: &str) -> Result<String, StoreError> {
+        store.file_erasures(place).await
+    }
+}
+
+/// Forgets tombstones whose time is over. Looks at those alone, so it may come often.
+struct Expiry {
+    retention_ms: i64,
+}
+
+#[async_trait]
+impl Chore for Expiry {
+    fn name(&self) -> String {
+        "expire erasures".into()
+    }
+
+    async fn step(&mut self, store: &dyn FeatureStore, _place: &str) -> Result<String, StoreError> {
+        let before_ms = store.now_ms().await?.saturating_sub(self.retention_ms);
+        store.expire_erasures(before_ms).await?;
+        Ok(String::new())
+    }
 }
 
 /// Longest wait for the features topic to take the news of one erasure.
@@ -120,10 +157,7 @@ impl Eraser {
 
     async fn carry_out_all(&self, stop: &watch::Receiver<bool>) -> Result<(), StoreError> {
         let mut patience = self.interval.min(TELL_PATIENCE);
-        for erasure in self.store.erasures().await? {
-            if erasure.finished_era.is_some() {
-                continue;
-            }
+        for erasure in self.store.unfinished_erasures().await? {
             match self.carry_out_one(&erasure, stop, patience).await {
                 // The others need not wait as long once more.
                 Err(EraseStop::Untold) => patience = Duration::ZERO,
@@ -132,8 +166,9 @@ impl Eraser {
                 Err(EraseStop::Store(error)) => return Err(error),
             }
         }
-        let before_ms = self.store.now_ms().await?.saturating_sub(self.retention_ms);
-        self.store.expire_erasures(before_ms).await?;
+        carry_on(self.store.as_ref(), &mut Filing, FILE_EVERY, stop).await?;
+        let mut expiry = Expiry { retention_ms: self.retention_ms };
+        carry_on(self.store.as_ref(), &mut expiry, Duration::ZERO, stop).await?;
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! The meaning of every call is DESIGN 5.2; the embedded store does in one transaction what Redis will do in one slot.
 
 mod blank;
+pub mod chore;
 pub(crate) mod codec;
 #[cfg(test)]
 mod conformance;
@@ -18,7 +19,7 @@ pub mod types;
 pub use cursor::{FeedCursor, FeedPage};
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use redis::{RedisOptions, RedisStore};
-pub use traits::{DueQueue, Erasures, FeatureStore, Features, Feeds, Health, Histories};
+pub use traits::{Chores, DueQueue, Erasures, FeatureStore, Features, Feeds, Health, Histories};
 
 pub use types::*;
 

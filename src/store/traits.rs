@@ -2,8 +2,9 @@
 //! where the subject lives, and [`FeatureStore`], all of them together.
 
 use super::{
-    AppendOutcome, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeedCursor, FeedPage, FreshVector, PutOutcome,
-    QueueDepth, Replicas, StoreResult, StoreStats, StoredFeatures, UserBatch, UserHistory, UserMarks, UserState,
+    AppendOutcome, ChoreLease, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeedCursor, FeedPage, FreshVector,
+    PutOutcome, QueueDepth, Replicas, StoreResult, StoreStats, StoredFeatures, SweepStep, UserBatch, UserHistory,
+    UserMarks, UserState,
 };
 use crate::clock::unix_ms;
 use crate::event::Item;
@@ -12,9 +13,9 @@ use async_trait::async_trait;
 use std::time::Duration;
 
 /// The store behind every role. One instance per process, shared by `Arc`.
-pub trait FeatureStore: Histories + Features + DueQueue + Feeds + Erasures + Health {}
+pub trait FeatureStore: Histories + Features + DueQueue + Feeds + Erasures + Chores + Health {}
 
-impl<T: Histories + Features + DueQueue + Feeds + Erasures + Health> FeatureStore for T {}
+impl<T: Histories + Features + DueQueue + Feeds + Erasures + Chores + Health> FeatureStore for T {}
 
 /// What users did, and how far they were refreshed.
 #[async_trait]
@@ -86,9 +87,22 @@ pub trait DueQueue: Send + Sync {
     /// Queue length and oldest due time by class, and the number of leases.
     async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth>;
 
-    /// Marks due every user with `seq > refreshed_seq` (or without features) who stands in neither queue nor lease.
-    /// Returns how many. Slow: walks all users.
-    async fn sweep(&self, space: &str) -> StoreResult<usize>;
+    /// Marks due users with `seq > refreshed_seq` (or without features) who stand in neither queue nor lease: a step of a walk over
+    /// all users, from `place` (empty at the beginning). After the last step the number of users is known anew.
+    async fn sweep_step(&self, space: &str, place: &str) -> StoreResult<SweepStep>;
+
+    /// All steps at once; returns how many were marked. Slow.
+    async fn sweep(&self, space: &str) -> StoreResult<usize> {
+        let (mut marked, mut place) = (0, String::new());
+        loop {
+            let step = self.sweep_step(space, &place).await?;
+            marked += step.marked;
+            if step.next.is_empty() {
+                return Ok(marked);
+            }
+            place = step.next;
+        }
+    }
 
     /// Takes a user out of the due queue. A lease stays, but a mark made while it runs is dropped, too.
     async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()>;
@@ -127,8 +141,15 @@ pub trait Erasures: Send + Sync {
     /// earlier, which it covers. A user never seen can be noted: their events may be on their way.
     async fn note_erasure(&self, user: &str) -> StoreResult<Erasure>;
 
-    /// Every erasure noted and not expired: unfinished ones first, then by id.
+    /// Every erasure noted and not expired: unfinished ones first, then by id. Walks all of them: for the start.
     async fn erasures(&self) -> StoreResult<Vec<Erasure>>;
+
+    /// The unfinished ones, by id. May lack those that an older build noted and [`Self::file_erasures`] has not met yet.
+    async fn unfinished_erasures(&self) -> StoreResult<Vec<Erasure>>;
+
+    /// Lets [`Self::unfinished_erasures`] and [`Self::expire_erasures`] find what an older build noted: a step of a walk over all
+    /// erasures from `place`, empty at the beginning; returns the next place, empty at the end.
+    async fn file_erasures(&self, place: &str) -> StoreResult<String>;
 
     /// Deletes history, profile, queries and the features of all spaces, and changes the counters: `era` up by one,
     /// `erased_before_ms` = the store's clock or the newest ts kept, whichever is later, `erased_seq` = `seq`, which
@@ -149,6 +170,17 @@ pub trait Erasures: Send + Sync {
     /// Forgets finished erasures with an id below `before_ms` (an id is never below the time it was noted). Returns how
     /// many. The user's counters stay for good: they keep `seq` and `era` from going back.
     async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize>;
+}
+
+/// Which process does the walks that one does for all; [`super::chore`] has the way of one.
+#[async_trait]
+pub trait Chores: Send + Sync {
+    /// Takes a chore for `lease`; `None` when somebody has it, or when it was done less than `every` ago and nobody was
+    /// interrupted at it since.
+    async fn begin_chore(&self, chore: &str, every: Duration, lease: Duration) -> StoreResult<Option<ChoreLease>>;
+
+    /// Notes the place reached, empty at the end, and prolongs the lease; false when it is another's by now.
+    async fn go_on_with_chore(&self, held: &ChoreLease, place: &str, lease: Duration) -> StoreResult<bool>;
 }
 
 /// The store's clock, size and trouble.

@@ -297,3 +297,23 @@ pub struct StoreStats {
     /// Size of the store's folder.
     pub disk_bytes: u64,
 }
+
+/// A chore taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChoreLease {
+    /// Which.
+    pub chore: String,
+    /// Proves the lease.
+    pub token: u64,
+    /// Where to go on; empty = from the beginning.
+    pub place: String,
+}
+
+/// A step of a sweep.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SweepStep {
+    /// Users marked due.
+    pub marked: usize,
+    /// Where to go on; empty = that was all.
+    pub next: String,
+}

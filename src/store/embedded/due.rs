@@ -8,12 +8,13 @@ use super::keys;
 use super::queue::{DueQueues, Mark};
 use super::{EmbeddedStore, Inner};
 use crate::store::codec;
-use crate::store::{Claim, DueEntry, DueQueue, QueueDepth, SWEEP_CLASS, StoreResult};
+use crate::store::{Claim, DueEntry, DueQueue, QueueDepth, SWEEP_CLASS, StoreResult, SweepStep};
 use async_trait::async_trait;
 use std::collections::HashMap;
+use std::ops::Bound;
 use std::time::Duration;
 
-/// Users a sweep marks in one step; the queue is free for others between steps.
+/// Users looked at in one step of a sweep.
 const SWEEP_STEP: usize = 1000;
 
 /// The queues as the process before left them; its leases are void.
@@ -31,7 +32,34 @@ pub fn load(engine: &Engine) -> StoreResult<DueQueues> {
 #[async_trait]
 impl DueQueue for EmbeddedStore {
     async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
-        self.write(|inner| inner.mark_due(space, entries))
+        self.write(|inner| {
+            let mut queues = inner.queues.lock();
+            let queue = queues.space(space);
+            let mut durable: HashMap<&str, Mark> = HashMap::new();
+            for entry in entries {
+                let mark = Mark { class: entry.class, due_ms: entry.due_ms };
+                let known = durable.get(entry.user.as_str()).copied().or_else(|| queue.durable(&entry.user));
+                let merged = known.map_or(mark, |known| known.merge(mark));
+                if known != Some(merged) {
+                    durable.insert(&entry.user, merged);
+                }
+            }
+            if !durable.is_empty() {
+                let mut batch = inner.engine.batch();
+                for (user, mark) in durable {
+                    batch.insert(
+                        &inner.engine.due,
+                        keys::of_due(space, user),
+                        codec::encode_due(mark.class, mark.due_ms),
+                    );
+                }
+                inner.engine.commit("mark due", batch)?;
+            }
+            for entry in entries {
+                queue.mark(&entry.user, Mark { class: entry.class, due_ms: entry.due_ms });
+            }
+            Ok(())
+        })
     }
 
     async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
@@ -68,29 +96,15 @@ impl DueQueue for EmbeddedStore {
         self.write(|inner| Ok(inner.queues.lock().space(space).depth(inner.now_ms())))
     }
 
-    /// A user refreshed while the sweep runs may be marked needlessly; that
-    /// costs one refresh, which the unchanged prompt cuts short.
-    async fn sweep(&self, space: &str) -> StoreResult<usize> {
-        let space = space.to_string();
-        self.on_own_thread("sweep", move |inner| {
-            let mut marked = 0;
-            let mut stale = Vec::with_capacity(SWEEP_STEP);
-            for entry in inner.engine.states.iter() {
-                let (key, value) = entry.into_inner().map_err(|error| failed("sweep", &error))?;
-                let record = codec::decode_user(&value).map_err(|message| corrupt(&key, message))?;
-                let refreshed_seq = record.refreshed.get(&space).map_or(0, |version| version.seq);
-                // Also true for a user without features: `seq` counts from 1. One at 0, or at the seq of an erasure, has no
-                // event to refresh from.
-                if record.state.seq > refreshed_seq.max(record.state.erased_seq) {
-                    stale.push(user_of_state_key(&key)?.to_string());
-                }
-                if stale.len() == SWEEP_STEP {
-                    marked += inner.mark_absent(&space, &mut stale)?;
-                }
-            }
-            Ok(marked + inner.mark_absent(&space, &mut stale)?)
-        })
-        .await
+    /// A user refreshed while the sweep runs may be marked needlessly; that costs one refresh, which the unchanged prompt
+    /// cuts short. The place is the last user looked at.
+    async fn sweep_step(&self, space: &str, place: &str) -> StoreResult<SweepStep> {
+        let (stale, next) = self.write(|inner| inner.stale_after(space, place))?;
+        let due_ms = self.inner.now_ms();
+        let as_entry = |user| DueEntry { user, class: SWEEP_CLASS, due_ms };
+        let entries: Vec<DueEntry> = stale.into_iter().map(as_entry).collect();
+        self.mark_due(space, &entries).await?;
+        Ok(SweepStep { marked: entries.len(), next })
     }
 
     async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()> {
@@ -112,42 +126,26 @@ impl DueQueue for EmbeddedStore {
 }
 
 impl Inner {
-    /// See [`crate::store::DueQueue::mark_due`].
-    pub(super) fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
-        let mut queues = self.queues.lock();
-        let queue = queues.space(space);
-        let mut durable: HashMap<&str, Mark> = HashMap::new();
-        for entry in entries {
-            let mark = Mark { class: entry.class, due_ms: entry.due_ms };
-            let known = durable.get(entry.user.as_str()).copied().or_else(|| queue.durable(&entry.user));
-            let merged = known.map_or(mark, |known| known.merge(mark));
-            if known != Some(merged) {
-                durable.insert(&entry.user, merged);
+    /// Of the next users after one, those whose features are behind and who neither wait nor are leased; and the last one
+    /// looked at, empty at the end.
+    fn stale_after(&self, space: &str, user: &str) -> StoreResult<(Vec<String>, String)> {
+        let (mut stale, mut last, mut seen) = (Vec::new(), String::new(), 0);
+        let after = (Bound::Excluded(keys::of_state(user)), Bound::Unbounded);
+        for entry in self.engine.states.range::<Vec<u8>, _>(after).take(SWEEP_STEP) {
+            let (key, value) = entry.into_inner().map_err(|error| failed("sweep", &error))?;
+            last = user_of_state_key(&key)?.to_string();
+            seen += 1;
+            let record = codec::decode_user(&value).map_err(|message| corrupt(&key, message))?;
+            let refreshed_seq = record.refreshed.get(space).map_or(0, |version| version.seq);
+            // Also true for a user without features: `seq` counts from 1. One at 0, or at the seq of an erasure, has no
+            // event to refresh from.
+            if record.state.seq > refreshed_seq.max(record.state.erased_seq) {
+                stale.push(last.clone());
             }
         }
-        if !durable.is_empty() {
-            let mut batch = self.engine.batch();
-            for (user, mark) in durable {
-                batch.insert(&self.engine.due, keys::of_due(space, user), codec::encode_due(mark.class, mark.due_ms));
-            }
-            self.engine.commit("mark due", batch)?;
-        }
-        for entry in entries {
-            queue.mark(&entry.user, Mark { class: entry.class, due_ms: entry.due_ms });
-        }
-        Ok(())
-    }
-
-    /// Marks those of the users due who neither wait nor are leased, and empties the list.
-    fn mark_absent(&self, space: &str, users: &mut Vec<String>) -> StoreResult<usize> {
-        let due_ms = self.now_ms();
         let mut queues = self.queues.lock();
-        users.retain(|user| !queues.space(space).contains(user));
-        drop(queues);
-        let as_entry = |user| DueEntry { user, class: SWEEP_CLASS, due_ms };
-        let entries: Vec<DueEntry> = users.drain(..).map(as_entry).collect();
-        self.mark_due(space, &entries)?;
-        Ok(entries.len())
+        stale.retain(|user| !queues.space(space).contains(user));
+        Ok((stale, if seen < SWEEP_STEP { String::new() } else { last }))
     }
 }
 

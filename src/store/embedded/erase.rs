@@ -10,10 +10,28 @@ use crate::store::codec;
 use crate::store::{CrossBlank, Erasure, Erasures, StoreResult, UserState};
 use async_trait::async_trait;
 use fjall::{OwnedWriteBatch, Readable, Snapshot};
+use std::collections::BTreeMap;
 
-/// The highest id of an erasure in the store; the next one is above it.
-pub fn last_erasure(engine: &Engine) -> StoreResult<u64> {
-    Ok(read_erasures(engine)?.iter().map(|erasure| erasure.id).max().unwrap_or(0))
+/// What is known of the erasures without a look into the store.
+#[derive(Debug, Default)]
+pub struct Noted {
+    /// The highest id; the next one is above it.
+    last: u64,
+    /// Users of the unfinished ones, by id.
+    open: BTreeMap<u64, String>,
+    /// No finished one has a lower id.
+    done_from: u64,
+}
+
+impl Noted {
+    /// As the process before left them.
+    pub fn load(engine: &Engine) -> StoreResult<Noted> {
+        let erasures = read_erasures(engine)?;
+        let last = erasures.iter().map(|erasure| erasure.id).max().unwrap_or(0);
+        let is_open = |erasure: &Erasure| erasure.finished_era.is_none();
+        let open = erasures.into_iter().filter(is_open).map(|erasure| (erasure.id, erasure.user)).collect();
+        Ok(Noted { last, open, done_from: 0 })
+    }
 }
 
 fn read_erasures(engine: &Engine) -> StoreResult<Vec<Erasure>> {
@@ -52,17 +70,30 @@ impl Erasures for EmbeddedStore {
 
     async fn note_erasure(&self, user: &str) -> StoreResult<Erasure> {
         self.write(|inner| {
-            let mut last = inner.last_erasure.lock();
-            let id = (*last + 1).max(inner.now_ms().unsigned_abs());
+            let mut noted = inner.erasures.lock();
+            let id = (noted.last + 1).max(inner.now_ms().unsigned_abs());
             let erasure = Erasure { user: user.to_string(), id, finished_era: None };
             inner.write_erasure("note erasure", &erasure)?;
-            *last = id;
+            noted.last = id;
+            noted.open.retain(|_, earlier| earlier != user);
+            noted.open.insert(id, user.to_string());
             Ok(erasure)
         })
     }
 
     async fn erasures(&self) -> StoreResult<Vec<Erasure>> {
         read_erasures(&self.inner.engine)
+    }
+
+    async fn unfinished_erasures(&self) -> StoreResult<Vec<Erasure>> {
+        let noted = self.inner.erasures.lock();
+        let erasure = |(id, user): (&u64, &String)| Erasure { user: user.clone(), id: *id, finished_era: None };
+        Ok(noted.open.iter().map(erasure).collect())
+    }
+
+    /// Nobody else writes into the folder while it is open.
+    async fn file_erasures(&self, _place: &str) -> StoreResult<String> {
+        Ok(String::new())
     }
 
     async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState> {
@@ -117,33 +148,43 @@ impl Erasures for EmbeddedStore {
     async fn finish_erasure(&self, erasure: &Erasure, era: u64) -> StoreResult<()> {
         self.write(|inner| {
             // The lock of the ids keeps a later note from coming between the look and the write.
-            let _notes = inner.last_erasure.lock();
+            let mut notes = inner.erasures.lock();
             let snapshot = inner.engine.database.snapshot();
             let decode = |bytes: &[u8]| codec::decode_erasure(&erasure.user, bytes);
             let noted = inner.engine.read(&snapshot, &inner.engine.erased, &keys::of_state(&erasure.user), decode)?;
             if noted.is_none_or(|noted| noted.id != erasure.id) {
                 return Ok(());
             }
-            inner.write_erasure("finish erasure", &Erasure { finished_era: Some(era), ..erasure.clone() })
+            inner.write_erasure("finish erasure", &Erasure { finished_era: Some(era), ..erasure.clone() })?;
+            notes.open.remove(&erasure.id);
+            notes.done_from = notes.done_from.min(erasure.id);
+            Ok(())
         })
     }
 
     async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize> {
-        self.write(|inner| {
-            let _notes = inner.last_erasure.lock();
-            let before = u64::try_from(before_ms).unwrap_or(0);
+        let before = u64::try_from(before_ms).unwrap_or(0);
+        if before <= self.inner.erasures.lock().done_from {
+            return Ok(0);
+        }
+        self.on_own_thread("expire erasures", move |inner| {
+            let mut noted = inner.erasures.lock();
             let mut expired = read_erasures(&inner.engine)?;
-            expired.retain(|erasure| erasure.finished_era.is_some() && erasure.id < before);
-            if expired.is_empty() {
-                return Ok(0);
+            expired.retain(|erasure| erasure.finished_era.is_some());
+            let kept = expired.iter().map(|erasure| erasure.id).filter(|id| *id >= before);
+            let done_from = kept.min().unwrap_or(u64::MAX);
+            expired.retain(|erasure| erasure.id < before);
+            if !expired.is_empty() {
+                let mut batch = inner.engine.batch();
+                for erasure in &expired {
+                    batch.remove(&inner.engine.erased, keys::of_state(&erasure.user));
+                }
+                inner.engine.commit("expire erasures", batch)?;
             }
-            let mut batch = inner.engine.batch();
-            for erasure in &expired {
-                batch.remove(&inner.engine.erased, keys::of_state(&erasure.user));
-            }
-            inner.engine.commit("expire erasures", batch)?;
+            noted.done_from = done_from;
             Ok(expired.len())
         })
+        .await
     }
 }
 

@@ -10,10 +10,12 @@
 //! | `history` | append and histories |
 //! | `put` | features, referrers |
 //! | `erase` | erasures, step by step |
+//! | `chores` | when the walks over everything were done |
 //! | `due`, `queue` | due queue and leases: durable part, part in memory |
 //! | `feeds` | fresh vectors, catalogue overlay |
 //! | `counters` | counts of referrers, of an item's users, of users |
 
+mod chores;
 mod counters;
 #[cfg(test)]
 mod crash_tests;
@@ -96,8 +98,9 @@ struct Inner {
     queues: Mutex<DueQueues>,
     feeds: Mutex<Feeds>,
     users: AtomicU64,
-    /// Id of the latest erasure; held while erasures are noted, finished or expired. Never taken with another lock.
-    last_erasure: Mutex<u64>,
+    /// Held while erasures are noted, finished or expired. Never taken with another lock.
+    erasures: Mutex<erase::Noted>,
+    chores: chores::Held,
 }
 
 impl EmbeddedStore {
@@ -109,7 +112,7 @@ impl EmbeddedStore {
         let engine = Engine::open(directory, &options.namespace, options.cache_bytes)?;
         let queues = due::load(&engine)?;
         let users = AtomicU64::new(counters::count_users(&engine)?);
-        let last_erasure = Mutex::new(erase::last_erasure(&engine)?);
+        let erasures = Mutex::new(erase::Noted::load(&engine)?);
         let flusher = Flusher::start(engine.database.clone(), options.flush_interval).map_err(|error| {
             let message = format!("its flush thread cannot be started: {error}; raise the limit of threads");
             StoreError::Open { place: directory.display().to_string(), message }
@@ -122,7 +125,8 @@ impl EmbeddedStore {
             queues: Mutex::new(queues),
             feeds: Mutex::new(Feeds::default()),
             users,
-            last_erasure,
+            erasures,
+            chores: Default::default(),
         });
         Ok(Arc::new(EmbeddedStore { _flusher: flusher, inner }))
     }

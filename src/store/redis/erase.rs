@@ -1,16 +1,18 @@
 //! Erasing a user, step by step (DESIGN 5.2, Erase); the order of the steps is the job of [`crate::erase`].
 //!
-//! Erasures are one hash, user → `id era`, whose ids rise within its slot. What is deleted of a user is one function call in
+//! Erasures are one hash, user → `id era`, whose ids rise within its slot; two sorted sets beside it find the unfinished ones and those
+//! to expire. What is deleted of a user is one function call in
 //! the user's slot; it names the spaces it was given, and asks for more when the counters know another one.
 
-use super::RedisStore;
 use super::features::{ROUNDS, contended};
 use super::function;
 use super::link::Call;
+use super::pace::{FUNCTION, MEMBER, MEMBERS, STEP};
 use super::values::{corrupt, number, read};
+use super::{RedisStore, SCAN_STEP};
 use crate::store::{CrossBlank, Erasure, Erasures, StoreResult, UserState};
 use async_trait::async_trait;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What the function answers: a space is missing, new, seq, weight, last refresh, era, erased before, erased seq.
 type Answer = (u8, u64, u64, f64, i64, u64, i64, u64);
@@ -37,9 +39,8 @@ impl Erasures for RedisStore {
     }
 
     async fn erasures(&self) -> StoreResult<Vec<Erasure>> {
-        let [key, _] = self.keys.erasures();
-        let stored: Vec<(String, String)> =
-            read(&key, self.link.one("read erasures", Call::new("HGETALL", &key)).await?)?;
+        let [key, ..] = self.keys.erasures();
+        let stored: HashMap<String, String> = self.scan("read erasures", "HSCAN", &key).await?.into_iter().collect();
         let erasure = |(user, text): (String, String)| {
             let (id, era) = text.split_once(' ').ok_or_else(|| corrupt(&key, "an erasure without an era"))?;
             let finished_era = if era.is_empty() { None } else { Some(number(&key, Some(era.as_bytes()))?) };
@@ -48,6 +49,38 @@ impl Erasures for RedisStore {
         let mut erasures = stored.into_iter().map(erasure).collect::<StoreResult<Vec<_>>>()?;
         erasures.sort_unstable_by_key(|erasure| (erasure.finished_era.is_some(), erasure.id));
         Ok(erasures)
+    }
+
+    async fn unfinished_erasures(&self) -> StoreResult<Vec<Erasure>> {
+        let keys = self.keys.erasures();
+        let (mut erasures, mut after) = (BTreeMap::new(), 0u64);
+        loop {
+            let call = Call::function(function!("unfinished_erasures"), &keys).arg("").arg(after).arg(MEMBERS);
+            let call = call.costing(FUNCTION + MEMBER * MEMBERS as u32);
+            let answer = self.link.one("read unfinished erasures", call).await?;
+            let (last, found): (u64, Vec<(String, u64)>) = read(&keys[2], answer)?;
+            let noted = |(user, id): (String, u64)| (id, Erasure { user, id, finished_era: None });
+            erasures.extend(found.into_iter().map(noted));
+            if last <= after {
+                return Ok(erasures.into_values().collect());
+            }
+            after = last;
+        }
+    }
+
+    async fn file_erasures(&self, place: &str) -> StoreResult<String> {
+        let keys = self.keys.erasures();
+        let cursor = if place.is_empty() { "0" } else { place };
+        let scan = Call::new("HSCAN", &keys[0]).arg(cursor).arg("COUNT").arg(SCAN_STEP).costing(STEP);
+        let (next, found): (String, Vec<(String, String)>) =
+            read(&keys[0], self.link.one("file erasures", scan).await?)?;
+        let calls = found.chunks(MEMBERS).map(|some| {
+            let users: Vec<&str> = some.iter().map(|(user, _)| user.as_str()).collect();
+            let call = Call::function(function!("file_erasures"), &keys).arg("").arg(users);
+            call.costing(FUNCTION + MEMBER * some.len() as u32)
+        });
+        self.link.run("file erasures", calls.collect()).await?;
+        Ok(if next == "0" { String::new() } else { next })
     }
 
     async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState> {
@@ -101,8 +134,15 @@ impl Erasures for RedisStore {
     }
 
     async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize> {
-        let keys = self.keys.erasures();
-        let call = Call::function(function!("expire_erasures"), &keys).arg("").arg(before_ms);
-        read(&keys[0], self.link.one("expire erasures", call).await?)
+        let (keys, mut gone) = (self.keys.erasures(), 0);
+        loop {
+            let call = Call::function(function!("expire_erasures"), &keys).arg("").arg(before_ms).arg(MEMBERS);
+            let call = call.costing(FUNCTION + MEMBER * MEMBERS as u32);
+            let (seen, went): (usize, usize) = read(&keys[0], self.link.one("expire erasures", call).await?)?;
+            gone += went;
+            if seen < MEMBERS {
+                return Ok(gone);
+            }
+        }
     }
 }

@@ -80,10 +80,15 @@ impl Keys {
         format!("{}:epoch", self.namespace)
     }
 
-    /// Erasures by user, and the last id.
-    pub fn erasures(&self) -> [String; 2] {
+    /// Erasures by user, the last id, users of unfinished ones by id, users of finished ones by id.
+    pub fn erasures(&self) -> [String; 4] {
         let base = format!("{}:erased:{{erased}}", self.namespace);
-        [base.clone(), format!("{base}:n")]
+        [base.clone(), format!("{base}:n"), format!("{base}:open"), format!("{base}:done")]
+    }
+
+    /// A chore: who is at it, and where.
+    pub fn chore(&self, chore: &str) -> String {
+        format!("{}:chore:{{{}}}", self.namespace, escape(chore))
     }
 
     /// Spaces that were noted.

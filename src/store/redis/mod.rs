@@ -12,12 +12,13 @@
 //! | `assurance`, `durable` | what is promised; writes that replicas or the disk must confirm |
 //! | `keys`, `values`, `entries` | names of keys; answers; bytes of a list's entries |
 //! | `schema` | versions, functions, migration |
-//! | `history`, `features`, `queue`, `feeds`, `erase` | the traits, by subject |
+//! | `history`, `features`, `queue`, `feeds`, `erase`, `chores` | the traits, by subject |
 //! | `item_users` | how many users engaged with an item |
 
 mod address;
 mod assurance;
 mod breaker;
+mod chores;
 mod connections;
 mod durable;
 pub(crate) mod entries;
@@ -77,8 +78,6 @@ pub struct RedisOptions {
 const CLOCK_HEARD_MS: i64 = 100;
 /// Members asked for in one step of a scan.
 const SCAN_STEP: usize = 1000;
-/// What one step costs, in µs.
-const SCAN_COST: u32 = 1_500;
 
 /// [`super::FeatureStore`] in Redis.
 pub struct RedisStore {
@@ -123,7 +122,7 @@ impl RedisStore {
     ) -> StoreResult<Vec<T>> {
         let (mut members, mut cursor) = (Vec::new(), "0".to_string());
         loop {
-            let call = Call::new(command, key).arg(&cursor).arg("COUNT").arg(SCAN_STEP).costing(SCAN_COST);
+            let call = Call::new(command, key).arg(&cursor).arg("COUNT").arg(SCAN_STEP).costing(pace::STEP);
             let (next, found): (String, Vec<T>) = values::read(key, self.link.one(operation, call).await?)?;
             members.extend(found);
             if next == "0" {

@@ -4,13 +4,14 @@
 //! order promised by the trait holds over all shards, as of the first step; for those whom another replica took in between
 //! others are sought. A lost answer costs the users in it one lease time.
 
-use super::RedisStore;
+use super::address::Node;
 use super::function;
 use super::keys::{CLASSES, shard_of};
-use super::link::Call;
+use super::link::{self, Call};
 use super::pace::{FUNCTION, MEMBER, MEMBERS};
 use super::values::{number, read};
-use crate::store::{Claim, DueEntry, DueQueue, QueueDepth, SWEEP_CLASS, StoreResult};
+use super::{RedisStore, SCAN_STEP};
+use crate::store::{Claim, DueEntry, DueQueue, QueueDepth, SWEEP_CLASS, StoreResult, SweepStep};
 use async_trait::async_trait;
 use redis::Value;
 use std::collections::BTreeMap;
@@ -19,8 +20,6 @@ use std::time::Duration;
 /// A field of a user's counters, absent or text.
 type Field = Option<Vec<u8>>;
 
-/// Keys asked for in one step of a walk.
-const SCAN_STEP: usize = 1000;
 /// Queues of a single Redis that one call looks into.
 const QUEUES: usize = 32;
 /// What a call that may end leases costs, in µs: it ends 150 at most.
@@ -115,27 +114,27 @@ impl DueQueue for RedisStore {
         Ok(QueueDepth { classes: classes.into_iter().map(|(class, (users, ms))| (class, users, ms)).collect(), leased })
     }
 
-    /// Counts the users on its way, which heals a count that a crash left behind.
-    async fn sweep(&self, space: &str) -> StoreResult<usize> {
-        let (mut marked, mut users) = (0, 0u64);
-        for node in self.link.masters() {
-            let mut cursor = "0".to_string();
-            loop {
-                let mut scan = redis::cmd("SCAN");
-                scan.arg(&cursor).arg("MATCH").arg(self.keys.all_states()).arg("COUNT").arg(SCAN_STEP);
-                let (next, mut keys): (String, Vec<String>) = read("scan", self.link.on("sweep", &node, &scan).await?)?;
-                keys.sort_unstable();
-                keys.dedup();
-                users += keys.len() as u64;
-                marked += self.mark_stale(space, &keys).await?;
-                if next == "0" {
-                    break;
-                }
-                cursor = next;
-            }
+    /// The place is the users counted so far, a master, and a cursor of its `SCAN`; where that is no master any more the walk begins
+    /// anew.
+    async fn sweep_step(&self, space: &str, place: &str) -> StoreResult<SweepStep> {
+        let mut masters = self.link.masters();
+        masters.sort_unstable();
+        let (counted, at, cursor) = reached(place, &masters).unwrap_or((0, 0, "0"));
+        let Some(node) = masters.get(at) else { return Ok(SweepStep::default()) };
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(self.keys.all_states()).arg("COUNT").arg(SCAN_STEP);
+        let (next, mut keys): (String, Vec<String>) = read("scan", self.link.on("sweep", node, &scan).await?)?;
+        keys.sort_unstable();
+        keys.dedup();
+        let users = counted + keys.len() as u64;
+        let marked = self.mark_stale(space, &keys).await?;
+        let (at, next) = if next == "0" { (at + 1, "0") } else { (at, next.as_str()) };
+        if let Some(node) = masters.get(at) {
+            return Ok(SweepStep { marked, next: format!("{users} {} {next}", link::name(node)) });
         }
+        // Heals a count that a crash left behind.
         self.link.one("sweep", Call::new("SET", &self.keys.user_count()).arg(users)).await?;
-        Ok(marked)
+        Ok(SweepStep { marked, next: String::new() })
     }
 
     async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()> {
@@ -276,4 +275,12 @@ impl RedisStore {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Users counted, which master, and the cursor there.
+fn reached<'a>(place: &'a str, masters: &[Node]) -> Option<(u64, usize, &'a str)> {
+    let mut words = place.split(' ');
+    let (counted, name, cursor) = (words.next()?.parse().ok()?, words.next()?, words.next()?);
+    let at = masters.iter().position(|node| link::name(node) == name)?;
+    Some((counted, at, cursor))
 }

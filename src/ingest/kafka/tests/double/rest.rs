@@ -52,7 +52,7 @@ hand_on! {
         renew(space: &str, claim: &Claim, lease: Duration) -> bool;
         release(space: &str, claim: &Claim) -> bool;
         queue_depth(space: &str) -> QueueDepth;
-        sweep(space: &str) -> usize;
+        sweep_step(space: &str, place: &str) -> SweepStep;
         forget_due(space: &str, user: &str) -> ();
     }
 }
@@ -72,10 +72,19 @@ hand_on! {
         spaces() -> Vec<String>;
         note_erasure(user: &str) -> Erasure;
         erasures() -> Vec<Erasure>;
+        unfinished_erasures() -> Vec<Erasure>;
+        file_erasures(place: &str) -> String;
         erase_user(erasure: &Erasure) -> UserState;
         blank_cross(space: &str, user: &str, neighbour: &str, era: u64) -> CrossBlank;
         finish_erasure(erasure: &Erasure, era: u64) -> ();
         expire_erasures(before_ms: i64) -> usize;
+    }
+}
+
+hand_on! {
+    Chores {
+        begin_chore(chore: &str, every: Duration, lease: Duration) -> Option<ChoreLease>;
+        go_on_with_chore(held: &ChoreLease, place: &str, lease: Duration) -> bool;
     }
 }
 
