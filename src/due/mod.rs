@@ -5,8 +5,6 @@
 
 mod fast;
 mod policy;
-mod sweep;
 
 pub use fast::{FastQueue, fast_queue};
 pub use policy::{CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT, DuePolicy};
-pub use sweep::Sweep;

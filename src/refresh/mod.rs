@@ -9,6 +9,7 @@ mod budget;
 mod fast;
 mod look_back;
 mod neighbour;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -19,6 +20,7 @@ pub use arrivals::{Arrivals, Listener};
 pub use budget::{BudgetLeft, Ticket, TokenBudget};
 pub use fast::Quick;
 pub use look_back::{Seen, drop_note, look_back, read_shown_neighbour, shown_neighbour};
+pub use sweep::Sweep;
 pub use user::{Refreshed, Refresher};
 pub use worker::{Told, Worker};
 

@@ -28,6 +28,7 @@ mod redis_store;
 mod refusals;
 mod roles;
 mod silent;
+mod stall;
 mod waiting;
 mod way;
 mod worlds;

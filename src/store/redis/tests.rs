@@ -17,6 +17,7 @@ mod outage;
 mod poison;
 mod reads;
 mod silent;
+mod slow_log;
 
 use std::time::Duration;
 use testkit::redis::{RedisCluster, RedisServer};

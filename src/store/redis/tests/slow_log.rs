@@ -1,0 +1,229 @@
+//! What the worst legal input of every function, and of every command whose answer grows, costs the server, by its slow log.
+
+use super::*;
+use crate::event::{Item, ItemState};
+use crate::feature::{Group, GroupBlob, Version};
+use crate::proto::{CrossGroup, TextGroup};
+use crate::store::{Chores, DueEntry, FeaturePut, FeedCursor, PutBody, Record, RecordBody};
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+
+const SOURCE: &str = include_str!("../../../../migrations/0001_functions.lua");
+const NOW_MS: i64 = 1_700_000_000_000;
+/// Bars of a call: the fastest run, and the median one, in µs.
+const BARS: (u64, u64) = (5_000, 10_000);
+
+fn is_audit() -> bool {
+    std::env::var("TAIJI_AUDIT").as_deref() == Ok("1")
+}
+
+/// Short names of all functions of the library.
+fn functions() -> BTreeSet<&'static str> {
+    let lines = SOURCE.lines().filter_map(|line| line.trim().strip_prefix("redis.register_function("));
+    let callback = |line: &'static str| {
+        let (_, rest) = line.split_once("callback = ").or_else(|| line.rsplit_once(", ")).unwrap();
+        rest.split([',', ')']).next().unwrap()
+    };
+    lines.map(callback).collect()
+}
+
+/// The slow log of a server, read after each run of a scenario.
+struct Log {
+    connection: ::redis::aio::MultiplexedConnection,
+    /// Longest call of each run, in µs, by scenario and command.
+    longest: BTreeMap<(&'static str, String), Vec<u64>>,
+}
+
+type Entry = (i64, i64, u64, Vec<Vec<u8>>, String, String);
+
+impl Log {
+    async fn clear(&mut self) {
+        ::redis::cmd("SLOWLOG").arg("RESET").exec_async(&mut self.connection).await.unwrap();
+    }
+
+    async fn note(&mut self, scenario: &'static str) {
+        let entries: Vec<Entry> =
+            ::redis::cmd("SLOWLOG").arg("GET").arg(-1).query_async(&mut self.connection).await.unwrap();
+        let mut run: BTreeMap<String, u64> = BTreeMap::new();
+        for (_, _, micros, words, ..) in entries {
+            let word = |nth: usize| words.get(nth).map(|word| String::from_utf8_lossy(word).into_owned());
+            let name = match word(0).unwrap_or_default() {
+                call if call == "FCALL" => {
+                    let full = word(1).unwrap_or_default();
+                    let own = functions().into_iter().filter(|short| full.ends_with(&format!("_{short}")));
+                    own.max_by_key(|short| short.len()).map_or(full.clone(), str::to_string)
+                }
+                plain => plain,
+            };
+            let longest = run.entry(name).or_default();
+            *longest = micros.max(*longest);
+        }
+        run.remove("SLOWLOG");
+        for (name, micros) in run {
+            self.longest.entry((scenario, name)).or_default().push(micros);
+        }
+    }
+}
+
+fn long_id(n: usize, tail: &str) -> String {
+    format!("{n:0120}{tail}")
+}
+
+fn batch(user: &str, records: Vec<Record>) -> UserBatch {
+    UserBatch { user: user.into(), records }
+}
+
+/// 64 attributes nobody has seen before.
+fn stranger(n: usize, value: &str) -> Record {
+    let attributes = (0..64).map(|k| (format!("{:0100}", n * 64 + k), value.into())).collect();
+    Record { ts_ms: NOW_MS, event_id: long_id(n, "p"), weight: 0.0, body: RecordBody::Profile(attributes) }
+}
+
+/// All lists full of entries of one time, and a full profile.
+fn full_life(user: &str) -> UserBatch {
+    let mut records = Vec::new();
+    for n in 0..100 {
+        records.push(conformance::engagement(NOW_MS, &long_id(n, "e"), &long_id(n, "i")));
+        records.push(conformance::impression(NOW_MS, &long_id(n, "s"), &long_id(n, "i")));
+    }
+    records.extend((0..20).map(|n| conformance::query(NOW_MS, &long_id(n, "q"))));
+    records.push(stranger(0, &"x".repeat(1_000)));
+    batch(user, records)
+}
+
+fn features(user: &str, version: Version) -> FeaturePut {
+    let meta = Some(conformance::meta(version));
+    let item_ids = (0..100).map(|n| long_id(n, "i")).collect();
+    let cross = CrossGroup { meta: meta.clone(), item_ids, ..CrossGroup::default() };
+    let text = TextGroup { meta, reasoning: "x".repeat(32_000), neighbour_user_id: "n".into(), ..TextGroup::default() };
+    let blob = |group, bytes| GroupBlob { group, bytes, tier: 1, version, expires_at_ms: 0 };
+    let groups = vec![blob(Group::Cross, cross.encode_to_vec()), blob(Group::Text, text.encode_to_vec())];
+    let body = PutBody::Write { groups, prompt_hash: 7, embedding: vec![1; 2048] };
+    FeaturePut { user: user.into(), era: 0, version, tier: 1, body }
+}
+
+fn item(n: usize, title: &str) -> Item {
+    let value = serde_json::json!({ "id": format!("i{n}"), "title": title });
+    let mut item: Item = serde_json::from_value(value).unwrap();
+    item.state = ItemState::Active;
+    item
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn audit_01_no_call_costs_the_server_more_than_it_may() {
+    let server = RedisServer::with(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "20000"]);
+    let clock = Arc::new(AtomicI64::new(NOW_MS));
+    let address = Address::parse(&server.url()).unwrap();
+    let store = RedisStore::open_with_clock(address, options(8), Some(clock.clone())).await.unwrap();
+    let connection = ::redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut log = Log { connection: connection.clone(), longest: BTreeMap::new() };
+    let runs = if is_audit() { 20 } else { 5 };
+    let users: Vec<String> = (0..1000).map(|n| long_id(n, "u")).collect();
+    let owned = |user: &str| vec![user.to_string(); 1000];
+
+    for user in ["a", "b", "few"] {
+        store.append("s", &[full_life(user)]).await.unwrap();
+    }
+    macro_rules! run {
+        ($scenario:literal, $work:expr) => {{
+            log.clear().await;
+            let answer = $work;
+            log.note($scenario).await;
+            answer
+        }};
+    }
+    for nth in 0..runs {
+        let fresh = |n: usize| conformance::engagement(NOW_MS + (nth * 1000 + n) as i64, &format!("{nth} {n}"), "i");
+        run!("fresh events", store.append("s", &[batch("a", (0..1000).map(fresh).collect())]).await.unwrap());
+        let late = |n: usize| conformance::engagement(NOW_MS, &long_id(nth + 1, &format!("f{n:06}")), "i");
+        run!("late events", store.append("s", &[batch("b", (0..1000).map(late).collect())]).await.unwrap());
+        run!("a few late", store.append("s", &[batch("few", (0..8).map(late).collect())]).await.unwrap());
+        let profile = (0..100).map(|n| stranger(1 + nth * 100 + n, "1")).collect();
+        run!("profile", store.append("s", &[batch("p", profile)]).await.unwrap());
+        let one_item = conformance::engagement(NOW_MS, &format!("one {nth}"), &format!("item{nth}"));
+        let all: Vec<UserBatch> = users.iter().map(|user| batch(user, vec![one_item.clone()])).collect();
+        run!("one item", store.append("s", &all).await.unwrap());
+        run!("histories", store.histories(&owned("b")).await.unwrap());
+        run!("states", store.states("s", &users).await.unwrap());
+        run!("item users", store.item_user_counts(&users).await.unwrap());
+
+        let version = Version { seq: nth as u64 + 1, turn: 0 };
+        run!("put", store.put("s", features("a", version)).await.unwrap());
+        run!("features", store.features("s", &owned("a")).await.unwrap());
+        run!("groups", store.feature_groups("s", &owned("a"), &Group::ALL).await.unwrap());
+        run!("blank", store.blank_cross("s", "a", "n", 1).await.unwrap());
+
+        let entry = |user: &String| DueEntry { user: user.clone(), class: 1, due_ms: NOW_MS };
+        let entries: Vec<DueEntry> = users.iter().map(entry).collect();
+        run!("mark", store.mark_due("q", &entries).await.unwrap());
+        assert_eq!(store.claim("q", 1000, Duration::from_secs(1)).await.unwrap().len(), 1000);
+        run!("mark leased", store.mark_due("q", &entries).await.unwrap());
+        clock.fetch_add(2000, Ordering::Relaxed);
+        let claims = run!("claim after leases", store.claim("q", 1000, Duration::from_secs(1)).await.unwrap());
+        run!("renew", assert!(store.renew("q", &claims[0], Duration::from_secs(1)).await.unwrap()));
+        run!("release", assert!(store.release("q", &claims[0]).await.unwrap()));
+        clock.fetch_add(2000, Ordering::Relaxed);
+        run!("forget", store.forget_due("q", &users[7]).await.unwrap());
+        run!("depth after leases", store.queue_depth("q").await.unwrap());
+        run!("sweep", assert!(store.sweep(&format!("s{nth}")).await.unwrap() >= 1000));
+
+        let vector = |user: &str| FreshVector { user: user.into(), era: 0, version, vector: Some(vec![1; 2048]) };
+        for user in users.iter().take(if nth == 0 { 1000 } else { 0 }) {
+            store.append_vector("s", &vector(user)).await.unwrap();
+        }
+        run!("append vector", store.append_vector("s", &vector("a")).await.unwrap());
+        run!("vectors", store.vectors_after("s", &FeedCursor::default(), 1000).await.unwrap());
+        let items: Vec<Item> = (0..1000).map(|n| item(n, &"t".repeat(1000))).collect();
+        run!("put items", store.put_items(&items).await.unwrap());
+        run!("items", store.items_after(&FeedCursor::default(), 1000).await.unwrap());
+
+        let mut fill = ::redis::pipe();
+        for user in users.iter().take(if nth == 0 { 1000 } else { 0 }) {
+            fill.cmd("SADD").arg(store.keys.referrers("hub", "s")).arg(user).ignore();
+        }
+        for n in 0..2000 {
+            // As a build of before notes and finishes them: in the hash alone.
+            let id = nth * 2000 + n + 1;
+            fill.cmd("HSET").arg(&store.keys.erasures()[0]).arg(format!("gone{id}")).arg(format!("{id} 1")).ignore();
+        }
+        fill.exec_async(&mut connection.clone()).await.unwrap();
+        run!("referrers", assert_eq!(store.referrers("s", "hub").await.unwrap().len(), 1000));
+        run!("erasures", assert!(store.erasures().await.unwrap().len() >= 2000));
+        run!("file erasures", {
+            let mut place = store.file_erasures("").await.unwrap();
+            while !place.is_empty() {
+                place = store.file_erasures(&place).await.unwrap();
+            }
+        });
+        run!("expire erasures", assert_eq!(store.expire_erasures(i64::MAX).await.unwrap() / 2000, 1));
+        for user in &users {
+            store.note_erasure(user).await.unwrap();
+        }
+        run!("unfinished erasures", assert_eq!(store.unfinished_erasures().await.unwrap().len(), 1000));
+        store.append("s", &[full_life("gone")]).await.unwrap();
+        let erasure = run!("note erasure", store.note_erasure("gone").await.unwrap());
+        run!("erase", store.erase_user(&erasure).await.unwrap());
+        run!("finish erasure", store.finish_erasure(&erasure, 1).await.unwrap());
+        let (every, second) = (Duration::ZERO, Duration::from_secs(1));
+        let lease = run!("begin chore", store.begin_chore("c", every, second).await.unwrap()).unwrap();
+        assert!(run!("end chore", store.go_on_with_chore(&lease, "", every).await.unwrap()));
+    }
+
+    let mut seen: BTreeMap<&str, (u64, u64, &str)> = BTreeMap::new();
+    for ((scenario, name), micros) in &mut log.longest {
+        micros.sort_unstable();
+        let found = (micros[0], micros[micros.len() / 2], *scenario);
+        let worst = seen.entry(name).or_insert(found);
+        *worst = (*worst).max(found);
+    }
+    let factor = if is_audit() { 1 } else { 10 };
+    for (name, (fastest, median, scenario)) in &seen {
+        println!("audit 01: {name} at its worst ({scenario}): fastest {fastest} µs, median {median} µs");
+        assert!(*fastest <= factor * BARS.0 && *median <= factor * BARS.1, "{name}: {fastest} and {median} µs");
+    }
+    let unseen: Vec<&str> = functions().into_iter().filter(|name| !seen.contains_key(name)).collect();
+    assert!(
+        unseen.iter().all(|name| ["present", "set_aside", "clear_aside", "expire_aside"].contains(name)),
+        "{unseen:?}"
+    );
+}
