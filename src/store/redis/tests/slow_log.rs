@@ -200,8 +200,9 @@ async fn audit_01_no_call_costs_the_server_more_than_it_may() {
             store.note_erasure(user).await.unwrap();
         }
         run!("unfinished erasures", assert_eq!(store.unfinished_erasures().await.unwrap().len(), 1000));
-        store.append("s", &[full_life("gone")]).await.unwrap();
-        let erasure = run!("note erasure", store.note_erasure("gone").await.unwrap());
+        let gone = format!("gone{nth}");
+        store.append("s", &[full_life(&gone)]).await.unwrap();
+        let erasure = run!("note erasure", store.note_erasure(&gone).await.unwrap());
         run!("erase", store.erase_user(&erasure).await.unwrap());
         run!("finish erasure", store.finish_erasure(&erasure, 1).await.unwrap());
         let (every, second) = (Duration::ZERO, Duration::from_secs(1));
