@@ -13,6 +13,9 @@
 -- the file, without effect; at the next start but one the half counts as if it had been whole. What was lost was sent again by
 -- then, so an entry may stand there twice, or its id once more without a body. Whoever walks a list passes over that,
 -- whoever reads one takes it out (`entries.rs`).
+--
+-- What is not ours, or cut, ends the call with WRONGTYPE where it is one user's, and is passed over where it is one of many:
+-- removed, and kept for a while in `ns:unreadable:{tag}` (member → when) with `:v` (member → where it was, and the bytes).
 
 local EPOCH = 175921860444160
 local HISTORY_CAP, QUERY_CAP, PROFILE_CAP, ITEM_USERS_CAP = 100, 20, 64, 5
@@ -26,6 +29,71 @@ local function now_ms(given)
 end
 
 local function integer(number) return string.format('%.0f', number) end
+
+local function unreadable(what) error(redis.error_reply('WRONGTYPE ' .. what)) end
+
+-- A stored number, absent = 0.
+local function counter(text, key)
+  local number = tonumber(text or '0')
+  if not number or number ~= number or math.abs(number) == math.huge then unreadable('no number in ' .. key) end
+  return number
+end
+
+-- ---- what cannot be read of keys of many
+
+-- Whether these bytes can be an id: UTF-8 (nearly), not too long, no control characters.
+local function is_id(text)
+  return #text > 0 and #text <= 128 and not string.find(text, '[%z\1-\31\127]')
+    and string.gsub(text, '[%z\1-\127\194-\244][\128-\191]*', '') == ''
+end
+
+local ASIDE_CAP, ASIDE_MEMBER, ASIDE_BYTES = 1000, 256, 1024
+local put_aside = 0
+
+-- Keeps the newest few. Nothing that goes wrong here may harm the caller.
+local function keep_aside(keys, now, member, source, value)
+  put_aside = put_aside + 1
+  member = string.sub(member, 1, ASIDE_MEMBER)
+  redis.pcall('ZADD', keys[1], integer(now), member)
+  redis.pcall('HSET', keys[2], member, source .. '\n' .. string.sub(value, 1, ASIDE_BYTES))
+  local known = redis.pcall('ZCARD', keys[1])
+  if type(known) ~= 'number' or known <= ASIDE_CAP then return end
+  for _, old in ipairs(redis.pcall('ZRANGE', keys[1], 0, known - ASIDE_CAP - 1)) do
+    redis.pcall('ZREM', keys[1], old)
+    redis.pcall('HDEL', keys[2], old)
+  end
+end
+
+-- KEYS: of a feed (members by id, values) the two, of a hash or a set the one twice; then the two of what is put aside. ARGV: time,
+-- kind (f, h, s), member, the value that was read. Returns 1 if it was still that.
+local function set_aside(keys, args)
+  local kind, member, value = args[2], args[3], args[4]
+  if kind == 'f' or kind == 'h' then
+    if (redis.call('HGET', keys[2], member) or '') ~= value then return 0 end
+    redis.call('HDEL', keys[2], member)
+  end
+  if kind == 'f' then redis.call('ZREM', keys[1], member) end
+  if kind == 's' then redis.call('SREM', keys[1], member) end
+  keep_aside({ keys[3], keys[4] }, now_ms(args[1]), member, keys[1], value)
+  return 1
+end
+
+-- KEYS: of what is put aside. ARGV: time, member. An erased user's bytes go, too.
+local function clear_aside(keys, args)
+  redis.pcall('ZREM', keys[1], args[2])
+  redis.pcall('HDEL', keys[2], args[2])
+  return 1
+end
+
+-- KEYS: of what is put aside. ARGV: time, before which it is forgotten. A step is ASIDE_CAP at most.
+local function expire_aside(keys, args)
+  local old = redis.call('ZRANGEBYSCORE', keys[1], '-inf', '(' .. args[2], 'LIMIT', 0, ASIDE_CAP)
+  for _, member in ipairs(old) do
+    redis.call('ZREM', keys[1], member)
+    redis.call('HDEL', keys[2], member)
+  end
+  return #old
+end
 
 local function ts_at(text, at)
   local a, b, c, d, e, f = string.byte(text, at, at + 5)
@@ -74,18 +142,23 @@ local function load(list)
       newest_first[#newest_first + 1], ids[id], id = entry, true, nil
     end
   end
+  if id and #newest_first == 0 then unreadable('no kept list at ' .. list.key) end
   if not sorted then table.sort(newest_first, entry_above) end
   local entries = {}
   for at = #newest_first, 1, -1 do entries[#entries + 1] = newest_first[at] end
   list.entries, list.ids, list.first, list.loaded = entries, ids, 1, #entries
 end
 
+-- Whether an entry of that id is kept. An id that lost its body is none: its event is to come again.
 local function keeps(lists, id)
   for _, list in ipairs(lists) do
     if list.entries then
       if list.ids[id] then return true end
-    elseif redis.call('LPOS', list.key, id) then
-      return true
+    else
+      for _, place in ipairs(redis.call('LPOS', list.key, id, 'COUNT', 0)) do
+        local body = redis.call('LINDEX', list.key, place + 1)
+        if body and is_body(body) then return true end
+      end
     end
   end
   return false
@@ -94,12 +167,15 @@ end
 -- The body of a list's first entry, or nil. Before it may stand ids without a body.
 local function first_body(list)
   local second = redis.call('LINDEX', list, 1)
-  if not second then return nil end
+  if not second then
+    if redis.call('LLEN', list) > 0 then unreadable('no kept list at ' .. list) end
+    return nil
+  end
   if is_body(second) and #second >= 6 then return second end
   for _, element in ipairs(redis.call('LRANGE', list, 2, WALK)) do
     if is_body(element) and #element >= 6 then return element end
   end
-  error(redis.error_reply('WRONGTYPE no kept list at ' .. list))
+  unreadable('no kept list at ' .. list)
 end
 
 -- The first kept entry's id that sorts below (ts, id), or nil; and how many sort above. By halves; nil, nil where an id without
@@ -221,6 +297,7 @@ local function profile_of(key)
   local flat = redis.call('HGETALL', key)
   for at = 1, #flat, 2 do
     local name, value = flat[at], flat[at + 1]
+    if #value < 7 or not is_body(value) or #value < 7 + string.byte(value, 7) then unreadable('no profile at ' .. key) end
     local length = string.byte(value, 7)
     local bucket = bucket_of(profile, string.sub(value, 1, 7 + length), ts_at(value, 1), string.sub(value, 8, 7 + length))
     bucket.names[#bucket.names + 1], bucket.unsorted = name, true
@@ -317,8 +394,7 @@ local LIST_OF = { e = 1, i = 2, q = 3 }
 local function append(keys, args)
   local st = redis.call('HMGET', keys[1], 'seq', 'weight', 'last_refresh_ms', 'era', 'erased_before_ms',
     'erased_seq', 'r:' .. args[2])
-  local seq, weight = tonumber(st[1] or '0'), tonumber(st[2] or '0')
-  local erased = tonumber(st[5] or '0')
+  local seq, weight, erased = counter(st[1], keys[1]), counter(st[2], keys[1]), counter(st[5], keys[1])
   local kinds, lists, flags, at = args[3], {}, {}, 4
   for nth, cap in ipairs(CAPS) do
     lists[nth] = { key = keys[nth + 1], cap = cap }
@@ -363,11 +439,11 @@ end
 -- fields and values. The caller decided by the version rules on what it had read; this writes only if that still stands.
 local function put(keys, args)
   local st = redis.call('HMGET', keys[1], 'seq', 'era')
-  local current, revision = tonumber(st[1] or '0'), redis.call('HGET', keys[2], 'rev') or '0'
+  local current, revision = counter(st[1], keys[1]), redis.call('HGET', keys[2], 'rev') or '0'
   if (st[2] or '0') ~= args[3] then return { 'era', 0, 0 } end
   if tonumber(args[4]) > current then return { 'future', 0, 0 } end
   if revision ~= args[6] then return { 'changed', 0, 0 } end
-  redis.call('HSET', keys[2], 'rev', integer(tonumber(revision) + 1), unpack(args, 9))
+  redis.call('HSET', keys[2], 'rev', integer(counter(revision, keys[2]) + 1), unpack(args, 9))
   if args[8] ~= '' then redis.call('PEXPIREAT', keys[2], args[8]) else redis.call('PERSIST', keys[2]) end
   local is_new = redis.call('HSETNX', keys[1], 'seq', '0')
   if args[7] == '1' then
@@ -384,38 +460,71 @@ end
 local function rewrite(keys, args)
   local revision = redis.call('HGET', keys[1], 'rev') or '0'
   if revision ~= args[2] then return 0 end
-  redis.call('HSET', keys[1], 'rev', integer(tonumber(revision) + 1), unpack(args, 3))
+  redis.call('HSET', keys[1], 'rev', integer(counter(revision, keys[1]) + 1), unpack(args, 3))
   return 1
 end
 
 -- ---- erasure
 
--- KEYS: st, engagements, impressions, queries, profile, then the features of every space. ARGV: time, id of the erasure, the
--- spaces. Returns whether a space is missing, whether the user is new, and the counters; an id not above the last changes nothing.
+-- What the counters of `erase` look like; the weight is any number.
+local COUNTERS = { '^%d+$', '^[%d.e+-]+$', '^%-?%d+$', '^%d+$', '^%-?%d+$', '^%d+$', '^%d+$' }
+
+-- The counters; nil where they cannot be read, whatever stands there.
+local function readable_state(key)
+  local st = redis.pcall('HMGET', key, 'seq', 'weight', 'last_refresh_ms', 'era', 'erased_before_ms', 'erased_seq', 'erasure')
+  if st.err then return nil end
+  for nth = 1, 7 do
+    local text = st[nth]
+    if text and (#text > 24 or not string.match(text, COUNTERS[nth]) or not tonumber(text)) then return nil end
+  end
+  return st
+end
+
+local function newest_in(keys)
+  local newest = 0
+  for nth = 2, 4 do
+    local read, stored = pcall(first_body, keys[nth])
+    if read and stored then newest = math.max(newest, ts_at(stored, 1)) end
+  end
+  local values = redis.pcall('HVALS', keys[5])
+  for _, value in ipairs(values.err and {} or values) do
+    if #value >= 6 then newest = math.max(newest, ts_at(value, 1)) end
+  end
+  return newest
+end
+
+-- KEYS: st, engagements, impressions, queries, profile, then the features and the referrers of every space. ARGV: time, id of
+-- the erasure, the spaces. Returns whether a space is missing, whether the user is new, and the counters; an id not above the
+-- last changes nothing. The keys go whatever they hold, but referrers only where they are no set: the job needs them. Where the
+-- counters cannot be read a new era begins, the time, which is above every one counted, and `seq` with it.
 local function erase(keys, args)
-  local st = redis.call('HMGET', keys[1], 'seq', 'weight', 'last_refresh_ms', 'era', 'erased_before_ms', 'erased_seq', 'erasure')
+  local st = readable_state(keys[1])
+  local is_lost, now = st == nil, now_ms(args[1])
+  st = st or { false, false, false, false, false, false, false }
   local function state(changed)
     return { changed, st[1] and 0 or 1, st[1] or '0', st[2] or '0', st[3] or '0', st[4] or '0', st[5] or '0', st[6] or '0' }
   end
-  if tonumber(args[2]) <= tonumber(st[7] or '0') then return state(0) end
+  if not is_lost and tonumber(args[2]) <= tonumber(st[7] or '0') then return state(0) end
   local given, refreshed = {}, {}
   for at = 3, #args do given['r:' .. args[at]] = true end
-  for _, field in ipairs(redis.call('HKEYS', keys[1])) do
+  local fields = redis.pcall('HKEYS', keys[1])
+  for _, field in ipairs(fields.err and {} or fields) do
     if string.sub(field, 1, 2) == 'r:' then
       if not given[field] then return { 1, 0, '0', '0', '0', '0', '0', '0' } end
       refreshed[#refreshed + 1] = field
     end
   end
-  local newest = math.max(now_ms(args[1]), tonumber(st[5] or '0'))
-  for nth = 1, 3 do
-    local stored = first_body(keys[nth + 1])
-    if stored then newest = math.max(newest, ts_at(stored, 1)) end
+  local newest = math.max(now, tonumber(st[5] or '0'), newest_in(keys))
+  local was_new, seq = not is_lost and not st[1], st[1] or '0'
+  local era = is_lost and now or tonumber(st[4] or '0') + 1
+  st[1], st[2], st[3], st[4], st[5], st[6] = seq, '0', '0', integer(era), integer(newest), seq
+  local spaces = #args - 2
+  redis.call('UNLINK', unpack(keys, 2, 5 + spaces))
+  for nth = 6 + spaces, #keys do
+    local kind = redis.call('TYPE', keys[nth]).ok
+    if kind ~= 'set' then redis.call('UNLINK', keys[nth]) end
   end
-  for _, value in ipairs(redis.call('HVALS', keys[5])) do newest = math.max(newest, ts_at(value, 1)) end
-  local was_new = not st[1]
-  local seq = st[1] or '0'
-  st[2], st[3], st[4], st[5], st[6] = '0', '0', integer(tonumber(st[4] or '0') + 1), integer(newest), seq
-  redis.call('UNLINK', unpack(keys, 2))
+  if is_lost then redis.call('UNLINK', keys[1]) end
   for _, field in ipairs(refreshed) do redis.call('HDEL', keys[1], field) end
   redis.call('HSET', keys[1], 'seq', seq, 'weight', '0', 'last_refresh_ms', '0', 'era', st[4], 'erased_before_ms', st[5],
     'erased_seq', seq, 'erasure', args[2])
@@ -445,7 +554,7 @@ end
 
 -- ARGV: time, user.
 local function note_erasure(keys, args)
-  local id = math.max(tonumber(redis.call('GET', keys[2]) or '0') + 1, now_ms(args[1]))
+  local id = math.max((tonumber(redis.call('GET', keys[2]) or '0') or 0) + 1, now_ms(args[1]))
   redis.call('SET', keys[2], integer(id))
   redis.call('HSET', keys[1], args[2], integer(id) .. ' ')
   file_erasure(keys, args[2])
@@ -518,9 +627,11 @@ local function go_on_with_chore(keys, args)
   return 1
 end
 
--- ---- due queue. KEYS of a queue: one sorted set a class, the leases' ends, the leases (`token class due [again's class, due]`).
+-- ---- due queue. KEYS of a queue: one sorted set a class, the leases' ends, the leases (`token class due [again's class, due]`),
+-- and the two of what is put aside.
 
-local LEASES, LEASED = CLASSES + 1, CLASSES + 2
+local LEASES, LEASED, ASIDE = CLASSES + 1, CLASSES + 2, CLASSES + 3
+local QUEUE_KEYS = CLASSES + 4
 
 local function place_of(keys, user)
   for class = 0, CLASSES - 1 do
@@ -543,9 +654,16 @@ local function lease_of(keys, user)
   local stored = redis.call('HGET', keys[LEASED], user)
   if not stored then return nil end
   local token, class, due, rest = string.match(stored, '^(%d+) (%d+) (%-?%d+)(.*)$')
+  if not token or tonumber(class) >= CLASSES then
+    -- A lease that is none ends at once: the sweep finds who was meant.
+    redis.call('ZREM', keys[LEASES], user)
+    redis.call('HDEL', keys[LEASED], user)
+    keep_aside({ keys[ASIDE], keys[ASIDE + 1] }, now_ms(''), user, keys[LEASED], stored)
+    return nil
+  end
   local lease = { token = token, class = tonumber(class), due = tonumber(due) }
-  local again_class, again_due = string.match(rest, '^ (%d+) (%-?%d+)$')
-  if again_class then lease.again_class, lease.again_due = tonumber(again_class), tonumber(again_due) end
+  local again_class, again_due = string.match(rest, '^ (%d+) (%-?%d+)')
+  if again_class and tonumber(again_class) < CLASSES then lease.again_class, lease.again_due = tonumber(again_class), tonumber(again_due) end
   return lease
 end
 
@@ -579,7 +697,7 @@ end
 -- Functions that take several queues get their keys one queue after the other.
 local function queues_of(keys)
   local queues = {}
-  for at = 1, #keys, LEASED do queues[#queues + 1] = { unpack(keys, at, at + LEASED - 1) } end
+  for at = 1, #keys, QUEUE_KEYS do queues[#queues + 1] = { unpack(keys, at, at + QUEUE_KEYS - 1) } end
   return queues
 end
 
@@ -597,7 +715,7 @@ local function mark_absent(keys, args)
   local now, marked = now_ms(args[1]), 0
   for at = 3, #args do
     local user = args[at]
-    if not place_of(keys, user) and redis.call('HEXISTS', keys[LEASED], user) == 0 then
+    if not place_of(keys, user) and not lease_of(keys, user) then
       redis.call('ZADD', keys[tonumber(args[2]) + 1], integer(now), user)
       marked = marked + 1
     end
@@ -605,10 +723,11 @@ local function mark_absent(keys, args)
   return marked
 end
 
--- KEYS: of several queues. ARGV: time, limit. Returns class, due, user of the first who are due in each, class by class; less
--- urgent classes only where the more urgent ones do not reach the limit. Returns only `more` where leases are left to end first:
--- to be called again.
+-- KEYS: of several queues. ARGV: time, limit. Returns how many members were put aside, then class, due, user of the first who are
+-- due in each, class by class; less urgent classes only where the more urgent ones do not reach the limit. Only
+-- `more` where leases are left to end first: to be called again.
 local function peek(keys, args)
+  put_aside = 0
   local now, found, left, queues = now_ms(args[1]), {}, tonumber(args[2]), queues_of(keys)
   local may_end = ENDED
   for _, queue in ipairs(queues) do may_end = end_leases(queue, now, may_end) end
@@ -619,13 +738,20 @@ local function peek(keys, args)
     for _, queue in ipairs(queues) do
       local users = redis.call('ZRANGEBYSCORE', queue[class + 1], '-inf', integer(now), 'WITHSCORES', 'LIMIT', 0, limit)
       for at = 1, #users, 2 do
-        found[#found + 1] = integer(class)
-        found[#found + 1] = integer(tonumber(users[at + 1]))
-        found[#found + 1] = users[at]
-        left = left - 1
+        local user, due = users[at], tonumber(users[at + 1])
+        if is_id(user) and math.abs(due) < 2 ^ 53 then
+          found[#found + 1] = integer(class)
+          found[#found + 1] = integer(due)
+          found[#found + 1] = user
+          left = left - 1
+        else
+          redis.call('ZREM', queue[class + 1], user)
+          keep_aside({ queue[ASIDE], queue[ASIDE + 1] }, now, user, queue[class + 1], users[at + 1])
+        end
       end
     end
   end
+  table.insert(found, 1, integer(put_aside))
   return found
 end
 
@@ -685,7 +811,7 @@ local function forget(keys, args)
     redis.call('HSET', keys[LEASED], user, string.format('%s %d %.0f', lease.token, lease.class, lease.due))
   end
   for class = 1, CLASSES do redis.call('ZREM', keys[class], user) end
-  return 1
+  return clear_aside({ keys[ASIDE], keys[ASIDE + 1] }, args)
 end
 
 -- ARGV: time. Returns the number of leases, then class, length, oldest due of each class in use; only -1 where leases are left to
@@ -712,11 +838,13 @@ local function feed_vector(keys, args)
   local old = redis.call('HGET', keys[2], args[2])
   if old then
     local era, seq, turn = string.match(old, '^(%d+) (%d+) (%d+) ')
+    -- What cannot be read gives way.
+    local id = era and redis.call('ZSCORE', keys[1], args[2])
     local new_era, new_seq, new_turn = string.match(args[3], '^(%d+) (%d+) (%d+)$')
     local stored, fresh = { era, seq, turn }, { new_era, new_seq, new_turn }
-    for nth = 1, 3 do
+    for nth = 1, id and 3 or 0 do
       local left, right = tonumber(stored[nth]), tonumber(fresh[nth])
-      if left > right then return integer(tonumber(redis.call('ZSCORE', keys[1], args[2]))) end
+      if left > right then return integer(tonumber(id)) end
       if left < right then break end
     end
   end
@@ -735,7 +863,7 @@ local function feed_items(keys, args)
   return (#args - 1) / 2
 end
 
--- ARGV: time, cursor, limit. Returns the cursor read from, then id and value of each entry after it. A cursor beyond the last
+-- ARGV: time, cursor, limit. Returns the cursor read from, then member, id and value of each entry after it. A cursor beyond the last
 -- id is of a feed that is gone: it is read from the start.
 local function feed_page(keys, args)
   local cursor, last = args[2], redis.call('GET', keys[3]) or '0'
@@ -743,7 +871,8 @@ local function feed_page(keys, args)
   local members = redis.call('ZRANGEBYSCORE', keys[1], '(' .. cursor, '+inf', 'WITHSCORES', 'LIMIT', 0, args[3])
   local page = {}
   for at = 1, #members, 2 do
-    page[#page + 1] = integer(tonumber(members[at + 1]))
+    page[#page + 1] = members[at]
+    page[#page + 1] = members[at + 1]
     page[#page + 1] = redis.call('HGET', keys[2], members[at]) or ''
   end
   return { cursor, page }
@@ -770,6 +899,9 @@ redis.register_function('taiji_1_unfinished_erasures', unfinished_erasures)
 redis.register_function('taiji_1_file_erasures', file_erasures)
 redis.register_function('taiji_1_begin_chore', begin_chore)
 redis.register_function('taiji_1_go_on_with_chore', go_on_with_chore)
+redis.register_function('taiji_1_set_aside', set_aside)
+redis.register_function('taiji_1_clear_aside', clear_aside)
+redis.register_function('taiji_1_expire_aside', expire_aside)
 redis.register_function('taiji_1_forget', forget)
 redis.register_function('taiji_1_mark', mark)
 redis.register_function('taiji_1_mark_absent', mark_absent)

@@ -53,6 +53,10 @@ impl AdminState {
     /// good, an LLM engine that caught a panic (a supervisor should replace the process).
     fn look_at_parts(&self) {
         let Some(served) = self.served.get() else { return };
+        for (kind, count) in served.store.unreadable().counts() {
+            let counter = self.metrics.store_unreadable.with_label_values(&[kind.as_str()]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
         let trouble = served.store.trouble();
         self.metrics.store_reachable.set(i64::from(trouble.is_none()));
         match trouble {

@@ -6,6 +6,8 @@ use crate::event::cloudevent::{self, Envelope};
 use crate::event::json::parse_strictly;
 use crate::event::{Event, FieldError};
 use crate::http::{ApiError, Scope, parse_batch, read_body, says_ndjson};
+use crate::ingest::Appended;
+use crate::store::StoreError;
 use crate::telemetry::events::EventsStored;
 use axum::Json;
 use axum::body::Body;
@@ -45,20 +47,27 @@ pub async fn post_events(
     };
     let now_ms = state.store.now_ms().await?;
     let mut events: Vec<Event> = Vec::with_capacity(entries.len());
-    let mut rejected = Vec::new();
+    let (mut indices, mut rejected) = (Vec::with_capacity(entries.len()), Vec::new());
     for (index, entry) in entries.into_iter().enumerate() {
         let decoded = entry.and_then(|value| match &envelope {
             Some(envelope) => state.decoder.decode_data(&value, envelope, now_ms),
             None => state.decoder.decode(&value, now_ms),
         });
         match decoded {
-            Ok(event) => events.push(event),
+            Ok(event) => {
+                events.push(event);
+                indices.push(index);
+            }
             Err(error) => rejected.push(Rejection { index, error }),
         }
     }
-    let none_good = events.is_empty();
     let started = std::time::Instant::now();
-    let counts = if none_good { Default::default() } else { state.ingest.append(events).await? };
+    let Appended { counts, refused } =
+        if events.is_empty() { Appended::default() } else { state.ingest.append(events).await? };
+    let none_good = refused.len() == indices.len();
+    rejected
+        .extend(refused.into_iter().map(|(place, error)| Rejection { index: indices[place], error: unkept(&error) }));
+    rejected.sort_by_key(|rejection| rejection.index);
     state.metrics.store_duration.with_label_values(&["append"]).observe(started.elapsed().as_secs_f64());
     EventsStored { accepted: counts.accepted, duplicates: counts.duplicates, rejected: rejected.len() as u64 }
         .emit(&state.metrics);
@@ -68,6 +77,11 @@ pub async fn post_events(
     let status = if none_good { StatusCode::BAD_REQUEST } else { StatusCode::ACCEPTED };
     let answer = EventsAnswer { accepted: counts.accepted, duplicates: counts.duplicates, rejected };
     Ok((status, Json(answer)).into_response())
+}
+
+/// What the store keeps of the event's user cannot be read, so that nothing can be added.
+fn unkept(error: &StoreError) -> FieldError {
+    FieldError::new("user_id", format!("cannot be stored: {error}; DELETE /v1/users/{{id}} clears what is kept"))
 }
 
 /// The envelope of a CloudEvent in binary mode. One in structured mode says so in its content type; then headers are nothing.

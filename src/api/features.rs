@@ -4,10 +4,10 @@ use super::ApiState;
 use super::columnar::columnar;
 use super::staleness::{Staleness, freshen};
 use crate::event::decode::check_id;
-use crate::feature::{DecodedGroup, Group, GroupView, cross_behaviours, view};
+use crate::feature::{DecodedGroup, Group, GroupView, UNREACHABLE, UNREADABLE, absent, cross_behaviours, view};
 use crate::http::{ApiError, KeyNumber, RequestId, Scope, require_json};
 use crate::proto::GroupMeta;
-use crate::store::StoredFeatures;
+use crate::store::{RecordKind, StoreError, StoreResult, StoredFeatures};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -171,17 +171,21 @@ pub(super) async fn read_views(
 ) -> Result<ReadViews, ApiError> {
     check_users(state, &users)?;
     let started = std::time::Instant::now();
-    let stored = state.store.feature_groups(&state.bundle.manifest.space, &users, &groups).await?;
+    let stored = state.store.feature_groups_each(&state.bundle.manifest.space, &users, &groups).await?;
     state.metrics.store_duration.with_label_values(&["features"]).observe(started.elapsed().as_secs_f64());
     let now_ms = state.store.clock_ms();
     let slots = state.bundle.codebook.m();
-    let row = |features: &Option<StoredFeatures>| {
-        groups
-            .iter()
-            .map(|group| view(features.as_ref().and_then(|features| features.group(*group)), *group, now_ms, slots))
-            .collect::<Result<Vec<_>, _>>()
+    let row = |stored: &StoreResult<Option<StoredFeatures>>| -> Vec<GroupView> {
+        let one = |group: &Group| match stored {
+            Ok(features) => view(features.as_ref().and_then(|features| features.group(*group)), *group, now_ms, slots),
+            Err(error) => absent(*group, if error.is_unreadable() { UNREADABLE } else { UNREACHABLE }, slots),
+        };
+        groups.iter().map(one).collect()
     };
-    let rows = stored.iter().map(row).collect::<Result<Vec<_>, _>>()?;
+    let rows: Vec<Vec<GroupView>> = stored.iter().map(row).collect();
+    for ((user, row), _) in users.iter().zip(&rows).zip(&stored).filter(|(_, stored)| stored.is_ok()) {
+        note_unreadable(state, user, &groups, row);
+    }
     for (place, group) in groups.iter().enumerate() {
         for views in &rows {
             let status = views.get(place).and_then(|view| view.reason).unwrap_or("present");
@@ -193,6 +197,14 @@ pub(super) async fn read_views(
         served.offer(request_id.as_str(), &views.users, &views.groups, &views.rows, now_ms);
     }
     Ok(views)
+}
+
+/// Counts groups that the store handed out and nobody can decode.
+fn note_unreadable(state: &ApiState, user: &str, groups: &[Group], row: &[GroupView]) {
+    for (group, _) in groups.iter().zip(row).filter(|(_, view)| view.reason == Some(UNREADABLE)) {
+        let message = format!("its group {} cannot be decoded", group.as_str());
+        state.store.unreadable().note(RecordKind::Features, &StoreError::Corrupt { key: user.to_string(), message });
+    }
 }
 
 /// Provenance of the epochs that made what is served; one bundle is loaded, so one entry at most.

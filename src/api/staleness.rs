@@ -6,10 +6,9 @@
 use super::ApiState;
 use super::waiting::{Awaited, queue, refresh_and_wait};
 use crate::due::CLASS_URGENT;
-use crate::feature::{DecodedGroup, Group, GroupBlob};
+use crate::feature::{DecodedGroup, Group};
 use crate::http::{ApiError, KeyNumber};
 use crate::store::{StoredFeatures, UserMarks};
-use prost::DecodeError;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -51,13 +50,20 @@ pub(super) async fn freshen(
     let users: Vec<String> = users.iter().filter(|user| seen.insert(user.as_str())).cloned().collect();
     let space = &state.bundle.manifest.space;
     // The counters first: features that are newer than them are not taken for behind.
-    let marks = state.store.states(space, &users).await?;
-    let stored = state.store.feature_groups(space, &users, groups).await?;
+    let marks = state.store.states_each(space, &users).await?;
+    let stored = state.store.feature_groups_each(space, &users, groups).await?;
     let now_ms = state.store.clock_ms();
     let mut behind = Vec::new();
     for ((user, before), features) in users.into_iter().zip(marks).zip(&stored) {
-        let Some(before) = before else { continue };
-        match shown(features.as_ref(), &before, groups, wanted.max_ms, now_ms)? {
+        // Who cannot be read is not refreshed either; the answer says so.
+        let Ok(Some(before)) = before else { continue };
+        let features = match features {
+            Ok(features) => features.as_ref(),
+            // A refresh writes over what cannot be read.
+            Err(error) if error.is_unreadable() => None,
+            Err(_) => continue,
+        };
+        match shown(features, &before, groups, wanted.max_ms, now_ms) {
             Shown::Level => {}
             Shown::Old => behind.push(Awaited { user, before, without_features: false }),
             Shown::Nothing => behind.push(Awaited { user, before, without_features: true }),
@@ -99,39 +105,34 @@ enum Shown {
 ///
 /// Groups that have read every event are not behind, however old they are: a refresh would find the prompt unchanged. A
 /// group that is missing, expired or of the fast path is, at any age. `scid` is not built and never waited for.
-fn shown(
-    stored: Option<&StoredFeatures>,
-    marks: &UserMarks,
-    groups: &[Group],
-    max_ms: u64,
-    now_ms: i64,
-) -> Result<Shown, DecodeError> {
+fn shown(stored: Option<&StoredFeatures>, marks: &UserMarks, groups: &[Group], max_ms: u64, now_ms: i64) -> Shown {
     if !marks.state.has_events() {
-        return Ok(Shown::Level);
+        return Shown::Level;
     }
     let lags = marks.refreshed_seq < Some(marks.state.seq);
     let mut found = Shown::Level;
     for group in groups.iter().filter(|group| **group != Group::Scid) {
         let Some(blob) = stored.and_then(|features| features.living(*group, now_ms)) else {
-            return Ok(Shown::Nothing);
+            return Shown::Nothing;
         };
-        if blob.tier == 0 || (lags && age_ms(blob, now_ms)? >= max_ms) {
+        // A group that cannot be decoded shows nothing.
+        let Ok(decoded) = DecodedGroup::decode(blob) else { return Shown::Nothing };
+        if blob.tier == 0 || (lags && age_ms(&decoded, now_ms) >= max_ms) {
             found = Shown::Old;
         }
     }
-    Ok(found)
+    found
 }
 
-fn age_ms(blob: &GroupBlob, now_ms: i64) -> Result<u64, DecodeError> {
-    let made_ms = DecodedGroup::decode(blob)?.meta().generated_at_ms;
+fn age_ms(group: &DecodedGroup, now_ms: i64) -> u64 {
     // A clock that went back makes nothing old.
-    Ok(now_ms.saturating_sub(made_ms).max(0).unsigned_abs())
+    now_ms.saturating_sub(group.meta().generated_at_ms).max(0).unsigned_abs()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feature::Version;
+    use crate::feature::{GroupBlob, Version};
     use crate::proto::{CrossGroup, GroupMeta, IntraGroup};
     use crate::store::UserState;
     use prost::Message;
@@ -158,7 +159,7 @@ mod tests {
     }
 
     fn behind(stored: Option<&StoredFeatures>, marks: &UserMarks, max_ms: u64) -> bool {
-        shown(stored, marks, &BOTH, max_ms, NOW_MS).expect("decodes") != Shown::Level
+        shown(stored, marks, &BOTH, max_ms, NOW_MS) != Shown::Level
     }
 
     #[test]
@@ -178,14 +179,14 @@ mod tests {
         assert!(behind(Some(&made(NOW_MS, 0, 0)), &marks(1, None), u64::MAX));
         let half = StoredFeatures { groups: vec![blob(Group::Intra, NOW_MS, 1, 0)], ..StoredFeatures::default() };
         assert!(behind(Some(&half), &marks(1, Some(1)), u64::MAX));
-        let asked = |groups: &[Group]| shown(Some(&half), &marks(1, Some(1)), groups, 0, NOW_MS).expect("decodes");
+        let asked = |groups: &[Group]| shown(Some(&half), &marks(1, Some(1)), groups, 0, NOW_MS);
         assert_eq!(
             (asked(&[Group::Intra]), asked(&[Group::Scid])),
             (Shown::Level, Shown::Level),
             "only what was asked for"
         );
         assert_eq!((asked(&BOTH), asked(&[Group::Cross])), (Shown::Nothing, Shown::Nothing));
-        let quick = shown(Some(&made(NOW_MS, 0, 0)), &marks(1, None), &BOTH, 0, NOW_MS).expect("decodes");
+        let quick = shown(Some(&made(NOW_MS, 0, 0)), &marks(1, None), &BOTH, 0, NOW_MS);
         assert_eq!(quick, Shown::Old, "no case for another quick answer");
     }
 

@@ -143,9 +143,14 @@ pub(super) async fn queue(state: &ApiState, users: &[Awaited], class: u8) -> Res
 /// Looks into the store; who was refreshed, or erased, is no longer waited for.
 async fn drop_refreshed(state: &ApiState, awaited: &mut Vec<Awaited>) -> Result<(), ApiError> {
     let users: Vec<String> = awaited.iter().map(|awaited| awaited.user.clone()).collect();
-    let found = state.store.states(&state.bundle.manifest.space, &users).await?;
+    let found = state.store.states_each(&state.bundle.manifest.space, &users).await?;
     let mut found = found.into_iter();
-    awaited.retain(|awaited| !is_over(&awaited.before, &found.next().flatten().unwrap_or_default()));
+    awaited.retain(|awaited| match found.next() {
+        Some(Ok(now)) => !is_over(&awaited.before, &now.unwrap_or_default()),
+        // Whose counters cannot be read is waited for in vain; whose node is away may come back in time.
+        Some(Err(error)) => !error.is_unreadable(),
+        None => false,
+    });
     Ok(())
 }
 

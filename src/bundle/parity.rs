@@ -11,7 +11,6 @@ pub const PROBE: &str = "probe.json";
 
 /// A prompt, its continuation, and the log-probability of each continuation token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct TokenProbe {
     pub prompt: Vec<u32>,
@@ -22,7 +21,6 @@ pub struct TokenProbe {
 
 /// A text and its vector.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct ProbeText {
     pub text: String,
@@ -31,7 +29,6 @@ pub struct ProbeText {
 
 /// `probe.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ParityProbe {
     /// Largest difference allowed in a log-probability.
     pub max_logprob_difference: f32,

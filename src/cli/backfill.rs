@@ -150,6 +150,9 @@ fn summary(args: &BackfillArgs, report: &BackfillReport, elapsed: Duration) -> S
         counts.duplicates,
         report.rejected,
     );
+    if report.unreadable > 0 {
+        line.push_str(&format!(" ({} of them because the store cannot read their users)", report.unreadable));
+    }
     if report.done_before > 0 {
         line.push_str(&format!("; the first {} rows were done before", report.done_before));
     }

@@ -9,6 +9,7 @@ mod check_config;
 mod dlq;
 pub mod feed;
 mod feed_kafka;
+mod key_watch;
 mod log_id;
 mod migrate;
 mod opening;

@@ -45,7 +45,7 @@ pub(super) async fn await_store(
     }
     let address = redis_address(settings)?;
     let open = async || open_redis(settings, address.clone()).await;
-    Ok(patiently("store", metrics, readiness, StoreError::is_transient, open).await.map_err(unavailable)?)
+    Ok(patiently("store", metrics, readiness, StoreError::may_pass, open).await.map_err(unavailable)?)
 }
 
 /// Repeats what the store could not do now, with growing pauses, holding the latch with the reason.

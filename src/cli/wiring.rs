@@ -1,6 +1,6 @@
 //! Building the parts of `serve` and the tasks between them.
 
-use super::{CommandError, opening};
+use super::{CommandError, key_watch, opening};
 use crate::api::{ApiState, ReaderBudget, Waiting};
 use crate::bundle::{Bundle, LLM_FOLDER};
 use crate::config::{Role, Settings};
@@ -37,6 +37,7 @@ pub(super) struct Parts {
     /// Tells the served topic what was served, where that is on.
     served: Option<Arc<ServedPublisher>>,
     metrics: Arc<Metrics>,
+    readiness: Readiness,
 }
 
 /// Opens the store and loads the bundle, releasing their latches; replays the vector and item feeds. A store that is away
@@ -59,8 +60,11 @@ pub(super) async fn build(
         .inference
         .as_ref()
         .map(|inference| VectorTail::new(store.clone(), inference.index.clone(), space.clone()));
-    let replay = async || replay(store.as_ref(), &bundle, tail.as_mut()).await;
-    let replayed = opening::patiently("index", metrics, readiness, HideError::is_transient, replay).await;
+    let replay = async || {
+        key_watch::look(store.as_ref(), &space, readiness).await;
+        replay(store.as_ref(), &bundle, tail.as_mut()).await
+    };
+    let replayed = opening::patiently("index", metrics, readiness, HideError::may_pass, replay).await;
     replayed.map_err(|error| CommandError::Unavailable(error.to_string()))?;
     readiness.release("index");
 
@@ -102,7 +106,8 @@ pub(super) async fn build(
         let refresher = Refresher::new(store.clone(), bundle.clone(), models, metrics.clone(), refresh, retrieve);
         Worker::new(Arc::new(refresher), wake, Told { arrivals, changes: changes.clone() })
     });
-    Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, served, metrics: metrics.clone() })
+    let (metrics, readiness) = (metrics.clone(), readiness.clone());
+    Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, served, metrics, readiness })
 }
 
 /// What the store knows and the bundle does not: fresh vectors, erasures, catalogue changes. May be repeated.
@@ -236,6 +241,8 @@ impl Parts {
             eraser.run(stop).await;
             Ok(())
         });
+        let (space, readiness) = (self.bundle.manifest.space.clone(), self.readiness.clone());
+        tasks.spawn(key_watch::watch(self.store.clone(), space, readiness, stopped.clone()));
         tasks.spawn(self.follow_feeds(settings.retrieve.tail_interval_ms, stopped));
         tasks
     }

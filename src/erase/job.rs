@@ -93,9 +93,10 @@ pub(super) async fn hide(
 ) -> Result<UserState, EraseStop> {
     let user = erasure.user.as_str();
     for space in spaces {
-        if let Some(shown) = read_shown_neighbour(store, space, user).await? {
+        // Whom unreadable features show nobody can say: a note too many makes the cap stricter, never looser.
+        if let Some(shown) = if_readable(read_shown_neighbour(store, space, user).await)?.flatten() {
             next(go_on)?;
-            store.remove_referrer(space, &shown.user, user).await?;
+            if_readable(store.remove_referrer(space, &shown.user, user).await)?;
         }
     }
     next(go_on)?;
@@ -122,9 +123,9 @@ async fn restore_new_life(
     go_on: GoOn<'_>,
 ) -> Result<(), EraseStop> {
     for space in spaces {
-        if let Some(shown) = read_shown_neighbour(store, space, user).await? {
+        if let Some(shown) = if_readable(read_shown_neighbour(store, space, user).await)?.flatten() {
             next(go_on)?;
-            store.add_referrer(space, &shown.user, user).await?;
+            if_readable(store.add_referrer(space, &shown.user, user).await)?;
         }
         next(go_on)?;
         mark_due(store, space, user, CLASS_URGENT).await?;
@@ -154,6 +155,14 @@ async fn leave(
         store.add_referrer(space, user, referrer).await?;
     }
     Ok(true)
+}
+
+/// What was read, or nothing where one record cannot be: the erasure goes on without it.
+fn if_readable<T>(read: StoreResult<T>) -> StoreResult<Option<T>> {
+    match read {
+        Err(error) if error.is_unreadable() => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 async fn mark_due(store: &dyn FeatureStore, space: &str, user: &str, class: u8) -> StoreResult<()> {

@@ -35,9 +35,9 @@ pub enum HideError {
 }
 
 impl HideError {
-    /// Whether the same call may succeed later without anyone's help to this process.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, HideError::Store(error) if error.is_transient())
+    /// Whether waiting may help: see [`StoreError::may_pass`].
+    pub fn may_pass(&self) -> bool {
+        matches!(self, HideError::Store(error) if error.may_pass())
     }
 }
 
@@ -49,7 +49,11 @@ pub async fn hide_in_index(store: &dyn FeatureStore, index: &dyn UserIndex) -> R
     for erasure in &erasures {
         let era = match erasure.finished_era {
             Some(era) => era,
-            None => store.erase_user(erasure).await?.era,
+            None => match store.erase_user(erasure).await {
+                // Hidden for as long as this process lives, whatever their era.
+                Err(error) if error.is_unreadable() => u64::MAX,
+                state => state?.era,
+            },
         };
         index.apply(&tombstone(&erasure.user, era))?;
     }
@@ -127,7 +131,8 @@ impl Eraser {
         let users = [user.to_string()];
         let mut referrers = 0;
         for space in &spaces {
-            referrers += self.store.referrer_counts(space, &users).await?.into_iter().sum::<usize>();
+            let counts = self.store.referrer_counts_each(space, &users).await?;
+            referrers += counts.into_iter().flatten().sum::<usize>();
         }
         let hidden = job::hide(self.store.as_ref(), &erasure, &spaces, &|| true).await;
         self.wake.notify_one();
@@ -141,7 +146,8 @@ impl Eraser {
     }
 
     /// Carries out what is unfinished, at the start, when asked to and at intervals, and forgets tombstones whose time
-    /// is over. Ends when `stop` turns true, between two steps. A store that fails is tried again at the next interval.
+    /// is over. Ends when `stop` turns true, between two steps. A store that fails is tried again at the next interval; an
+    /// erasure that meets a record which cannot be read is passed over until then.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             if let Err(error) = self.carry_out_all(&stop).await {
@@ -163,6 +169,9 @@ impl Eraser {
                 Err(EraseStop::Untold) => patience = Duration::ZERO,
                 Ok(referrers) => ErasureFinished { user: &erasure.user, referrers }.emit(&self.metrics),
                 Err(EraseStop::Asked) => return Ok(()),
+                Err(EraseStop::Store(error)) if error.is_unreadable() => {
+                    StoreCallFailed { operation: "erase", error: &error }.emit(&self.metrics);
+                }
                 Err(EraseStop::Store(error)) => return Err(error),
             }
         }

@@ -41,7 +41,31 @@ pub struct Item {
     pub state: ItemState,
 }
 
+/// An item as the store keeps it: fields that a later version adds are passed over, while at the door they are an error.
+#[derive(Deserialize)]
+#[serde(remote = "Item")]
+struct StoredItem {
+    id: String,
+    title: String,
+    #[serde(default)]
+    categories: Vec<String>,
+    #[serde(default)]
+    brand: Option<String>,
+    #[serde(default)]
+    price: Option<f64>,
+    #[serde(default)]
+    state: ItemState,
+}
+
 impl Item {
+    /// The item of a stored record.
+    pub fn of_stored(bytes: &[u8]) -> Result<Item, serde_json::Error> {
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        let item = StoredItem::deserialize(&mut reader)?;
+        reader.end()?;
+        Ok(item)
+    }
+
     /// Checks limits and ranges; names the first field that is wrong.
     pub fn validate(&self) -> Result<(), FieldError> {
         check_id("id", &self.id)?;
@@ -65,6 +89,22 @@ impl Item {
                 Err(FieldError::new("price", "must be a number that is not negative"))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn audit_02_a_stored_item_of_a_later_version_is_read_and_a_posted_one_refused() {
+        let later = br#"{"id":"i","title":"t","state":"paused","colour":"red","price":2.5}"#;
+        let item = Item::of_stored(later).expect("read");
+        assert_eq!((item.id.as_str(), item.state, item.price), ("i", ItemState::Paused, Some(2.5)));
+        assert!(serde_json::from_slice::<Item>(later).expect_err("refused").to_string().contains("colour"));
+        for bad in [&later[..20], b"", b"{}", b"\xff", b"[]"] {
+            assert!(Item::of_stored(bad).is_err(), "{}", bad.escape_ascii());
         }
     }
 }

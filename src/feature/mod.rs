@@ -12,7 +12,7 @@ use crate::proto;
 pub use assemble::{CrossFinding, Finding, assemble};
 pub use group::{Group, GroupBlob, Version};
 pub use sequence::{cross_behaviours, cross_sequence};
-pub use view::{EXPIRED, GroupView, NO_FEATURES, NOT_BUILT, view};
+pub use view::{EXPIRED, GroupView, NO_FEATURES, NOT_BUILT, UNREACHABLE, UNREADABLE, absent, view};
 
 use prost::Message;
 

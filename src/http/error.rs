@@ -39,10 +39,10 @@ pub enum ApiError {
     OverBudget { retry_after_ms: u64, details: Value },
     #[error("{limit} requests wait for refreshes already; retry later, or do not wait")]
     TooManyWaiting { limit: usize },
+    #[error("{0}; put the record right; where it is a user's, DELETE /v1/users/{{id}} clears it")]
+    Unreadable(StoreError),
     #[error("the store failed; nothing of this call was acknowledged: {0}")]
-    Store(#[from] StoreError),
-    #[error("a stored record cannot be decoded: {0}")]
-    Record(#[from] prost::DecodeError),
+    Store(StoreError),
 }
 
 impl ApiError {
@@ -75,8 +75,14 @@ impl ApiError {
             ApiError::Store(StoreError::Full { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "store_full"),
             ApiError::Store(StoreError::Denied { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "store_denied"),
             ApiError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
-            ApiError::Record(_) => (StatusCode::INTERNAL_SERVER_ERROR, "corrupt_record"),
+            ApiError::Unreadable(_) => (StatusCode::INTERNAL_SERVER_ERROR, "corrupt_record"),
         }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> ApiError {
+        if error.is_unreadable() { ApiError::Unreadable(error) } else { ApiError::Store(error) }
     }
 }
 

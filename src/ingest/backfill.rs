@@ -5,7 +5,7 @@
 //! would stand before everybody with a fresh event. Afterwards each user behind gets a due time of its own, as far apart as
 //! the budget says, in the routine class; an event of today brings its user forward as ever.
 
-use super::{AppendCounts, Checkpoint, CheckpointError, Ingest, Rows, RowsError};
+use super::{AppendCounts, Appended, Checkpoint, CheckpointError, Ingest, Rows, RowsError};
 use crate::backoff::Backoff;
 use crate::event::{Event, EventDecoder};
 use crate::store::StoreError;
@@ -85,6 +85,8 @@ pub struct BackfillReport {
     pub counts: AppendCounts,
     /// Rows refused by this run.
     pub rejected: u64,
+    /// Of them those whose user's records the store cannot read.
+    pub unreadable: u64,
     /// Users of the file.
     pub users: usize,
     /// Users that became due.
@@ -102,7 +104,10 @@ pub struct Backfill<'a> {
 }
 
 /// An append under way and the rows that are done when it is.
-type Appending<'a> = BoxFuture<'a, (u64, Result<AppendCounts, StoreError>)>;
+type Appending<'a> = BoxFuture<'a, (u64, Result<Stored, StoreError>)>;
+
+/// What the store took of an append, and the rows it refused because it cannot read what it keeps of their users.
+type Stored = (AppendCounts, Vec<Rejection>);
 
 impl Backfill<'_> {
     /// Reads the file to its end. `now_ms`: the wall clock, for the check of event times. Rejections go to `reject` in the
@@ -121,7 +126,7 @@ impl Backfill<'_> {
         let mut saved = Instant::now();
         let started = Instant::now();
         loop {
-            let mut events = Vec::with_capacity(self.options.batch);
+            let (mut events, mut numbers) = (Vec::with_capacity(self.options.batch), Vec::new());
             let read_before = report.rows;
             while ((report.rows - read_before) as usize) < self.options.batch {
                 let Some(row) = rows.next() else { break };
@@ -132,6 +137,7 @@ impl Backfill<'_> {
                         *activity.entry(event.user_id.clone()).or_default() += 1;
                         if !is_done {
                             events.push(event);
+                            numbers.push(report.rows);
                         }
                     }
                     Err(_) if is_done => {}
@@ -143,14 +149,16 @@ impl Backfill<'_> {
             }
             let is_end = report.rows == read_before;
             while !appending.is_empty() && (is_end || appending.len() >= self.options.concurrency.max(1)) {
-                self.settle(&mut appending, checkpoint, &mut saved, &mut report).await?;
+                for rejection in self.settle(&mut appending, checkpoint, &mut saved, &mut report).await? {
+                    reject(&rejection).map_err(BackfillError::Rejections)?;
+                }
             }
             progress(Progress::Read(rows.position()));
             if is_end {
                 break;
             }
             self.keep_rate(started, report.rows.saturating_sub(report.done_before)).await;
-            appending.push_back(self.append(report.rows, events));
+            appending.push_back(self.append(report.rows, events, numbers));
         }
         if report.rows > checkpoint.rows() {
             checkpoint.save(report.rows)?;
@@ -160,44 +168,55 @@ impl Backfill<'_> {
         Ok(report)
     }
 
-    /// Waits for the oldest append, and notes how far all before it have come.
+    /// Waits for the oldest append, and notes how far all before it have come. Returns the rows it refused.
     async fn settle(
         &self,
         appending: &mut FuturesOrdered<Appending<'_>>,
         checkpoint: &mut Checkpoint,
         saved: &mut Instant,
         report: &mut BackfillReport,
-    ) -> Result<(), BackfillError> {
-        let Some((rows, result)) = appending.next().await else { return Ok(()) };
+    ) -> Result<Vec<Rejection>, BackfillError> {
+        let Some((rows, result)) = appending.next().await else { return Ok(Vec::new()) };
         let failed = |source| BackfillError::Store { source, rows: checkpoint.rows() };
-        let counts = match result {
-            Ok(counts) => counts,
+        let (counts, refused) = match result {
+            Ok(stored) => stored,
             Err(source) => return Err(failed(source)),
         };
+        report.rejected += refused.len() as u64;
+        report.unreadable += refused.len() as u64;
         report.counts.accepted += counts.accepted;
         report.counts.duplicates += counts.duplicates;
         if rows > checkpoint.rows() && saved.elapsed() >= CHECKPOINT_INTERVAL {
             checkpoint.save(rows)?;
             *saved = Instant::now();
         }
-        Ok(())
+        Ok(refused)
     }
 
-    fn append(&self, rows: u64, events: Vec<Event>) -> Appending<'_> {
+    /// `numbers`: the events' rows.
+    fn append(&self, rows: u64, events: Vec<Event>, numbers: Vec<u64>) -> Appending<'_> {
+        let stored = move |appended: Appended| {
+            let refused = appended.refused.into_iter().map(|(place, error)| Rejection {
+                row: numbers[place],
+                field: "user_id".to_owned(),
+                reason: format!("cannot be stored: {error}"),
+            });
+            (appended.counts, refused.collect())
+        };
         Box::pin(async move {
             if events.is_empty() {
-                return (rows, Ok(AppendCounts::default()));
+                return (rows, Ok(Stored::default()));
             }
             let mut backoff = Backoff::new(PAUSE, PAUSE * 2_u32.pow(MAX_ATTEMPTS));
             for _ in 1..MAX_ATTEMPTS {
                 match self.ingest.append_history(events.clone()).await {
                     // The store may be full or starting again.
                     Err(error) => tracing::warn!(%error, "append failed, trying again"),
-                    counts => return (rows, counts),
+                    Ok(appended) => return (rows, Ok(stored(appended))),
                 }
                 tokio::time::sleep(backoff.pause()).await;
             }
-            (rows, self.ingest.append_history(events).await)
+            (rows, self.ingest.append_history(events).await.map(stored))
         })
     }
 

@@ -17,7 +17,7 @@ pub use rows::{Rows, RowsError};
 use crate::due::{CLASS_ROUTINE, DuePolicy, FastQueue};
 use crate::event::{ActionClass, ActionTable, Event, OPT_OUT_ATTRIBUTE};
 use crate::proto::Behaviour;
-use crate::store::{AppendOutcome, DueEntry, FeatureStore, Record, RecordBody, StoreError, UserBatch};
+use crate::store::{AppendOutcome, DueEntry, Each, FeatureStore, Record, RecordBody, StoreError, UserBatch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -29,6 +29,15 @@ pub struct AppendCounts {
     pub duplicates: u64,
     /// Users whose time has come: a worker that sleeps should look.
     pub due_now: u64,
+}
+
+/// What the store did with one call's events.
+#[derive(Debug, Default)]
+pub struct Appended {
+    /// Of those that are stored.
+    pub counts: AppendCounts,
+    /// Events of users whose records cannot be read, so that nothing can be added: their place in the list given, and why.
+    pub refused: Vec<(usize, StoreError)>,
 }
 
 /// The way of an event into the store; one per process.
@@ -51,8 +60,8 @@ impl Ingest {
         Ingest { fast: Some(fast), ..self }
     }
 
-    /// Appends events and marks their users due. When it returns, the events survive a kill of this process.
-    pub async fn append(&self, events: Vec<Event>) -> Result<AppendCounts, StoreError> {
+    /// Appends events and marks their users due. When it returns, all but the refused ones survive a kill of this process.
+    pub async fn append(&self, events: Vec<Event>) -> Result<Appended, StoreError> {
         self.store(&self.prepare(events)).await
     }
 
@@ -76,55 +85,59 @@ impl Ingest {
         prepared
     }
 
-    /// Stores prepared events and marks their users due; doing it again is harmless. When it returns, the events survive a
-    /// kill of this process.
-    pub async fn store(&self, prepared: &Prepared) -> Result<AppendCounts, StoreError> {
+    /// Stores prepared events and marks their users due; doing it again is harmless. When it returns, all but the refused ones
+    /// survive a kill of this process.
+    pub async fn store(&self, prepared: &Prepared) -> Result<Appended, StoreError> {
         // Asked for at once: one round trip less. A time from before the append makes nobody due too late.
-        let append = self.store.append(&self.space, &prepared.batches);
+        let append = self.store.append_each(&self.space, &prepared.batches);
         let (outcomes, now_ms) = futures::try_join!(append, self.store.now_ms())?;
-        let mut counts = AppendCounts::default();
+        let (stored, mut appended) = prepared.sort_out(outcomes)?;
         let (mut due, mut without_features) = (Vec::new(), Vec::new());
-        for ((batch, outcome), immediate) in prepared.batches.iter().zip(&outcomes).zip(&prepared.immediate) {
-            counts.accepted += u64::from(outcome.accepted);
-            counts.duplicates += u64::from(outcome.duplicates);
-            if let Some((class, due_ms)) = self.policy.due(outcome, *immediate, now_ms) {
-                counts.due_now += u64::from(due_ms <= now_ms);
-                due.push(DueEntry { user: batch.user.clone(), class, due_ms });
+        for (place, outcome) in &stored {
+            let user = &prepared.batches[*place].user;
+            if let Some((class, due_ms)) = self.policy.due(outcome, prepared.immediate[*place], now_ms) {
+                appended.counts.due_now += u64::from(due_ms <= now_ms);
+                due.push(DueEntry { user: user.clone(), class, due_ms });
                 if self.policy.has_no_features(outcome, now_ms) {
-                    without_features.push(batch.user.clone());
+                    without_features.push(user.clone());
                 }
             }
         }
-        self.store.mark_due(&self.space, &due).await?;
+        unless_unreadable(self.store.mark_due(&self.space, &due).await)?;
         if let Some(fast) = &self.fast {
-            fast.mark(self.store.as_ref(), &without_features, now_ms).await?;
+            unless_unreadable(fast.mark(self.store.as_ref(), &without_features, now_ms).await)?;
         }
-        Ok(counts)
+        Ok(appended)
     }
 
     /// Appends events and marks nobody due: for bulk history, whose users get their turn by a plan.
-    pub async fn append_history(&self, events: Vec<Event>) -> Result<AppendCounts, StoreError> {
-        let mut counts = AppendCounts::default();
-        for outcome in self.store.append(&self.space, &self.prepare(events).batches).await? {
-            counts.accepted += u64::from(outcome.accepted);
-            counts.duplicates += u64::from(outcome.duplicates);
-        }
-        Ok(counts)
+    pub async fn append_history(&self, events: Vec<Event>) -> Result<Appended, StoreError> {
+        let prepared = self.prepare(events);
+        let outcomes = self.store.append_each(&self.space, &prepared.batches).await?;
+        Ok(prepared.sort_out(outcomes)?.1)
     }
 
     /// Marks those of the users due, in the order given, whose features are behind; each at its own time after now.
-    /// Returns how many.
+    /// Returns how many. Who cannot be read is left out.
     pub async fn mark_behind(&self, users: &[String], after_ms: impl Fn(usize) -> i64) -> Result<usize, StoreError> {
         let ask = |user: &String| UserBatch { user: user.clone(), records: Vec::new() };
-        let outcomes = self.store.append(&self.space, &users.iter().map(ask).collect::<Vec<UserBatch>>()).await?;
+        let asked: Vec<UserBatch> = users.iter().map(ask).collect();
+        let mut outcomes = Vec::with_capacity(users.len());
+        for (user, outcome) in users.iter().zip(self.store.append_each(&self.space, &asked).await?) {
+            match outcome {
+                Ok(outcome) => outcomes.push((user, outcome)),
+                Err(error) if error.is_unreadable() => {}
+                Err(error) => return Err(error),
+            }
+        }
         let now_ms = self.store.now_ms().await?;
         // An erased user has a seq, too, but nothing to refresh from.
         let seen = |outcome: &AppendOutcome| outcome.refreshed_seq.unwrap_or(0).max(outcome.state.erased_seq);
         let is_behind = |outcome: &AppendOutcome| outcome.state.seq > seen(outcome);
-        let behind = users.iter().zip(&outcomes).filter(|(_, outcome)| is_behind(outcome)).enumerate();
+        let behind = outcomes.iter().filter(|(_, outcome)| is_behind(outcome)).enumerate();
         let due: Vec<DueEntry> = behind
             .map(|(place, (user, _))| DueEntry {
-                user: user.clone(),
+                user: user.to_string(),
                 class: CLASS_ROUTINE,
                 due_ms: now_ms.saturating_add(after_ms(place)),
             })
@@ -166,20 +179,30 @@ struct PreparedUser {
 }
 
 impl Prepared {
-    /// One part a user.
-    pub fn split(self) -> Vec<Prepared> {
-        let one = |((batch, immediate), positions)| Prepared {
-            batches: vec![batch],
-            immediate: vec![immediate],
-            positions: vec![positions],
-        };
-        self.batches.into_iter().zip(self.immediate).zip(self.positions).map(one).collect()
+    /// The outcomes of those who are stored, with their batches' places; counts of them, and the others' events. An error that
+    /// is not one user's alone ends the call: it is repeated, and what is stored counts as duplicate then.
+    fn sort_out(&self, outcomes: Each<AppendOutcome>) -> Result<(Vec<(usize, AppendOutcome)>, Appended), StoreError> {
+        let (mut stored, mut appended) = (Vec::with_capacity(outcomes.len()), Appended::default());
+        for (place, outcome) in outcomes.into_iter().enumerate() {
+            match outcome {
+                Ok(outcome) => {
+                    appended.counts.accepted += u64::from(outcome.accepted);
+                    appended.counts.duplicates += u64::from(outcome.duplicates);
+                    stored.push((place, outcome));
+                }
+                Err(error) if error.is_unreadable() => {
+                    appended.refused.extend(self.positions[place].iter().map(|position| (*position, error.clone())));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((stored, appended))
     }
+}
 
-    /// Where its events stood in the list given to [`Ingest::prepare`].
-    pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
-        self.positions.iter().flatten().copied()
-    }
+/// A queue whose key cannot be read keeps nobody's events out: the sweep marks their users when the key was put right.
+fn unless_unreadable(marked: Result<(), StoreError>) -> Result<(), StoreError> {
+    marked.or_else(|error| if error.is_unreadable() { Ok(()) } else { Err(error) })
 }
 
 /// A search is kept as its query; everything else that enters no history carries profile attributes.

@@ -52,9 +52,8 @@ pub struct PromptInput {
     pub queries: Vec<String>,
 }
 
-/// `prompt.toml` of a bundle: everything that decides the prompt's text.
+/// `prompt.toml` of a bundle: everything that decides the prompt's text. What a later version adds is passed over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PromptSchema {
     /// Name and version, part of provenance.
     pub id: String,

@@ -145,14 +145,25 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_and_unknown_fields_are_named() {
+    fn wrong_values_and_missing_fields_are_named() {
         let mut schema = PromptSchema::small();
         schema.max_engagements = 0;
         assert!(schema.validate().unwrap_err().to_string().contains("max_engagements"));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("prompt.toml");
-        std::fs::write(&path, "id = 'x'\nnonsense = 1\n").unwrap();
-        assert!(PromptSchema::load(&path).unwrap_err().to_string().contains("nonsense"));
+        std::fs::write(&path, "id = 'x'\n").unwrap();
+        assert!(PromptSchema::load(&path).unwrap_err().to_string().contains("max_engagements"));
+    }
+
+    #[test]
+    fn audit_02_a_schema_with_a_field_of_a_later_version_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prompt.toml");
+        let schema = PromptSchema::small();
+        schema.save(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("later = 1\n{text}")).unwrap();
+        assert_eq!(PromptSchema::load(&path).unwrap(), schema);
     }
 
     #[test]

@@ -10,12 +10,11 @@ use crate::config::KafkaSettings;
 use crate::feature::{DecodedGroup, Group};
 use crate::kafka::KafkaError;
 use crate::kafka::client::{self, Producer};
-use crate::log_id::LogId;
 use crate::proto::UserFeatures;
-use crate::store::{FeatureStore, StoredFeatures};
+use crate::store::{FeatureStore, RecordKind, StoreError, StoreResult, StoredFeatures};
 use crate::telemetry::Metrics;
 use crate::telemetry::kafka::{FeaturesPublished, KafkaRetried};
-use prost::Message;
+use prost::{DecodeError, Message};
 use rdkafka::producer::FutureRecord;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -72,33 +71,43 @@ impl FeaturePublisher {
         }
     }
 
-    /// All of them are acknowledged when it returns.
+    /// All of them are acknowledged when it returns, but those whose features cannot be read: the topic keeps their last state.
     async fn publish(&self, users: &[String]) -> Result<(), String> {
-        let stored =
-            self.store.feature_groups(&self.space, users, &PUBLISHED).await.map_err(|error| error.to_string())?;
+        let stored = self.store.feature_groups_each(&self.space, users, &PUBLISHED).await;
+        let stored = stored.map_err(|error| error.to_string())?;
         let mut sent = Vec::with_capacity(users.len());
         for (user, features) in users.iter().zip(stored) {
-            let value = match features {
-                Some(features) => Some(self.message(user, &features)?.encode_to_vec()),
-                None => None,
+            let message = match features {
+                Ok(features) => features.map(|features| self.message(user, &features)).transpose(),
+                Err(error) if error.is_unreadable() => continue,
+                Err(error) => return Err(error.to_string()),
+            };
+            let value = match message {
+                Ok(message) => message.map(|message| message.encode_to_vec()),
+                Err(error) => {
+                    self.store.unreadable().note(RecordKind::Features, &error);
+                    continue;
+                }
             };
             let headers = client::protobuf_headers(&self.space);
             let mut record = FutureRecord::<str, [u8]>::to(&self.topic).key(user).headers(headers);
             record.payload = value.as_deref();
             sent.push(self.producer.send_result(record).map_err(|(error, _)| self.failed(&error))?);
         }
+        let published = sent.len();
         for delivery in sent {
             let delivered = delivery.await.map_err(|_| "the kafka client ended".to_string())?;
             delivered.map_err(|(error, _)| self.failed(&error))?;
         }
-        FeaturesPublished { users: users.len() as u64 }.emit(&self.metrics);
+        FeaturesPublished { users: published as u64 }.emit(&self.metrics);
         Ok(())
     }
 
-    fn message(&self, user: &str, stored: &StoredFeatures) -> Result<UserFeatures, String> {
+    fn message(&self, user: &str, stored: &StoredFeatures) -> StoreResult<UserFeatures> {
         let mut message = UserFeatures { user_id: user.into(), status: "PRESENT".into(), ..UserFeatures::default() };
         for blob in &stored.groups {
-            match DecodedGroup::decode(blob).map_err(|error| format!("features of {}: {error}", LogId(user)))? {
+            let unreadable = |error: DecodeError| StoreError::Corrupt { key: user.into(), message: error.to_string() };
+            match DecodedGroup::decode(blob).map_err(unreadable)? {
                 DecodedGroup::Intra(group) => message.intra = Some(group),
                 DecodedGroup::Cross(group) => message.cross = Some(group),
                 DecodedGroup::Scid(group) => message.scid = Some(group),

@@ -130,7 +130,7 @@ mod tests {
 
     /// One answer about so many users without features.
     fn offer(feed: &ServedFeed, users: usize, now_ms: i64) {
-        let row = || GROUPS.iter().map(|group| view(None, *group, 0, 2).expect("view")).collect();
+        let row = || GROUPS.iter().map(|group| view(None, *group, 0, 2)).collect();
         let rows: Vec<Vec<GroupView>> = (0..users).map(|_| row()).collect();
         let users: Vec<String> = (0..users).map(|user| format!("u{user}")).collect();
         feed.offer("r", &users, &GROUPS, &rows, now_ms);

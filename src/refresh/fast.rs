@@ -69,7 +69,10 @@ impl Refresher {
 impl Refresher {
     /// Whether every group is there and alive, whoever made it.
     async fn has_features(&self, user: &str) -> Result<bool, RefreshError> {
-        let stored = self.store.feature_groups(self.space(), &[user.to_string()], &WRITTEN).await?.pop().flatten();
+        let stored = match self.store.feature_groups(self.space(), &[user.to_string()], &WRITTEN).await {
+            Err(error) if error.is_unreadable() => return Ok(false),
+            stored => stored?.pop().flatten(),
+        };
         let Some(stored) = stored else { return Ok(false) };
         let now_ms = self.store.now_ms().await?;
         Ok(WRITTEN.into_iter().all(|group| stored.living(group, now_ms).is_some()))
@@ -93,7 +96,7 @@ pub(super) async fn run(
             match ended.inspect_err(|error| StoreCallFailed { operation: "fast_path", error }.emit(&refresher.metrics))
             {
                 // A server that is away comes back, and the user with it when the lease runs out.
-                Err(error) if !error.is_transient() => return Err(error),
+                Err(error) if !error.may_pass() => return Err(error),
                 _ => continue,
             }
         }

@@ -7,7 +7,7 @@ use crate::config::RetrieveSettings;
 use crate::feature::CrossFinding;
 use crate::proto::Behaviour;
 use crate::retrieve::{Neighbour, UserIndex, UserSnapshot};
-use crate::store::{FeatureStore, HISTORY_CAP, StoreError, UserHistory};
+use crate::store::{Each, FeatureStore, HISTORY_CAP, StoreError, StoreResult, UserHistory};
 use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -133,8 +133,8 @@ impl Chooser<'_> {
         rest.drain(..equals).collect()
     }
 
-    async fn histories(&self, part: &[&Neighbour]) -> Result<Vec<Option<UserHistory>>, StoreError> {
-        self.store.histories(&names(part)).await
+    async fn histories(&self, part: &[&Neighbour]) -> Result<Each<Option<UserHistory>>, StoreError> {
+        self.store.histories_each(&names(part)).await
     }
 
     /// Whether one more user may show each of these. Who shows a neighbour already does not make it more crowded.
@@ -142,8 +142,10 @@ impl Chooser<'_> {
         if part.is_empty() {
             return Ok(Vec::new());
         }
-        let counts = self.store.referrer_counts(self.space, &names(part)).await?;
-        let is_open = |(candidate, count): (&&Neighbour, usize)| {
+        let counts = self.store.referrer_counts_each(self.space, &names(part)).await?;
+        // Of whom nobody can say how many show them is shown by nobody more.
+        let is_open = |(candidate, count): (&&Neighbour, StoreResult<usize>)| {
+            let Ok(count) = count else { return false };
             count < self.settings.max_referrers || seeker.previous == Some(candidate.user.as_str())
         };
         Ok(part.iter().zip(counts).map(is_open).collect())
@@ -153,10 +155,12 @@ impl Chooser<'_> {
     async fn best_of(
         &self,
         seeker: &Seeker<'_>,
-        part: Vec<(&Neighbour, Option<UserHistory>)>,
+        part: Vec<(&Neighbour, StoreResult<Option<UserHistory>>)>,
         found: &[Neighbour],
     ) -> Result<Option<CrossFinding>, RefreshError> {
-        let admitted = part.into_iter().filter_map(|(candidate, history)| self.admit(candidate, history));
+        // Of whom nobody can say whether they may be shown is not.
+        let readable = part.into_iter().filter_map(|(candidate, history)| Some((candidate, history.ok()?)));
+        let admitted = readable.filter_map(|(candidate, history)| self.admit(candidate, history));
         let mut admitted: Vec<Admitted<'_>> = admitted.collect();
         admitted.sort_by_cached_key(|one| Reverse(seeker.rank(one)));
         for Admitted { candidate, era, engagements } in admitted {

@@ -11,11 +11,11 @@ use crate::catalogue::Grounding;
 use crate::clock::unix_ms;
 use crate::config::{RefreshSettings, RetrieveSettings};
 use crate::due::CLASS_SYNC;
-use crate::feature::{CrossFinding, Group, Version};
+use crate::feature::{CrossFinding, DecodedGroup, Group, GroupBlob, Version};
 use crate::llm::Priority;
 use crate::prompt::{ParsedAnswer, RenderedPrompt, prompt_hash};
 use crate::store::{
-    FeaturePut, FeatureStore, FreshVector, PutBody, PutOutcome, PutRefusal, StoredFeatures, UserHistory,
+    FeaturePut, FeatureStore, FreshVector, PutBody, PutOutcome, PutRefusal, StoreResult, StoredFeatures, UserHistory,
 };
 use crate::telemetry::Metrics;
 use std::sync::Arc;
@@ -130,12 +130,11 @@ impl Refresher {
 
     pub(super) async fn read(&self, user: &str) -> Result<Option<Read>, RefreshError> {
         let users = [user.to_string()];
+        // Features that cannot be read are as good as none: the put writes over them.
+        let features = async { readable_or_none(self.store.features(self.space(), &users).await) };
         // At once: whatever changes in between, the put compares era and version.
-        let (mut histories, mut stored, now_ms) = tokio::try_join!(
-            self.store.histories(&users),
-            self.store.features(self.space(), &users),
-            self.store.now_ms()
-        )?;
+        let (mut histories, mut stored, now_ms) =
+            tokio::try_join!(self.store.histories(&users), features, self.store.now_ms())?;
         let Some(history) = histories.pop().flatten() else { return Ok(None) };
         Ok(Some(Read { history, stored: stored.pop().flatten().unwrap_or_default(), now_ms }))
     }
@@ -150,16 +149,20 @@ impl Refresher {
         prompt
     }
 
-    /// No skip when a group is missing, expired, blanked or made by the fast path (DESIGN 5.2).
+    /// No skip when a group is missing, expired, blanked, undecodable or made by the fast path (DESIGN 5.2).
     fn unchanged(&self, read: &Read, hash: u64) -> bool {
-        let is_fresh = |group: Group| read.stored.living(group, read.now_ms).is_some_and(|blob| blob.tier == 1);
+        let is_whole = |blob: &GroupBlob| blob.tier == 1 && DecodedGroup::decode(blob).is_ok();
+        let is_fresh = |group: Group| read.stored.living(group, read.now_ms).is_some_and(is_whole);
         read.stored.prompt_hash == hash && WRITTEN.into_iter().all(is_fresh)
     }
 
-    /// Whether the neighbour now shown asked since not to be, or was erased: then `cross` must be made anew.
+    /// Whether the neighbour now shown asked since not to be, was erased, or nobody can say: then `cross` must be made anew.
     async fn must_go(&self, neighbour: Option<&Seen>) -> Result<bool, RefreshError> {
         let Some(neighbour) = neighbour else { return Ok(false) };
-        let history = self.store.histories(std::slice::from_ref(&neighbour.user)).await?.pop().flatten();
+        let history = match self.store.histories(std::slice::from_ref(&neighbour.user)).await {
+            Err(error) if error.is_unreadable() => return Ok(true),
+            histories => histories?.pop().flatten(),
+        };
         Ok(history.is_some_and(|history| history.is_opted_out() || history.state.era != neighbour.era))
     }
 
@@ -263,6 +266,11 @@ impl Refresher {
     fn observe(&self, stage: &str, started: Instant) {
         self.metrics.stage_duration.with_label_values(&[stage]).observe(started.elapsed().as_secs_f64());
     }
+}
+
+/// The answers about one user, or that of a user without any where the record cannot be read.
+fn readable_or_none<T>(answers: StoreResult<Vec<Option<T>>>) -> StoreResult<Vec<Option<T>>> {
+    answers.or_else(|error| if error.is_unreadable() { Ok(vec![None]) } else { Err(error) })
 }
 
 /// Newest event of a history, unix ms; 0 when it holds none.

@@ -271,7 +271,8 @@ async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told
     match finished {
         // A server that is away comes back, and the user with it when the lease runs out. One that refuses us (a fail-over made
         // it a replica, a password was changed) is put right from outside, and reads go on meanwhile.
-        Err(error) if error.is_transient() || matches!(error, StoreError::Denied { .. }) => Ok(false),
+        // One bad record is one user's.
+        Err(error) if error.may_pass() || matches!(error, StoreError::Denied { .. }) => Ok(false),
         finished => finished,
     }
 }
@@ -362,6 +363,11 @@ fn report(
             RefreshEnded::Failed { user, error }.emit(metrics);
             // Only new events can change that.
             Some((CLASS_ROUTINE, settings.max_interval_ms))
+        }
+        Err(error @ RefreshError::Store(StoreError::Corrupt { .. })) => {
+            RefreshEnded::Failed { user, error }.emit(metrics);
+            // Trying again changes nothing; the sweep, or their next event, marks them when the record was put right.
+            None
         }
         Err(error) => {
             RefreshEnded::Failed { user, error }.emit(metrics);

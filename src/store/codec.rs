@@ -2,6 +2,7 @@
 //!
 //! Fixed little-endian fields in a fixed order, lengths as varints, the protobuf of `proto/taiji.proto` where a record
 //! holds a message. Each kind starts with a format byte: a reader that meets another one says so instead of guessing.
+//! A later version may add to the end of a record of the same format; what is behind the last known field is passed over.
 //! Callers: the stores. The kept lists of a history have their own file, [`super::kept`].
 
 use super::types::{Erasure, FreshVector, StoredFeatures, UserState};
@@ -86,7 +87,6 @@ pub fn decode_user(bytes: &[u8]) -> CodecResult<UserRecord> {
         state.erased_seq = reader.u64()?;
         erasure_id = reader.u64()?;
     }
-    reader.end()?;
     Ok(UserRecord { state, refreshed, erasure_id })
 }
 
@@ -105,7 +105,6 @@ pub fn decode_erasure(user: &str, bytes: &[u8]) -> CodecResult<Erasure> {
     let id = reader.u64()?;
     let finished = reader.u8()? == 1;
     let era = reader.u64()?;
-    reader.end()?;
     Ok(Erasure { user: user.to_string(), id, finished_era: finished.then_some(era) })
 }
 
@@ -143,15 +142,14 @@ pub fn decode_features(bytes: &[u8]) -> CodecResult<FeatureRecord> {
     let embedding = reader.bytes()?.to_vec();
     let mut groups = Vec::new();
     for _ in 0..reader.length()? {
-        groups.push(GroupBlob {
-            group: group_of(reader.u8()?)?,
-            tier: reader.u8()?,
-            version: reader.version()?,
-            expires_at_ms: reader.i64()?,
-            bytes: reader.bytes()?.to_vec(),
-        });
+        let number = reader.u8()?;
+        let (tier, version, expires_at_ms) = (reader.u8()?, reader.version()?, reader.i64()?);
+        let bytes = reader.bytes()?;
+        // A group of a later version is none of ours.
+        if let Some(group) = group_of(number) {
+            groups.push(GroupBlob { group, tier, version, expires_at_ms, bytes: bytes.to_vec() });
+        }
     }
-    reader.end()?;
     let refreshed_seq = refreshed.map(|version| version.seq);
     Ok(FeatureRecord { features: StoredFeatures { groups, refreshed_seq, prompt_hash, embedding }, refreshed })
 }
@@ -175,7 +173,6 @@ pub fn decode_vector(bytes: &[u8]) -> CodecResult<FreshVector> {
     let version = reader.version()?;
     let present = reader.u8()? == 1;
     let vector = reader.bytes()?.to_vec();
-    reader.end()?;
     Ok(FreshVector { user, era, version, vector: present.then_some(vector) })
 }
 
@@ -190,7 +187,6 @@ pub fn encode_due(class: u8, due_ms: i64) -> Vec<u8> {
 pub fn decode_due(bytes: &[u8]) -> CodecResult<(u8, i64)> {
     let mut reader = Reader::of_record(bytes)?;
     let due = (reader.u8()?, reader.i64()?);
-    reader.end()?;
     Ok(due)
 }
 
@@ -203,8 +199,8 @@ fn group_number(group: Group) -> u8 {
     }
 }
 
-fn group_of(number: u8) -> CodecResult<Group> {
-    Group::ALL.into_iter().find(|group| group_number(*group) == number).ok_or(format!("unknown feature group {number}"))
+fn group_of(number: u8) -> Option<Group> {
+    Group::ALL.into_iter().find(|group| group_number(*group) == number)
 }
 
 fn put_u64(bytes: &mut Vec<u8>, value: u64) {
@@ -307,10 +303,6 @@ impl<'a> Reader<'a> {
         let version = self.version()?;
         Ok(present.then_some(version))
     }
-
-    fn end(&self) -> CodecResult<()> {
-        if self.rest.is_empty() { Ok(()) } else { Err(format!("{} bytes too many", self.rest.len())) }
-    }
 }
 
 #[cfg(test)]
@@ -360,12 +352,32 @@ mod tests {
     }
 
     #[test]
+    fn audit_02_what_a_later_version_adds_to_a_record_is_passed_over() {
+        let later = |record: Vec<u8>| [record, b"later".to_vec()].concat();
+        let user = UserRecord { erasure_id: 6, ..UserRecord::default() };
+        assert_eq!(decode_user(&later(encode_user(&user))).unwrap(), user);
+        assert_eq!(decode_due(&later(encode_due(3, -5))).unwrap(), (3, -5));
+        let erasure = Erasure { user: "u".into(), id: 9, finished_era: Some(1) };
+        assert_eq!(decode_erasure("u", &later(encode_erasure(&erasure))).unwrap(), erasure);
+        let fresh = FreshVector { user: "u".into(), era: 1, version: Version::default(), vector: Some(vec![1]) };
+        assert_eq!(decode_vector(&later(encode_vector(&fresh))).unwrap(), fresh);
+        let blob = |group| GroupBlob { group, bytes: vec![1], tier: 1, version: Version::default(), expires_at_ms: 0 };
+        let groups = vec![blob(Group::Intra), blob(Group::Cross)];
+        let features = StoredFeatures { groups, ..StoredFeatures::default() };
+        let mut bytes = encode_features(&FeatureRecord { features, refreshed: None });
+        let at = bytes.len() - 28;
+        assert_eq!(bytes[at], group_number(Group::Cross));
+        bytes[at] = 9;
+        let read = decode_features(&later(bytes)).unwrap().features;
+        assert_eq!(read.groups, [blob(Group::Intra)], "a group of a later version is left out");
+    }
+
+    #[test]
     fn damaged_records_are_errors_not_panics() {
         let whole = encode_user(&UserRecord::default());
         for length in 0..whole.len() {
             assert!(decode_user(&whole[..length]).is_err(), "cut at {length}");
         }
-        assert!(decode_user(&[whole.clone(), vec![0]].concat()).unwrap_err().contains("too many"));
         assert!(decode_user(&[3]).unwrap_err().contains("record format 3"));
         let huge = [vec![FORMAT], vec![0; 25], vec![0xff; 9], vec![1]].concat();
         assert!(decode_features(&huge).is_err());

@@ -35,10 +35,12 @@ pub struct FeedPage<T> {
 pub(super) struct ShardPage<T> {
     /// Asked *before* the entries were read: what changes in between is found out at the next reading.
     pub lineage: u64,
-    /// The id after which it was read.
-    pub after: u64,
-    /// Entries with their ids, rising.
-    pub entries: Vec<(u64, T)>,
+    /// Id of the last entry that was there, readable or not; with none, that after which it was read.
+    pub last: u64,
+    /// Whether nothing more was there.
+    pub is_last: bool,
+    /// Those that could be read, oldest first.
+    pub entries: Vec<T>,
 }
 
 impl FeedCursor {
@@ -52,16 +54,12 @@ impl FeedCursor {
 }
 
 impl<T> FeedPage<T> {
-    /// One page of the answers of all shards, each asked for up to `limit` entries.
-    pub(super) fn of_shards(shards: Vec<ShardPage<T>>, limit: usize) -> FeedPage<T> {
-        let is_last = shards.iter().all(|shard| shard.entries.len() < limit);
-        let place = |shard: &ShardPage<T>| Place {
-            lineage: shard.lineage,
-            last: shard.entries.last().map_or(shard.after, |(id, _)| *id),
-        };
+    /// One page of the answers of all shards.
+    pub(super) fn of_shards(shards: Vec<ShardPage<T>>) -> FeedPage<T> {
+        let is_last = shards.iter().all(|shard| shard.is_last);
+        let place = |shard: &ShardPage<T>| Place { lineage: shard.lineage, last: shard.last };
         let cursor = FeedCursor { places: shards.iter().map(place).collect() };
-        let entries = shards.into_iter().flat_map(|shard| shard.entries).map(|(_, entry)| entry).collect();
-        FeedPage { entries, cursor, is_last }
+        FeedPage { entries: shards.into_iter().flat_map(|shard| shard.entries).collect(), cursor, is_last }
     }
 }
 
@@ -71,10 +69,10 @@ mod tests {
 
     fn page(shards: [(u64, u64, &[u64]); 2]) -> FeedPage<u64> {
         let shard = |(lineage, after, ids): (u64, u64, &[u64])| {
-            let entries = ids.iter().map(|id| (*id, *id * 10)).collect();
-            ShardPage { lineage, after, entries }
+            let entries = ids.iter().map(|id| *id * 10).collect();
+            ShardPage { lineage, last: ids.last().copied().unwrap_or(after), is_last: ids.len() < 2, entries }
         };
-        FeedPage::of_shards(shards.into_iter().map(shard).collect(), 2)
+        FeedPage::of_shards(shards.into_iter().map(shard).collect())
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(crate) mod kept;
 pub mod redis;
 mod traits;
 pub mod types;
+mod unreadable;
 
 pub use cursor::{FeedCursor, FeedPage};
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
@@ -22,6 +23,7 @@ pub use redis::{RedisOptions, RedisStore};
 pub use traits::{Chores, DueQueue, Erasures, FeatureStore, Features, Feeds, Health, Histories};
 
 pub use types::*;
+pub use unreadable::{RecordKind, Unreadable};
 
 use thiserror::Error;
 
@@ -104,6 +106,12 @@ impl StoreError {
                 | StoreError::NotDurable { .. }
                 | StoreError::Full { .. }
         )
+    }
+
+    /// Whether it is worth waiting for: the same call may succeed later without anyone's help to this process, perhaps after
+    /// someone put a record right.
+    pub fn may_pass(&self) -> bool {
+        self.is_transient() || self.is_unreadable()
     }
 
     /// Whether only what stands under one key is at fault: it concerns that user or item and nobody else.

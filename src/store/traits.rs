@@ -2,9 +2,9 @@
 //! where the subject lives, and [`FeatureStore`], all of them together.
 
 use super::{
-    AppendOutcome, ChoreLease, Claim, CrossBlank, DueEntry, Erasure, FeaturePut, FeedCursor, FeedPage, FreshVector,
-    PutOutcome, QueueDepth, Replicas, StoreResult, StoreStats, StoredFeatures, SweepStep, UserBatch, UserHistory,
-    UserMarks, UserState,
+    AppendOutcome, ChoreLease, Claim, CrossBlank, DueEntry, Each, Erasure, FeaturePut, FeedCursor, FeedPage,
+    FreshVector, PutOutcome, QueueDepth, Replicas, StoreResult, StoreStats, StoredFeatures, SweepStep, Unreadable,
+    UserBatch, UserHistory, UserMarks, UserState,
 };
 use crate::clock::unix_ms;
 use crate::event::Item;
@@ -23,16 +23,31 @@ pub trait Histories: Send + Sync {
     /// Appends records of many users; one outcome a batch, in order. A user's records are applied in order and idempotently
     /// (DESIGN 5.2, Append), all at once, or where they are many in several steps, each of them atomic. `space` says whose
     /// `refreshed_seq` the outcome reports.
-    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>>;
+    async fn append_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>>;
+
+    /// As [`Self::append_each`], where one user's failure is the call's; the others' records are stored.
+    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+        self.append_each(space, batches).await?.into_iter().collect()
+    }
 
     /// Histories of many users in the order asked; `None` for a user never seen.
-    async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>>;
+    async fn histories_each(&self, users: &[String]) -> StoreResult<Each<Option<UserHistory>>>;
+
+    /// As [`Self::histories_each`], where one user's failure is the call's: for one user, or where all are needed.
+    async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
+        self.histories_each(users).await?.into_iter().collect()
+    }
 
     /// Counters of many users in the order asked, with what the last refresh in the space had read; `None` for a user
     /// never seen. A light read: neither histories nor features.
-    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>>;
+    async fn states_each(&self, space: &str, users: &[String]) -> StoreResult<Each<Option<UserMarks>>>;
 
-    /// Distinct users who engaged with each item, counted up to [`super::ITEM_USERS_CAP`].
+    /// As [`Self::states_each`], where one user's failure is the call's.
+    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        self.states_each(space, users).await?.into_iter().collect()
+    }
+
+    /// Distinct users who engaged with each item, counted up to [`super::ITEM_USERS_CAP`]; 0 where nobody can say.
     async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>>;
 }
 
@@ -41,17 +56,28 @@ pub trait Histories: Send + Sync {
 pub trait Features: Send + Sync {
     /// Only these groups of many users, as a reader needs them: of [`StoredFeatures`] the prompt hash and the embedding are left
     /// out. `None` for a user without any features.
+    async fn feature_groups_each(
+        &self,
+        space: &str,
+        users: &[String],
+        groups: &[Group],
+    ) -> StoreResult<Each<Option<StoredFeatures>>>;
+
+    /// As [`Self::feature_groups_each`], where one user's failure is the call's.
     async fn feature_groups(
         &self,
         space: &str,
         users: &[String],
         groups: &[Group],
-    ) -> StoreResult<Vec<Option<StoredFeatures>>>;
+    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
+        self.feature_groups_each(space, users, groups).await?.into_iter().collect()
+    }
 
     /// All feature blobs of many users in one space, with the marks of the last refresh; `None` for a user without any.
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>>;
 
-    /// Writes one refresh's result, by the version rules of DESIGN 5.2 (Put, Skip).
+    /// Writes one refresh's result, by the version rules of DESIGN 5.2 (Put, Skip). Stored features that cannot be read count as
+    /// none: they were made from the history, and are made again.
     async fn put(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome>;
 
     /// Notes that `user`'s `cross` shows `neighbour`. Returns how many users show that neighbour now.
@@ -61,7 +87,12 @@ pub trait Features: Send + Sync {
     async fn remove_referrer(&self, space: &str, neighbour: &str, user: &str) -> StoreResult<()>;
 
     /// How many users' `cross` shows each of these.
-    async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>>;
+    async fn referrer_counts_each(&self, space: &str, neighbours: &[String]) -> StoreResult<Each<usize>>;
+
+    /// As [`Self::referrer_counts_each`], where one user's failure is the call's.
+    async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>> {
+        self.referrer_counts_each(space, neighbours).await?.into_iter().collect()
+    }
 
     /// Who is noted as showing `neighbour`, in any order. No more than the cap on referrers, so it comes at once.
     async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>>;
@@ -134,7 +165,7 @@ pub trait Erasures: Send + Sync {
     /// spaces named here and nowhere else.
     async fn note_space(&self, space: &str) -> StoreResult<()>;
 
-    /// Every space ever noted, in the order of their names.
+    /// Every space ever noted, in the order of their names. One that cannot be read is put aside, as in every list of many.
     async fn spaces(&self) -> StoreResult<Vec<String>>;
 
     /// First step of an erasure: from now on it survives every crash. Of two notes of a user the later replaces the
@@ -157,18 +188,22 @@ pub trait Erasures: Send + Sync {
     ///
     /// Once per erasure: the user's record remembers the highest id that was applied, and an id not above it changes
     /// nothing (a job that goes on after a crash, or two jobs at once). Creates the record of a user never seen.
+    ///
+    /// What is kept goes whatever it holds. Where the counters cannot be read a new era begins that no earlier one reaches,
+    /// the store's clock, and `seq` begins at 0: who compares versions compares the era first.
     async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState>;
 
     /// Empties `user`'s `cross` if it shows `neighbour` as they were before `era`: no items, `neighbour_user_id` cleared,
     /// prompt hash cleared, so that no skip keeps it. Version, tier and expiry stay, so that no older refresh fills the
-    /// gap. Atomic.
+    /// gap. What cannot be read might show the neighbour: it is emptied, or deleted. Atomic.
     async fn blank_cross(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank>;
 
     /// Last step of an erasure; nothing if a later one of the same user was noted meanwhile.
     async fn finish_erasure(&self, erasure: &Erasure, era: u64) -> StoreResult<()>;
 
     /// Forgets finished erasures with an id below `before_ms` (an id is never below the time it was noted). Returns how
-    /// many. The user's counters stay for good: they keep `seq` and `era` from going back.
+    /// many. The user's counters stay for good: they keep `seq` and `era` from going back. What was put aside before that time
+    /// because it could not be read is forgotten, too.
     async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize>;
 }
 
@@ -215,6 +250,15 @@ pub trait Health: Send + Sync {
     /// without replicas lacks nothing.
     async fn replicas(&self) -> StoreResult<Replicas> {
         Ok(Replicas { incarnation: self.incarnation().await?, lacking: None })
+    }
+
+    /// What could not be read since the store was opened.
+    fn unreadable(&self) -> &Unreadable;
+
+    /// Keys that hold something of many users, of no space or of these (queues have names like spaces), and are of another type:
+    /// each with what it holds. None where keys have no type.
+    async fn misused_keys(&self, _spaces: &[String]) -> StoreResult<Vec<String>> {
+        Ok(Vec::new())
     }
 
     /// Why the store cannot be asked at all now, in words for an operator; `None` while it can. Asks nobody.

@@ -120,6 +120,7 @@ metrics_table! {
     index_vectors: IntGaugeVec ["part"] "taiji_index_vectors" "Users in the index: main (bundle), fresh (since).";
     store_duration: HistogramVec ["operation"] "taiji_store_operation_duration_seconds" "Time of a store call." in LATENCY_BUCKETS;
     store_errors: IntCounterVec ["operation"] "taiji_store_errors_total" "Store calls that failed.";
+    store_unreadable: IntCounterVec ["kind"] "taiji_store_unreadable_total" "Records of the store that could not be read, by kind: state, history, features, referrers, vector, item, item_users, due, erasure, space, count.";
     store_reachable: IntGauge [] "taiji_store_reachable" "1 while the store can be asked; 0 while no node of it answers.";
     store_gauges_age: Gauge [] "taiji_store_gauges_age_seconds" "How old the numbers are that were read from the store: queues, leases, users, bytes.";
     store_users: IntGauge [] "taiji_store_users" "Users with a history.";

@@ -21,6 +21,7 @@ mod kafka;
 mod odd_ids;
 mod openai;
 mod packages;
+mod poison;
 mod policy;
 mod reader_budget;
 mod real_data;

@@ -88,7 +88,7 @@ async fn the_busiest_become_due_first_as_far_apart_as_the_budget_says() {
     let bench = Bench::new(&lines());
     let (report, rejections) = bench.run(options()).await;
     let counts = AppendCounts { accepted: 8, duplicates: 0, due_now: 0 };
-    let wanted = BackfillReport { rows: 10, done_before: 0, counts, rejected: 2, users: 3, marked: 3 };
+    let wanted = BackfillReport { rows: 10, done_before: 0, counts, rejected: 2, unreadable: 0, users: 3, marked: 3 };
     assert_eq!(report, wanted);
     let places: Vec<(u64, &str)> = rejections.iter().map(|one| (one.row, one.field.as_str())).collect();
     assert_eq!(places, [(4, "row"), (10, "item_id")]);

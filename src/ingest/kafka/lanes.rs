@@ -13,8 +13,7 @@ use super::shared::Shared;
 use crate::backoff::Backoff;
 use crate::event::BadReason;
 use crate::event::Event;
-use crate::ingest::{AppendCounts, Ingest, Prepared};
-use crate::store::StoreError;
+use crate::ingest::{Appended, Ingest, Prepared};
 use crate::telemetry::events::EventsStored;
 use crate::telemetry::kafka::KafkaRetried;
 use std::sync::Arc;
@@ -45,15 +44,6 @@ pub(super) struct Lane {
     pub give_up: watch::Receiver<bool>,
 }
 
-/// How an append ended.
-enum End {
-    Stored(AppendCounts),
-    /// What the store keeps of some user cannot be read: trying again changes nothing.
-    Corrupt(StoreError),
-    /// Nobody counts these records any more, or the drain's time is over.
-    GivenUp,
-}
-
 impl Lane {
     /// Runs until all senders are gone.
     pub async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<EventRecord>) {
@@ -74,54 +64,42 @@ impl Lane {
         let places: Vec<Place> = records.iter().map(|record| record.place).collect();
         let prepared = self.ingest.prepare(events);
         match self.until_stored(&prepared, &places).await {
-            End::Stored(counts) => self.stored(&places, counts),
-            End::Corrupt(_) => self.store_apart(prepared, records).await,
-            End::GivenUp => self.shared.partitions.abandon(places),
+            Some(appended) => self.stored(records, appended),
+            None => self.shared.partitions.abandon(places),
         }
     }
 
-    /// One user at a time, so that the one who cannot be stored does not hold up the others.
-    async fn store_apart(&mut self, prepared: Prepared, records: Vec<Record>) {
-        let mut records: Vec<Option<Record>> = records.into_iter().map(Some).collect();
-        for one in prepared.split() {
-            let own: Vec<Record> = one.positions().filter_map(|position| records[position].take()).collect();
-            let places: Vec<Place> = own.iter().map(|record| record.place).collect();
-            match self.until_stored(&one, &places).await {
-                End::Stored(counts) => self.stored(&places, counts),
-                End::GivenUp => self.shared.partitions.abandon(places),
-                End::Corrupt(error) => {
-                    for record in own {
-                        let bad = BadRecord::new(BadReason::Store, error.to_string());
-                        // Without a receiver the session is over, and the record will be read again.
-                        let _ = self.dead_letters.send(DeadLetter { record, bad });
-                    }
-                }
-            }
-        }
-    }
-
-    async fn until_stored(&mut self, prepared: &Prepared, places: &[Place]) -> End {
+    /// `None` when nobody counts these records any more, or the drain's time is over.
+    async fn until_stored(&mut self, prepared: &Prepared, places: &[Place]) -> Option<Appended> {
         let mut backoff = Backoff::default();
         let part = Part::Lane(self.number);
         loop {
             let error = match self.ingest.store(prepared).await {
-                Ok(counts) => {
+                Ok(appended) => {
                     self.shared.health.well(part);
-                    return End::Stored(counts);
+                    return Some(appended);
                 }
-                Err(error @ StoreError::Corrupt { .. }) => return End::Corrupt(error),
                 Err(error) => error,
             };
             KafkaRetried { what: "append", error: &error }.emit(&self.shared.metrics);
             let again = self.shared.wait_to_retry(part, &error, places, &mut backoff, &mut self.give_up).await;
             if !again {
-                return End::GivenUp;
+                return None;
             }
         }
     }
 
-    fn stored(&self, places: &[Place], counts: AppendCounts) {
-        self.shared.partitions.complete(places.iter().copied());
+    /// Events of users whom the store cannot read go to the dead letters: trying again changes nothing.
+    fn stored(&self, records: Vec<Record>, Appended { counts, refused }: Appended) {
+        let mut records: Vec<Option<Record>> = records.into_iter().map(Some).collect();
+        for (position, error) in refused {
+            if let Some(record) = records[position].take() {
+                let bad = BadRecord::new(BadReason::Store, error.to_string());
+                // Without a receiver the session is over, and the record will be read again.
+                let _ = self.dead_letters.send(DeadLetter { record, bad });
+            }
+        }
+        self.shared.partitions.complete(records.iter().flatten().map(|record| record.place));
         self.shared.count(Role::Events, "accepted", counts.accepted);
         self.shared.count(Role::Events, "duplicate", counts.duplicates);
         EventsStored { accepted: counts.accepted, duplicates: counts.duplicates, rejected: 0 }

@@ -3,7 +3,7 @@
 use super::Inner;
 use super::engine::{Engine, corrupt, failed};
 use super::keys::{self, Kind};
-use crate::store::{ITEM_USERS_CAP, StoreResult};
+use crate::store::{ITEM_USERS_CAP, RecordKind, StoreResult};
 use fjall::{OwnedWriteBatch, Readable, Snapshot};
 use parking_lot::MutexGuard;
 use std::collections::BTreeMap;
@@ -33,7 +33,15 @@ impl Inner {
     pub(super) fn referrer_count(&self, snapshot: &Snapshot, space: &str, neighbour: &str) -> StoreResult<u64> {
         let key = keys::of_user_in_space(neighbour, Kind::ReferrerCount, space);
         let decode = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).map_err(|_| "not a count".to_string());
-        Ok(self.engine.read(snapshot, &self.engine.users, &key, decode)?.unwrap_or(0))
+        let count = self.engine.read(snapshot, &self.engine.users, &key, decode);
+        match self.unreadable.skip(RecordKind::Referrers, count)? {
+            Some(count) => Ok(count.unwrap_or(0)),
+            // Counted anew; the next change writes it.
+            None => {
+                let noted = keys::of_user_in_space(neighbour, Kind::Referrer, space);
+                Ok(snapshot.prefix(&self.engine.users, noted).count() as u64)
+            }
+        }
     }
 
     pub(super) fn write_referrer_count(&self, batch: &mut OwnedWriteBatch, space: &str, neighbour: &str, count: u64) {
@@ -87,7 +95,9 @@ impl Inner {
         let value = self.engine.items.get(&key).map_err(|error| failed("read item users", &error))?;
         let bytes = value.as_deref().unwrap_or_default();
         let (hashes, []) = bytes.as_chunks::<8>() else {
-            return Err(corrupt(&key, "not a list of users".into()));
+            // Nobody can say who they were: they are counted anew.
+            self.unreadable.note(RecordKind::ItemUsers, &corrupt(&key, "not a list of users".into()));
+            return Ok(Vec::new());
         };
         Ok(hashes.iter().map(|hash| u64::from_le_bytes(*hash)).collect())
     }

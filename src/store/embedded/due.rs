@@ -3,12 +3,15 @@
 //! In: marks and claims. Out: leases. A claim writes nothing: the record stays until the release, so a process that dies
 //! leaves every user it had taken in the queue, and [`load`] gives them out again. Leases live in memory only.
 
+use super::aside::Bad;
 use super::engine::{Engine, corrupt, failed, user_of_state_key};
 use super::keys;
 use super::queue::{DueQueues, Mark};
 use super::{EmbeddedStore, Inner};
 use crate::store::codec;
-use crate::store::{Claim, DueEntry, DueQueue, QueueDepth, SWEEP_CLASS, StoreResult, SweepStep};
+use crate::store::{
+    Claim, DueEntry, DueQueue, QueueDepth, RecordKind, SWEEP_CLASS, StoreResult, SweepStep, Unreadable,
+};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::ops::Bound;
@@ -17,15 +20,23 @@ use std::time::Duration;
 /// Users looked at in one step of a sweep.
 const SWEEP_STEP: usize = 1000;
 
-/// The queues as the process before left them; its leases are void.
-pub fn load(engine: &Engine) -> StoreResult<DueQueues> {
-    let mut queues = DueQueues::default();
+/// The queues as the process before left them; its leases are void. A place that cannot be read is put aside: the sweep finds
+/// who was meant.
+pub fn load(engine: &Engine, unreadable: &Unreadable, now_ms: i64) -> StoreResult<DueQueues> {
+    let (mut queues, mut bad) = (DueQueues::default(), Vec::new());
     for entry in engine.due.iter() {
         let (key, value) = entry.into_inner().map_err(|error| failed("open", &error))?;
-        let (class, due_ms) = codec::decode_due(&value).map_err(|message| corrupt(&key, message))?;
-        let (space, user) = keys::parse_due(&key).ok_or_else(|| corrupt(&key, "not a due key".into()))?;
-        queues.space(space).mark(user, Mark { class, due_ms });
+        let (member, message) = match (keys::parse_due(&key), codec::decode_due(&value)) {
+            (Some((space, user)), Ok((class, due_ms))) => {
+                queues.space(space).mark(user, Mark { class, due_ms });
+                continue;
+            }
+            (Some((_, user)), Err(message)) => (user.as_bytes().to_vec(), message),
+            (None, _) => (key.to_vec(), "not a due key".into()),
+        };
+        bad.push(Bad { key, value, member, message });
     }
+    engine.set_aside(unreadable, RecordKind::Due, &engine.due, bad, now_ms)?;
     Ok(queues)
 }
 
@@ -133,9 +144,11 @@ impl Inner {
         let after = (Bound::Excluded(keys::of_state(user)), Bound::Unbounded);
         for entry in self.engine.states.range::<Vec<u8>, _>(after).take(SWEEP_STEP) {
             let (key, value) = entry.into_inner().map_err(|error| failed("sweep", &error))?;
-            last = user_of_state_key(&key)?.to_string();
             seen += 1;
-            let record = codec::decode_user(&value).map_err(|message| corrupt(&key, message))?;
+            let Some(found) = self.unreadable.skip(RecordKind::State, user_of_state_key(&key))? else { continue };
+            last = found.to_string();
+            let record = codec::decode_user(&value).map_err(|message| corrupt(&key, message));
+            let Some(record) = self.unreadable.skip(RecordKind::State, record)? else { continue };
             let refreshed_seq = record.refreshed.get(space).map_or(0, |version| version.seq);
             // Also true for a user without features: `seq` counts from 1. One at 0, or at the seq of an erasure, has no
             // event to refresh from.

@@ -37,6 +37,8 @@ pub struct Engine {
     pub erased: Keyspace,
     /// Schema version, noted spaces.
     pub meta: Keyspace,
+    /// `member | source` → when it was put aside, and what could not be read.
+    pub unreadable: Keyspace,
 }
 
 impl Engine {
@@ -64,6 +66,7 @@ impl Engine {
             feeds: keyspace("feeds")?,
             items: keyspace("items")?,
             erased: keyspace("erased")?,
+            unreadable: keyspace("unreadable")?,
             meta,
             database,
         })

@@ -3,11 +3,12 @@
 //! In: users to erase, spaces. Out: counters and lists. Each call is one fjall batch. The order of the steps, and why a
 //! crash between two of them loses nothing, is the job's business.
 
-use super::engine::{Engine, corrupt, failed};
+use super::aside::Bad;
+use super::engine::{Engine, failed};
 use super::keys::{self, Kind};
 use super::{EmbeddedStore, Inner};
 use crate::store::codec;
-use crate::store::{CrossBlank, Erasure, Erasures, StoreResult, UserState};
+use crate::store::{CrossBlank, Erasure, Erasures, RecordKind, StoreResult, Unreadable, UserState};
 use async_trait::async_trait;
 use fjall::{OwnedWriteBatch, Readable, Snapshot};
 use std::collections::BTreeMap;
@@ -25,8 +26,8 @@ pub struct Noted {
 
 impl Noted {
     /// As the process before left them.
-    pub fn load(engine: &Engine) -> StoreResult<Noted> {
-        let erasures = read_erasures(engine)?;
+    pub fn load(engine: &Engine, unreadable: &Unreadable, now_ms: i64) -> StoreResult<Noted> {
+        let erasures = read_erasures(engine, unreadable, now_ms)?;
         let last = erasures.iter().map(|erasure| erasure.id).max().unwrap_or(0);
         let is_open = |erasure: &Erasure| erasure.finished_era.is_none();
         let open = erasures.into_iter().filter(is_open).map(|erasure| (erasure.id, erasure.user)).collect();
@@ -34,13 +35,22 @@ impl Noted {
     }
 }
 
-fn read_erasures(engine: &Engine) -> StoreResult<Vec<Erasure>> {
-    let mut erasures = Vec::new();
+/// Notes that cannot be read are put aside.
+fn read_erasures(engine: &Engine, unreadable: &Unreadable, now_ms: i64) -> StoreResult<Vec<Erasure>> {
+    let (mut erasures, mut bad) = (Vec::new(), Vec::new());
     for entry in engine.erased.iter() {
         let (key, value) = entry.into_inner().map_err(|error| failed("read erasures", &error))?;
-        let user = keys::parse_user(&key).ok_or_else(|| corrupt(&key, "not a user's key".into()))?;
-        erasures.push(codec::decode_erasure(user, &value).map_err(|message| corrupt(&key, message))?);
+        let (member, message) = match keys::parse_user(&key).map(|user| (user, codec::decode_erasure(user, &value))) {
+            Some((_, Ok(erasure))) => {
+                erasures.push(erasure);
+                continue;
+            }
+            Some((user, Err(message))) => (user.as_bytes().to_vec(), message),
+            None => (key.to_vec(), "not a user's key".into()),
+        };
+        bad.push(Bad { key, value, member, message });
     }
+    engine.set_aside(unreadable, RecordKind::Erasure, &engine.erased, bad, now_ms)?;
     erasures.sort_unstable_by_key(|erasure| (erasure.finished_era.is_some(), erasure.id));
     Ok(erasures)
 }
@@ -60,11 +70,16 @@ impl Erasures for EmbeddedStore {
     }
 
     async fn spaces(&self) -> StoreResult<Vec<String>> {
-        let mut spaces = Vec::new();
-        for entry in self.inner.engine.meta.prefix(keys::SPACE_PREFIX) {
-            let key = entry.key().map_err(|error| failed("read spaces", &error))?;
-            spaces.push(keys::parse_space(&key).ok_or_else(|| corrupt(&key, "not a space".into()))?.to_string());
+        let engine = &self.inner.engine;
+        let (mut spaces, mut bad) = (Vec::new(), Vec::new());
+        for entry in engine.meta.prefix(keys::SPACE_PREFIX) {
+            let (key, value) = entry.into_inner().map_err(|error| failed("read spaces", &error))?;
+            match keys::parse_space(&key) {
+                Some(space) => spaces.push(space.to_string()),
+                None => bad.push(Bad { member: key.to_vec(), message: "not a space".into(), key, value }),
+            }
         }
+        self.write(|inner| engine.set_aside(&inner.unreadable, RecordKind::Space, &engine.meta, bad, inner.now_ms()))?;
         Ok(spaces)
     }
 
@@ -82,7 +97,11 @@ impl Erasures for EmbeddedStore {
     }
 
     async fn erasures(&self) -> StoreResult<Vec<Erasure>> {
-        read_erasures(&self.inner.engine)
+        self.write(|inner| {
+            // Held, so that no note is rewritten between the look and its being put aside.
+            let _notes = inner.erasures.lock();
+            read_erasures(&inner.engine, &inner.unreadable, inner.now_ms())
+        })
     }
 
     async fn unfinished_erasures(&self) -> StoreResult<Vec<Erasure>> {
@@ -101,17 +120,21 @@ impl Erasures for EmbeddedStore {
             let user = erasure.user.as_str();
             let _user = inner.user_locks.lock(user);
             let snapshot = inner.engine.database.snapshot();
-            let known = inner.engine.user_record(&snapshot, user)?;
-            let is_new = known.is_none();
-            let mut record = known.unwrap_or_default();
+            let known = inner.unreadable.skip(RecordKind::State, inner.engine.user_record(&snapshot, user))?;
+            let is_new = known == Some(None);
+            // Above every era that was counted up.
+            let first_era = if known.is_none() { inner.now_ms().unsigned_abs() } else { 1 };
+            let mut record = known.flatten().unwrap_or_default();
             if erasure.id <= record.erasure_id {
                 return Ok(record.state);
             }
-            let newest_ms = inner.newest_kept(&snapshot, user)?.unwrap_or(i64::MIN);
+            // What cannot be read is older than nothing.
+            let newest_ms = inner.unreadable.skip(RecordKind::History, inner.newest_kept(&snapshot, user))?.flatten();
+            let newest_ms = newest_ms.unwrap_or(i64::MIN);
             let state = record.state;
             record.state = UserState {
                 seq: state.seq,
-                era: state.era + 1,
+                era: state.era + first_era,
                 erased_before_ms: inner.now_ms().max(newest_ms).max(state.erased_before_ms),
                 erased_seq: state.seq,
                 ..UserState::default()
@@ -122,6 +145,7 @@ impl Erasures for EmbeddedStore {
             inner.remove_kept(&mut batch, &snapshot, user)?;
             inner.engine.write_user_record(&mut batch, user, &record);
             inner.engine.commit("erase", batch)?;
+            inner.engine.clear_aside(user)?;
             inner.count_new_users(usize::from(is_new));
             Ok(record.state)
         })
@@ -132,10 +156,15 @@ impl Erasures for EmbeddedStore {
             let _user = inner.user_locks.lock(user);
             let snapshot = inner.engine.database.snapshot();
             let key = keys::of_user_in_space(user, Kind::Features, space);
-            let stored = inner.engine.read(&snapshot, &inner.engine.users, &key, codec::decode_features)?;
+            let stored = inner.engine.read(&snapshot, &inner.engine.users, &key, codec::decode_features);
+            let Some(stored) = inner.unreadable.skip(RecordKind::Features, stored)? else {
+                let mut batch = inner.engine.batch();
+                batch.remove(&inner.engine.users, key);
+                inner.engine.commit("blank cross", batch)?;
+                return Ok(CrossBlank::Blanked);
+            };
             let Some(mut record) = stored else { return Ok(CrossBlank::Other) };
-            let found = crate::store::blank::blank(&mut record.features, neighbour, era)
-                .map_err(|message| corrupt(&key, message))?;
+            let found = crate::store::blank::blank(&mut record.features, neighbour, era);
             if found == CrossBlank::Blanked {
                 let mut batch = inner.engine.batch();
                 batch.insert(&inner.engine.users, key, codec::encode_features(&record));
@@ -151,7 +180,8 @@ impl Erasures for EmbeddedStore {
             let mut notes = inner.erasures.lock();
             let snapshot = inner.engine.database.snapshot();
             let decode = |bytes: &[u8]| codec::decode_erasure(&erasure.user, bytes);
-            let noted = inner.engine.read(&snapshot, &inner.engine.erased, &keys::of_state(&erasure.user), decode)?;
+            let noted = inner.engine.read(&snapshot, &inner.engine.erased, &keys::of_state(&erasure.user), decode);
+            let noted = inner.unreadable.skip(RecordKind::Erasure, noted)?.flatten();
             if noted.is_none_or(|noted| noted.id != erasure.id) {
                 return Ok(());
             }
@@ -169,7 +199,8 @@ impl Erasures for EmbeddedStore {
         }
         self.on_own_thread("expire erasures", move |inner| {
             let mut noted = inner.erasures.lock();
-            let mut expired = read_erasures(&inner.engine)?;
+            inner.engine.expire_aside(before_ms)?;
+            let mut expired = read_erasures(&inner.engine, &inner.unreadable, inner.now_ms())?;
             expired.retain(|erasure| erasure.finished_era.is_some());
             let kept = expired.iter().map(|erasure| erasure.id).filter(|id| *id >= before);
             let done_from = kept.min().unwrap_or(u64::MAX);

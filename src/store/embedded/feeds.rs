@@ -8,15 +8,16 @@
 //! counts, and a feed is no longer than there are users or items. (So nothing needs trimming, and no cursor is ever
 //! gone: the rescan of DESIGN 5.2 is this read.)
 
+use super::aside::Bad;
 use super::engine::{corrupt, failed};
 use super::keys;
 use super::{EmbeddedStore, Inner};
 use crate::event::Item;
 use crate::store::codec::{self, CodecResult};
 use crate::store::cursor::ShardPage;
-use crate::store::{FeedCursor, FeedPage, FreshVector, StoreResult};
+use crate::store::{FeedCursor, FeedPage, FreshVector, RecordKind, StoreResult};
 use async_trait::async_trait;
-use fjall::Slice;
+use fjall::Readable;
 use std::collections::HashMap;
 
 const ITEM_FEED: &str = "items";
@@ -43,18 +44,20 @@ impl crate::store::Feeds for EmbeddedStore {
             let mut batch = inner.engine.batch();
             let place_key = keys::of_vector_place(space, &vector.user);
             if let Some(old) = inner.engine.items.get(&place_key).map_err(|error| failed("append vector", &error))? {
-                let old_id = keys::parse_feed_id(&old).ok_or_else(|| corrupt(&place_key, "not an id".into()))?;
-                let old_key = keys::of_feed(&feed, old_id);
-                if let Some(bytes) =
-                    inner.engine.feeds.get(&old_key).map_err(|error| failed("append vector", &error))?
-                {
-                    let stored = codec::decode_vector(&bytes).map_err(|message| corrupt(&old_key, message))?;
-                    // A late writer must not take the newest vector out of the feed.
-                    if (stored.era, stored.version) > (vector.era, vector.version) {
-                        return Ok(());
-                    }
+                // A place or an entry that cannot be read gives way.
+                let old_key = keys::of_feed(&feed, keys::parse_place(&old).unwrap_or(0));
+                let bytes = inner.engine.feeds.get(&old_key).map_err(|error| failed("append vector", &error))?;
+                let stored = bytes.and_then(|bytes| codec::decode_vector(&bytes).ok());
+                // A place that is none may lead to somebody else's entry.
+                let is_ours = stored.as_ref().is_none_or(|stored| stored.user == vector.user);
+                // A late writer must not take the newest vector out of the feed.
+                let is_newer = |stored: FreshVector| (stored.era, stored.version) > (vector.era, vector.version);
+                if is_ours && stored.is_some_and(is_newer) {
+                    return Ok(());
                 }
-                batch.remove(&inner.engine.feeds, old_key);
+                if is_ours {
+                    batch.remove(&inner.engine.feeds, old_key);
+                }
             }
             ends.last += 1;
             batch.insert(&inner.engine.feeds, keys::of_feed(&feed, ends.last), codec::encode_vector(vector));
@@ -71,7 +74,10 @@ impl crate::store::Feeds for EmbeddedStore {
         cursor: &FeedCursor,
         limit: usize,
     ) -> StoreResult<FeedPage<FreshVector>> {
-        self.write(|inner| inner.page(&vector_feed(space), cursor, limit, codec::decode_vector))
+        self.write(|inner| {
+            let about = |ids: &[u64]| inner.whose_vectors(space, ids);
+            inner.page(RecordKind::Vector, &vector_feed(space), cursor, limit, codec::decode_vector, about)
+        })
     }
 
     async fn put_items(&self, items: &[Item]) -> StoreResult<()> {
@@ -92,7 +98,7 @@ impl crate::store::Feeds for EmbeddedStore {
                 ends.last += 1;
                 let place_key = keys::of_item_place(&item.id);
                 if let Some(old) = inner.engine.items.get(&place_key).map_err(|error| failed("put items", &error))? {
-                    let old = keys::parse_feed_id(&old).ok_or_else(|| corrupt(&place_key, "not an id".into()))?;
+                    let old = keys::parse_place(&old).unwrap_or(0);
                     batch.remove(&inner.engine.feeds, keys::of_feed(ITEM_FEED, old));
                 }
                 let feed_key = keys::of_feed(ITEM_FEED, ends.last);
@@ -107,40 +113,64 @@ impl crate::store::Feeds for EmbeddedStore {
     }
 
     async fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
-        let decode = |bytes: &[u8]| serde_json::from_slice(bytes).map_err(|error| error.to_string());
-        self.inner.page(ITEM_FEED, cursor, limit, decode)
+        let decode = |bytes: &[u8]| Item::of_stored(bytes).map_err(|error| error.to_string());
+        let about = |ids: &[u64]| Ok(ids.iter().map(|id| (*id, id.to_string().into_bytes())).collect());
+        self.write(|inner| inner.page(RecordKind::Item, ITEM_FEED, cursor, limit, decode, about))
     }
 }
 
 impl Inner {
+    /// Entries that cannot be read are put aside; `about` tells whom or what those of these ids are about.
     fn page<T>(
         &self,
+        kind: RecordKind,
         feed: &str,
         cursor: &FeedCursor,
         limit: usize,
         decode: impl Fn(&[u8]) -> CodecResult<T>,
+        about: impl Fn(&[u64]) -> StoreResult<HashMap<u64, Vec<u8>>>,
     ) -> StoreResult<FeedPage<T>> {
         let after = cursor.after(&[LINEAGE]).into_iter().next().unwrap_or(0);
-        let entries = self.entries(feed, after.saturating_add(1), limit, decode)?;
-        Ok(FeedPage::of_shards(vec![ShardPage { lineage: LINEAGE, after, entries }], limit))
+        let (mut page, mut bad) =
+            (ShardPage { lineage: LINEAGE, last: after, is_last: true, entries: Vec::new() }, Vec::new());
+        let range = keys::of_feed(feed, after.saturating_add(1))..=keys::of_feed(feed, u64::MAX);
+        let snapshot = self.engine.database.snapshot();
+        for (read, entry) in snapshot.range(&self.engine.feeds, range).take(limit).enumerate() {
+            let (key, value) = entry.into_inner().map_err(|error| failed("read feed", &error))?;
+            page.is_last = read + 1 < limit;
+            let Some(id) = keys::parse_feed_id(feed, &key) else {
+                bad.push((None, key, value, "not a feed key".to_string()));
+                continue;
+            };
+            page.last = id;
+            match decode(&value) {
+                Ok(entry) => page.entries.push(entry),
+                Err(message) => bad.push((Some(id), key, value, message)),
+            }
+        }
+        if !bad.is_empty() {
+            let ids: Vec<u64> = bad.iter().filter_map(|(id, ..)| *id).collect();
+            let mut members = about(&ids)?;
+            let bad = bad.into_iter().map(|(id, key, value, message)| {
+                let member = id.and_then(|id| members.remove(&id)).unwrap_or_else(|| key.to_vec());
+                Bad { key, value, member, message }
+            });
+            self.engine.set_aside(&self.unreadable, kind, &self.engine.feeds, bad.collect(), self.now_ms())?;
+        }
+        Ok(FeedPage::of_shards(vec![page]))
     }
 
-    fn entries<T>(
-        &self,
-        feed: &str,
-        from: u64,
-        limit: usize,
-        decode: impl Fn(&[u8]) -> CodecResult<T>,
-    ) -> StoreResult<Vec<(u64, T)>> {
-        use fjall::Readable;
-        let range = keys::of_feed(feed, from)..=keys::of_feed(feed, u64::MAX);
-        let snapshot = self.engine.database.snapshot();
-        let decode_entry = |(key, value): (Slice, Slice)| {
-            let id = keys::parse_feed_id(&key).ok_or_else(|| corrupt(&key, "not a feed key".into()))?;
-            Ok((id, decode(&value).map_err(|message| corrupt(&key, message))?))
-        };
-        let entries = snapshot.range(&self.engine.feeds, range).take(limit);
-        entries.map(|entry| decode_entry(entry.into_inner().map_err(|error| failed("read feed", &error))?)).collect()
+    /// The users whose vectors have these ids. Slow: walks the places of all; entries that cannot be read are few.
+    fn whose_vectors(&self, space: &str, ids: &[u64]) -> StoreResult<HashMap<u64, Vec<u8>>> {
+        let mut users = HashMap::new();
+        for entry in self.engine.items.prefix(keys::of_state(space)) {
+            let (key, value) = entry.into_inner().map_err(|error| failed("read feed", &error))?;
+            let place = keys::parse_place(&value).filter(|id| ids.contains(id));
+            if let (Some(id), Some(user)) = (place, keys::parse_vector_place(&key)) {
+                users.insert(id, user.as_bytes().to_vec());
+            }
+        }
+        Ok(users)
     }
 
     /// The end of a feed, looked up in the store at first use.
@@ -148,13 +178,17 @@ impl Inner {
         if let Some(ends) = feeds.0.get(feed) {
             return Ok(*ends);
         }
-        let mut range = self.engine.feeds.range(keys::of_feed(feed, 0)..=keys::of_feed(feed, u64::MAX));
-        let id = |entry: Option<fjall::Guard>| -> StoreResult<Option<u64>> {
-            let Some(entry) = entry else { return Ok(None) };
+        let range = self.engine.feeds.range(keys::of_feed(feed, 0)..=keys::of_feed(feed, u64::MAX));
+        let mut last = 0;
+        for entry in range.rev() {
             let key = entry.key().map_err(|error| failed("read feed", &error))?;
-            keys::parse_feed_id(&key).map(Some).ok_or_else(|| corrupt(&key, "not a feed key".into()))
-        };
-        let ends = Ends { last: id(range.next_back())?.unwrap_or(0) };
+            // What is no key of ours has no id.
+            if let Some(id) = keys::parse_feed_id(feed, &key) {
+                last = id;
+                break;
+            }
+        }
+        let ends = Ends { last };
         feeds.0.insert(feed.to_string(), ends);
         Ok(ends)
     }

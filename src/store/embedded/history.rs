@@ -14,8 +14,8 @@ use crate::proto::Behaviour;
 use crate::store::codec::{self, CodecResult, Profile, ProfileAttribute, UserRecord};
 use crate::store::kept::KeptList;
 use crate::store::{
-    AppendOutcome, HISTORY_CAP, Histories, PROFILE_CAP, QUERY_CAP, Record, RecordBody, StoreResult, UserBatch,
-    UserHistory, UserMarks, UserState,
+    AppendOutcome, Each, HISTORY_CAP, Histories, PROFILE_CAP, QUERY_CAP, Record, RecordBody, RecordKind, StoreResult,
+    UserBatch, UserHistory, UserMarks, UserState, unless_all_failed,
 };
 use async_trait::async_trait;
 use fjall::{OwnedWriteBatch, Snapshot};
@@ -61,7 +61,7 @@ struct Draft {
 
 #[async_trait]
 impl Histories for EmbeddedStore {
-    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+    async fn append_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
         self.write(|inner| {
             let _users = inner.user_locks.lock_all(batches.iter().map(|batch| batch.user.as_str()));
             let snapshot = inner.engine.database.snapshot();
@@ -71,10 +71,18 @@ impl Histories for EmbeddedStore {
                 let draft = match drafts.entry(&batch.user) {
                     std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
                     std::collections::hash_map::Entry::Vacant(entry) => {
-                        entry.insert(Draft::load(&inner.engine, &snapshot, &batch.user)?)
+                        let draft = Draft::load(&inner.engine, &snapshot, &batch.user);
+                        match inner.unreadable.watch(RecordKind::History, draft) {
+                            Ok(draft) => entry.insert(draft),
+                            Err(error) if error.is_unreadable() => {
+                                outcomes.push(Err(error));
+                                continue;
+                            }
+                            Err(error) => return Err(error),
+                        }
                     }
                 };
-                outcomes.push(draft.apply(space, &batch.records));
+                outcomes.push(Ok(draft.apply(space, &batch.records)));
             }
             drafts.retain(|_, draft| !draft.changed.is_empty());
             if drafts.is_empty() {
@@ -93,20 +101,22 @@ impl Histories for EmbeddedStore {
         })
     }
 
-    async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
+    async fn histories_each(&self, users: &[String]) -> StoreResult<Each<Option<UserHistory>>> {
         let inner = &self.inner;
         let snapshot = inner.engine.database.snapshot();
-        users.iter().map(|user| inner.history(&snapshot, user)).collect()
+        let read = |user: &String| inner.unreadable.watch(RecordKind::History, inner.history(&snapshot, user));
+        unless_all_failed(users.iter().map(read).collect())
     }
 
-    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+    async fn states_each(&self, space: &str, users: &[String]) -> StoreResult<Each<Option<UserMarks>>> {
         let inner = &self.inner;
         let snapshot = inner.engine.database.snapshot();
         let marks = |record: UserRecord| UserMarks {
             state: record.state,
             refreshed_seq: record.refreshed.get(space).map(|version| version.seq),
         };
-        users.iter().map(|user| Ok(inner.engine.user_record(&snapshot, user)?.map(marks))).collect()
+        let read = |user: &String| inner.unreadable.watch(RecordKind::State, inner.engine.user_record(&snapshot, user));
+        unless_all_failed(users.iter().map(|user| Ok(read(user)?.map(marks))).collect())
     }
 
     async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>> {

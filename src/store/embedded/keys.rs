@@ -106,9 +106,14 @@ pub fn of_feed(feed: &str, id: u64) -> Vec<u8> {
     key
 }
 
-/// The id in a key made by [`of_feed`].
-pub fn parse_feed_id(key: &[u8]) -> Option<u64> {
-    key.last_chunk().map(|id| u64::from_be_bytes(*id))
+/// The id in a key made by [`of_feed`], of that feed.
+pub fn parse_feed_id(feed: &str, key: &[u8]) -> Option<u64> {
+    (key.len() == feed.len() + 10).then(|| key.last_chunk().map(|id| u64::from_be_bytes(*id))).flatten()
+}
+
+/// The id in the value of a place key.
+pub fn parse_place(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
 }
 
 /// `item | users`, of the `items` keyspace.
@@ -125,12 +130,27 @@ pub fn of_item_place(item: &str) -> Vec<u8> {
     key
 }
 
+/// The user in a key made by [`of_vector_place`].
+pub fn parse_vector_place(key: &[u8]) -> Option<&str> {
+    let (_, rest) = pop(key)?;
+    let (user, rest) = pop(rest)?;
+    (rest == b"v").then_some(user)
+}
+
 /// Where a user's latest vector stands in a space's feed. No item's place key looks like it: those hold one part.
 pub fn of_vector_place(space: &str, user: &str) -> Vec<u8> {
     let mut key = Vec::new();
     push(&mut key, space);
     push(&mut key, user);
     key.push(b'v');
+    key
+}
+
+/// `member | source`, of the `unreadable` keyspace; begins like every key of the user, where the member is one.
+pub fn of_aside(member: &[u8], source: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(member.len() + source.len() + 2);
+    push_bytes(&mut key, member);
+    key.extend_from_slice(source.as_bytes());
     key
 }
 
@@ -156,9 +176,13 @@ pub fn loggable(key: &[u8]) -> String {
 }
 
 fn push(key: &mut Vec<u8>, part: &str) {
+    push_bytes(key, part.as_bytes());
+}
+
+fn push_bytes(key: &mut Vec<u8>, part: &[u8]) {
     // Ids hold at most 128 bytes (DESIGN 5.1); a longer one would only share its length bytes with another, never a key.
     key.extend_from_slice(&(part.len() as u16).to_be_bytes());
-    key.extend_from_slice(part.as_bytes());
+    key.extend_from_slice(part);
 }
 
 fn pop(key: &[u8]) -> Option<(&str, &[u8])> {

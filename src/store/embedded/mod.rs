@@ -13,8 +13,10 @@
 //! | `chores` | when the walks over everything were done |
 //! | `due`, `queue` | due queue and leases: durable part, part in memory |
 //! | `feeds` | fresh vectors, catalogue overlay |
+//! | `aside` | records about many that cannot be read |
 //! | `counters` | counts of referrers, of an item's users, of users |
 
+mod aside;
 mod chores;
 mod counters;
 #[cfg(test)]
@@ -27,6 +29,8 @@ mod flusher;
 mod history;
 mod keys;
 mod locks;
+#[cfg(test)]
+mod poison_tests;
 mod put;
 /// The version rules of a put, which every store applies.
 pub(in crate::store) mod put_rules {
@@ -36,7 +40,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-use super::{Health, StoreError, StoreResult, StoreStats};
+use super::{Health, StoreError, StoreResult, StoreStats, Unreadable};
 use crate::clock::unix_ms;
 use async_trait::async_trait;
 use engine::{Engine, failed};
@@ -98,6 +102,7 @@ struct Inner {
     queues: Mutex<DueQueues>,
     feeds: Mutex<Feeds>,
     users: AtomicU64,
+    unreadable: Unreadable,
     /// Held while erasures are noted, finished or expired. Never taken with another lock.
     erasures: Mutex<erase::Noted>,
     chores: chores::Held,
@@ -110,9 +115,10 @@ impl EmbeddedStore {
     /// Reads the due queue and the users' keys once, so it takes longer the more users there are.
     pub fn open(directory: &Path, options: EmbeddedOptions) -> StoreResult<Arc<Self>> {
         let engine = Engine::open(directory, &options.namespace, options.cache_bytes)?;
-        let queues = due::load(&engine)?;
+        let unreadable = Unreadable::default();
+        let queues = due::load(&engine, &unreadable, (options.clock)())?;
         let users = AtomicU64::new(counters::count_users(&engine)?);
-        let erasures = Mutex::new(erase::Noted::load(&engine)?);
+        let erasures = Mutex::new(erase::Noted::load(&engine, &unreadable, (options.clock)())?);
         let flusher = Flusher::start(engine.database.clone(), options.flush_interval).map_err(|error| {
             let message = format!("its flush thread cannot be started: {error}; raise the limit of threads");
             StoreError::Open { place: directory.display().to_string(), message }
@@ -125,6 +131,7 @@ impl EmbeddedStore {
             queues: Mutex::new(queues),
             feeds: Mutex::new(Feeds::default()),
             users,
+            unreadable,
             erasures,
             chores: Default::default(),
         });
@@ -179,6 +186,10 @@ impl Health for EmbeddedStore {
 
     async fn flush(&self) -> StoreResult<()> {
         self.on_own_thread("flush", |inner| inner.engine.sync(PersistMode::SyncAll)).await
+    }
+
+    fn unreadable(&self) -> &Unreadable {
+        &self.inner.unreadable
     }
 
     fn flush_is_final(&self) -> bool {

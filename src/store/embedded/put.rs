@@ -6,38 +6,34 @@
 //! and the user's weight) moves only with a tier-1 version that is not below the one it stands at.
 
 use super::EmbeddedStore;
-use super::engine::{corrupt, failed};
+use super::engine::failed;
 use super::keys::{self, Kind};
 use crate::feature::{Group, GroupBlob, Version};
 use crate::proto::{CrossGroup, GroupMeta, IntraGroup, ScidGroup, TextGroup};
-use crate::store::codec::{self, CodecResult, FeatureRecord, UserRecord};
-use crate::store::{FeaturePut, Features, PutBody, PutOutcome, PutRefusal, StoreResult, StoredFeatures};
+use crate::store::codec::{self, FeatureRecord, UserRecord};
+use crate::store::{
+    Each, FeaturePut, Features, PutBody, PutOutcome, PutRefusal, RecordKind, StoreResult, StoredFeatures,
+    unless_all_failed,
+};
 use async_trait::async_trait;
 use fjall::Readable;
-use prost::Message;
+use prost::{DecodeError, Message};
 
 #[async_trait]
 impl Features for EmbeddedStore {
-    async fn feature_groups(
+    async fn feature_groups_each(
         &self,
         space: &str,
         users: &[String],
         groups: &[Group],
-    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
+    ) -> StoreResult<Each<Option<StoredFeatures>>> {
         // A record is one value: the rest is read with it, and left here.
-        let stored = self.features(space, users).await?;
-        Ok(stored.into_iter().map(|features| features.map(|features| features.only(groups))).collect())
+        let only = |features: Option<StoredFeatures>| features.map(|features| features.only(groups));
+        unless_all_failed(self.read_features(space, users).map(|stored| stored.map(only)).collect())
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
-        let inner = &self.inner;
-        let snapshot = inner.engine.database.snapshot();
-        let read = |user: &String| {
-            let key = keys::of_user_in_space(user, Kind::Features, space);
-            let record = inner.engine.read(&snapshot, &inner.engine.users, &key, codec::decode_features)?;
-            Ok(record.map(|record| record.features))
-        };
-        users.iter().map(read).collect()
+        self.read_features(space, users).collect()
     }
 
     async fn put(&self, space: &str, put: FeaturePut) -> StoreResult<PutOutcome> {
@@ -54,10 +50,10 @@ impl Features for EmbeddedStore {
                 return Ok(PutOutcome::Refused(PutRefusal::FutureSeq));
             }
             let key = keys::of_user_in_space(&put.user, Kind::Features, space);
-            let stored = inner.engine.read(&snapshot, &inner.engine.users, &key, codec::decode_features)?;
+            let stored = inner.engine.read(&snapshot, &inner.engine.users, &key, codec::decode_features);
+            let stored = inner.unreadable.skip(RecordKind::Features, stored)?.flatten();
             let now_ms = inner.now_ms();
-            let decided = decide(stored.unwrap_or_default(), &put, now_ms).map_err(|message| corrupt(&key, message))?;
-            let record = match decided {
+            let record = match decide(stored.unwrap_or_default(), &put, now_ms) {
                 Ok(record) => record,
                 Err(refusal) => return Ok(PutOutcome::Refused(refusal)),
             };
@@ -102,11 +98,11 @@ impl Features for EmbeddedStore {
         })
     }
 
-    async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>> {
+    async fn referrer_counts_each(&self, space: &str, neighbours: &[String]) -> StoreResult<Each<usize>> {
         let inner = &self.inner;
         let snapshot = inner.engine.database.snapshot();
         let count = |neighbour: &String| Ok(inner.referrer_count(&snapshot, space, neighbour)? as usize);
-        neighbours.iter().map(count).collect()
+        unless_all_failed(neighbours.iter().map(count).collect())
     }
 
     async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>> {
@@ -116,10 +112,26 @@ impl Features for EmbeddedStore {
         let mut users = Vec::new();
         for entry in snapshot.prefix(&inner.engine.users, &prefix) {
             let key = entry.key().map_err(|error| failed("read referrers", &error))?;
-            let user = keys::parse_user(&key[prefix.len()..]);
-            users.push(user.ok_or_else(|| corrupt(&key, "not a referrer".into()))?.to_string());
+            // What is no key of ours is nobody.
+            users.extend(keys::parse_user(&key[prefix.len()..]).map(String::from));
         }
         Ok(users)
+    }
+}
+
+impl EmbeddedStore {
+    fn read_features(
+        &self,
+        space: &str,
+        users: &[String],
+    ) -> impl Iterator<Item = StoreResult<Option<StoredFeatures>>> {
+        let inner = &self.inner;
+        let snapshot = inner.engine.database.snapshot();
+        users.iter().map(move |user| {
+            let key = keys::of_user_in_space(user, Kind::Features, space);
+            let record = inner.engine.read(&snapshot, &inner.engine.users, &key, codec::decode_features);
+            Ok(inner.unreadable.watch(RecordKind::Features, record)?.map(|record| record.features))
+        })
     }
 }
 
@@ -133,15 +145,15 @@ fn note_refresh(user: &mut UserRecord, space: &str, version: Version, now_ms: i6
     user.refreshed.insert(space.to_string(), version);
 }
 
-/// The record after the put, or why it is refused; an outer error is a stored blob that cannot be decoded.
+/// The record after the put, or why it is refused.
 pub(in crate::store) fn decide(
     stored: FeatureRecord,
     put: &FeaturePut,
     now_ms: i64,
-) -> CodecResult<Result<FeatureRecord, PutRefusal>> {
+) -> Result<FeatureRecord, PutRefusal> {
     match &put.body {
         PutBody::Write { groups, prompt_hash, embedding } => {
-            Ok(write_groups(stored, put, groups, (*prompt_hash, embedding), now_ms))
+            write_groups(stored, put, groups, (*prompt_hash, embedding), now_ms)
         }
         PutBody::Skip { source_ts_ms } => skip(stored, put, *source_ts_ms, now_ms),
     }
@@ -199,13 +211,13 @@ fn may_replace(old: &GroupBlob, put: &FeaturePut, now_ms: i64) -> bool {
 }
 
 /// A skip says that everything stored is still what this refresh would write. So everything must be there, alive,
-/// written by tier 1, and not cleared by an erasure of the neighbour.
+/// decodable, written by tier 1, and not cleared by an erasure of the neighbour.
 fn skip(
     mut record: FeatureRecord,
     put: &FeaturePut,
     source_ts_ms: i64,
     now_ms: i64,
-) -> CodecResult<Result<FeatureRecord, PutRefusal>> {
+) -> Result<FeatureRecord, PutRefusal> {
     let features = &mut record.features;
     let keepable = |blob: &GroupBlob| blob.tier >= 1 && !blob.is_expired(now_ms);
     let something_to_keep = put.tier >= 1
@@ -213,36 +225,36 @@ fn skip(
         && !features.groups.is_empty()
         && features.groups.iter().all(keepable);
     if !something_to_keep {
-        return Ok(Err(PutRefusal::NothingToSkip));
+        return Err(PutRefusal::NothingToSkip);
     }
     if record.refreshed > Some(put.version) {
-        return Ok(Err(PutRefusal::Stale));
+        return Err(PutRefusal::Stale);
     }
     for blob in &mut features.groups {
-        blob.bytes = move_marks(blob, put.version, source_ts_ms)?;
+        blob.bytes = move_marks(blob, put.version, source_ts_ms).map_err(|_| PutRefusal::NothingToSkip)?;
         blob.version = put.version;
     }
     record.refreshed = Some(put.version);
     features.refreshed_seq = Some(put.version.seq);
-    Ok(Ok(record))
+    Ok(record)
 }
 
 /// The blob with `seq`, `turn` and `source_ts_ms` of its meta replaced.
-fn move_marks(blob: &GroupBlob, version: Version, source_ts_ms: i64) -> CodecResult<Vec<u8>> {
+fn move_marks(blob: &GroupBlob, version: Version, source_ts_ms: i64) -> Result<Vec<u8>, DecodeError> {
     let moved = |meta: Option<GroupMeta>| {
         Some(GroupMeta { seq: version.seq, turn: version.turn, source_ts_ms, ..meta.unwrap_or_default() })
     };
     let bytes = blob.bytes.as_slice();
-    let encoded =
-        match blob.group {
-            Group::Intra => IntraGroup::decode(bytes)
-                .map(|group| IntraGroup { meta: moved(group.meta.clone()), ..group }.encode_to_vec()),
-            Group::Cross => CrossGroup::decode(bytes)
-                .map(|group| CrossGroup { meta: moved(group.meta.clone()), ..group }.encode_to_vec()),
-            Group::Scid => ScidGroup::decode(bytes)
-                .map(|group| ScidGroup { meta: moved(group.meta.clone()), ..group }.encode_to_vec()),
-            Group::Text => TextGroup::decode(bytes)
-                .map(|group| TextGroup { meta: moved(group.meta.clone()), ..group }.encode_to_vec()),
-        };
-    encoded.map_err(|error| format!("group {}: {error}", blob.group.as_str()))
+    match blob.group {
+        Group::Intra => IntraGroup::decode(bytes)
+            .map(|group| IntraGroup { meta: moved(group.meta.clone()), ..group }.encode_to_vec()),
+        Group::Cross => CrossGroup::decode(bytes)
+            .map(|group| CrossGroup { meta: moved(group.meta.clone()), ..group }.encode_to_vec()),
+        Group::Scid => {
+            ScidGroup::decode(bytes).map(|group| ScidGroup { meta: moved(group.meta.clone()), ..group }.encode_to_vec())
+        }
+        Group::Text => {
+            TextGroup::decode(bytes).map(|group| TextGroup { meta: moved(group.meta.clone()), ..group }.encode_to_vec())
+        }
+    }
 }

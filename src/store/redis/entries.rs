@@ -28,17 +28,22 @@ pub type Entry<'a> = (i64, &'a str, &'a [u8]);
 /// A stored list's entries, newest first by (ts_ms, event id).
 ///
 /// A list may hold an entry twice, or an id without its body: halves of transactions that came back when Redis was started a
-/// second time (`migrations/0001_functions.lua` says how). They are left out here.
+/// second time (`migrations/0001_functions.lua` says how). They are left out here. A list of which nothing is left so never
+/// was ours: the halves always stand beside whole entries.
 pub fn entries(list: &[Vec<u8>]) -> CodecResult<Vec<Entry<'_>>> {
     let (mut found, mut last_id): (Vec<Entry<'_>>, Option<&[u8]>) = (Vec::with_capacity(list.len() / 2), None);
     for element in list {
         if !is_body(element) {
+            std::str::from_utf8(element).map_err(|error| format!("an event id: {error}"))?;
             last_id = Some(element);
             continue;
         }
         let id = last_id.take().ok_or("an entry without its id")?;
         let (ts_ms, body) = split_time(element)?;
         found.push((ts_ms, std::str::from_utf8(id).map_err(|error| error.to_string())?, body));
+    }
+    if found.is_empty() && !list.is_empty() {
+        return Err(format!("{} elements and no entry among them", list.len()));
     }
     if !found.is_sorted_by(sorts_above) {
         found.sort_by(|one, other| (other.0, other.1).cmp(&(one.0, one.1)));
@@ -75,7 +80,6 @@ mod tests {
             let stored = [time_bytes(ts_ms).as_slice(), b"body"].concat();
             let list = ["ü".as_bytes().to_vec(), stored];
             assert_eq!(entries(&list).unwrap(), [(ts_ms, "ü", b"body".as_slice())]);
-            assert_eq!(entries(&list[..1]).unwrap(), [], "an id that lost its body");
             assert!(entries(&list[1..]).is_err());
         }
         assert!(entries(&[b"id".to_vec(), vec![0x80; 5]]).is_err() && entries(&[vec![0xFF], vec![0x80; 6]]).is_err());
@@ -84,6 +88,14 @@ mod tests {
         assert_eq!(attribute(&stored).unwrap(), (5, b"value".as_slice()));
         for cut in 0..9 {
             assert!(attribute(&stored[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn audit_02_a_list_of_garbage_is_unreadable_not_empty() {
+        let text = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
+        for garbage in [text(&["their"]), text(&["their", "own", "list"]), vec![vec![0xFE; 9], vec![0x80; 6]]] {
+            assert!(entries(&garbage).is_err(), "{garbage:?}");
         }
     }
 

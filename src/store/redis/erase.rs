@@ -4,13 +4,15 @@
 //! to expire. What is deleted of a user is one function call in
 //! the user's slot; it names the spaces it was given, and asks for more when the counters know another one.
 
+use super::aside::{Bad, Source};
 use super::features::{ROUNDS, contended};
 use super::function;
 use super::link::Call;
 use super::pace::{FUNCTION, MEMBER, MEMBERS, STEP};
-use super::values::{corrupt, number, read};
+use super::values::read;
 use super::{RedisStore, SCAN_STEP};
-use crate::store::{CrossBlank, Erasure, Erasures, StoreResult, UserState};
+use crate::event::decode::check_id;
+use crate::store::{CrossBlank, Erasure, Erasures, RecordKind, StoreResult, UserState};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -26,7 +28,15 @@ impl Erasures for RedisStore {
 
     async fn spaces(&self) -> StoreResult<Vec<String>> {
         let key = self.keys.spaces();
-        let mut spaces: Vec<String> = read(&key, self.link.one("read spaces", Call::new("SMEMBERS", &key)).await?)?;
+        let stored: Vec<Vec<u8>> = read(&key, self.link.one("read spaces", Call::new("SMEMBERS", &key)).await?)?;
+        let (mut spaces, mut bad) = (Vec::with_capacity(stored.len()), Vec::new());
+        for member in stored {
+            match name_of("space", &member) {
+                Ok(space) => spaces.push(space),
+                Err(message) => bad.push(Bad { member, value: Vec::new(), message }),
+            }
+        }
+        self.set_aside(RecordKind::Space, Source::Set(&key), bad).await;
         spaces.sort_unstable();
         Ok(spaces)
     }
@@ -40,13 +50,16 @@ impl Erasures for RedisStore {
 
     async fn erasures(&self) -> StoreResult<Vec<Erasure>> {
         let [key, ..] = self.keys.erasures();
-        let stored: HashMap<String, String> = self.scan("read erasures", "HSCAN", &key).await?.into_iter().collect();
-        let erasure = |(user, text): (String, String)| {
-            let (id, era) = text.split_once(' ').ok_or_else(|| corrupt(&key, "an erasure without an era"))?;
-            let finished_era = if era.is_empty() { None } else { Some(number(&key, Some(era.as_bytes()))?) };
-            Ok(Erasure { user, id: number(&key, Some(id.as_bytes()))?, finished_era })
-        };
-        let mut erasures = stored.into_iter().map(erasure).collect::<StoreResult<Vec<_>>>()?;
+        let stored: Vec<(Vec<u8>, Vec<u8>)> = self.scan("read erasures", "HSCAN", &key).await?;
+        let stored: HashMap<Vec<u8>, Vec<u8>> = stored.into_iter().collect();
+        let (mut erasures, mut bad) = (Vec::with_capacity(stored.len()), Vec::new());
+        for (member, value) in stored {
+            match erasure_of(&member, &value) {
+                Ok(erasure) => erasures.push(erasure),
+                Err(message) => bad.push(Bad { member, value, message }),
+            }
+        }
+        self.set_aside(RecordKind::Erasure, Source::Hash(&key), bad).await;
         erasures.sort_unstable_by_key(|erasure| (erasure.finished_era.is_some(), erasure.id));
         Ok(erasures)
     }
@@ -58,9 +71,12 @@ impl Erasures for RedisStore {
             let call = Call::function(function!("unfinished_erasures"), &keys).arg("").arg(after).arg(MEMBERS);
             let call = call.costing(FUNCTION + MEMBER * MEMBERS as u32);
             let answer = self.link.one("read unfinished erasures", call).await?;
-            let (last, found): (u64, Vec<(String, u64)>) = read(&keys[2], answer)?;
-            let noted = |(user, id): (String, u64)| (id, Erasure { user, id, finished_era: None });
-            erasures.extend(found.into_iter().map(noted));
+            let (last, found): (u64, Vec<(Vec<u8>, u64)>) = read(&keys[2], answer)?;
+            for (user, id) in found {
+                // What is no name is put aside by who reads all of them.
+                let Ok(user) = name_of("user_id", &user) else { continue };
+                erasures.insert(id, Erasure { user, id, finished_era: None });
+            }
             if last <= after {
                 return Ok(erasures.into_values().collect());
             }
@@ -72,10 +88,10 @@ impl Erasures for RedisStore {
         let keys = self.keys.erasures();
         let cursor = if place.is_empty() { "0" } else { place };
         let scan = Call::new("HSCAN", &keys[0]).arg(cursor).arg("COUNT").arg(SCAN_STEP).costing(STEP);
-        let (next, found): (String, Vec<(String, String)>) =
+        let (next, found): (String, Vec<(Vec<u8>, Vec<u8>)>) =
             read(&keys[0], self.link.one("file erasures", scan).await?)?;
         let calls = found.chunks(MEMBERS).map(|some| {
-            let users: Vec<&str> = some.iter().map(|(user, _)| user.as_str()).collect();
+            let users: Vec<&[u8]> = some.iter().map(|(user, _)| user.as_slice()).collect();
             let call = Call::function(function!("file_erasures"), &keys).arg("").arg(users);
             call.costing(FUNCTION + MEMBER * some.len() as u32)
         });
@@ -88,11 +104,16 @@ impl Erasures for RedisStore {
         for _ in 0..ROUNDS {
             let mut spaces: BTreeSet<String> = self.spaces().await?.into_iter().collect();
             let state_key = self.keys.of_user(user, "st");
-            let fields: Vec<String> = read(&state_key, self.link.one("erase", Call::new("HKEYS", &state_key)).await?)?;
+            let fields = self.link.one("erase", Call::new("HKEYS", &state_key)).await;
+            let fields = fields.and_then(|fields| read::<Vec<Vec<u8>>>(&state_key, fields));
+            // Whose counters cannot be read is known in the spaces that were noted.
+            let fields = self.unreadable.skip(RecordKind::State, fields)?.unwrap_or_default();
+            let fields = fields.into_iter().filter_map(|field| String::from_utf8(field).ok()).collect::<Vec<_>>();
             spaces.extend(fields.iter().filter_map(|field| field.strip_prefix("r:")).map(String::from));
             let mut keys: Vec<String> =
                 ["st", "h:e", "h:i", "q", "prof"].iter().map(|part| self.keys.of_user(user, part)).collect();
             keys.extend(spaces.iter().map(|space| self.keys.features(user, space)));
+            keys.extend(spaces.iter().map(|space| self.keys.referrers(user, space)));
             let call = Call::function(function!("erase"), &keys).arg(self.clock_argument()).arg(erasure.id);
             let call = spaces.iter().fold(call, |call, space| call.arg(space));
             let answer: Answer = read(&state_key, self.link.one("erase", call).await?)?;
@@ -101,6 +122,7 @@ impl Erasures for RedisStore {
                 continue;
             }
             self.count_new_user(is_new).await?;
+            self.clear_aside(&self.keys.erasures()[0], user).await?;
             return Ok(UserState { seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq });
         }
         Err(contended("erase", user))
@@ -109,11 +131,13 @@ impl Erasures for RedisStore {
     async fn blank_cross(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank> {
         let key = self.keys.features(user, space);
         for _ in 0..ROUNDS {
-            let Some((mut record, revision)) = self.read_record("blank cross", &key).await? else {
-                return Ok(CrossBlank::Other);
+            let stored = self.read_record("blank cross", &key).await;
+            let Some(stored) = self.unreadable.skip(RecordKind::Features, stored)? else {
+                self.delete_features(&key).await?;
+                return Ok(CrossBlank::Blanked);
             };
-            let found = crate::store::blank::blank(&mut record.features, neighbour, era)
-                .map_err(|message| corrupt(&key, message))?;
+            let Some((mut record, revision)) = stored else { return Ok(CrossBlank::Other) };
+            let found = crate::store::blank::blank(&mut record.features, neighbour, era);
             if found != CrossBlank::Blanked || self.rewrite("blank cross", &key, &record, &revision).await? {
                 return Ok(found);
             }
@@ -134,6 +158,7 @@ impl Erasures for RedisStore {
     }
 
     async fn expire_erasures(&self, before_ms: i64) -> StoreResult<usize> {
+        self.expire_aside(before_ms).await;
         let (keys, mut gone) = (self.keys.erasures(), 0);
         loop {
             let call = Call::function(function!("expire_erasures"), &keys).arg("").arg(before_ms).arg(MEMBERS);
@@ -145,4 +170,24 @@ impl Erasures for RedisStore {
             }
         }
     }
+}
+
+/// The name in these bytes, if it can be one.
+fn name_of(what: &str, bytes: &[u8]) -> Result<String, String> {
+    let name = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    check_id(what, name).map_err(|error| error.reason)?;
+    Ok(name.to_string())
+}
+
+/// `id era`, the era empty while steps are left to do; what a later version writes behind is passed over.
+fn erasure_of(user: &[u8], value: &[u8]) -> Result<Erasure, String> {
+    let user = name_of("user_id", user)?;
+    let text = std::str::from_utf8(value).map_err(|error| error.to_string())?;
+    let mut words = text.split(' ');
+    let mut number = || -> Option<Result<u64, String>> {
+        let word = words.next()?;
+        (!word.is_empty()).then(|| word.parse().map_err(|_| format!("{word:?} is no number")))
+    };
+    let id = number().ok_or("an erasure without an id")??;
+    Ok(Erasure { user, id, finished_era: number().transpose()? })
 }

@@ -15,7 +15,10 @@ use crate::feature::{Group, GroupBlob, Version};
 use crate::log_id::LogId;
 use crate::store::codec::{CodecResult, FeatureRecord};
 use crate::store::embedded::put_rules;
-use crate::store::{FeaturePut, Features, PutOutcome, PutRefusal, StoreError, StoreResult, StoredFeatures};
+use crate::store::{
+    Each, FeaturePut, Features, PutOutcome, PutRefusal, RecordKind, StoreError, StoreResult, StoredFeatures,
+    unless_all_failed,
+};
 use async_trait::async_trait;
 use redis::Value;
 
@@ -37,26 +40,27 @@ struct Read {
 
 #[async_trait]
 impl Features for RedisStore {
-    async fn feature_groups(
+    async fn feature_groups_each(
         &self,
         space: &str,
         users: &[String],
         groups: &[Group],
-    ) -> StoreResult<Vec<Option<StoredFeatures>>> {
+    ) -> StoreResult<Each<Option<StoredFeatures>>> {
         // The revision says that there are features at all.
         let names: Vec<&str> = ["rev", "r"].into_iter().chain(groups.iter().map(|group| group.as_str())).collect();
         let call = |user: &String| {
             Call::new("HMGET", &self.keys.features(user, space)).arg(&names).costing(COMMAND + groups.len() as u32)
         };
-        let answers = self.link.read("read groups", users.iter().map(call).collect()).await?;
-        let record = |(user, value): (&String, Value)| {
+        let answers = self.link.read_each("read groups", users.iter().map(call).collect()).await;
+        let record = |(user, value): (&String, StoreResult<Value>)| {
             let key = self.keys.features(user, space);
-            let values: Vec<Option<Vec<u8>>> = read(&key, value)?;
+            let values: Vec<Option<Vec<u8>>> = read(&key, value?)?;
             let present = names.iter().zip(values).filter_map(|(name, value)| Some((name.to_string(), value?)));
             let (record, revision) = decode_fields(&key, present.collect())?;
             Ok((!revision.is_empty()).then_some(record.features))
         };
-        users.iter().zip(answers).map(record).collect()
+        let watched = |asked| self.unreadable.watch(RecordKind::Features, record(asked));
+        unless_all_failed(users.iter().zip(answers).map(watched).collect())
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
@@ -64,9 +68,11 @@ impl Features for RedisStore {
             .iter()
             .map(|user| Call::new("HGETALL", &self.keys.features(user, space)).costing(WHOLE_KEY))
             .collect();
-        let answers = self.link.run("read features", calls).await?;
+        let answers = self.link.run("read features", calls).await;
+        let answers = self.unreadable.watch(RecordKind::Features, answers)?;
         let decode = |(user, value): (&String, Value)| {
-            let (record, revision) = decode(&self.keys.features(user, space), value)?;
+            let decoded = decode(&self.keys.features(user, space), value);
+            let (record, revision) = self.unreadable.watch(RecordKind::Features, decoded)?;
             Ok((!revision.is_empty()).then_some(record.features))
         };
         users.iter().zip(answers).map(decode).collect()
@@ -81,10 +87,7 @@ impl Features for RedisStore {
             if put.version.seq > read.seq {
                 return Ok(PutOutcome::Refused(PutRefusal::FutureSeq));
             }
-            let key = self.keys.features(&put.user, space);
-            let decided =
-                put_rules::decide(read.record, &put, read.now_ms).map_err(|message| corrupt(&key, message))?;
-            let record = match decided {
+            let record = match put_rules::decide(read.record, &put, read.now_ms) {
                 Ok(record) => record,
                 Err(refusal) => return Ok(PutOutcome::Refused(refusal)),
             };
@@ -107,11 +110,13 @@ impl Features for RedisStore {
         Ok(())
     }
 
-    async fn referrer_counts(&self, space: &str, neighbours: &[String]) -> StoreResult<Vec<usize>> {
+    async fn referrer_counts_each(&self, space: &str, neighbours: &[String]) -> StoreResult<Each<usize>> {
         let keys: Vec<String> = neighbours.iter().map(|user| self.keys.referrers(user, space)).collect();
         let calls = keys.iter().map(|key| Call::new("SCARD", key)).collect();
-        let answers = self.link.run("referrer counts", calls).await?;
-        keys.iter().zip(answers).map(|(key, answer)| read(key, answer)).collect()
+        let answers = self.link.run_each("referrer counts", calls).await;
+        let count = |(key, answer): (&String, StoreResult<Value>)| read(key, answer?);
+        let watched = |asked| self.unreadable.watch(RecordKind::Referrers, count(asked));
+        unless_all_failed(keys.iter().zip(answers).map(watched).collect())
     }
 
     async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>> {
@@ -131,19 +136,32 @@ impl RedisStore {
             Call::new("HGETALL", &key).costing(WHOLE_KEY),
             Call::beside("TIME", &key),
         ];
-        let answers = self.link.run("put", calls).await?;
-        let Ok([state, features, time]) = <[Value; 3]>::try_from(answers) else {
+        let answers = self.link.run_each("put", calls).await;
+        let Ok([state, features, time]) = <[StoreResult<Value>; 3]>::try_from(answers) else {
             return Err(corrupt(&key, "answers are missing"));
         };
-        let state: (Option<Vec<u8>>, Option<Vec<u8>>) = read(&state_key, state)?;
-        let (record, revision) = decode(&key, features)?;
+        let state: (Option<Vec<u8>>, Option<Vec<u8>>) = read(&state_key, state?)?;
+        let features = features.and_then(|features| decode(&key, features));
+        let (record, revision) = match self.unreadable.skip(RecordKind::Features, features)? {
+            Some(found) => found,
+            None => {
+                self.delete_features(&key).await?;
+                Default::default()
+            }
+        };
         Ok(Read {
             seq: number(&state_key, state.0.as_deref())?,
             era: number(&state_key, state.1.as_deref())?,
             record,
             revision: if revision.is_empty() { "0".into() } else { revision },
-            now_ms: self.time_of(time)?,
+            now_ms: self.time_of(time?)?,
         })
+    }
+
+    /// Features that cannot be read go: they were made from the history, and are made again.
+    pub(super) async fn delete_features(&self, key: &str) -> StoreResult<()> {
+        self.link.one("delete features", Call::new("UNLINK", key)).await?;
+        Ok(())
     }
 
     /// A record and its revision.
@@ -172,7 +190,8 @@ impl RedisStore {
     /// Notes a user who had no state before a function wrote one: `is_new` is the function's answer, 1 or 0.
     pub(super) async fn count_new_user(&self, is_new: u64) -> StoreResult<()> {
         if is_new > 0 {
-            self.link.one("count users", Call::new("INCRBY", &self.keys.user_count()).arg(is_new)).await?;
+            let counted = self.link.one("count users", Call::new("INCRBY", &self.keys.user_count()).arg(is_new)).await;
+            self.unreadable.skip(RecordKind::Count, counted)?;
         }
         Ok(())
     }
@@ -259,8 +278,8 @@ fn decode_fields(key: &str, stored: Vec<(String, Vec<u8>)>) -> StoreResult<(Feat
             "h" => record.features.prompt_hash = number(key, Some(&bytes))?,
             "emb" => record.features.embedding = bytes,
             name => {
-                let group =
-                    Group::parse(name).ok_or_else(|| corrupt(key, format!("unknown feature group {name:?}")))?;
+                // A field of a later version is none of ours.
+                let Some(group) = Group::parse(name) else { continue };
                 record.features.groups.push(blob(group, &bytes).map_err(|message| corrupt(key, message))?);
             }
         }

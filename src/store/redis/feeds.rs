@@ -10,17 +10,17 @@
 //! replica needs no other source. The price is a second copy of the vector.
 
 use super::RedisStore;
+use super::aside::{Bad, Source};
 use super::function;
 use super::keys::shard_of;
 use super::link::Call;
 use super::pace::{FUNCTION, MEMBER, MEMBERS};
 use super::values::{corrupt, number, read};
 use crate::event::Item;
-use crate::store::codec;
+use crate::store::codec::{self, CodecResult};
 use crate::store::cursor::ShardPage;
-use crate::store::{FeedCursor, FeedPage, Feeds, FreshVector, StoreResult};
+use crate::store::{FeedCursor, FeedPage, Feeds, FreshVector, RecordKind, StoreResult};
 use async_trait::async_trait;
-use redis::Value;
 use std::collections::HashMap;
 
 #[async_trait]
@@ -44,12 +44,12 @@ impl Feeds for RedisStore {
         limit: usize,
     ) -> StoreResult<FeedPage<FreshVector>> {
         let shards: Vec<[String; 3]> = (0..self.shards).map(|shard| self.keys.vectors(shard, space)).collect();
-        let decode = |key: &str, value: &[u8]| {
+        let decode = |value: &[u8]| {
             // `era seq turn ` stands before the record, for the function to compare.
             let record = value.splitn(4, |byte| *byte == b' ').nth(3).unwrap_or_default();
-            codec::decode_vector(record).map_err(|message| corrupt(key, message))
+            codec::decode_vector(record)
         };
-        self.page("read vectors", &shards, cursor, limit, decode).await
+        self.page(("read vectors", RecordKind::Vector), &shards, cursor, limit, decode).await
     }
 
     async fn put_items(&self, items: &[Item]) -> StoreResult<()> {
@@ -76,21 +76,20 @@ impl Feeds for RedisStore {
     }
 
     async fn items_after(&self, cursor: &FeedCursor, limit: usize) -> StoreResult<FeedPage<Item>> {
-        let decode =
-            |key: &str, value: &[u8]| serde_json::from_slice(value).map_err(|error| corrupt(key, error.to_string()));
-        self.page("read items", &[self.keys.items()], cursor, limit, decode).await
+        let decode = |value: &[u8]| Item::of_stored(value).map_err(|error| error.to_string());
+        self.page(("read items", RecordKind::Item), &[self.keys.items()], cursor, limit, decode).await
     }
 }
 
 impl RedisStore {
-    /// All shards of a feed at once, an equal part of the limit each.
+    /// All shards of a feed at once, an equal part of the limit each. Entries that cannot be read are put aside.
     async fn page<T>(
         &self,
-        operation: &'static str,
+        (operation, kind): (&'static str, RecordKind),
         shards: &[[String; 3]],
         cursor: &FeedCursor,
         limit: usize,
-        decode: impl Fn(&str, &[u8]) -> StoreResult<T>,
+        decode: impl Fn(&[u8]) -> CodecResult<T>,
     ) -> StoreResult<FeedPage<T>> {
         let lineages = self.link.lineages(operation).await?;
         let lineages: Vec<u64> = shards.iter().map(|keys| lineages.of(&keys[0])).collect();
@@ -104,13 +103,26 @@ impl RedisStore {
         };
         let calls = shards.iter().zip(cursor.after(&lineages)).map(call).collect();
         let answers = self.link.run(operation, calls).await?;
-        let shard_page = |((keys, lineage), answer): ((&[String; 3], u64), Value)| {
+        let mut pages = Vec::with_capacity(shards.len());
+        for ((keys, lineage), answer) in shards.iter().zip(lineages).zip(answers) {
             let (after, flat): (u64, Vec<Vec<u8>>) = read(&keys[0], answer)?;
-            let entry = |pair: &[Vec<u8>]| Ok((number(&keys[0], Some(&pair[0]))?, decode(&keys[1], &pair[1])?));
-            let entries = flat.chunks_exact(2).map(entry).collect::<StoreResult<_>>()?;
-            Ok(ShardPage { lineage, after, entries })
-        };
-        let pages = shards.iter().zip(lineages).zip(answers).map(shard_page).collect::<StoreResult<_>>()?;
-        Ok(FeedPage::of_shards(pages, limit))
+            let is_last = flat.len() < 3 * limit;
+            let (mut page, mut bad) = (ShardPage { lineage, last: after, is_last, entries: Vec::new() }, Vec::new());
+            for entry in flat.chunks_exact(3) {
+                let [member, id, value] = entry else { continue };
+                let decoded = number(&keys[0], Some(id)).map_err(|error| error.to_string());
+                let decoded = decoded.and_then(|id: u64| {
+                    page.last = page.last.max(id);
+                    decode(value)
+                });
+                match decoded {
+                    Ok(entry) => page.entries.push(entry),
+                    Err(message) => bad.push(Bad { member: member.clone(), value: value.clone(), message }),
+                }
+            }
+            self.set_aside(kind, Source::Feed(keys), bad).await;
+            pages.push(page);
+        }
+        Ok(FeedPage::of_shards(pages))
     }
 }

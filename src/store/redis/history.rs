@@ -13,8 +13,8 @@ use crate::event::ActionClass;
 use crate::proto::Behaviour;
 use crate::store::codec::CodecResult;
 use crate::store::{
-    AppendOutcome, Histories, ITEM_USERS_CAP, Record, RecordBody, StoreResult, UserBatch, UserHistory, UserMarks,
-    UserState,
+    AppendOutcome, Each, Histories, ITEM_USERS_CAP, Record, RecordBody, RecordKind, StoreResult, UserBatch,
+    UserHistory, UserMarks, UserState, unless_all_failed,
 };
 use async_trait::async_trait;
 use prost::Message;
@@ -34,34 +34,46 @@ type Answer = (Vec<u8>, u8, u64, f64, i64, u64, i64, u64, String);
 
 #[async_trait]
 impl Histories for RedisStore {
-    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+    async fn append_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
         let parts: Vec<Part<'_>> = batches.iter().flat_map(parts_of).collect();
         let calls = parts.iter().map(|part| self.append_call(space, part)).collect::<StoreResult<Vec<_>>>()?;
-        let answers = self.link.write("append", calls).await?;
-        let mut outcomes: Vec<AppendOutcome> = Vec::with_capacity(batches.len());
+        let answers = self.link.write_each("append", calls).await;
+        let mut outcomes: Each<AppendOutcome> = Vec::with_capacity(batches.len());
         let (mut engaged, mut new_users) = (BTreeMap::new(), 0);
         for (part, answer) in parts.iter().zip(answers) {
+            let before = if part.is_first { None } else { outcomes.pop() }.unwrap_or(Ok(AppendOutcome::default()));
             let key = self.keys.of_user(part.user, "st");
-            let (flags, is_new, seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq, refreshed): Answer =
-                read(&key, answer)?;
+            let answer = answer.and_then(|answer| {
+                let answer: Answer = read(&key, answer)?;
+                let refreshed = refreshed_seq(&key, &answer.8)?;
+                Ok((answer, refreshed))
+            });
+            // Of a user's parts one that failed fails them all: they are repeated, and what is stored counts as duplicate.
+            let (before, (answer, refreshed_seq)) = match (before, self.unreadable.watch(RecordKind::History, answer)) {
+                (Ok(before), Ok(answer)) => (before, answer),
+                (Err(error), _) | (_, Err(error)) => {
+                    outcomes.push(Err(error));
+                    continue;
+                }
+            };
+            let (flags, is_new, seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq, _) = answer;
             new_users += u64::from(is_new);
             for (record, flag) in part.records.iter().zip(&flags) {
                 note_engagement(&mut engaged, part.user, record, *flag);
             }
             let accepted = flags.iter().filter(|flag| **flag == b'a').count() as u32;
-            let before = if part.is_first { None } else { outcomes.pop() }.unwrap_or_default();
-            outcomes.push(AppendOutcome {
+            outcomes.push(Ok(AppendOutcome {
                 accepted: before.accepted + accepted,
                 duplicates: before.duplicates + part.records.len() as u32 - accepted,
                 state: UserState { seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq },
-                refreshed_seq: refreshed_seq(&key, &refreshed)?,
-            });
+                refreshed_seq,
+            }));
         }
         self.count(engaged, new_users).await?;
-        Ok(outcomes)
+        unless_all_failed(outcomes)
     }
 
-    async fn histories(&self, users: &[String]) -> StoreResult<Vec<Option<UserHistory>>> {
+    async fn histories_each(&self, users: &[String]) -> StoreResult<Each<Option<UserHistory>>> {
         const PARTS: usize = 5;
         let mut calls = Vec::with_capacity(users.len() * PARTS);
         for user in users {
@@ -70,26 +82,30 @@ impl Histories for RedisStore {
             calls.extend(["h:e", "h:i", "q"].map(list));
             calls.push(Call::new("HGETALL", &self.keys.of_user(user, "prof")).costing(WHOLE_KEY));
         }
-        let mut answers = self.link.run("read histories", calls).await?.into_iter();
+        let mut answers = self.link.run_each("read histories", calls).await.into_iter();
         let history = |user: &String| {
-            let parts: Vec<Value> = answers.by_ref().take(PARTS).collect();
-            history_of(&self.keys.of_user(user, "st"), parts)
+            // All of them, or the next user's would be taken for this one's.
+            let parts: Vec<StoreResult<Value>> = answers.by_ref().take(PARTS).collect();
+            let parts = parts.into_iter().collect::<StoreResult<Vec<Value>>>();
+            let history = parts.and_then(|parts| history_of(&self.keys.of_user(user, "st"), parts));
+            self.unreadable.watch(RecordKind::History, history)
         };
-        users.iter().map(history).collect()
+        unless_all_failed(users.iter().map(history).collect())
     }
 
-    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+    async fn states_each(&self, space: &str, users: &[String]) -> StoreResult<Each<Option<UserMarks>>> {
         let refreshed = format!("r:{space}");
         let call = |user: &String| Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE).arg(&refreshed);
-        let answers = self.link.read("read states", users.iter().map(call).collect()).await?;
-        let marks = |(user, answer): (&String, Value)| {
+        let answers = self.link.read_each("read states", users.iter().map(call).collect()).await;
+        let marks = |(user, answer): (&String, StoreResult<Value>)| {
             let key = self.keys.of_user(user, "st");
-            let fields: Vec<Field> = read(&key, answer)?;
+            let fields: Vec<Field> = read(&key, answer?)?;
             let Some(state) = state_of(&key, &fields)? else { return Ok(None) };
             let version = fields.last().and_then(|field| field.as_deref()).unwrap_or_default();
             Ok(Some(UserMarks { state, refreshed_seq: refreshed_seq(&key, &String::from_utf8_lossy(version))? }))
         };
-        users.iter().zip(answers).map(marks).collect()
+        let watched = |asked| self.unreadable.watch(RecordKind::State, marks(asked));
+        unless_all_failed(users.iter().zip(answers).map(watched).collect())
     }
 
     async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>> {
@@ -97,7 +113,7 @@ impl Histories for RedisStore {
         let open: Vec<&str> =
             items.iter().zip(&is_full).filter(|(_, is_full)| !**is_full).map(|(item, _)| item.as_str()).collect();
         let calls = open.iter().map(|item| Call::new("SCARD", &self.keys.item_users(item))).collect();
-        let answers = self.link.run("item user counts", calls).await?;
+        let answers = self.link.run_each("item user counts", calls).await;
         let asked = open.iter().zip(answers).map(|(item, answer)| self.users(item, answer));
         let asked = asked.collect::<StoreResult<Vec<u32>>>()?;
         self.full_items.note(open.iter().copied().zip(asked.iter().copied()));

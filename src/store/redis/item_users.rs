@@ -7,7 +7,7 @@ use super::RedisStore;
 use super::function;
 use super::link::Call;
 use super::values::read;
-use crate::store::{ITEM_USERS_CAP, StoreResult};
+use crate::store::{ITEM_USERS_CAP, RecordKind, StoreResult};
 use parking_lot::Mutex;
 use redis::Value;
 use std::collections::{BTreeMap, HashSet};
@@ -68,15 +68,21 @@ impl RedisStore {
         if new_users > 0 {
             calls.push(Call::new("INCRBY", &self.keys.user_count()).arg(new_users));
         }
-        let answers = self.link.run("count users", calls).await?;
-        let counts = open.iter().zip(answers).map(|((item, _), answer)| (*item, answer));
-        let counts: Vec<(&str, u32)> =
-            counts.map(|(item, answer)| Ok((item, self.users(item, answer)?))).collect::<StoreResult<_>>()?;
+        let mut answers = self.link.run_each("count users", calls).await.into_iter();
+        let mut counts: Vec<(&str, u32)> = Vec::with_capacity(open.len());
+        for ((item, _), answer) in open.iter().zip(answers.by_ref()) {
+            counts.push((item, self.users(item, answer)?));
+        }
+        for counted in answers {
+            self.unreadable.skip(RecordKind::Count, counted)?;
+        }
         self.full_items.note(counts.into_iter());
         Ok(())
     }
 
-    pub(super) fn users(&self, item: &str, answer: Value) -> StoreResult<u32> {
-        read(&self.keys.item_users(item), answer)
+    /// 0 where it cannot be read: who is not known to be known is not shown.
+    pub(super) fn users(&self, item: &str, answer: StoreResult<Value>) -> StoreResult<u32> {
+        let users = answer.and_then(|answer| read(&self.keys.item_users(item), answer));
+        Ok(self.unreadable.skip(RecordKind::ItemUsers, users)?.unwrap_or(0))
     }
 }

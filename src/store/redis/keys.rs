@@ -50,14 +50,21 @@ impl Keys {
         unescape(inner)
     }
 
-    /// The queue of a shard: a sorted set a class, the leases' ends, the leases.
+    /// The queue of a shard: a sorted set a class, the leases' ends, the leases, and the two of what is put aside.
     pub fn queue(&self, shard: u32, space: &str) -> Vec<String> {
         let namespace = &self.namespace;
         let mut keys: Vec<String> =
             (0..CLASSES).map(|class| format!("{namespace}:due:{{{shard}}}:{space}:{class}")).collect();
         keys.push(format!("{namespace}:lease:{{{shard}}}:{space}"));
         keys.push(format!("{namespace}:leased:{{{shard}}}:{space}"));
+        keys.extend(self.unreadable(&shard.to_string()));
         keys
+    }
+
+    /// What could not be read of the keys in a tag's slot: when it was put aside, and what it was.
+    pub fn unreadable(&self, tag: &str) -> [String; 2] {
+        let base = format!("{}:unreadable:{{{tag}}}", self.namespace);
+        [base.clone(), format!("{base}:v")]
     }
 
     /// A shard of a space's feed of vectors: ids, values, last id.
@@ -68,6 +75,21 @@ impl Keys {
     /// The feed of catalogue changes.
     pub fn items(&self) -> [String; 3] {
         feed(format!("{}:items:{{items}}", self.namespace))
+    }
+
+    /// Every key that holds something of many users, with its type.
+    pub fn of_many(&self, spaces: &[String], shards: u32) -> Vec<(String, &'static str)> {
+        let mut all = vec![(self.epoch(), "hash"), (self.spaces(), "set"), (self.user_count(), "string")];
+        let [erased, last_erasure, open, done] = self.erasures();
+        all.extend([(erased, "hash"), (last_erasure, "string"), (open, "zset"), (done, "zset")]);
+        let feed = |[ids, values, last]: [String; 3]| [(ids, "zset"), (values, "hash"), (last, "string")];
+        all.extend(feed(self.items()));
+        for (shard, space) in (0..shards).flat_map(|shard| spaces.iter().map(move |space| (shard, space))) {
+            all.extend(feed(self.vectors(shard, space)));
+            let kinds = std::iter::repeat_n("zset", usize::from(CLASSES) + 1).chain(["hash", "zset", "hash"]);
+            all.extend(self.queue(shard, space).into_iter().zip(kinds));
+        }
+        all
     }
 
     /// Who engaged with an item.
@@ -113,11 +135,16 @@ pub fn shard_of(user: &str, shards: u32) -> u32 {
 
 /// The slot of a key, as Redis Cluster computes it.
 pub fn slot_of(key: &str) -> u16 {
+    crc16(tag_of(key).as_bytes()) % SLOTS
+}
+
+/// The part of a key that decides its slot.
+pub fn tag_of(key: &str) -> &str {
     let tagged = key.find('{').and_then(|open| {
         let rest = &key[open + 1..];
         rest.find('}').filter(|length| *length > 0).map(|length| &rest[..length])
     });
-    crc16(tagged.unwrap_or(key).as_bytes()) % SLOTS
+    tagged.unwrap_or(key)
 }
 
 /// CRC-16/XMODEM.

@@ -186,11 +186,6 @@ impl Link {
         self.go(operation, calls, Way::Until(deadline)).await
     }
 
-    /// As [`Link::run`], in the way of [`Link::read_each`].
-    pub async fn read(&self, operation: &'static str, calls: Vec<Call>) -> StoreResult<Vec<Value>> {
-        self.read_each(operation, calls).await.into_iter().collect()
-    }
-
     /// As [`Link::run`], in the way of [`Link::write_each`].
     pub async fn write(&self, operation: &'static str, calls: Vec<Call>) -> StoreResult<Vec<Value>> {
         self.write_each(operation, calls).await.into_iter().collect()

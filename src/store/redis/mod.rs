@@ -13,9 +13,11 @@
 //! | `keys`, `values`, `entries` | names of keys; answers; bytes of a list's entries |
 //! | `schema` | versions, functions, migration |
 //! | `history`, `features`, `queue`, `feeds`, `erase`, `chores` | the traits, by subject |
+//! | `aside` | members of keys of many that cannot be read |
 //! | `item_users` | how many users engaged with an item |
 
 mod address;
+mod aside;
 mod assurance;
 mod breaker;
 mod chores;
@@ -44,7 +46,7 @@ pub use assurance::{Ack, Assurance};
 pub use link::Patience;
 pub use schema::{Migration, Step};
 
-use super::{Health, Replicas, StoreResult, StoreStats};
+use super::{Health, RecordKind, Replicas, StoreResult, StoreStats, Unreadable};
 use crate::clock::unix_ms;
 use async_trait::async_trait;
 use keys::Keys;
@@ -87,6 +89,7 @@ pub struct RedisStore {
     full_items: item_users::FullItems,
     /// By how much Redis' clock is ahead of ours.
     ahead_ms: AtomicI64,
+    unreadable: Unreadable,
     /// Tests stop the clock; otherwise it is Redis' own.
     stopped_clock: Option<Arc<AtomicI64>>,
 }
@@ -106,8 +109,8 @@ impl RedisStore {
         assurance::check(&link).await?;
         let keys = Keys::new(&options.namespace);
         let shards = schema::ready(&link, &keys, options.shards).await?;
-        let (full_items, ahead_ms) = Default::default();
-        let store = RedisStore { link, keys, shards, full_items, ahead_ms, stopped_clock };
+        let (full_items, unreadable, ahead_ms) = Default::default();
+        let store = RedisStore { link, keys, shards, full_items, unreadable, ahead_ms, stopped_clock };
         store.now_ms().await?;
         Ok(Arc::new(store))
     }
@@ -169,7 +172,9 @@ impl Health for RedisStore {
     /// Users as counted, memory of all masters.
     async fn stats(&self) -> StoreResult<StoreStats> {
         let key = self.keys.user_count();
-        let users: Option<u64> = values::read(&key, self.link.one("stats", Call::new("GET", &key)).await?)?;
+        let counted =
+            self.link.one("stats", Call::new("GET", &key)).await.and_then(|answer| values::read(&key, answer));
+        let users: Option<u64> = self.unreadable.skip(RecordKind::Count, counted)?.flatten();
         let mut info = redis::cmd("INFO");
         info.arg("memory");
         let mut bytes = 0;
@@ -193,6 +198,23 @@ impl Health for RedisStore {
     async fn replicas(&self) -> StoreResult<Replicas> {
         let (lineages, lacking) = self.link.look_at_replicas("replicas").await?;
         Ok(Replicas { incarnation: lineages.of_all(), lacking })
+    }
+
+    fn unreadable(&self) -> &Unreadable {
+        &self.unreadable
+    }
+
+    async fn misused_keys(&self, spaces: &[String]) -> StoreResult<Vec<String>> {
+        let keys = self.keys.of_many(spaces, self.shards);
+        let calls = keys.iter().map(|(key, _)| Call::new("TYPE", key)).collect();
+        let mut misused = Vec::new();
+        for ((key, wanted), answer) in keys.iter().zip(self.link.run("check keys", calls).await?) {
+            let found: String = values::read(key, answer)?;
+            if found != "none" && found != *wanted {
+                misused.push(format!("{key} holds a {found}, not a {wanted}"));
+            }
+        }
+        Ok(misused)
     }
 
     fn trouble(&self) -> Option<String> {

@@ -9,9 +9,9 @@ use super::function;
 use super::keys::{CLASSES, shard_of};
 use super::link::{self, Call};
 use super::pace::{FUNCTION, MEMBER, MEMBERS};
-use super::values::{number, read};
+use super::values::{corrupt, number, read};
 use super::{RedisStore, SCAN_STEP};
-use crate::store::{Claim, DueEntry, DueQueue, QueueDepth, SWEEP_CLASS, StoreResult, SweepStep};
+use crate::store::{Claim, DueEntry, DueQueue, QueueDepth, RecordKind, SWEEP_CLASS, StoreResult, SweepStep};
 use async_trait::async_trait;
 use redis::Value;
 use std::collections::BTreeMap;
@@ -38,19 +38,11 @@ struct Queues {
 #[async_trait]
 impl DueQueue for RedisStore {
     async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
-        let mut calls = Vec::new();
-        for some in entries.chunks(MEMBERS) {
-            for queues in self.by_queue(space, some.iter().map(|entry| entry.user.as_str())) {
-                let call = Call::function(function!("mark"), &queues.keys).arg(self.clock_argument());
-                let call = call.costing(FUNCTION + MEMBER * queues.members.len() as u32);
-                calls.push(queues.members.into_iter().fold(call, |call, (queue, index)| {
-                    let entry = &some[index];
-                    call.arg(queue).arg(&entry.user).arg(entry.class.min(CLASSES - 1)).arg(entry.due_ms)
-                }));
-            }
+        match self.mark(space, entries, self.link.is_cluster()).await {
+            // A queue of another type spoils the call of all of them; apart it spoils its own.
+            Err(error) if error.is_unreadable() => self.mark(space, entries, true).await,
+            marked => marked,
         }
-        self.link.run("mark due", calls).await?;
-        Ok(())
     }
 
     async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
@@ -93,10 +85,11 @@ impl DueQueue for RedisStore {
         let mut open: Vec<u32> = (0..self.shards).collect();
         while !open.is_empty() {
             let depth = |shard: &u32| self.queue_call(function!("depth"), *shard, space).costing(ENDING_LEASES);
-            let answers = self.link.run("queue depth", open.iter().map(depth).collect()).await?;
+            let answers = self.link.run_each("queue depth", open.iter().map(depth).collect()).await;
             let mut again = Vec::new();
             for (shard, answer) in open.into_iter().zip(answers) {
-                let flat: Vec<i64> = read("due queue", answer)?;
+                let flat = answer.and_then(|answer| read::<Vec<i64>>("due queue", answer));
+                let Some(flat) = self.unreadable.skip(RecordKind::Due, flat)? else { continue };
                 let Some((leases, rest)) = flat.split_first() else { continue };
                 // Leases are left to end first.
                 if *leases < 0 {
@@ -123,7 +116,8 @@ impl DueQueue for RedisStore {
         let Some(node) = masters.get(at) else { return Ok(SweepStep::default()) };
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(self.keys.all_states()).arg("COUNT").arg(SCAN_STEP);
-        let (next, mut keys): (String, Vec<String>) = read("scan", self.link.on("sweep", node, &scan).await?)?;
+        let (next, keys): (String, Vec<Vec<u8>>) = read("scan", self.link.on("sweep", node, &scan).await?)?;
+        let mut keys: Vec<String> = keys.into_iter().filter_map(|key| String::from_utf8(key).ok()).collect();
         keys.sort_unstable();
         keys.dedup();
         let users = counted + keys.len() as u64;
@@ -154,32 +148,41 @@ impl RedisStore {
         (MEMBERS * 4 / self.queues_a_call()).clamp(1, MEMBERS)
     }
 
+    /// One call for some queues, or `apart`, which a cluster needs, one a queue.
+    async fn mark(&self, space: &str, entries: &[DueEntry], apart: bool) -> StoreResult<()> {
+        let mut calls = Vec::new();
+        for some in entries.chunks(MEMBERS) {
+            for queues in self.by_queue(space, some.iter().map(|entry| entry.user.as_str()), apart) {
+                let call = Call::function(function!("mark"), &queues.keys).arg(self.clock_argument());
+                let call = call.costing(FUNCTION + MEMBER * queues.members.len() as u32);
+                calls.push(queues.members.into_iter().fold(call, |call, (queue, index)| {
+                    let entry = &some[index];
+                    call.arg(queue).arg(&entry.user).arg(entry.class.min(CLASSES - 1)).arg(entry.due_ms)
+                }));
+            }
+        }
+        self.unreadable.watch(RecordKind::Due, self.link.run("mark due", calls).await.map(|_| ()))
+    }
+
     /// The first who are due: class, due, user; no more than `limit`.
     async fn due(&self, space: &str, limit: usize) -> StoreResult<Vec<(u8, i64, String)>> {
         if limit == 0 {
             return Ok(Vec::new());
         }
         let shards: Vec<u32> = (0..self.shards).collect();
-        let queues_of = |shards: &[u32]| shards.iter().flat_map(|shard| self.keys.queue(*shard, space)).collect();
-        let mut open: Vec<Vec<String>> = shards.chunks(self.queues_a_call()).map(queues_of).collect();
-        let cost = ENDING_LEASES + (2 * limit * self.queues_a_call()) as u32;
+        let mut open: Vec<Vec<u32>> = shards.chunks(self.queues_a_call()).map(<[u32]>::to_vec).collect();
         let mut due: Vec<(u8, i64, String)> = Vec::new();
         while !open.is_empty() {
-            let peek = |keys: &Vec<String>| {
-                Call::function(function!("peek"), keys).arg(self.clock_argument()).arg(limit).costing(cost)
-            };
-            let answers = self.link.run("claim", open.iter().map(peek).collect()).await?;
+            let answers = self.link.run_each("claim", open.iter().map(|some| self.peek(space, some, limit)).collect());
             let mut again = Vec::new();
-            for (keys, answer) in open.into_iter().zip(answers) {
-                let flat: Vec<Vec<u8>> = read("due queue", answer)?;
-                // Leases are left to end first.
-                if flat.first().is_some_and(|word| word == b"more") {
-                    again.push(keys);
-                    continue;
-                }
-                for place in flat.chunks_exact(3) {
-                    let user = String::from_utf8_lossy(&place[2]).into_owned();
-                    due.push((number("due queue", Some(&place[0]))?, number("due queue", Some(&place[1]))?, user));
+            for (some, answer) in open.into_iter().zip(answers.await) {
+                match self.unreadable.skip(RecordKind::Due, answer.and_then(|answer| self.places_of(answer)))? {
+                    Some(Some(places)) => due.extend(places),
+                    // Leases are left to end first.
+                    Some(None) => again.push(some),
+                    // One queue of another type spoils the call of all of them; apart it spoils its own.
+                    None if some.len() > 1 => again.extend(some.into_iter().map(|shard| vec![shard])),
+                    None => {}
                 }
             }
             open = again;
@@ -189,13 +192,50 @@ impl RedisStore {
         Ok(due)
     }
 
+    /// Asks these shards' queues who is due.
+    fn peek(&self, space: &str, shards: &[u32], limit: usize) -> Call {
+        let keys: Vec<String> = shards.iter().flat_map(|shard| self.keys.queue(*shard, space)).collect();
+        let cost = ENDING_LEASES + (2 * limit * shards.len()) as u32;
+        Call::function(function!("peek"), &keys).arg(self.clock_argument()).arg(limit).costing(cost)
+    }
+
+    /// Who is due; the first number says how many members the function put aside. `None` = to be asked again.
+    fn places_of(&self, answer: Value) -> StoreResult<Option<Vec<(u8, i64, String)>>> {
+        const QUEUE: &str = "due queue";
+        let flat: Vec<Vec<u8>> = read(QUEUE, answer)?;
+        let Some((aside, places)) = flat.split_first() else { return Ok(Some(Vec::new())) };
+        if aside == b"more" {
+            return Ok(None);
+        }
+        for _ in 0..number::<u64>(QUEUE, Some(aside))? {
+            self.unreadable.note(RecordKind::Due, &corrupt(QUEUE, "neither a user nor a lease; put aside"));
+        }
+        let place = |place: &[Vec<u8>]| {
+            let user = String::from_utf8(place[2].clone()).map_err(|error| corrupt(QUEUE, error.to_string()))?;
+            Ok((number(QUEUE, Some(&place[0]))?, number(QUEUE, Some(&place[1]))?, user))
+        };
+        let places = places.chunks_exact(3).map(|found| self.unreadable.skip(RecordKind::Due, place(found)));
+        Ok(Some(places.collect::<StoreResult<Vec<_>>>()?.into_iter().flatten().collect()))
+    }
+
     async fn lease(&self, space: &str, due: Vec<(u8, i64, String)>, lease: Duration) -> StoreResult<Vec<Claim>> {
         let wanted: Vec<Claim> = due
             .into_iter()
             // Random tokens: two replicas never hold the same one.
             .map(|(class, due_ms, user)| Claim { user, class, due_ms, token: rand::random() })
             .collect();
-        let groups = self.by_queue(space, wanted.iter().map(|claim| claim.user.as_str()));
+        // A queue of another type spoils the call of all of them; those taken apart are of one class of few.
+        let taken = self.take(space, &wanted, lease, self.link.is_cluster()).await;
+        let taken = match taken {
+            Err(error) if error.is_unreadable() => self.take(space, &wanted, lease, true).await?,
+            taken => taken?,
+        };
+        Ok(wanted.into_iter().zip(taken).filter_map(|(claim, taken)| taken.then_some(claim)).collect())
+    }
+
+    /// Which of these were still there and are taken now. Apart, queues that cannot be read are passed over.
+    async fn take(&self, space: &str, wanted: &[Claim], lease: Duration, apart: bool) -> StoreResult<Vec<bool>> {
+        let groups = self.by_queue(space, wanted.iter().map(|claim| claim.user.as_str()), apart);
         let calls = groups.iter().map(|queues| {
             let call = Call::function(function!("take"), &queues.keys).arg(self.clock_argument()).arg(millis(lease));
             let call = call.costing(FUNCTION + MEMBER * queues.members.len() as u32);
@@ -204,25 +244,27 @@ impl RedisStore {
                 call.arg(queue).arg(&claim.user).arg(claim.class).arg(claim.due_ms).arg(claim.token.to_string())
             })
         });
-        let answers = self.link.run("claim", calls.collect()).await?;
+        let answers = self.link.run_each("claim", calls.collect()).await;
         let mut taken = vec![false; wanted.len()];
         for (queues, answer) in groups.iter().zip(answers) {
-            for ((_, index), flag) in queues.members.iter().zip(read::<Vec<i64>>("due queue", answer)?) {
+            let flags = answer.and_then(|answer| read::<Vec<i64>>("due queue", answer));
+            let flags = if apart { self.unreadable.skip(RecordKind::Due, flags)? } else { Some(flags?) };
+            for ((_, index), flag) in queues.members.iter().zip(flags.unwrap_or_default()) {
                 taken[*index] = flag == 1;
             }
         }
-        Ok(wanted.into_iter().zip(taken).filter_map(|(claim, taken)| taken.then_some(claim)).collect())
+        Ok(taken)
     }
 
     /// The queues of these users, by the calls they take: a cluster takes keys of one slot a call, a single Redis all at once.
-    fn by_queue<'a>(&self, space: &str, users: impl Iterator<Item = &'a str>) -> Vec<Queues> {
+    fn by_queue<'a>(&self, space: &str, users: impl Iterator<Item = &'a str>, apart: bool) -> Vec<Queues> {
         let mut by_shard: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (index, user) in users.enumerate() {
             by_shard.entry(self.shard(user)).or_default().push(index);
         }
         let mut groups: Vec<Queues> = Vec::new();
         for (shard, indices) in by_shard {
-            if groups.is_empty() || self.link.is_cluster() {
+            if groups.is_empty() || apart {
                 groups.push(Queues { keys: Vec::new(), count: 0, members: Vec::new() });
             }
             if let Some(queues) = groups.last_mut() {
@@ -240,12 +282,9 @@ impl RedisStore {
         let calls =
             state_keys.iter().map(|key| Call::new("HMGET", key).arg("seq").arg("erased_seq").arg(&field)).collect();
         let mut by_shard: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-        for (key, answer) in state_keys.iter().zip(self.link.run("sweep", calls).await?) {
-            let (seq, erased_seq, refreshed): (Field, Field, Field) = read(key, answer)?;
-            let refreshed = refreshed.as_deref().and_then(|version| version.split(|byte| *byte == b' ').next());
-            let refreshed = refreshed.filter(|seq| !seq.is_empty());
-            let done = number::<u64>(key, refreshed)?.max(number(key, erased_seq.as_deref())?);
-            let behind = number::<u64>(key, seq.as_deref())? > done;
+        for (key, answer) in state_keys.iter().zip(self.link.run_each("sweep", calls).await) {
+            let behind = answer.and_then(|answer| is_behind(key, answer));
+            let behind = self.unreadable.skip(RecordKind::State, behind)?.unwrap_or(false);
             if let Some(user) = self.keys.user_of_state(key).filter(|_| behind) {
                 by_shard.entry(self.shard(&user)).or_default().push(user);
             }
@@ -256,8 +295,12 @@ impl RedisStore {
                 call.costing(FUNCTION + MEMBER * some.len() as u32)
             })
         });
-        let answers = self.link.run("sweep", calls.collect()).await?;
-        answers.into_iter().map(|answer: Value| read::<usize>("due queue", answer)).sum()
+        let mut marked = 0;
+        for answer in self.link.run_each("sweep", calls.collect()).await {
+            let answer = answer.and_then(|answer| read::<usize>("due queue", answer));
+            marked += self.unreadable.skip(RecordKind::Due, answer)?.unwrap_or(0);
+        }
+        Ok(marked)
     }
 
     fn shard(&self, user: &str) -> u32 {
@@ -271,6 +314,15 @@ impl RedisStore {
     fn lease_call(&self, name: &str, space: &str, claim: &Claim) -> Call {
         self.queue_call(name, self.shard(&claim.user), space).arg(&claim.user).arg(claim.token.to_string())
     }
+}
+
+/// Whether a user's `seq` is above what was refreshed and what was erased.
+fn is_behind(key: &str, answer: Value) -> StoreResult<bool> {
+    let (seq, erased_seq, refreshed): (Field, Field, Field) = read(key, answer)?;
+    let refreshed = refreshed.as_deref().and_then(|version| version.split(|byte| *byte == b' ').next());
+    let refreshed = refreshed.filter(|seq| !seq.is_empty());
+    let done = number::<u64>(key, refreshed)?.max(number(key, erased_seq.as_deref())?);
+    Ok(number::<u64>(key, seq.as_deref())? > done)
 }
 
 fn millis(duration: Duration) -> u64 {

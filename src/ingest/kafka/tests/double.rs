@@ -2,7 +2,9 @@
 
 mod rest;
 
-use crate::store::{AppendOutcome, EmbeddedOptions, EmbeddedStore, Histories, StoreError, StoreResult, UserBatch};
+use crate::store::{
+    AppendOutcome, Each, EmbeddedOptions, EmbeddedStore, Histories, StoreError, StoreResult, Unreadable, UserBatch,
+};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -26,6 +28,7 @@ pub struct Double {
     pub corrupt_user: Mutex<Option<String>>,
     /// A replica lacks what is appended.
     pub replica_lags: AtomicBool,
+    pub unreadable: Unreadable,
     /// After a flush the last moments may be lost, as a Redis has it.
     pub may_lose_flushed: AtomicBool,
 }
@@ -63,19 +66,25 @@ impl Double {
         stores.last().filter(|_| !self.is_away.load(Ordering::SeqCst)).map(|(store, _)| store.clone()).ok_or_else(away)
     }
 
-    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
         let corrupt = self.corrupt_user.lock().clone();
-        if let Some(key) = corrupt.filter(|user| batches.iter().any(|batch| batch.user == *user)) {
-            return Err(StoreError::Corrupt { key, message: "the double says so".into() });
-        }
+        let is_corrupt = |batch: &UserBatch| corrupt.as_ref() == Some(&batch.user);
+        let readable: Vec<UserBatch> = batches.iter().filter(|batch| !is_corrupt(batch)).cloned().collect();
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.held.subscribe().wait_for(|held| !held).await.unwrap();
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         let store = self.store()?;
         // Under the lock, so that the journal has the appends in the order in which they took effect.
         let mut acknowledged = self.acknowledged.lock();
-        let outcomes = futures::executor::block_on(store.append(space, batches))?;
-        acknowledged.push((space.to_string(), batches.to_vec()));
-        Ok(outcomes)
+        let mut outcomes = futures::executor::block_on(store.append(space, &readable))?.into_iter();
+        acknowledged.push((space.to_string(), readable));
+        let says_so = |key: &str| StoreError::Corrupt { key: key.into(), message: "the double says so".into() };
+        let outcome = |batch: &UserBatch| {
+            if is_corrupt(batch) {
+                return Err(says_so(&batch.user));
+            }
+            Ok(outcomes.next().unwrap())
+        };
+        Ok(batches.iter().map(outcome).collect())
     }
 }

@@ -23,24 +23,24 @@ macro_rules! hand_on {
 
 hand_on! {
     Histories {
-        histories(users: &[String]) -> Vec<Option<UserHistory>>;
-        states(space: &str, users: &[String]) -> Vec<Option<UserMarks>>;
+        histories_each(users: &[String]) -> Each<Option<UserHistory>>;
+        states_each(space: &str, users: &[String]) -> Each<Option<UserMarks>>;
         item_user_counts(items: &[String]) -> Vec<u32>;
     }
 
-    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+    async fn append_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
         Double::append(self, space, batches).await
     }
 }
 
 hand_on! {
     Features {
-        feature_groups(space: &str, users: &[String], groups: &[Group]) -> Vec<Option<StoredFeatures>>;
+        feature_groups_each(space: &str, users: &[String], groups: &[Group]) -> Each<Option<StoredFeatures>>;
         features(space: &str, users: &[String]) -> Vec<Option<StoredFeatures>>;
         put(space: &str, put: FeaturePut) -> PutOutcome;
         add_referrer(space: &str, neighbour: &str, user: &str) -> usize;
         remove_referrer(space: &str, neighbour: &str, user: &str) -> ();
-        referrer_counts(space: &str, neighbours: &[String]) -> Vec<usize>;
+        referrer_counts_each(space: &str, neighbours: &[String]) -> Each<usize>;
         referrers(space: &str, neighbour: &str) -> Vec<String>;
     }
 }
@@ -103,6 +103,10 @@ hand_on! {
     async fn replicas(&self) -> StoreResult<Replicas> {
         let lacking = self.replica_lags.load(Ordering::SeqCst).then(|| "the replica of the double".to_string());
         Ok(Replicas { incarnation: self.incarnation().await?, lacking })
+    }
+
+    fn unreadable(&self) -> &Unreadable {
+        &self.unreadable
     }
 
     fn flush_is_final(&self) -> bool {

@@ -1,0 +1,44 @@
+//! The keys that hold something of many users: queue, feeds, erasures, spaces. While one of them holds another program's data,
+//! the latch `keys` is held with its name; reads go on.
+//!
+//! In: the store. Out: the latch. Caller: `wiring`, before what a start reads, and as a task.
+
+use crate::due::fast_queue;
+use crate::store::{FeatureStore, StoreError};
+use crate::telemetry::Readiness;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+const LATCH: &str = "keys";
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Holds or releases the latch by what is there now; a store that does not answer leaves it as it is.
+pub(super) async fn look(store: &dyn FeatureStore, space: &str, readiness: &Readiness) {
+    let Ok(misused) = store.misused_keys(&[space.to_string(), fast_queue(space)]).await else { return };
+    if misused.is_empty() {
+        return readiness.release(LATCH);
+    }
+    let reason = format!("{}: another program uses store.namespace; rename or delete its keys", misused.join(", "));
+    if readiness.latches().get(LATCH).cloned().flatten().as_ref() != Some(&reason) {
+        tracing::error!(reason, "the store holds what is not ours");
+        readiness.hold(LATCH, reason);
+    }
+}
+
+/// Looks at intervals until `stop` turns true.
+pub(super) async fn watch(
+    store: Arc<dyn FeatureStore>,
+    space: String,
+    readiness: Readiness,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), StoreError> {
+    while !*stop.borrow() {
+        look(store.as_ref(), &space, &readiness).await;
+        tokio::select! {
+            _ = stop.changed() => {}
+            _ = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+    Ok(())
+}
