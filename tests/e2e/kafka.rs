@@ -58,6 +58,12 @@ impl Topics {
         self.taiji(&["feed", "--file", &file])
     }
 
+    /// `taiji feed` of a file at so many events a second.
+    pub fn feed_at(&self, file: &Path, rate: &str) -> String {
+        let file = file.display().to_string();
+        self.taiji(&["feed", "--file", &file, "--rate", rate])
+    }
+
     /// A command of `taiji` with our brokers and topics.
     fn taiji(&self, arguments: &[&str]) -> String {
         let mut arguments = arguments.to_vec();

@@ -18,6 +18,7 @@ mod full_disk;
 mod greedy;
 mod hang;
 mod kafka;
+mod lagging;
 mod odd_ids;
 mod openai;
 mod packages;

@@ -247,6 +247,19 @@ impl RedisCluster {
         });
     }
 
+    /// Cuts the replica at that place off: it lags from now on, and may take over all the same.
+    pub fn cut_off(&self, place: usize) {
+        // It logs in as somebody its master does not know.
+        for (name, value) in [("masteruser", "nobody"), ("masterauth", "nothing")] {
+            assert!(self.replicas[place].command(&["CONFIG", "SET", name, value]).starts_with("+OK"));
+        }
+        let answer = self.nodes[place].command(&["CLIENT", "KILL", "TYPE", "replica"]);
+        assert!(answer.starts_with(':'), "{answer}");
+        wait("a replica that is cut off", || {
+            self.replicas[place].command(&["INFO", "replication"]).contains("master_link_status:down")
+        });
+    }
+
     /// Until the replica at that place is a master.
     pub fn wait_for_take_over(&self, place: usize) {
         wait("a replica that took over", || {
