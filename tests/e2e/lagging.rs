@@ -1,11 +1,12 @@
-//! A replica of a Redis Cluster that is cut off, lags, and takes over: Kafka's events survive it.
+//! Replicas that lag: Kafka's events survive one that takes over, and what is acknowledged waits for them where that is asked for.
 
 use crate::kafka::{Topics, records};
-use crate::worlds::{click, write_lines};
+use crate::worlds::{click, data_plane_bundle, now_ms, write_lines};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use testkit::process::{SOON, wait_until};
-use testkit::redis::RedisCluster;
+use testkit::TAIJI;
+use testkit::process::{SOON, Setup, run_with, wait_until};
+use testkit::redis::{RedisCluster, RedisServer};
 
 const USERS: usize = 60;
 /// Of each user; all are kept.
@@ -65,4 +66,35 @@ fn audit_11_a_replica_that_was_cut_off_and_takes_over_loses_no_event_of_kafka() 
         CUT.as_secs(),
         USERS * EACH
     );
+}
+
+#[test]
+fn audit_11_what_replicas_do_not_confirm_is_answered_503_and_its_repeat_is_a_duplicate() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let bundle = data_plane_bundle(folder.path());
+    let (master, replica) = (RedisServer::with(&[]), RedisServer::with(&[]));
+    replica.follow(&master);
+    let setup = Setup::canned(&bundle, folder.path()).on(&master.url()).env("TAIJI__STORE__ACK", "replicated");
+    let server = setup.env("TAIJI__STORE__ACK_TIMEOUT_MS", "500").start();
+    let post = |id: &str| server.post("/v1/events", &click("u", id, now_ms() - 1000));
+    assert_eq!(post("e1").expect_status(202).json()["accepted"], 1);
+
+    replica.signal("STOP");
+    for _ in 0..2 {
+        let refused = post("e2");
+        assert!(refused.head.contains("retry-after"), "{}", refused.head);
+        assert_eq!((refused.status, refused.error().1.as_str()), (503, "not_durable"));
+    }
+    server.get("/v1/users/u/features").expect_status(200);
+    replica.signal("CONT");
+    let answer = wait_until("the replica", SOON, || Some(post("e2")).filter(|answer| answer.status == 202)).json();
+    assert_eq!((&answer["accepted"], &answer["duplicates"]), (&json!(0), &json!(1)));
+
+    let alone = [("TAIJI__STORE__ACK", "synced"), ("TAIJI__STORE__URL", "embedded:x")];
+    let refused = run_with(&TAIJI, &["check-config"], &alone).expect_code(64);
+    assert!(refused.stderr.contains("store.ack other than applied needs a Redis"), "{}", refused.stderr);
+    let nobody =
+        [("TAIJI__STORE__ACK", "replicated"), ("TAIJI__STORE__ACK_REPLICAS", "0"), ("TAIJI__STORE__URL", "redis://h")];
+    let refused = run_with(&TAIJI, &["check-config"], &nobody).expect_code(64);
+    assert!(refused.stderr.contains("store.ack_replicas of at least 1"), "{}", refused.stderr);
 }

@@ -116,7 +116,7 @@ fn while_redis_is_away_reads_are_refused_at_once_and_the_process_is_unready_unti
         (store["ready"] == false).then_some(())
     });
     assert_eq!(server.metric("taiji_store_reachable"), 0.0);
-    // With the circuit open most calls ask nobody; one now and then does.
+    // With the circuit open no call goes out.
     let mut times: Vec<Duration> = Vec::new();
     for _ in 0..40 {
         let started = Instant::now();

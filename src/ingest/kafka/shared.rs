@@ -111,7 +111,10 @@ impl Shared {
         give_up: &mut watch::Receiver<bool>,
     ) -> bool {
         let answered = self.health.answered();
-        self.health.trouble(part, error.to_string());
+        // What replicas or the disk have not confirmed yet is slow; reads of this process are none the worse for it.
+        if !matches!(error, StoreError::NotDurable { .. }) {
+            self.health.trouble(part, error.to_string());
+        }
         let is_over = tokio::select! {
             is_over = backoff.wait_unless(give_up) => is_over,
             () = answered => false,
