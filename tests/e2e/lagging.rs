@@ -41,7 +41,11 @@ fn audit_11_a_replica_that_was_cut_off_and_takes_over_loses_no_event_of_kafka() 
         cluster.nodes[0].kill();
         cluster.wait_for_take_over(0);
     });
-    let history = |user: usize| server.history(&format!("u{user}"));
+    // Not everybody can be asked before the service has heard of the new master.
+    let history = |user: usize| {
+        let answer = server.get(&format!("/v1/users/u{user}/history"));
+        (answer.status == 200).then(|| answer.json())
+    };
     let is_whole = |user: usize| history(user).is_some_and(|history| history["seq"] == json!(EACH));
     let missing = || -> usize {
         let kept = |user| history(user).and_then(|history: Value| history["seq"].as_u64()).unwrap_or(0) as usize;
