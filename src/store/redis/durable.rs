@@ -160,7 +160,12 @@ impl Link {
     }
 
     /// One pipeline over a connection of one's own, which is kept for the next caller if all went well.
-    async fn exchange(&self, node: &Node, pipeline: &Pipeline, wait: Duration) -> Result<Vec<Value>, RedisError> {
+    pub(super) async fn exchange(
+        &self,
+        node: &Node,
+        pipeline: &Pipeline,
+        wait: Duration,
+    ) -> Result<Vec<Value>, RedisError> {
         let durable = self.durable();
         let place = tokio::time::timeout(wait, durable.places.acquire()).await;
         let _place = place

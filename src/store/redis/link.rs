@@ -366,7 +366,8 @@ impl Link {
         let mut pieces = Vec::new();
         for (range, cost) in pace::pieces(indices.iter().map(|index| calls[*index].cost)) {
             let piece = (&indices[range.clone()], cost);
-            let (outcome, is_late) = self.send_piece((&node, asking), piece, calls, way).await;
+            let is_last = range.end == indices.len();
+            let (outcome, is_late) = self.send_piece((&node, asking), piece, calls, (way, is_last)).await;
             let is_lost = outcome.is_err();
             let indices = if is_lost { indices[range.start..].to_vec() } else { indices[range].to_vec() };
             pieces.push(Sent { operation, node: node.clone(), indices, outcome, is_late });
@@ -374,7 +375,7 @@ impl Link {
                 break;
             }
         }
-        pieces
+        if way == Way::Confirmed { confirmed_together(pieces) } else { pieces }
     }
 
     /// The answers, or why there are none, and whether the reason is that the time of a read was over.
@@ -383,7 +384,7 @@ impl Link {
         (node, asking): (&Node, bool),
         (indices, cost): (&[usize], u32),
         calls: &[Call],
-        way: Way,
+        (way, is_last): (Way, bool),
     ) -> (Result<Confirmed, RedisError>, bool) {
         let mut pipeline = Pipeline::new();
         for index in indices {
@@ -394,7 +395,8 @@ impl Link {
         }
         let (outcome, is_late) = match way {
             Way::Patient => (self.watched(node, self.exchange_shared(node, &pipeline, cost)).await, false),
-            Way::Confirmed => (self.watched(node, self.send_confirmed(node, pipeline)).await, false),
+            Way::Confirmed if is_last => (self.watched(node, self.send_confirmed(node, pipeline)).await, false),
+            Way::Confirmed => (self.watched(node, self.exchange_alone(node, &pipeline, cost)).await, false),
             Way::Until(deadline) => match timeout_at(deadline, self.exchange_shared(node, &pipeline, cost)).await {
                 Ok(ended) => (ended, false),
                 Err(_) => (Err(self.late()), true),
@@ -411,6 +413,13 @@ impl Link {
         let _room = self.pace.enter(node, cost).await;
         let mut connection = self.connections.shared(node).await?;
         let answers = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
+        Ok(Confirmed { answers, shortfall: None })
+    }
+
+    /// The same over a connection of the caller's own: what comes last is confirmed for all.
+    async fn exchange_alone(&self, node: &Node, pipeline: &Pipeline, cost: u32) -> Result<Confirmed, RedisError> {
+        let _room = self.pace.enter(node, cost).await;
+        let answers = self.exchange(node, pipeline, self.assurance.ack_timeout).await?;
         Ok(Confirmed { answers, shortfall: None })
     }
 
@@ -633,6 +642,24 @@ impl Link {
         }
         Ok(Lineages { topology, by_master })
     }
+}
+
+/// Of a batch in pieces only the last is confirmed, for all that the server carried out before; if that is lost, all goes again.
+fn confirmed_together(mut pieces: Vec<Sent>) -> Vec<Sent> {
+    let Some(mut last) = pieces.pop() else { return pieces };
+    match &last.outcome {
+        Ok(confirmed) => {
+            for earlier in pieces.iter_mut().filter_map(|piece| piece.outcome.as_mut().ok()) {
+                earlier.shortfall = confirmed.shortfall.clone();
+            }
+        }
+        Err(_) => {
+            let earlier = pieces.drain(..).flat_map(|piece| piece.indices);
+            last.indices = earlier.chain(std::mem::take(&mut last.indices)).collect();
+        }
+    }
+    pieces.push(last);
+    pieces
 }
 
 fn not_durable(operation: &'static str, node: &Node, what: &str) -> StoreError {

@@ -50,6 +50,7 @@ async fn check_replicated(master: RedisServer, replica: RedisServer) {
     let store = open(&master, asking_for(Ack::Replicated)).await.unwrap();
     assert_eq!(acknowledged(&store, &batches(20, 1)).await, (20, 0));
     assert_eq!(acknowledged(&store, &batches(20, 1)).await, (0, 20));
+    assert_eq!(acknowledged(&store, &batches(500, 9)).await, (500, 0), "in pieces");
     assert_eq!(store.replicas().await.unwrap().lacking, None);
 
     replica.signal("STOP");
@@ -57,6 +58,10 @@ async fn check_replicated(master: RedisServer, replica: RedisServer) {
     assert!(said.contains("0 of 1 replicas"), "{said}");
     // On its way to the replica, but not there: what is only a duplicate by now is acknowledged no sooner.
     refused(&store, &batches(20, 2)).await;
+    // In pieces, and still waited for once.
+    let started = Instant::now();
+    refused(&store, &batches(500, 10)).await;
+    assert!(started.elapsed() < 5 * LIMIT, "{:?}", started.elapsed());
     assert!(store.put_items(&[item()]).await.is_err(), "items, too");
     assert!(store.note_erasure("u0").await.is_err(), "and erasures");
     let lacking = store.replicas().await.unwrap().lacking.unwrap();
