@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use testkit::process::{SOON, Server, Setup, call, wait_until};
 use testkit::proxy::Proxy;
-use testkit::redis::RedisServer;
+use testkit::redis::{RedisCluster, RedisServer};
 
 /// How long Redis says nothing.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -153,4 +153,51 @@ fn audit_03_a_silent_redis_refuses_reads_soon_and_hides_nothing_from_operators()
     println!("audit 03: log lines of three outages in {minutes} min, by part: {lines:?}");
     assert!(lines.values().all(|count| *count <= minutes), "{lines:?}");
     assert!(!lines.is_empty(), "an outage is told");
+}
+
+#[test]
+fn audit_03_a_node_that_is_away_harms_its_own_users_only() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let (bundle, cluster) = (data_plane_bundle(folder.path()), RedisCluster::start());
+    for node in &cluster.nodes {
+        // Else the others refuse everything soon after.
+        node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
+    let server = Setup::canned(&bundle, folder.path()).on(&cluster.url()).flag("--roles", "api,infer").start();
+    let users: Vec<String> = (0..60).map(|n| format!("u{n}")).collect();
+    let events: Vec<Value> = users.iter().map(|user| click(user, "e", now_ms())).collect();
+    server.post("/v1/events", &json!({ "events": events })).expect_status(202);
+    server.wait_for_features(&users, SOON);
+    let node_of = |user: &String| {
+        let answer = cluster.nodes[0].command(&["CLUSTER", "KEYSLOT", &format!("taiji:{{{user}}}:st")]);
+        let slot: usize = answer.trim_start_matches(':').trim().parse().expect("a slot");
+        slot / 5461
+    };
+    let nodes: Vec<usize> = users.iter().map(node_of).collect();
+    for away in 0..3 {
+        cluster.nodes[away].signal("STOP");
+        let lost: Vec<bool> = nodes.iter().map(|node| *node == away).collect();
+        assert!(lost.contains(&true) && lost.contains(&false), "users on every node");
+        // At first for its deadline's time, then at once.
+        for _ in 0..20 {
+            let columns = server.columns(&users);
+            for (place, lost) in lost.iter().enumerate() {
+                let (status, reason) = if *lost { ("MISSING", json!("unreachable")) } else { ("PRESENT", Value::Null) };
+                assert_eq!(columns["status"][place], status, "{} of node {}", users[place], nodes[place]);
+                assert_eq!(columns["groups"]["intra"]["reason"][place], reason);
+            }
+        }
+        assert_eq!(call(server.admin(), "GET", "/readyz", &[], b"").expect("readyz").status, 200, "others are served");
+        let only_lost: Vec<&String> =
+            users.iter().zip(&lost).filter(|(_, lost)| **lost).map(|(user, _)| user).collect();
+        let told = server.post("/v1/features", &json!({ "users": only_lost })).expect_status(503);
+        assert_eq!(told.error().1, "store_unavailable");
+        server.get(&format!("/v1/users/{}/features", only_lost[0])).expect_status(503);
+        cluster.nodes[away].signal("CONT");
+        wait_until("everybody", SOON, || {
+            let columns = server.post("/v1/features", &json!({ "users": users }));
+            (columns.status == 200 && columns.json()["status"] == json!(vec!["PRESENT"; users.len()])).then_some(())
+        });
+    }
+    println!("audit 03: of 60 users on three nodes those of the one away are `unreachable`, the others served");
 }
