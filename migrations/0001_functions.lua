@@ -830,6 +830,83 @@ local function depth(keys, args)
   return found
 end
 
+-- ---- users for whom callers wait, in class 0 for so long. KEYS: of a queue, then until when callers wait (sorted set), and where
+-- the users stood before (`class due`, and their due time in class 0, by which a mark of somebody else is told apart).
+
+local UNTIL, STOOD = LEASED + 1, LEASED + 2
+
+-- Class and due time of a user who waits, or who will when the lease ends.
+local function stands(queue, user)
+  local lease = lease_of(queue, user)
+  if lease then return lease.again_class, lease.again_due end
+  return place_of(queue, user)
+end
+
+-- ARGV: time, until when, due, users. Who stands in class 0 for good already stays so.
+local function mark_awaited(keys, args)
+  local queue, due = { unpack(keys, 1, LEASED) }, tonumber(args[3])
+  for at = 4, #args do
+    local user = args[at]
+    local class, stood_due = stands(queue, user)
+    local back = class and string.format('%d %.0f', class, stood_due) or string.format('%d %.0f', CLASSES - 1, due)
+    local until_ms, noted = tonumber(args[2]), redis.call('HGET', keys[STOOD], user)
+    if class == 0 then
+      local old_back, noted_due = string.match(noted or '', '^(%d+ %-?%d+) (%-?%d+)$')
+      local is_ours = noted_due and tonumber(noted_due) == stood_due
+      back = is_ours and old_back or nil
+      until_ms = math.max(until_ms, tonumber(redis.call('ZSCORE', keys[UNTIL], user) or '0'))
+    end
+    mark_one(queue, user, 0, due)
+    if back then
+      local _, now_due = stands(queue, user)
+      redis.call('HSET', keys[STOOD], user, string.format('%s %.0f', back, now_due))
+      redis.call('ZADD', keys[UNTIL], integer(until_ms), user)
+    elseif noted then
+      redis.call('HDEL', keys[STOOD], user)
+      redis.call('ZREM', keys[UNTIL], user)
+    end
+  end
+  return #args - 3
+end
+
+-- Sends one back, if the mark in class 0 is still the noted one.
+local function go_back(queue, user, class, due, noted_due)
+  local score = redis.call('ZSCORE', queue[1], user)
+  if score then
+    if tonumber(score) ~= noted_due then return end
+    redis.call('ZREM', queue[1], user)
+    return wait(queue, user, class, due)
+  end
+  local lease = lease_of(queue, user)
+  if not lease then return end
+  if lease.class == 0 and lease.due == noted_due then lease.class, lease.due = class, due end
+  if lease.again_class == 0 and lease.again_due == noted_due then lease.again_class, lease.again_due = class, due end
+  local stored = string.format('%s %d %.0f', lease.token, lease.class, lease.due)
+  if lease.again_class then stored = string.format('%s %d %.0f', stored, lease.again_class, lease.again_due) end
+  redis.call('HSET', queue[LEASED], user, stored)
+end
+
+-- KEYS: of several queues. ARGV: time. Users whose callers' time is over go back to where they stood, no more than 100 in one call.
+local function end_awaited(keys, args)
+  local now, left = now_ms(args[1]), 100
+  for start = 1, #keys, STOOD do
+    local ends, stood = keys[start + UNTIL - 1], keys[start + STOOD - 1]
+    local users = redis.call('ZRANGEBYSCORE', ends, '-inf', integer(now), 'LIMIT', 0, left)
+    for _, user in ipairs(users) do
+      local noted = redis.call('HGET', stood, user) or ''
+      local class, due, noted_due = string.match(noted, '^(%d+) (%-?%d+) (%-?%d+)$')
+      if class then
+        go_back({ unpack(keys, start, start + LEASED - 1) }, user, tonumber(class), tonumber(due), tonumber(noted_due))
+      end
+      redis.call('ZREM', ends, user)
+      redis.call('HDEL', stood, user)
+    end
+    left = left - #users
+    if left <= 0 then break end
+  end
+  return 100 - left
+end
+
 -- ---- feeds. KEYS: member → id (sorted set), member → value (hash), last id.
 
 -- ARGV: time, user, `era seq turn`, value. A late writer does not take the newest out; an equal one replaces it. Returns
@@ -905,6 +982,8 @@ redis.register_function('taiji_1_expire_aside', expire_aside)
 redis.register_function('taiji_1_forget', forget)
 redis.register_function('taiji_1_mark', mark)
 redis.register_function('taiji_1_mark_absent', mark_absent)
+redis.register_function('taiji_1_mark_awaited', mark_awaited)
+redis.register_function('taiji_1_end_awaited', end_awaited)
 redis.register_function('taiji_1_peek', peek)
 redis.register_function('taiji_1_take', take)
 redis.register_function('taiji_1_renew', renew)

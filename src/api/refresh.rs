@@ -57,7 +57,7 @@ pub async fn post_refresh(
     state.metrics.reader_refreshes.with_label_values(&["granted"]).inc();
     let waited = match limit {
         Some(limit) => refresh_and_wait(&state, vec![awaited], limit).await,
-        None => queue(&state, &[awaited], CLASS_SYNC).await.map(|()| Waited::Late),
+        None => queue(&state, &[awaited], CLASS_SYNC, None).await.map(|()| Waited::Late),
     };
     match waited.inspect_err(|_| state.readers.give_back(key, 1))? {
         Waited::Fresh => {

@@ -73,7 +73,7 @@ pub(super) async fn freshen(
         return Ok(0);
     }
     let Some(limit) = wanted.deadline else {
-        queue(state, &behind, CLASS_URGENT).await?;
+        queue(state, &behind, CLASS_URGENT, None).await?;
         return Ok(0);
     };
     let held = state.readers.take(key, behind.len(), Instant::now());

@@ -100,7 +100,7 @@ pub(super) async fn refresh_and_wait(
     let until = Instant::now() + limit;
     let _counted = Counted::new(state);
     let listener = waiting.arrivals.listen(awaited.iter().map(|awaited| awaited.user.clone()).collect());
-    queue(state, &awaited, CLASS_SYNC).await?;
+    queue(state, &awaited, CLASS_SYNC, Some(limit)).await?;
     let began = Instant::now();
     let mut draining = waiting.draining.subscribe();
     let ended = loop {
@@ -128,12 +128,26 @@ pub(super) async fn refresh_and_wait(
     Ok(ended)
 }
 
-/// Marks users due now, and rings the worker.
-pub(super) async fn queue(state: &ApiState, users: &[Awaited], class: u8) -> Result<(), ApiError> {
+/// Marks users due now (in class 0 for no longer than a caller waits, where one does), and rings the worker.
+pub(super) async fn queue(
+    state: &ApiState,
+    users: &[Awaited],
+    class: u8,
+    waits: Option<Duration>,
+) -> Result<(), ApiError> {
     let due_ms = state.store.now_ms().await?;
-    let entries: Vec<DueEntry> =
-        users.iter().map(|awaited| DueEntry { user: awaited.user.clone(), class, due_ms }).collect();
-    state.store.mark_due(&state.bundle.manifest.space, &entries).await?;
+    let (store, space) = (&state.store, &state.bundle.manifest.space);
+    match waits {
+        Some(time) => {
+            let names: Vec<String> = users.iter().map(|awaited| awaited.user.clone()).collect();
+            let until_ms = due_ms.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+            store.mark_awaited(space, &names, due_ms, until_ms).await?;
+        }
+        None => {
+            let entry = |awaited: &Awaited| DueEntry { user: awaited.user.clone(), class, due_ms };
+            store.mark_due(space, &users.iter().map(entry).collect::<Vec<_>>()).await?;
+        }
+    }
     let missing = users.iter().filter(|awaited| awaited.without_features).map(|awaited| awaited.user.clone());
     state.waiting.fast.mark(state.store.as_ref(), &missing.collect::<Vec<_>>(), due_ms).await?;
     state.wake.notify_one();

@@ -336,6 +336,8 @@ fn report(
     took: Duration,
 ) -> Option<(u8, i64)> {
     let (user, metrics, settings) = (claim.user.as_str(), &refresher.metrics, &refresher.refresh);
+    // Class 0 is for as long as a caller waits, which a second try does not know.
+    let later = claim.class.max(CLASS_URGENT);
     match result {
         Ok(Refreshed::Written { seq, current_seq }) => {
             RefreshEnded::Written { user, seq: *seq, seconds: took.as_secs_f64() }.emit(metrics);
@@ -349,7 +351,7 @@ fn report(
         Ok(Refreshed::Refused(refusal)) => {
             RefreshEnded::Refused { user, refusal: *refusal }.emit(metrics);
             // Stale: something newer stands there. Anything else changed under us: read again.
-            (*refusal != PutRefusal::Stale).then_some((claim.class, settings.retry_ms))
+            (*refusal != PutRefusal::Stale).then_some((later, settings.retry_ms))
         }
         Ok(Refreshed::Unknown) => {
             RefreshEnded::Nothing { user }.emit(metrics);
@@ -357,7 +359,7 @@ fn report(
         }
         Err(RefreshError::Llm(LlmError::Overloaded { .. })) => {
             RefreshEnded::Deferred { user }.emit(metrics);
-            Some((claim.class, settings.retry_ms))
+            Some((later, settings.retry_ms))
         }
         Err(RefreshError::Llm(error @ LlmError::PromptTooLong { .. })) => {
             RefreshEnded::Failed { user, error }.emit(metrics);
@@ -371,7 +373,7 @@ fn report(
         }
         Err(error) => {
             RefreshEnded::Failed { user, error }.emit(metrics);
-            Some((claim.class.max(CLASS_URGENT), settings.retry_ms))
+            Some((later, settings.retry_ms))
         }
     }
 }

@@ -104,6 +104,10 @@ pub trait DueQueue: Send + Sync {
     /// Adds users to the due queue; of two due times the earlier wins, of two classes the lower (more urgent).
     async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()>;
 
+    /// Puts users before everybody (class 0, due at `due_ms`) for as long as a caller waits, until the store's time `until_ms`. A claim
+    /// that finds that time passed treats a user as of the place they had; who stood nowhere waits in [`super::SWEEP_CLASS`].
+    async fn mark_awaited(&self, space: &str, users: &[String], due_ms: i64, until_ms: i64) -> StoreResult<()>;
+
     /// Takes up to `limit` users whose time has come, most urgent class first, oldest first within a class, and leases
     /// them. Users under an unexpired lease are not given out; users whose lease ran out are. Fewer than `limit` means that
     /// nobody else was due (or that other replicas kept being quicker).

@@ -12,6 +12,8 @@ pub(super) async fn check(subject: &Subject) {
     leases(subject).await;
     marked_while_leased(subject).await;
     sweep(subject).await;
+    awaited(subject).await;
+    awaited_while_leased(subject).await;
 }
 
 async fn now(subject: &Subject) -> i64 {
@@ -122,4 +124,69 @@ async fn sweep(subject: &Subject) {
     let swept: Vec<&str> = names(&claims).into_iter().filter(|user| user.starts_with("sweep")).collect();
     assert_eq!(swept, ["sweep new", "sweep quick", "sweep stale"]);
     assert_eq!(subject.store.sweep(space).await.unwrap(), 0, "all of them stand in the queue or are leased");
+}
+
+async fn wait_for(subject: &Subject, space: &str, user: &str, until_ms: i64) {
+    let now_ms = now(subject).await;
+    subject.store.mark_awaited(space, &[user.into()], now_ms, until_ms).await.unwrap();
+}
+
+/// Class and due time of one who is claimed, or nobody.
+async fn claimed(subject: &Subject, space: &str) -> Option<(String, u8, i64)> {
+    let claim = claim(subject, space, 1).await.pop()?;
+    assert!(subject.store.release(space, &claim).await.unwrap());
+    Some((claim.user, claim.class, claim.due_ms))
+}
+
+/// While a caller waits a user goes first; afterwards they stand where they stood.
+async fn awaited(subject: &Subject) {
+    let (space, now_ms) = ("queue awaited", now(subject).await);
+    mark(subject, space, "other", 1, now_ms).await;
+    wait_for(subject, space, "new", now_ms + 50).await;
+    assert_eq!(claimed(subject, space).await, Some(("new".into(), 0, now_ms)), "before everybody");
+    assert_eq!(claimed(subject, space).await, Some(("other".into(), 1, now_ms)));
+    for (user, class, due_ms) in [("routine", 3, now_ms + 500), ("urgent", 1, now_ms - 5), ("good", 0, now_ms - 1)] {
+        mark(subject, space, user, class, due_ms).await;
+    }
+    for user in ["routine", "urgent", "good", "absent"] {
+        wait_for(subject, space, user, now_ms + 50).await;
+    }
+    let depth = subject.store.queue_depth(space).await.unwrap();
+    assert_eq!(depth.classes, [(0, 4, now_ms - 5)]);
+    // One is waited for by a second caller, for longer.
+    wait_for(subject, space, "urgent", now_ms + 80).await;
+    (subject.advance)(50);
+    let depth = subject.store.queue_depth(space).await.unwrap();
+    assert_eq!(depth.classes.iter().map(|(class, users, _)| (*class, *users)).collect::<Vec<_>>(), [(0, 2), (3, 2)]);
+    (subject.advance)(30);
+    let mut order = Vec::new();
+    while let Some((user, class, due_ms)) = claimed(subject, space).await {
+        order.push((user, class, due_ms));
+    }
+    let expected =
+        [("good".to_string(), 0, now_ms - 1), ("urgent".into(), 1, now_ms - 5), ("absent".into(), 3, now_ms)];
+    assert_eq!(
+        order, expected,
+        "class 0 for good stays; the others go back, and who stood nowhere to the sweep's class"
+    );
+    (subject.advance)(420);
+    assert_eq!(claimed(subject, space).await, Some(("routine".into(), 3, now_ms + 500)), "not before its own time");
+}
+
+/// A lease that runs out gives nobody a place before everybody that no caller wants any more.
+async fn awaited_while_leased(subject: &Subject) {
+    let (space, now_ms) = ("queue awaited leases", now(subject).await);
+    wait_for(subject, space, "u", now_ms + 50).await;
+    let taken = claim(subject, space, 1).await.remove(0);
+    assert_eq!(taken.class, 0);
+    (subject.advance)(60);
+    assert_eq!(subject.store.queue_depth(space).await.unwrap().leased, 1);
+    (subject.advance)(40);
+    let again = claim(subject, space, 1).await.remove(0);
+    assert_eq!((again.class, again.due_ms), (3, now_ms), "the process died, and the caller is gone");
+    wait_for(subject, space, "u", now_ms + 110).await;
+    (subject.advance)(20);
+    assert_eq!(subject.store.queue_depth(space).await.unwrap().leased, 1);
+    assert!(subject.store.release(space, &again).await.unwrap());
+    assert_eq!(claimed(subject, space).await.map(|(_, class, _)| class), Some(3), "marked while leased, and over");
 }

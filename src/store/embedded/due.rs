@@ -73,6 +73,24 @@ impl DueQueue for EmbeddedStore {
         })
     }
 
+    async fn mark_awaited(&self, space: &str, users: &[String], due_ms: i64, until_ms: i64) -> StoreResult<()> {
+        self.write(|inner| {
+            let absent = Mark { class: SWEEP_CLASS, due_ms };
+            let mut queues = inner.queues.lock();
+            let queue = queues.space(space);
+            let mut batch = inner.engine.batch();
+            for user in users.iter().filter(|user| !queue.contains(user)) {
+                let key = keys::of_due(space, user);
+                batch.insert(&inner.engine.due, key, codec::encode_due(absent.class, absent.due_ms));
+            }
+            inner.engine.commit("mark due", batch)?;
+            for user in users {
+                queue.mark_awaited(user, due_ms, until_ms, absent);
+            }
+            Ok(())
+        })
+    }
+
     async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
         self.write(|inner| {
             // Random tokens: a claim of a process that died never matches one of ours.

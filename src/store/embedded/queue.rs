@@ -41,26 +41,73 @@ pub struct SpaceQueue {
     users: HashMap<Arc<str>, Place>,
     waiting: BTreeMap<u8, BTreeSet<(i64, Arc<str>)>>,
     lease_ends: BTreeSet<(i64, Arc<str>)>,
+    /// When callers' times are over; of users who are gone, too.
+    callers: BTreeSet<(i64, Arc<str>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Place {
-    Waiting(Mark),
+    Waiting(Standing),
     Leased {
-        mark: Mark,
+        standing: Standing,
         /// Marked due since it was taken.
-        again: Option<Mark>,
+        again: Option<Standing>,
         token: u64,
         ends_ms: i64,
     },
+}
+
+/// A user's mark, and their place before everybody while a caller waits. Only the mark is durable: no caller outlives the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Standing {
+    mark: Mark,
+    awaited: Option<Awaited>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Awaited {
+    due_ms: i64,
+    until_ms: i64,
+}
+
+impl Standing {
+    fn of(mark: Mark) -> Standing {
+        Standing { mark, awaited: None }
+    }
+
+    /// Where the user stands now.
+    fn place(self) -> Mark {
+        self.awaited.map_or(self.mark, |awaited| Mark { class: 0, due_ms: awaited.due_ms.min(self.mark.due_ms) })
+    }
+
+    fn merge(self, other: Standing) -> Standing {
+        let awaited = match (self.awaited, other.awaited) {
+            (Some(one), Some(two)) => {
+                Some(Awaited { due_ms: one.due_ms.min(two.due_ms), until_ms: one.until_ms.max(two.until_ms) })
+            }
+            (one, two) => one.or(two),
+        };
+        let mark = self.mark.merge(other.mark);
+        // Who stands in class 0 for good needs no caller.
+        Standing { mark, awaited: awaited.filter(|_| mark.class > 0) }
+    }
+
+    /// A caller waits, and the mark stays as it is.
+    fn awaited(self, awaited: Awaited) -> Standing {
+        self.merge(Standing { mark: self.mark, awaited: Some(awaited) })
+    }
+
+    fn without_callers_of_before(self, now_ms: i64) -> Standing {
+        Standing { mark: self.mark, awaited: self.awaited.filter(|awaited| awaited.until_ms > now_ms) }
+    }
 }
 
 impl SpaceQueue {
     /// The mark that must survive a crash: a leased user who was not refreshed is due again.
     pub fn durable(&self, user: &str) -> Option<Mark> {
         match *self.users.get(user)? {
-            Place::Waiting(mark) | Place::Leased { mark, again: None, .. } => Some(mark),
-            Place::Leased { mark, again: Some(again), .. } => Some(mark.merge(again)),
+            Place::Waiting(standing) | Place::Leased { standing, again: None, .. } => Some(standing.mark),
+            Place::Leased { standing, again: Some(again), .. } => Some(standing.mark.merge(again.mark)),
         }
     }
 
@@ -71,22 +118,36 @@ impl SpaceQueue {
 
     /// Adds a user, or brings one forward; a leased user is noted for after the release.
     pub fn mark(&mut self, user: &str, mark: Mark) {
+        let marked = Standing::of(mark);
+        self.stand(user, |earlier| earlier.map_or(marked, |earlier| earlier.merge(marked)));
+    }
+
+    /// Puts a user before everybody until `until_ms`; `absent` is the mark of one who stood nowhere.
+    pub fn mark_awaited(&mut self, user: &str, due_ms: i64, until_ms: i64, absent: Mark) {
+        let awaited = Awaited { due_ms, until_ms };
+        self.callers.insert((until_ms, user.into()));
+        self.stand(user, |earlier| earlier.unwrap_or(Standing::of(absent)).awaited(awaited));
+    }
+
+    /// Changes where a user stands; of a leased one, where they will stand after the release.
+    fn stand(&mut self, user: &str, change: impl FnOnce(Option<Standing>) -> Standing) {
         match self.users.get_mut(user) {
-            Some(Place::Leased { again, .. }) => *again = Some(again.map_or(mark, |earlier| earlier.merge(mark))),
+            Some(Place::Leased { again, .. }) => *again = Some(change(*again)),
             Some(Place::Waiting(old)) => {
-                let (old, merged) = (*old, old.merge(mark));
-                if merged != old {
-                    self.stop_waiting(user, old);
-                    self.wait(user.into(), merged);
+                let (old, new) = (*old, change(Some(*old)));
+                if new != old {
+                    self.stop_waiting(user, old.place());
+                    self.wait(user.into(), new);
                 }
             }
-            None => self.wait(user.into(), mark),
+            None => self.wait(user.into(), change(None)),
         }
     }
 
     /// Takes up to `limit` due users; `token` makes one for each lease.
     pub fn claim(&mut self, now_ms: i64, limit: usize, lease_ms: i64, mut token: impl FnMut() -> u64) -> Vec<Claim> {
         self.end_leases(now_ms);
+        self.end_callers(now_ms);
         let due = self.waiting.iter().flat_map(|(class, users)| {
             users
                 .iter()
@@ -97,7 +158,7 @@ impl SpaceQueue {
         let ends_ms = now_ms.saturating_add(lease_ms);
         taken
             .into_iter()
-            .map(|(class, due_ms, user)| self.lease(user, Mark { class, due_ms }, ends_ms, token()))
+            .filter_map(|(class, due_ms, user)| self.lease(user, Mark { class, due_ms }, ends_ms, token()))
             .collect()
     }
 
@@ -112,11 +173,11 @@ impl SpaceQueue {
         if !self.holds(now_ms, claim) {
             return false;
         }
-        if let Some((user, Place::Leased { mark, again, token, ends_ms })) = self.remove(&claim.user) {
+        if let Some((user, Place::Leased { standing, again, token, ends_ms })) = self.remove(&claim.user) {
             self.lease_ends.remove(&(ends_ms, user.clone()));
             let ends_ms = now_ms.saturating_add(lease_ms);
             self.lease_ends.insert((ends_ms, user.clone()));
-            self.users.insert(user, Place::Leased { mark, again, token, ends_ms });
+            self.users.insert(user, Place::Leased { standing, again, token, ends_ms });
         }
         true
     }
@@ -124,7 +185,7 @@ impl SpaceQueue {
     /// The mark a leased user keeps when the lease is released.
     pub fn marked_again(&self, user: &str) -> Option<Mark> {
         match self.users.get(user) {
-            Some(Place::Leased { again, .. }) => *again,
+            Some(Place::Leased { again, .. }) => again.map(|again| again.mark),
             _ => None,
         }
     }
@@ -133,8 +194,8 @@ impl SpaceQueue {
     pub fn release(&mut self, user: &str) {
         if let Some((user, Place::Leased { again, ends_ms, .. })) = self.remove(user) {
             self.lease_ends.remove(&(ends_ms, user.clone()));
-            if let Some(mark) = again {
-                self.wait(user, mark);
+            if let Some(standing) = again {
+                self.wait(user, standing);
             }
         }
     }
@@ -143,7 +204,7 @@ impl SpaceQueue {
     pub fn leased_mark(&mut self, now_ms: i64, user: &str) -> Option<Mark> {
         self.end_leases(now_ms);
         match self.users.get(user) {
-            Some(Place::Leased { mark, .. }) => Some(*mark),
+            Some(Place::Leased { standing, .. }) => Some(standing.mark),
             _ => None,
         }
     }
@@ -152,9 +213,9 @@ impl SpaceQueue {
     pub fn forget(&mut self, user: &str) {
         match self.users.get_mut(user) {
             Some(Place::Leased { again, .. }) => *again = None,
-            Some(Place::Waiting(mark)) => {
-                let mark = *mark;
-                self.stop_waiting(user, mark);
+            Some(Place::Waiting(standing)) => {
+                let place = standing.place();
+                self.stop_waiting(user, place);
                 self.remove(user);
             }
             None => {}
@@ -164,6 +225,7 @@ impl SpaceQueue {
     /// Lengths by class.
     pub fn depth(&mut self, now_ms: i64) -> QueueDepth {
         self.end_leases(now_ms);
+        self.end_callers(now_ms);
         let classes = self.waiting.iter().filter_map(|(class, users)| {
             let (oldest_ms, _) = users.first()?;
             Some((*class, users.len(), *oldest_ms))
@@ -176,22 +238,45 @@ impl SpaceQueue {
             && *ends_ms <= now_ms
             && let Some((_, user)) = self.lease_ends.pop_first()
         {
-            if let Some((user, Place::Leased { mark, again, .. })) = self.remove(&user) {
-                self.wait(user, again.map_or(mark, |again| mark.merge(again)));
+            if let Some((user, Place::Leased { standing, again, .. })) = self.remove(&user) {
+                self.wait(user, again.map_or(standing, |again| standing.merge(again)));
             }
         }
     }
 
-    fn lease(&mut self, user: Arc<str>, mark: Mark, ends_ms: i64, token: u64) -> Claim {
-        self.stop_waiting(&user, mark);
-        self.lease_ends.insert((ends_ms, user.clone()));
-        self.users.insert(user.clone(), Place::Leased { mark, again: None, token, ends_ms });
-        Claim { user: user.to_string(), class: mark.class, due_ms: mark.due_ms, token }
+    /// Sends users back whose callers' time is over.
+    fn end_callers(&mut self, now_ms: i64) {
+        while let Some((until_ms, _)) = self.callers.first()
+            && *until_ms <= now_ms
+            && let Some((_, user)) = self.callers.pop_first()
+        {
+            match self.users.get_mut(&user) {
+                Some(Place::Waiting(old)) => {
+                    let (place, left) = (old.place(), old.without_callers_of_before(now_ms));
+                    self.stop_waiting(&user, place);
+                    self.wait(user, left);
+                }
+                Some(Place::Leased { standing, again, .. }) => {
+                    *standing = standing.without_callers_of_before(now_ms);
+                    *again = again.map(|again| again.without_callers_of_before(now_ms));
+                }
+                None => {}
+            }
+        }
     }
 
-    fn wait(&mut self, user: Arc<str>, mark: Mark) {
-        self.waiting.entry(mark.class).or_default().insert((mark.due_ms, user.clone()));
-        self.users.insert(user, Place::Waiting(mark));
+    fn lease(&mut self, user: Arc<str>, place: Mark, ends_ms: i64, token: u64) -> Option<Claim> {
+        let Some(Place::Waiting(standing)) = self.users.get(&user).copied() else { return None };
+        self.stop_waiting(&user, place);
+        self.lease_ends.insert((ends_ms, user.clone()));
+        self.users.insert(user.clone(), Place::Leased { standing, again: None, token, ends_ms });
+        Some(Claim { user: user.to_string(), class: place.class, due_ms: place.due_ms, token })
+    }
+
+    fn wait(&mut self, user: Arc<str>, standing: Standing) {
+        let place = standing.place();
+        self.waiting.entry(place.class).or_default().insert((place.due_ms, user.clone()));
+        self.users.insert(user, Place::Waiting(standing));
     }
 
     fn stop_waiting(&mut self, user: &str, mark: Mark) {

@@ -67,6 +67,14 @@ impl Keys {
         [base.clone(), format!("{base}:v")]
     }
 
+    /// The queue of a shard with what is known of callers who wait: until when, and where the users stood before.
+    pub fn awaited_queue(&self, shard: u32, space: &str) -> Vec<String> {
+        let mut keys = self.queue(shard, space);
+        let base = format!("{}:awaited:{{{shard}}}:{space}", self.namespace);
+        keys.extend([format!("{base}:until"), format!("{base}:stood")]);
+        keys
+    }
+
     /// A shard of a space's feed of vectors: ids, values, last id.
     pub fn vectors(&self, shard: u32, space: &str) -> [String; 3] {
         feed(format!("{}:vec:{{{shard}}}:{space}", self.namespace))

@@ -24,6 +24,11 @@ type Field = Option<Vec<u8>>;
 const QUEUES: usize = 32;
 /// What a call that may end leases costs, in µs: it ends 150 at most.
 const ENDING_LEASES: u32 = 1_500;
+/// Users marked as awaited in one call, and what one costs, in µs.
+const AWAITED_STEP: usize = 100;
+const AWAITED_COST: u32 = 25;
+/// What a call that sends back users whose callers' time is over costs, in µs: 100 at most.
+const ENDING_WAITS: u32 = 1_500;
 
 /// Times a claim looks again because other replicas were quicker with some of those it had seen.
 const CLAIM_ROUNDS: u32 = 3;
@@ -43,6 +48,24 @@ impl DueQueue for RedisStore {
             Err(error) if error.is_unreadable() => self.mark(space, entries, true).await,
             marked => marked,
         }
+    }
+
+    async fn mark_awaited(&self, space: &str, users: &[String], due_ms: i64, until_ms: i64) -> StoreResult<()> {
+        let mut by_shard: BTreeMap<u32, Vec<&String>> = BTreeMap::new();
+        for user in users {
+            by_shard.entry(self.shard(user)).or_default().push(user);
+        }
+        let mut calls = Vec::new();
+        for (shard, users) in by_shard {
+            let keys = self.keys.awaited_queue(shard, space);
+            for piece in users.chunks(AWAITED_STEP) {
+                let call = Call::function(function!("mark_awaited"), &keys).arg(self.clock_argument());
+                let call = piece.iter().fold(call.arg(until_ms).arg(due_ms), |call, user| call.arg(*user));
+                calls.push(call.costing(AWAITED_COST * piece.len() as u32));
+            }
+        }
+        self.link.run("mark due", calls).await?;
+        Ok(())
     }
 
     async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
@@ -83,9 +106,13 @@ impl DueQueue for RedisStore {
     async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth> {
         let (mut classes, mut leased): (BTreeMap<u8, (usize, i64)>, usize) = Default::default();
         let mut open: Vec<u32> = (0..self.shards).collect();
+        let mut ending = self.end_awaited(space);
         while !open.is_empty() {
             let depth = |shard: &u32| self.queue_call(function!("depth"), *shard, space).costing(ENDING_LEASES);
-            let answers = self.link.run_each("queue depth", open.iter().map(depth).collect()).await;
+            let mut calls = std::mem::take(&mut ending);
+            let first = calls.len();
+            calls.extend(open.iter().map(depth));
+            let answers = self.link.run_each("queue depth", calls).await.into_iter().skip(first);
             let mut again = Vec::new();
             for (shard, answer) in open.into_iter().zip(answers) {
                 let flat = answer.and_then(|answer| read::<Vec<i64>>("due queue", answer));
@@ -164,6 +191,16 @@ impl RedisStore {
         self.unreadable.watch(RecordKind::Due, self.link.run("mark due", calls).await.map(|_| ()))
     }
 
+    /// Calls that send users back whose callers' time is over.
+    fn end_awaited(&self, space: &str) -> Vec<Call> {
+        let shards: Vec<u32> = (0..self.shards).collect();
+        let end = |shards: &[u32]| {
+            let keys: Vec<String> = shards.iter().flat_map(|shard| self.keys.awaited_queue(*shard, space)).collect();
+            Call::function(function!("end_awaited"), &keys).arg(self.clock_argument()).costing(ENDING_WAITS)
+        };
+        shards.chunks(self.queues_a_call()).map(end).collect()
+    }
+
     /// The first who are due: class, due, user; no more than `limit`.
     async fn due(&self, space: &str, limit: usize) -> StoreResult<Vec<(u8, i64, String)>> {
         if limit == 0 {
@@ -171,11 +208,16 @@ impl RedisStore {
         }
         let shards: Vec<u32> = (0..self.shards).collect();
         let mut open: Vec<Vec<u32>> = shards.chunks(self.queues_a_call()).map(<[u32]>::to_vec).collect();
+        let mut ending = self.end_awaited(space);
         let mut due: Vec<(u8, i64, String)> = Vec::new();
         while !open.is_empty() {
-            let answers = self.link.run_each("claim", open.iter().map(|some| self.peek(space, some, limit)).collect());
+            // Of a node's calls, those that send users back come first.
+            let mut calls = std::mem::take(&mut ending);
+            let first = calls.len();
+            calls.extend(open.iter().map(|some| self.peek(space, some, limit)));
+            let answers = self.link.run_each("claim", calls).await.into_iter().skip(first);
             let mut again = Vec::new();
-            for (some, answer) in open.into_iter().zip(answers.await) {
+            for (some, answer) in open.into_iter().zip(answers) {
                 match self.unreadable.skip(RecordKind::Due, answer.and_then(|answer| self.places_of(answer)))? {
                     Some(Some(places)) => due.extend(places),
                     // Leases are left to end first.

@@ -48,6 +48,7 @@ hand_on! {
 hand_on! {
     DueQueue {
         mark_due(space: &str, entries: &[DueEntry]) -> ();
+        mark_awaited(space: &str, users: &[String], due_ms: i64, until_ms: i64) -> ();
         claim(space: &str, limit: usize, lease: Duration) -> Vec<Claim>;
         renew(space: &str, claim: &Claim, lease: Duration) -> bool;
         release(space: &str, claim: &Claim) -> bool;
