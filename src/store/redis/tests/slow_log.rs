@@ -165,6 +165,10 @@ async fn audit_01_no_call_costs_the_server_more_than_it_may() {
         clock.fetch_add(2000, Ordering::Relaxed);
         run!("forget", store.forget_due("q", &users[7]).await.unwrap());
         run!("depth after leases", store.queue_depth("q").await.unwrap());
+        let until_ms = store.now_ms().await.unwrap() + 1000;
+        run!("mark awaited", store.mark_awaited("w", &users, NOW_MS, until_ms).await.unwrap());
+        clock.fetch_add(2000, Ordering::Relaxed);
+        run!("end awaited", store.queue_depth("w").await.unwrap());
         run!("sweep", assert!(store.sweep(&format!("s{nth}")).await.unwrap() >= 1000));
 
         let vector = |user: &str| FreshVector { user: user.into(), era: 0, version, vector: Some(vec![1; 2048]) };
