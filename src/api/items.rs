@@ -1,4 +1,5 @@
-//! `POST /v1/items`: catalogue items over the bundle's; same shapes as events.
+//! `POST /v1/items`: catalogue items over the bundle's; same shapes as events. `DELETE /v1/items/{id}` takes one out, on every
+//! replica, also where the bundle holds it, until it is posted again.
 
 use super::ApiState;
 use super::events::Rejection;
@@ -34,10 +35,19 @@ pub async fn post_items(
         parse_batch(&bytes, "items", state.limits.max_events, says_ndjson(&headers))?.into_iter().enumerate()
     {
         match entry.and_then(decode) {
-            Ok(item) => items.push(item),
+            Ok(item) => items.push((index, item)),
             Err(error) => rejected.push(Rejection { index, error }),
         }
     }
+    let catalogue = &state.bundle.catalogue;
+    if catalogue.is_limited() && !items.is_empty() {
+        catalogue.catch_up(state.store.as_ref()).await?;
+        let full = catalogue.without_room(items.iter().map(|(_, item)| item));
+        rejected.extend(full.iter().map(|place| Rejection { index: items[*place].0, error: FieldError::new("id", NO_ROOM) }));
+        rejected.sort_by_key(|rejection| rejection.index);
+        items = items.into_iter().enumerate().filter(|(place, _)| !full.contains(place)).map(|(_, item)| item).collect();
+    }
+    let items: Vec<Item> = items.into_iter().map(|(_, item)| item).collect();
     if !items.is_empty() {
         state.store.put_items(&items).await?;
     }
@@ -53,4 +63,23 @@ fn decode(value: Value) -> Result<Item, FieldError> {
     })?;
     item.validate()?;
     Ok(item)
+}
+
+/// Takes an item out of the catalogue of every replica, within the tail interval. One that nobody knows leaves no mark.
+pub async fn delete_item(
+    State(state): State<Arc<ApiState>>,
+    item: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    state.keys.require(&headers, Scope::Write)?;
+    http::require_json(&headers)?;
+    let id = path_id("item", item)?;
+    let catalogue = &state.bundle.catalogue;
+    // It may have been posted to another replica just now.
+    catalogue.catch_up(state.store.as_ref()).await?;
+    let known = catalogue.get(&id).is_some();
+    if known {
+        state.store.put_items(&[Item::deleted(&id)]).await?;
+    }
+    Ok((StatusCode::ACCEPTED, Json(json!({ "deleted": known }))))
 }

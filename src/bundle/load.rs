@@ -45,6 +45,8 @@ pub struct LoadOptions {
     pub nprobe: usize,
     /// A model that has work and makes no step for so long is stalled.
     pub stall: Duration,
+    /// Most items of the catalogue's overlay; 0 = no limit.
+    pub max_items: usize,
 }
 
 impl Default for LoadOptions {
@@ -56,6 +58,7 @@ impl Default for LoadOptions {
             encoder_threads: 1,
             nprobe: 16,
             stall: Duration::from_secs(30),
+            max_items: 0,
         }
     }
 }
@@ -130,6 +133,7 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<Bundle, BundleError>
     let generation = generation_dir(folder, manifest.generation);
     let catalogue =
         Catalogue::load(&generation.join("catalogue.parquet")).map_err(|error| invalid("catalogue")(&error))?;
+    let catalogue = catalogue.limited_to(options.max_items);
     let inference = match options.engine {
         Engine::Absent => None,
         _ => Some(Arc::new(load_inference(folder, &generation, &schema, codebook.dim(), options)?)),

@@ -33,6 +33,8 @@ pub enum Grounding {
 pub struct Grounder {
     titles: Vec<Title>,
     rows: HashMap<String, usize>,
+    /// Rows of items that were taken out.
+    free: Vec<usize>,
     postings: HashMap<String, Vec<usize>>,
     /// Lower-cased `l1 > l2 > l3` prefixes → the path as written.
     paths: HashMap<String, Vec<String>>,
@@ -59,20 +61,28 @@ impl Grounder {
             let path = &item.categories[..depth];
             self.paths.insert(path_key(path), path.to_vec());
         }
-        if let Some(row) = self.rows.get(&item.id).copied() {
-            for word in &self.titles[row].words {
-                if let Some(list) = self.postings.get_mut(word) {
-                    list.retain(|other| *other != row);
-                }
-            }
-            self.index_words(row, &title);
-            self.titles[row] = title;
-            return;
-        }
-        let row = self.titles.len();
+        self.remove(&item.id);
+        let row = self.free.pop().unwrap_or(self.titles.len());
         self.index_words(row, &title);
         self.rows.insert(item.id.clone(), row);
-        self.titles.push(title);
+        match self.titles.get_mut(row) {
+            Some(place) => *place = title,
+            None => self.titles.push(title),
+        }
+    }
+
+    /// Takes an item out; its category paths stay known.
+    pub fn remove(&mut self, id: &str) {
+        let Some(row) = self.rows.remove(id) else { return };
+        for word in std::mem::take(&mut self.titles[row].words) {
+            if let Some(list) = self.postings.get_mut(&word) {
+                list.retain(|other| *other != row);
+                if list.is_empty() {
+                    self.postings.remove(&word);
+                }
+            }
+        }
+        self.free.push(row);
     }
 
     fn index_words(&mut self, row: usize, title: &Title) {

@@ -13,7 +13,7 @@ use crate::event::{Item, ItemState};
 use crate::store::{FeatureStore, FeedCursor, StoreError};
 use ground::Grounder;
 use parking_lot::RwLock;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
@@ -36,13 +36,30 @@ pub struct Catalogue {
     base: HashMap<String, CatalogueRow>,
     base_grounder: Grounder,
     overlay: RwLock<Overlay>,
+    /// Most items of the overlay; 0 = no limit.
+    max_items: usize,
 }
 
 #[derive(Default)]
 struct Overlay {
     items: HashMap<String, Arc<Item>>,
+    /// How many of them are marks of deleted ones.
+    deleted: usize,
     grounder: Grounder,
     cursor: FeedCursor,
+}
+
+impl Overlay {
+    /// Of a deleted item the mark stays: the bundle may hold it.
+    fn apply(&mut self, item: Item) {
+        match item.is_deleted() {
+            true => self.grounder.remove(&item.id),
+            false => self.grounder.insert(&item),
+        }
+        self.deleted += usize::from(item.is_deleted());
+        let replaced = self.items.insert(item.id.clone(), Arc::new(item));
+        self.deleted -= usize::from(replaced.is_some_and(|item| item.is_deleted()));
+    }
 }
 
 impl Catalogue {
@@ -58,13 +75,23 @@ impl Catalogue {
             base_grounder.insert(&row.item);
         }
         let base = rows.into_iter().map(|row| (row.item.id.clone(), row)).collect();
-        Catalogue { base, base_grounder, overlay: RwLock::new(Overlay::default()) }
+        Catalogue { base, base_grounder, overlay: RwLock::new(Overlay::default()), max_items: 0 }
     }
 
-    /// The item of that id; the overlay wins over the bundle.
+    /// The same with room for so many items in the overlay; 0 = no limit.
+    pub fn limited_to(self, max_items: usize) -> Catalogue {
+        Catalogue { max_items, ..self }
+    }
+
+    /// Whether the overlay has a limit.
+    pub fn is_limited(&self) -> bool {
+        self.max_items > 0
+    }
+
+    /// The item of that id; the overlay wins over the bundle. `None` for one that was deleted, too.
     pub fn get(&self, id: &str) -> Option<Arc<Item>> {
         if let Some(item) = self.overlay.read().items.get(id) {
-            return Some(item.clone());
+            return Some(item.clone()).filter(|item| !item.is_deleted());
         }
         self.base.get(id).map(|row| row.item.clone())
     }
@@ -101,8 +128,7 @@ impl Catalogue {
             applied += page.entries.len();
             let mut overlay = self.overlay.write();
             for item in page.entries {
-                overlay.grounder.insert(&item);
-                overlay.items.insert(item.id.clone(), Arc::new(item));
+                overlay.apply(item);
             }
             overlay.cursor = page.cursor;
             if page.is_last {
@@ -111,8 +137,35 @@ impl Catalogue {
         }
     }
 
+    /// Positions of those items the overlay has no room for. What it knows already is only replaced. Deleted items make room,
+    /// but their marks stay in the feed: of both together there are at most twice as many.
+    pub fn without_room<'a>(&self, items: impl IntoIterator<Item = &'a Item>) -> BTreeSet<usize> {
+        let most = self.max_items;
+        let overlay = self.overlay.read();
+        let (all, living) = (overlay.items.len(), overlay.items.len() - overlay.deleted);
+        let mut left = most.saturating_sub(living).min(most.saturating_mul(2).saturating_sub(all));
+        let mut coming: HashSet<&str> = HashSet::new();
+        let mut refused = BTreeSet::new();
+        for (position, item) in items.into_iter().enumerate() {
+            if most == 0 || overlay.items.contains_key(&item.id) || coming.contains(item.id.as_str()) {
+                continue;
+            }
+            match left.checked_sub(1) {
+                Some(less) => {
+                    left = less;
+                    coming.insert(&item.id);
+                }
+                None => {
+                    refused.insert(position);
+                }
+            }
+        }
+        refused
+    }
+
     /// Items in the (bundle, overlay) part.
     pub fn sizes(&self) -> (usize, usize) {
-        (self.base.len(), self.overlay.read().items.len())
+        let overlay = self.overlay.read();
+        (self.base.len(), overlay.items.len() - overlay.deleted)
     }
 }

@@ -128,6 +128,7 @@ pub(super) async fn load_bundle(settings: &Settings, metrics: &Arc<Metrics>) -> 
         encoder_threads: engine.encoder_threads,
         nprobe: settings.retrieve.nprobe,
         stall: Duration::from_millis(engine.stall_ms),
+        max_items: settings.catalogue.max_items,
     };
     let loaded = tokio::task::spawn_blocking(move || bundle::load(&folder, &options))
         .await

@@ -34,6 +34,7 @@ pub struct Settings {
     pub kafka: KafkaSettings,
     pub refresh: RefreshSettings,
     pub retrieve: RetrieveSettings,
+    pub catalogue: CatalogueSettings,
     pub erase: EraseSettings,
     pub openai: OpenAiSettings,
     pub telemetry: TelemetrySettings,
@@ -285,6 +286,14 @@ pub struct RetrieveSettings {
     pub max_referrers: usize,
     pub min_item_users: u32,
     pub tail_interval_ms: u64,
+}
+
+/// `[catalogue]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct CatalogueSettings {
+    pub max_items: usize,
 }
 
 /// `[erase]`

@@ -21,11 +21,13 @@ pub enum BadReason {
     Headers,
     /// The store cannot take it whatever we do: what it keeps of that user cannot be read.
     Store,
+    /// The catalogue has no room for the item.
+    Full,
 }
 
 impl BadReason {
     /// All of them, for metrics that start at zero.
-    pub const ALL: [BadReason; 9] = [
+    pub const ALL: [BadReason; 10] = [
         BadReason::TooLarge,
         BadReason::Null,
         BadReason::ContentType,
@@ -35,6 +37,7 @@ impl BadReason {
         BadReason::Field,
         BadReason::Headers,
         BadReason::Store,
+        BadReason::Full,
     ];
 
     /// Label in metrics and headers, and what `taiji dlq --reason` takes.
@@ -49,6 +52,7 @@ impl BadReason {
             BadReason::Field => "field",
             BadReason::Headers => "headers",
             BadReason::Store => "store",
+            BadReason::Full => "full",
         }
     }
 

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 /// Longest title, in bytes; prompts cut shorter.
 pub const MAX_TITLE_BYTES: usize = 1024;
+/// Title of a deleted item in the overlay: a control character, which no client may send. Programs before deletions were read
+/// such an item as a paused one without a name.
+const DELETED_TITLE: &str = "\u{7f}";
 /// Most category levels an item may have.
 pub const MAX_CATEGORIES: usize = 3;
 
@@ -66,11 +69,25 @@ impl Item {
         Ok(item)
     }
 
+    /// What takes the place of an item that was deleted, so that every replica hears of it.
+    pub fn deleted(id: &str) -> Item {
+        let (id, title) = (id.to_owned(), DELETED_TITLE.to_owned());
+        Item { id, title, categories: Vec::new(), brand: None, price: None, state: ItemState::Paused }
+    }
+
+    /// Whether this says that the item is no more.
+    pub fn is_deleted(&self) -> bool {
+        self.title == DELETED_TITLE
+    }
+
     /// Checks limits and ranges; names the first field that is wrong.
     pub fn validate(&self) -> Result<(), FieldError> {
         check_id("id", &self.id)?;
         if self.title.trim().is_empty() {
             return Err(FieldError::new("title", "must not be empty"));
+        }
+        if self.is_deleted() {
+            return Err(FieldError::new("title", "must not be a control character"));
         }
         if self.title.len() > MAX_TITLE_BYTES {
             return Err(FieldError::new("title", format!("longer than {MAX_TITLE_BYTES} bytes")));

@@ -147,7 +147,7 @@ pub(super) fn item(bytes: &[u8]) -> bool {
             assert!(matches!(again, Ok(ItemChange::Put(again)) if again.id == item.id && again.title == item.title));
             true
         }
-        Ok(ItemChange::Pause(id)) => panic!("a value is no tombstone: {id}"),
+        Ok(ItemChange::Delete(id)) => panic!("a value is no tombstone: {id}"),
         Err(bad) => {
             check_refusal(&bad);
             false

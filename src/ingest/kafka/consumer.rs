@@ -197,6 +197,7 @@ impl<'a> Session<'a> {
             batch_records: self.settings.batch_records,
             catalogue: self.parts.catalogue.clone(),
             shared: self.shared.clone(),
+            dead_letters: dead_letters.clone(),
             give_up: give_up.clone(),
         };
         tasks.spawn(lane.run(receiver));

@@ -43,8 +43,8 @@ impl fmt::Display for BadRecord {
 pub enum ItemChange {
     /// Add or replace.
     Put(Item),
-    /// A tombstone: the item of this id is no longer offered.
-    Pause(String),
+    /// A tombstone: the item of this id is no more.
+    Delete(String),
 }
 
 /// How a value is written.
@@ -111,7 +111,7 @@ impl RecordDecoder {
         if value.is_none() {
             let id = key.and_then(|key| std::str::from_utf8(key).ok()).filter(|id| !id.is_empty());
             let missing = || BadRecord::new(BadReason::Null, "a tombstone needs the item's id as its key");
-            return id.map(|id| ItemChange::Pause(id.to_string())).ok_or_else(missing);
+            return id.map(|id| ItemChange::Delete(id.to_string())).ok_or_else(missing);
         }
         let bytes = self.checked(value)?;
         if format_of(content_type)? == Format::Protobuf {
@@ -305,7 +305,7 @@ mod tests {
         let item = |key: Option<&[u8]>, value: Option<&[u8]>| decoder().item(key, value, None);
         let put = item(None, Some(br#"{"id":"i","title":"Tea","state":"paused"}"#)).expect("item");
         assert!(matches!(put, ItemChange::Put(Item { state: ItemState::Paused, .. })));
-        assert_eq!(item(Some(b"i"), None), Ok(ItemChange::Pause("i".into())));
+        assert_eq!(item(Some(b"i"), None), Ok(ItemChange::Delete("i".into())));
         for (key, value, reason) in [
             (None, None, BadReason::Null),
             (Some(&b"\xff"[..]), None, BadReason::Null),

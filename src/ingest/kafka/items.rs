@@ -1,22 +1,26 @@
-//! The items topic → the catalogue overlay: a put, or a tombstone that pauses what is known under that id.
+//! The items topic → the catalogue overlay: a put, or a tombstone that deletes what is known under that id.
 //!
 //! One task, in order of delivery: the topic is compacted, so its last record of an item is the one that counts. In: decoded
 //! records. Out: completed places. Callers: [`super::consumer`].
 
-use super::decode::ItemChange;
+use super::dead_letter::DeadLetter;
+use super::decode::{BadRecord, ItemChange};
 use super::health::Part;
 use super::partitions::{Place, Role};
 use super::record::Record;
 use super::shared::Shared;
 use crate::backoff::Backoff;
 use crate::catalogue::Catalogue;
-use crate::event::{Item, ItemState};
+use crate::event::{BadReason, Item};
 use crate::store::StoreResult;
 use crate::telemetry::events::ItemsStored;
 use crate::telemetry::kafka::KafkaRetried;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
+
+/// Why an item is set aside.
+pub(crate) const NO_ROOM: &str = "the catalogue's overlay is full: delete items, or raise catalogue.max_items";
 
 /// A change with the record it came from.
 pub(super) struct ItemRecord {
@@ -29,6 +33,7 @@ pub(super) struct ItemLane {
     pub batch_records: usize,
     pub catalogue: Arc<Catalogue>,
     pub shared: Arc<Shared>,
+    pub dead_letters: mpsc::UnboundedSender<DeadLetter>,
     /// Turns true when the drain's time is over.
     pub give_up: watch::Receiver<bool>,
 }
@@ -42,22 +47,19 @@ impl ItemLane {
             let entries = self.shared.partitions.start(std::mem::take(&mut batch), |entry| entry.record.place);
             self.shared.count(Role::Items, "dropped", (taken - entries.len()) as u64);
             if !entries.is_empty() {
-                self.until_stored(&entries).await;
+                self.until_stored(entries).await;
             }
         }
     }
 
-    async fn until_stored(&mut self, entries: &[ItemRecord]) {
+    async fn until_stored(&mut self, entries: Vec<ItemRecord>) {
         let places: Vec<Place> = entries.iter().map(|entry| entry.record.place).collect();
         let mut backoff = Backoff::default();
         loop {
-            let error = match self.store(entries).await {
-                Ok(()) => {
+            let error = match self.store(&entries).await {
+                Ok(without_room) => {
                     self.shared.health.well(Part::Items);
-                    self.shared.partitions.complete(places);
-                    self.shared.count(Role::Items, "accepted", entries.len() as u64);
-                    ItemsStored { accepted: entries.len() as u64, rejected: 0 }.emit(&self.shared.metrics);
-                    return;
+                    return self.finish(entries, &without_room);
                 }
                 Err(error) => error,
             };
@@ -69,9 +71,27 @@ impl ItemLane {
         }
     }
 
-    async fn store(&self, entries: &[ItemRecord]) -> StoreResult<()> {
-        if entries.iter().any(|entry| matches!(entry.change, ItemChange::Pause(_))) {
-            // A tombstone keeps title and categories: histories still show the item.
+    /// What is stored is done; what there was no room for goes to the dead letters.
+    fn finish(&self, entries: Vec<ItemRecord>, without_room: &BTreeSet<String>) {
+        let is_refused = |entry: &ItemRecord| match &entry.change {
+            ItemChange::Put(item) => without_room.contains(&item.id),
+            ItemChange::Delete(_) => false,
+        };
+        let (refused, stored): (Vec<ItemRecord>, Vec<ItemRecord>) = entries.into_iter().partition(is_refused);
+        self.shared.partitions.complete(stored.iter().map(|entry| entry.record.place).collect());
+        self.shared.count(Role::Items, "accepted", stored.len() as u64);
+        ItemsStored { accepted: stored.len() as u64, rejected: refused.len() as u64 }.emit(&self.shared.metrics);
+        for ItemRecord { record, .. } in refused {
+            let bad = BadRecord::new(BadReason::Full, NO_ROOM);
+            // Nobody listens any more when the session ends; the record is read again.
+            let _ = self.dead_letters.send(DeadLetter { record, bad });
+        }
+    }
+
+    /// Stores the last change of each item; returns the ids of those there is no room for.
+    async fn store(&self, entries: &[ItemRecord]) -> StoreResult<BTreeSet<String>> {
+        let deletes = entries.iter().any(|entry| matches!(entry.change, ItemChange::Delete(_)));
+        if deletes || self.catalogue.is_limited() {
             self.catalogue.catch_up(self.shared.store.as_ref()).await?;
         }
         let mut latest: BTreeMap<&str, Item> = BTreeMap::new();
@@ -80,17 +100,20 @@ impl ItemLane {
                 ItemChange::Put(item) => {
                     latest.insert(&item.id, item.clone());
                 }
-                ItemChange::Pause(id) => {
-                    let known = latest.get(id.as_str()).cloned();
-                    let known = known.or_else(|| self.catalogue.get(id).map(|item| item.as_ref().clone()));
-                    // An item nobody ever heard of needs no pausing.
-                    if let Some(item) = known {
-                        latest.insert(id, Item { state: ItemState::Paused, ..item });
-                    }
-                }
+                // An item nobody ever heard of leaves no mark.
+                ItemChange::Delete(id) => match self.catalogue.get(id) {
+                    Some(_) => drop(latest.insert(id, Item::deleted(id))),
+                    None => drop(latest.remove(id.as_str())),
+                },
             }
         }
-        let items: Vec<Item> = latest.into_values().collect();
-        if items.is_empty() { Ok(()) } else { self.shared.store.put_items(&items).await }
+        let mut items: Vec<Item> = latest.into_values().collect();
+        let full = self.catalogue.without_room(&items);
+        let without_room: BTreeSet<String> = full.iter().map(|position| items[*position].id.clone()).collect();
+        items.retain(|item| !without_room.contains(&item.id));
+        if !items.is_empty() {
+            self.shared.store.put_items(&items).await?;
+        }
+        Ok(without_room)
     }
 }

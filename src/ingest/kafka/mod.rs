@@ -65,7 +65,7 @@ pub struct KafkaParts {
     pub ingest: Arc<Ingest>,
     /// The same as HTTP's.
     pub decoder: EventDecoder,
-    /// Knows what a tombstone pauses.
+    /// Knows which items there are, and whether there is room.
     pub catalogue: Arc<Catalogue>,
     /// Counts.
     pub metrics: Arc<Metrics>,
