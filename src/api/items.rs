@@ -3,16 +3,19 @@
 
 use super::ApiState;
 use super::events::Rejection;
+use crate::catalogue::NO_ROOM;
+use crate::event::decode::check_id;
 use crate::event::{FieldError, Item};
-use crate::http::{ApiError, Scope, parse_batch, read_body, says_ndjson};
+use crate::http::{ApiError, Scope, parse_batch, read_body, require_json, says_ndjson};
 use crate::telemetry::events::ItemsStored;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 #[derive(Debug, Serialize)]
@@ -43,9 +46,12 @@ pub async fn post_items(
     if catalogue.is_limited() && !items.is_empty() {
         catalogue.catch_up(state.store.as_ref()).await?;
         let full = catalogue.without_room(items.iter().map(|(_, item)| item));
-        rejected.extend(full.iter().map(|place| Rejection { index: items[*place].0, error: FieldError::new("id", NO_ROOM) }));
+        rejected.extend(
+            full.iter().map(|place| Rejection { index: items[*place].0, error: FieldError::new("id", NO_ROOM) }),
+        );
         rejected.sort_by_key(|rejection| rejection.index);
-        items = items.into_iter().enumerate().filter(|(place, _)| !full.contains(place)).map(|(_, item)| item).collect();
+        items =
+            items.into_iter().enumerate().filter(|(place, _)| !full.contains(place)).map(|(_, item)| item).collect();
     }
     let items: Vec<Item> = items.into_iter().map(|(_, item)| item).collect();
     if !items.is_empty() {
@@ -72,8 +78,9 @@ pub async fn delete_item(
     headers: HeaderMap,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     state.keys.require(&headers, Scope::Write)?;
-    http::require_json(&headers)?;
-    let id = path_id("item", item)?;
+    require_json(&headers)?;
+    let Path(id) = item.map_err(|error| ApiError::field("item_id", error.body_text()))?;
+    check_id("item_id", &id).map_err(|error| ApiError::field("item_id", error.reason))?;
     let catalogue = &state.bundle.catalogue;
     // It may have been posted to another replica just now.
     catalogue.catch_up(state.store.as_ref()).await?;

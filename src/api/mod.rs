@@ -81,6 +81,7 @@ pub fn router(state: Arc<ApiState>) -> Router {
     let routes = Router::new()
         .route("/v1/events", post(events::post_events))
         .route("/v1/items", post(items::post_items))
+        .route("/v1/items/{id}", delete(items::delete_item))
         .route("/v1/features", post(features::post_features))
         .route("/get-online-features", post(feast::get_online_features))
         .route("/v1/users/{id}/features", get(features::get_user_features))

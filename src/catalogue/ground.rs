@@ -181,6 +181,23 @@ mod tests {
     }
 
     #[test]
+    fn audit_08_an_item_taken_out_is_grounded_to_no_more_and_its_place_is_used_again() {
+        let mut grounder = grounder();
+        grounder.remove("2");
+        grounder.remove("unknown");
+        assert!(matches!(grounder.ground("red steel kettle", &|_| true), Grounding::None));
+        let item = |id: &str, title: &str| Item { title: title.into(), ..Item::deleted(id) };
+        for round in 0..10 {
+            grounder.insert(&item("4", &format!("Copper Pan {round}")));
+            grounder.remove("4");
+        }
+        grounder.insert(&item("2", "Green Lamp"));
+        assert_eq!((grounder.titles.len(), grounder.free.len()), (3, 0));
+        assert!(matches!(grounder.ground("green lamp", &|_| true), Grounding::Item { id, .. } if id == "2"));
+        assert!(!grounder.postings.contains_key("copper"));
+    }
+
+    #[test]
     fn paused_items_are_never_grounded_to() {
         let grounder = grounder();
         assert_eq!(grounder.ground("Garden Hose", &|id| id != "3"), Grounding::None);

@@ -18,6 +18,9 @@ use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
 
+/// Why an item is not taken.
+pub const NO_ROOM: &str = "the catalogue has no room: delete items, or raise catalogue.max_items";
+
 /// Items read from the overlay feed in one call.
 const PAGE: usize = 1000;
 
@@ -167,5 +170,60 @@ impl Catalogue {
     pub fn sizes(&self) -> (usize, usize) {
         let overlay = self.overlay.read();
         (self.base.len(), overlay.items.len() - overlay.deleted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(id: &str, title: &str) -> Item {
+        Item { title: title.into(), state: ItemState::Active, ..Item::deleted(id) }
+    }
+
+    fn base() -> Catalogue {
+        let rows = [item("b1", "Blue Kettle"), item("b2", "Red Lamp")];
+        let rows = rows.into_iter().map(|item| CatalogueRow { item: Arc::new(item), distinct_users: 9 });
+        Catalogue::from_rows(rows.collect())
+    }
+
+    #[test]
+    fn audit_08_a_deleted_item_is_gone_from_bundle_and_overlay_until_it_is_posted_again() {
+        let catalogue = base();
+        let apply = |item: Item| catalogue.overlay.write().apply(item);
+        apply(item("o1", "Garden Hose"));
+        assert_eq!(catalogue.sizes(), (2, 1));
+        for (id, title) in [("o1", "garden hose"), ("b1", "blue kettle")] {
+            assert!(matches!(catalogue.ground(title), Grounding::Item { .. }), "{title}");
+            apply(Item::deleted(id));
+            apply(Item::deleted(id));
+            assert!(catalogue.get(id).is_none(), "{id}");
+            assert!(!matches!(catalogue.ground(title), Grounding::Item { .. }), "{title}");
+        }
+        assert_eq!(catalogue.sizes(), (2, 0));
+        apply(item("b1", "Blue Kettle"));
+        assert_eq!(catalogue.sizes(), (2, 1));
+        assert!(catalogue.get("b1").is_some() && matches!(catalogue.ground("blue kettle"), Grounding::Item { .. }));
+    }
+
+    #[test]
+    fn audit_08_the_overlay_has_room_for_so_many_and_deleting_makes_some() {
+        let catalogue = base().limited_to(2);
+        let apply = |item: Item| catalogue.overlay.write().apply(item);
+        let refused = |ids: &[&str]| catalogue.without_room(&ids.iter().map(|id| item(id, "x")).collect::<Vec<_>>());
+        assert_eq!(refused(&["a", "b", "a", "c"]), BTreeSet::from([3]));
+        apply(item("a", "A"));
+        apply(item("b", "B"));
+        assert_eq!(refused(&["a", "b", "c"]), BTreeSet::from([2]));
+        apply(Item::deleted("a"));
+        assert_eq!(refused(&["c", "d"]), BTreeSet::from([1]));
+        // Marks of deleted items are bounded, too.
+        for id in ["c", "d"] {
+            apply(item(id, "x"));
+            apply(Item::deleted(id));
+        }
+        assert_eq!(refused(&["e"]), BTreeSet::from([0]));
+        assert!(refused(&["a", "b"]).is_empty(), "an id that is known needs no room");
+        assert!(base().without_room(&[item("e", "x")]).is_empty(), "no limit");
     }
 }

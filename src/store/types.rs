@@ -294,8 +294,10 @@ pub struct FreshVector {
 pub struct StoreStats {
     /// Users with a state.
     pub users: u64,
-    /// Size of the store's folder.
+    /// Size of the embedded store's folder.
     pub disk_bytes: u64,
+    /// Memory that Redis uses, all masters together.
+    pub memory_bytes: u64,
 }
 
 /// A chore taken.

@@ -2,6 +2,7 @@
 
 use super::Metrics;
 use rdkafka::error::KafkaResult;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::Instant;
 
@@ -218,13 +219,59 @@ impl ServedDropped {
     }
 }
 
-/// Shows (topic, partition, records, seconds) and nothing of partitions that are not ours any more.
-pub fn observe_lag(metrics: &Metrics, lags: &[(&str, i32, i64, f64)]) {
-    metrics.kafka_lag_records.reset();
-    metrics.kafka_lag_seconds.reset();
+/// Partitions whose lag is shown.
+pub type Shown = BTreeSet<(String, i32)>;
+
+/// Shows (topic, partition, records, seconds) and nothing of partitions that were `shown` and are not ours any more. What stays is
+/// never taken away in between: a scrape finds every partition.
+pub fn observe_lag(metrics: &Metrics, lags: &[(&str, i32, i64, f64)], shown: &mut Shown) {
+    let mut now = Shown::new();
     for (topic, partition, records, seconds) in lags {
+        now.insert(((*topic).to_owned(), *partition));
         let partition = partition.to_string();
         metrics.kafka_lag_records.with_label_values(&[*topic, &partition]).set(*records);
         metrics.kafka_lag_seconds.with_label_values(&[*topic, &partition]).set(*seconds);
+    }
+    for (topic, partition) in shown.difference(&now) {
+        let partition = partition.to_string();
+        // An error says that it is gone already.
+        let _ = metrics.kafka_lag_records.remove_label_values(&[topic.as_str(), partition.as_str()]);
+        let _ = metrics.kafka_lag_seconds.remove_label_values(&[topic.as_str(), partition.as_str()]);
+    }
+    *shown = now;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn audit_08_a_lag_that_stays_ours_is_never_missing() {
+        let metrics = Arc::new(Metrics::new().expect("register"));
+        let mut shown = Shown::new();
+        observe_lag(&metrics, &[("t", 0, 5, 1.0), ("t", 1, 6, 1.0)], &mut shown);
+        let ended = Arc::new(AtomicBool::new(false));
+        let scraper = std::thread::spawn({
+            let (metrics, ended) = (metrics.clone(), ended.clone());
+            move || {
+                let mut missing = 0;
+                while !ended.load(Ordering::SeqCst) {
+                    let text = metrics.render().expect("render");
+                    missing += usize::from(!text.contains("taiji_kafka_lag_records{partition=\"0\",topic=\"t\"}"));
+                }
+                missing
+            }
+        });
+        for round in 0..5000 {
+            observe_lag(&metrics, &[("t", 0, round, 1.0)], &mut shown);
+        }
+        ended.store(true, Ordering::SeqCst);
+        assert_eq!(scraper.join().expect("scraper"), 0);
+        let text = metrics.render().expect("render");
+        assert!(!text.contains("partition=\"1\""), "{text}");
+        observe_lag(&metrics, &[], &mut shown);
+        assert!(!metrics.render().expect("render").contains("taiji_kafka_lag_seconds{"));
     }
 }

@@ -8,8 +8,10 @@ use prometheus::{
 };
 
 /// Seconds, from a cache hit to a stuck call.
-const LATENCY_BUCKETS: [f64; 16] =
-    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const LATENCY_BUCKETS: [f64; 19] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0, 120.0,
+];
 /// Seconds from an event's acceptance to features that show it.
 const FRESHNESS_BUCKETS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0];
 
@@ -124,9 +126,11 @@ metrics_table! {
     store_reachable: IntGauge [] "taiji_store_reachable" "1 while the store can be asked; 0 while no node of it answers.";
     store_gauges_age: Gauge [] "taiji_store_gauges_age_seconds" "How old the numbers are that were read from the store: queues, leases, users, bytes.";
     store_users: IntGauge [] "taiji_store_users" "Users with a history.";
-    store_bytes: IntGauge [] "taiji_store_disk_bytes" "Bytes of the embedded store on disk.";
+    store_bytes: IntGauge [] "taiji_store_disk_bytes" "Bytes of the embedded store on disk; 0 on Redis.";
+    store_memory: IntGauge [] "taiji_store_memory_bytes" "Bytes of memory that Redis uses, all masters together; 0 on the embedded store.";
     catalogue_items: IntGaugeVec ["part"] "taiji_catalogue_items" "Items known: bundle, overlay.";
     bundle_info: IntGaugeVec ["epoch", "space", "model", "engine"] "taiji_bundle_info" "1 for the bundle being served.";
+    build_info: IntGaugeVec ["version"] "taiji_build_info" "1 for the version of this program.";
     ready: IntGauge [] "taiji_ready" "1 when every readiness latch is released.";
 }
 
@@ -140,6 +144,7 @@ impl Metrics {
 
     /// Makes label values appear at zero from the start, so that a rate is defined before the first happening.
     pub fn preset_labels(&self) {
+        self.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         for result in ["accepted", "duplicate", "rejected"] {
             self.events.with_label_values(&[result]);
         }
@@ -201,6 +206,19 @@ mod tests {
         let text = metrics.render().expect("render");
         assert!(text.contains("taiji_events_total{result=\"accepted\"} 1"), "{text}");
         assert!(text.contains("process_resident_memory_bytes"), "{text}");
+    }
+
+    #[test]
+    fn audit_08_buckets_reach_beyond_the_longest_wait_and_the_version_is_told() {
+        let metrics = Metrics::new().expect("register");
+        metrics.preset_labels();
+        metrics.llm_first_token.with_label_values(&["0"]).observe(45.0);
+        let text = metrics.render().expect("render");
+        assert!(text.contains(&format!("taiji_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"))), "{text}");
+        for (bucket, count) in [("30", 0), ("60", 1), ("120", 1)] {
+            let line = format!("taiji_llm_first_token_seconds_bucket{{priority=\"0\",le=\"{bucket}\"}} {count}");
+            assert!(text.contains(&line), "{line}");
+        }
     }
 
     #[test]

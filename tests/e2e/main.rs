@@ -17,6 +17,7 @@ mod fast_path;
 mod full_disk;
 mod greedy;
 mod hang;
+mod items;
 mod kafka;
 mod lagging;
 mod odd_ids;

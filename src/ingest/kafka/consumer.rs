@@ -88,6 +88,7 @@ impl<'a> Session<'a> {
             paused: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             undelivered: Mutex::new(BTreeMap::new()),
+            shown: Mutex::default(),
         });
         for role in [Role::Events, Role::Items] {
             for outcome in ["accepted", "duplicate", "dead_letter", "dropped"] {
@@ -119,7 +120,7 @@ impl<'a> Session<'a> {
         self.shared.closing.store(true, Ordering::Release);
         // Commits what was stored and leaves the group. Its callbacks may still run, on this thread.
         drop(consumer);
-        observe_lag(&self.shared.metrics, &[]);
+        observe_lag(&self.shared.metrics, &[], &mut self.shared.shown.lock());
         end
     }
 
@@ -372,7 +373,7 @@ impl<'a> Session<'a> {
                 (self.shared.topics.name(view.key.role), view.key.partition, records, age_ms as f64 / 1000.0)
             })
             .collect();
-        observe_lag(&self.shared.metrics, &lags);
+        observe_lag(&self.shared.metrics, &lags, &mut self.shared.shown.lock());
         self.shared.metrics.kafka_in_flight.set(self.shared.partitions.in_flight().0 as i64);
     }
 

@@ -10,7 +10,7 @@ use super::partitions::{Place, Role};
 use super::record::Record;
 use super::shared::Shared;
 use crate::backoff::Backoff;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, NO_ROOM};
 use crate::event::{BadReason, Item};
 use crate::store::StoreResult;
 use crate::telemetry::events::ItemsStored;
@@ -18,9 +18,6 @@ use crate::telemetry::kafka::KafkaRetried;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
-
-/// Why an item is set aside.
-pub(crate) const NO_ROOM: &str = "the catalogue's overlay is full: delete items, or raise catalogue.max_items";
 
 /// A change with the record it came from.
 pub(super) struct ItemRecord {
@@ -78,7 +75,7 @@ impl ItemLane {
             ItemChange::Delete(_) => false,
         };
         let (refused, stored): (Vec<ItemRecord>, Vec<ItemRecord>) = entries.into_iter().partition(is_refused);
-        self.shared.partitions.complete(stored.iter().map(|entry| entry.record.place).collect());
+        self.shared.partitions.complete(stored.iter().map(|entry| entry.record.place));
         self.shared.count(Role::Items, "accepted", stored.len() as u64);
         ItemsStored { accepted: stored.len() as u64, rejected: refused.len() as u64 }.emit(&self.shared.metrics);
         for ItemRecord { record, .. } in refused {

@@ -6,7 +6,7 @@ use super::record::Topics;
 use crate::backoff::Backoff;
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::Metrics;
-use crate::telemetry::kafka::{KafkaRetried, OffsetsHeld};
+use crate::telemetry::kafka::{KafkaRetried, OffsetsHeld, Shown};
 use parking_lot::Mutex;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub closing: AtomicBool,
     /// Records of each partition that were not delivered to us yet, by librdkafka's statistics.
     pub undelivered: Mutex<BTreeMap<PartitionKey, i64>>,
+    /// Partitions whose lag stands in the metrics.
+    pub shown: Mutex<Shown>,
 }
 
 impl Shared {

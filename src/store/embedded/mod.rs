@@ -179,7 +179,7 @@ impl Health for EmbeddedStore {
     async fn stats(&self) -> StoreResult<StoreStats> {
         self.on_own_thread("stats", move |inner| {
             let disk_bytes = inner.engine.database.disk_space().map_err(|error| failed("stats", &error))?;
-            Ok(StoreStats { users: inner.users.load(Ordering::Relaxed), disk_bytes })
+            Ok(StoreStats { users: inner.users.load(Ordering::Relaxed), disk_bytes, memory_bytes: 0 })
         })
         .await
     }

@@ -181,7 +181,7 @@ impl Health for RedisStore {
         for answer in self.link.everywhere("stats", &info).await? {
             bytes += info_number(&values::read::<String>("info", answer)?, "used_memory:");
         }
-        Ok(StoreStats { users: users.unwrap_or(0), disk_bytes: bytes })
+        Ok(StoreStats { users: users.unwrap_or(0), disk_bytes: 0, memory_bytes: bytes })
     }
 
     /// Redis decides itself when it writes to the disk.
