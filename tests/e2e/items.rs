@@ -33,7 +33,7 @@ fn audit_08_a_deleted_item_is_gone_from_every_replica_also_after_a_restart() {
     // Who asks again hears that it is gone; an item of the bundle can be deleted as well, and comes back when it is posted.
     assert_eq!(delete(&second, "a"), json!({ "deleted": false }));
     assert_eq!(delete(&second, "never-heard-of"), json!({ "deleted": false }));
-    let bundled = crate::worlds::small_world(30, 5).items[0].id.clone();
+    let bundled = crate::worlds::small_catalogue()[0].id.clone();
     assert_eq!(delete(&second, &bundled), json!({ "deleted": true }));
     let third = elsewhere().start();
     assert_eq!(delete(&third, &bundled), json!({ "deleted": false }));
