@@ -270,3 +270,35 @@ pub trait Health: Send + Sync {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// Names of asynchronous functions in the sources of a folder.
+    fn names(folder: &str) -> Vec<String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let sources = files.filter_map(|file| std::fs::read_to_string(file).ok());
+        let name = |line: &str| Some(line.trim().strip_prefix("async fn ")?.split(['(', '<']).next()?.to_string());
+        sources.flat_map(|source| source.lines().filter_map(name).collect::<Vec<_>>()).collect()
+    }
+
+    #[test]
+    fn audit_16_every_act_has_one_name_in_each_store_and_the_double_is_short() {
+        let source = include_str!("traits.rs").split("#[cfg(test)]").next().unwrap_or_default();
+        let acts = source.lines().filter_map(|line| line.trim().strip_prefix("async fn ")?.split('(').next());
+        let stores = ["src/store/redis", "src/store/embedded"].map(names);
+        let mut count = 0;
+        // The sweep is made of its steps, in both.
+        for act in acts.filter(|act| *act != "sweep" && *act != "replicas") {
+            count += 1;
+            for names in &stores {
+                assert_eq!(names.iter().filter(|name| *name == act).count(), 1, "{act}");
+            }
+        }
+        let double = include_str!("../ingest/kafka/tests/double.rs").lines().count();
+        println!("audit 16: {count} acts by one name each; the test double has {double} lines");
+        assert!(count > 30 && double < 80, "{count} acts, {double} lines");
+    }
+}

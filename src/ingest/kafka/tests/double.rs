@@ -19,14 +19,12 @@ pub struct Double {
     /// Appends in the order they were acknowledged.
     acknowledged: Mutex<Vec<(String, Vec<UserBatch>)>>,
     incarnation: AtomicU64,
-    /// Every call fails.
     pub is_away: AtomicBool,
     /// Appends do not come back while it is true.
     pub held: watch::Sender<bool>,
     pub waiting: AtomicUsize,
     /// This user's stored records "cannot be read".
     pub corrupt_user: Mutex<Option<String>>,
-    /// A replica lacks what is appended.
     pub replica_lags: AtomicBool,
     pub unreadable: Unreadable,
     /// After a flush the last moments may be lost, as a Redis has it.
