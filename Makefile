@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos drain memcheck real demo demo-check bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos drain upgrade-check memcheck real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,9 @@ int4-check: build setup-tests ## top-1 agreement of the demo's LLM in int4 with 
 
 chaos: build setup-tests ## kills, cuts and restarts under load: SEEDS=20 of SECONDS=60 at RATE=2000 events/s (35 minutes), or one SEED=7; rewrites its table in docs/benchmarks.md
 	@SEEDS=$(SEEDS) SECONDS_EACH=$(SECONDS) RATE=$(RATE) SEED=$(SEED) python3 scripts/chaos.py
+
+upgrade-check: build setup-tests ## OLD=PROGRAM: an earlier release's program and this one take turns on one Redis under load
+	TAIJI_OLD=$(OLD) cargo test --release --locked --workspace --test e2e -- --ignored --exact --nocapture upgrade::upgrade_check
 
 memcheck: build setup-tests ## the tests of the unsafe code under valgrind
 	@bash scripts/memcheck.sh

@@ -1,5 +1,7 @@
-#!lua name=taiji_1
--- taiji's functions inside Redis, schema version 1. Loaded by `taiji migrate`; called by src/store/redis.
+#!lua name=@LIBRARY@
+-- taiji's functions inside Redis: a template, loaded and called by src/store/redis. The name that is put in (functions.rs)
+-- carries a hash of this text, and every function's name begins with it: Redis refuses two libraries that define one
+-- function, and so two builds share a server without touching each other.
 --
 -- Every function touches the keys of one slot and reads everything before it writes anything, so a wrong type found on the
 -- way leaves nothing half done. (Lua's libraries are there in calls only, not while this file is loaded.) ARGV[1] is the
@@ -17,6 +19,7 @@
 -- What is not ours, or cut, ends the call with WRONGTYPE where it is one user's, and is passed over where it is one of many:
 -- removed, and kept for a while in `ns:unreadable:{tag}` (member → when) with `:v` (member → where it was, and the bytes).
 
+local LIBRARY = '@LIBRARY@'
 local EPOCH = 175921860444160
 local HISTORY_CAP, QUERY_CAP, PROFILE_CAP, ITEM_USERS_CAP = 100, 20, 64, 5
 local OPT_OUT = 'cross_opt_out'
@@ -965,31 +968,45 @@ local function item_users(keys, args)
   return known
 end
 
-redis.register_function('taiji_1_append', append)
-redis.register_function('taiji_1_put', put)
-redis.register_function('taiji_1_rewrite', rewrite)
-redis.register_function({ function_name = 'taiji_1_erase', callback = erase, flags = { 'allow-oom' } })
-redis.register_function('taiji_1_note_erasure', note_erasure)
-redis.register_function('taiji_1_finish_erasure', finish_erasure)
-redis.register_function('taiji_1_expire_erasures', expire_erasures)
-redis.register_function('taiji_1_unfinished_erasures', unfinished_erasures)
-redis.register_function('taiji_1_file_erasures', file_erasures)
-redis.register_function('taiji_1_begin_chore', begin_chore)
-redis.register_function('taiji_1_go_on_with_chore', go_on_with_chore)
-redis.register_function('taiji_1_set_aside', set_aside)
-redis.register_function('taiji_1_clear_aside', clear_aside)
-redis.register_function('taiji_1_expire_aside', expire_aside)
-redis.register_function('taiji_1_forget', forget)
-redis.register_function('taiji_1_mark', mark)
-redis.register_function('taiji_1_mark_absent', mark_absent)
-redis.register_function('taiji_1_mark_awaited', mark_awaited)
-redis.register_function('taiji_1_end_awaited', end_awaited)
-redis.register_function('taiji_1_peek', peek)
-redis.register_function('taiji_1_take', take)
-redis.register_function('taiji_1_renew', renew)
-redis.register_function({ function_name = 'taiji_1_release', callback = release, flags = { 'allow-oom' } })
-redis.register_function('taiji_1_depth', depth)
-redis.register_function('taiji_1_feed_vector', feed_vector)
-redis.register_function('taiji_1_feed_items', feed_items)
-redis.register_function({ function_name = 'taiji_1_feed_page', callback = feed_page, flags = { 'no-writes', 'allow-oom' } })
-redis.register_function('taiji_1_item_users', item_users)
+-- ---- processes
+
+-- KEYS: a process's entry. ARGV: time, how long it lives unless renewed in ms, then fields and values.
+local function member(keys, args)
+  redis.call('HSET', keys[1], 'time', integer(now_ms(args[1])), unpack(args, 3))
+  redis.call('PEXPIRE', keys[1], args[2])
+  return 1
+end
+
+-- Without keys, so that any master can be asked whether it holds this library.
+local function present() return 1 end
+
+redis.register_function({ function_name = LIBRARY .. '_present', callback = present, flags = { 'no-writes', 'allow-oom', 'allow-stale' } })
+redis.register_function(LIBRARY .. '_member', member)
+redis.register_function(LIBRARY .. '_append', append)
+redis.register_function(LIBRARY .. '_put', put)
+redis.register_function(LIBRARY .. '_rewrite', rewrite)
+redis.register_function({ function_name = LIBRARY .. '_erase', callback = erase, flags = { 'allow-oom' } })
+redis.register_function(LIBRARY .. '_note_erasure', note_erasure)
+redis.register_function(LIBRARY .. '_finish_erasure', finish_erasure)
+redis.register_function(LIBRARY .. '_expire_erasures', expire_erasures)
+redis.register_function(LIBRARY .. '_unfinished_erasures', unfinished_erasures)
+redis.register_function(LIBRARY .. '_file_erasures', file_erasures)
+redis.register_function(LIBRARY .. '_begin_chore', begin_chore)
+redis.register_function(LIBRARY .. '_go_on_with_chore', go_on_with_chore)
+redis.register_function(LIBRARY .. '_set_aside', set_aside)
+redis.register_function(LIBRARY .. '_clear_aside', clear_aside)
+redis.register_function(LIBRARY .. '_expire_aside', expire_aside)
+redis.register_function(LIBRARY .. '_forget', forget)
+redis.register_function(LIBRARY .. '_mark', mark)
+redis.register_function(LIBRARY .. '_mark_absent', mark_absent)
+redis.register_function(LIBRARY .. '_mark_awaited', mark_awaited)
+redis.register_function(LIBRARY .. '_end_awaited', end_awaited)
+redis.register_function(LIBRARY .. '_peek', peek)
+redis.register_function(LIBRARY .. '_take', take)
+redis.register_function(LIBRARY .. '_renew', renew)
+redis.register_function({ function_name = LIBRARY .. '_release', callback = release, flags = { 'allow-oom' } })
+redis.register_function(LIBRARY .. '_depth', depth)
+redis.register_function(LIBRARY .. '_feed_vector', feed_vector)
+redis.register_function(LIBRARY .. '_feed_items', feed_items)
+redis.register_function({ function_name = LIBRARY .. '_feed_page', callback = feed_page, flags = { 'no-writes', 'allow-oom' } })
+redis.register_function(LIBRARY .. '_item_users', item_users)

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use taiji::event::{ActionClass, ActionTable};
 use taiji::proto::Behaviour;
+use taiji::store::redis::function_name;
 use tokio::sync::mpsc;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -190,7 +191,7 @@ fn same_writes(
     let mut shards: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
     let mut engaged: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
     for (user, events) in &users {
-        let call = pipeline.cmd("FCALL").arg("taiji_1_append").arg(5);
+        let call = pipeline.cmd("FCALL").arg(function_name("append")).arg(5);
         for part in ["st", "h:e", "h:i", "q", "prof"] {
             call.arg(format!("taiji:{{{user}}}:{part}"));
         }
@@ -207,12 +208,12 @@ fn same_writes(
     for (item, who) in engaged {
         if !full_items.lock().expect("items").contains(item) {
             let key = format!("taiji:item:{{{item}}}:users");
-            pipeline.cmd("FCALL").arg("taiji_1_item_users").arg(1).arg(key).arg("").arg(Vec::from_iter(who));
+            pipeline.cmd("FCALL").arg(function_name("item_users")).arg(1).arg(key).arg("").arg(Vec::from_iter(who));
             asked.push(item.to_string());
         }
     }
     let (due_ms, space) = (taiji::clock::unix_ms(), &target.space);
-    let call = pipeline.cmd("FCALL").arg("taiji_1_mark").arg(6 * shards.len());
+    let call = pipeline.cmd("FCALL").arg(function_name("mark")).arg(6 * shards.len());
     for shard in shards.keys() {
         for class in 0..4 {
             call.arg(format!("taiji:due:{{{shard}}}:{space}:{class}"));

@@ -14,6 +14,7 @@ mod log_id;
 mod migrate;
 mod opening;
 mod ports;
+mod presence;
 mod runtime;
 mod serve;
 mod wiring;
@@ -69,9 +70,9 @@ enum Command {
         after_help = "Examples:\n  taiji feed --file events.jsonl --items items.jsonl --rate 500 --http http://127.0.0.1:8080\n  taiji feed --file events.jsonl --kafka localhost:9092"
     )]
     Feed(feed::FeedArgs),
-    /// Bring a Redis namespace to this program's schema.
+    /// Bring a Redis namespace to this program's layout.
     #[command(
-        after_help = "Examples:\n  taiji migrate --store redis://127.0.0.1:6379 plan\n  taiji migrate --store redis+cluster://a:7000,b:7000 apply"
+        after_help = "Examples:\n  taiji migrate --store redis://127.0.0.1:6379 plan\n  taiji migrate --store redis+cluster://a:7000,b:7000 apply\n  taiji migrate --store redis://127.0.0.1:6379 clean --no-0.1.0-left"
     )]
     Migrate(migrate::MigrateArgs),
     /// Take bulk history from a file into the store, then refresh its users by a budget, the busiest first.

@@ -2,7 +2,7 @@
 
 use super::ports::{self, Door, Operators, bind};
 use super::wiring::{self, Parts};
-use super::{CommandError, ServeArgs, load_settings};
+use super::{CommandError, ServeArgs, load_settings, presence};
 use crate::config::{LogSettings, Role, Settings};
 use crate::ingest::kafka::KAFKA_LATCH;
 use crate::telemetry::{Metrics, Readiness};
@@ -101,7 +101,8 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     let (stop, stopped) = watch::channel(false);
     let kafka = wiring::kafka_ingest(&settings, &parts, &readiness)?;
     let publisher = wiring::feature_publisher(&settings, &parts)?;
-    let mut tasks = parts.spawn_tasks(&settings, kafka, publisher, stopped);
+    let mut tasks = parts.spawn_tasks(&settings, kafka, publisher, stopped.clone());
+    tasks.spawn(presence::keep_telling(&parts, &settings, &readiness, stopped));
     door.open(api::router(parts.api.clone()));
     readiness.release(PORT_LATCH);
     announce(&settings, &parts);

@@ -36,7 +36,7 @@ pub(super) struct Parts {
     changes: Option<Arc<ChangeFeed>>,
     /// Tells the served topic what was served, where that is on.
     served: Option<Arc<ServedPublisher>>,
-    metrics: Arc<Metrics>,
+    pub metrics: Arc<Metrics>,
     readiness: Readiness,
 }
 
@@ -295,7 +295,7 @@ impl Parts {
 }
 
 /// Waits an interval; false when it was told to stop.
-async fn wait(interval_ms: u64, stopped: &mut watch::Receiver<bool>) -> bool {
+pub(super) async fn wait(interval_ms: u64, stopped: &mut watch::Receiver<bool>) -> bool {
     if *stopped.borrow() {
         return false;
     }

@@ -79,7 +79,7 @@ impl Refresher {
     }
 }
 
-/// Empties the fast queue until told to stop. An error is a store that takes no writes.
+/// Empties the fast queue until told to stop.
 pub(super) async fn run(
     refresher: &Arc<Refresher>,
     wake: &Notify,
@@ -92,13 +92,11 @@ pub(super) async fn run(
         if !refresher.is_stalled()
             && let Some(claim) = claim_one(refresher, &queue).await
         {
-            let ended = one(refresher, &queue, &claim, told).await;
-            match ended.inspect_err(|error| StoreCallFailed { operation: "fast_path", error }.emit(&refresher.metrics))
-            {
-                // A server that is away comes back, and the user with it when the lease runs out.
-                Err(error) if !error.may_pass() => return Err(error),
-                _ => continue,
+            // The user comes back when the lease runs out; no failure ends the process.
+            if let Err(error) = one(refresher, &queue, &claim, told).await {
+                StoreCallFailed { operation: "fast_path", error: &error }.emit(&refresher.metrics);
             }
+            continue;
         }
         tokio::select! {
             _ = stop.changed() => {}

@@ -268,13 +268,9 @@ async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told
     let finished = finish(&refresher, &claim, result, started).await.inspect_err(|error| {
         StoreCallFailed { operation: "release", error }.emit(&refresher.metrics);
     });
-    match finished {
-        // A server that is away comes back, and the user with it when the lease runs out. One that refuses us (a fail-over made
-        // it a replica, a password was changed) is put right from outside, and reads go on meanwhile.
-        // One bad record is one user's.
-        Err(error) if error.may_pass() || matches!(error, StoreError::Denied { .. }) => Ok(false),
-        finished => finished,
-    }
+    // No failure ends the process: the user comes back when the lease runs out. A server that is away comes back, one that
+    // refuses us or lacks our functions is put right from outside, one bad record is one user's; reads go on meanwhile.
+    Ok(finished.unwrap_or(false))
 }
 
 /// Runs the refresh within its deadline. What is cut off in between is what a crash there leaves, too.

@@ -13,6 +13,7 @@ mod cursor;
 pub mod embedded;
 pub(crate) mod kept;
 pub mod redis;
+pub(crate) mod rehearsal;
 mod traits;
 pub mod types;
 mod unreadable;
@@ -20,7 +21,7 @@ mod unreadable;
 pub use cursor::{FeedCursor, FeedPage};
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use redis::{RedisOptions, RedisStore};
-pub use traits::{Chores, DueQueue, Erasures, FeatureStore, Features, Feeds, Health, Histories};
+pub use traits::{Chores, DueQueue, Erasures, FeatureStore, Features, Feeds, Health, Histories, Members};
 
 pub use types::*;
 pub use unreadable::{RecordKind, Unreadable};

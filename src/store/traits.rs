@@ -3,8 +3,8 @@
 
 use super::{
     AppendOutcome, ChoreLease, Claim, CrossBlank, DueEntry, Each, Erasure, FeaturePut, FeedCursor, FeedPage,
-    FreshVector, PutOutcome, QueueDepth, Replicas, StoreResult, StoreStats, StoredFeatures, SweepStep, Unreadable,
-    UserBatch, UserHistory, UserMarks, UserState,
+    FreshVector, Member, PutOutcome, QueueDepth, Replicas, StoreResult, StoreStats, StoredFeatures, SweepStep,
+    Unreadable, UserBatch, UserHistory, UserMarks, UserState,
 };
 use crate::clock::unix_ms;
 use crate::event::Item;
@@ -13,9 +13,9 @@ use async_trait::async_trait;
 use std::time::Duration;
 
 /// The store behind every role. One instance per process, shared by `Arc`.
-pub trait FeatureStore: Histories + Features + DueQueue + Feeds + Erasures + Chores + Health {}
+pub trait FeatureStore: Histories + Features + DueQueue + Feeds + Erasures + Chores + Health + Members {}
 
-impl<T: Histories + Features + DueQueue + Feeds + Erasures + Chores + Health> FeatureStore for T {}
+impl<T: Histories + Features + DueQueue + Feeds + Erasures + Chores + Health + Members> FeatureStore for T {}
 
 /// What users did, and how far they were refreshed.
 #[async_trait]
@@ -269,6 +269,17 @@ pub trait Health: Send + Sync {
     fn trouble(&self) -> Option<String> {
         None
     }
+}
+
+/// Live processes, as `taiji migrate clean` sees them. Nothing is kept where one process has the store alone.
+#[async_trait]
+pub trait Members: Send + Sync {
+    /// Notes that this process lives, for three times [`super::MEMBER_RENEWAL_MS`] from now. An error may say that the layouts
+    /// of the store were changed to ones that this program does not know.
+    async fn announce(&self, member: &Member) -> StoreResult<()>;
+
+    /// Takes that note back: the process ends.
+    async fn leave(&self, member_id: &str) -> StoreResult<()>;
 }
 
 #[cfg(test)]

@@ -16,6 +16,20 @@ pub const ITEM_USERS_CAP: u32 = 5;
 /// Due class of users found by the sweep: behind everyone a fresh event or a reader asked for.
 pub const SWEEP_CLASS: u8 = 3;
 
+/// A live process renews its entry at this interval, in ms.
+pub const MEMBER_RENEWAL_MS: u64 = 10_000;
+
+/// What a live process says of itself; the store adds which build it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Hex digits, other ones at every start.
+    pub id: String,
+    /// As in the settings: api, ingest, infer, joined by commas.
+    pub roles: String,
+    /// Epochs of the bundles it has loaded and warmed.
+    pub epochs: Vec<u64>,
+}
+
 /// One validated event on its way into a history.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {

@@ -32,6 +32,7 @@ mod refusals;
 mod roles;
 mod silent;
 mod stall;
+mod upgrade;
 mod waiting;
 mod way;
 mod worlds;

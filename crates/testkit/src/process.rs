@@ -111,6 +111,7 @@ pub fn free_address() -> String {
 /// What a server is started with.
 #[derive(Clone)]
 pub struct Setup {
+    program: String,
     bundle: PathBuf,
     /// `store.url`.
     store: String,
@@ -127,6 +128,7 @@ impl Setup {
     /// Canned answers over a bundle; every user with news is refreshed at once.
     pub fn canned(bundle: &Path, store: &Path) -> Setup {
         let setup = Setup {
+            program: TAIJI.clone(),
             bundle: bundle.to_path_buf(),
             store: format!("embedded:{}", store.display()),
             engine: "null",
@@ -150,6 +152,11 @@ impl Setup {
         Setup { store: store_url.to_string(), ..self }
     }
 
+    /// Another build of the program.
+    pub fn of(self, program: &str) -> Setup {
+        Setup { program: program.to_string(), ..self }
+    }
+
     /// A setting by its environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Setup {
         self.environment.push((name.to_string(), value.to_string()));
@@ -171,10 +178,10 @@ impl Setup {
         let bundle = self.bundle.display().to_string();
         let arguments = ["serve", "--listen", &self.listen, "--admin-listen", &self.admin, "--store", &self.store];
         let mut command = match self.under.as_str() {
-            "" => command(&TAIJI, &arguments),
+            "" => command(&self.program, &arguments),
             under => {
                 let script = format!("{under}; exec \"$0\" \"$@\"");
-                command("sh", &[&["-c", &script, &TAIJI][..], &arguments].concat())
+                command("sh", &[&["-c", &script, &self.program][..], &arguments].concat())
             }
         };
         command.args(["--bundle", &bundle, "--engine", self.engine]).args(&self.flags);

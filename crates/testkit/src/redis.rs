@@ -10,6 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+/// What the README's `ACL SETUSER` grants, besides keys and channels.
+pub const RIGHTS: &str =
+    "+@read +@write +@connection -@dangerous +fcall +function|load +info +time +cluster|slots +cluster|nodes";
+/// Who has those rights, with the password `pw`.
+const USER: &str = "service";
+
 /// One server.
 pub struct RedisServer {
     /// Its folder: data, log, certificates.
@@ -46,7 +52,9 @@ impl RedisServer {
 
     fn of(program: &str, options: &[&str]) -> RedisServer {
         let folder = tempfile::tempdir().expect("a folder");
-        RedisServer::launch(program, folder, "--port", options.iter().map(|option| option.to_string()).collect())
+        let user = ["--user", USER].into_iter().chain(["on", ">pw", "~*", "&*"]).chain(RIGHTS.split(' '));
+        let options = options.iter().copied().chain(user);
+        RedisServer::launch(program, folder, "--port", options.map(String::from).collect())
     }
 
     /// Makes it a replica of that server and waits until it has everything.
@@ -95,8 +103,13 @@ impl RedisServer {
         server
     }
 
-    /// `redis://` address without a login.
+    /// `redis://` address of the user who has no more rights than the README asks for.
     pub fn url(&self) -> String {
+        format!("redis://{USER}:pw@127.0.0.1:{}", self.port)
+    }
+
+    /// `redis://` address without a login, for what an operator does.
+    pub fn operators_url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
@@ -156,6 +169,17 @@ impl RedisServer {
 
     fn log(&self) -> std::path::PathBuf {
         self.folder.path().join("appendonlydir/appendonly.aof.1.incr.aof")
+    }
+
+    /// Sends commands as an append-only file holds them; none may fail.
+    pub fn replay(&self, commands: &[u8]) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connect");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("time-out");
+        stream.write_all(&[commands, b"*1\r\n$4\r\nQUIT\r\n"].concat()).expect("write");
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).expect("answers");
+        let failed = answers.lines().find(|line| line.starts_with('-'));
+        assert_eq!(failed, None, "a command of the file failed");
     }
 
     /// Sends one command over a plain connection and returns the raw answer.
@@ -270,7 +294,7 @@ impl RedisCluster {
     /// `redis+cluster://` address.
     pub fn url(&self) -> String {
         let hosts: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-        format!("redis+cluster://{}", hosts.join(","))
+        format!("redis+cluster://{USER}:pw@{}", hosts.join(","))
     }
 
     /// Id of a node.

@@ -40,7 +40,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-use super::{Health, StoreError, StoreResult, StoreStats, Unreadable};
+use super::{Health, Member, Members, StoreError, StoreResult, StoreStats, Unreadable};
 use crate::clock::unix_ms;
 use async_trait::async_trait;
 use engine::{Engine, failed};
@@ -163,6 +163,18 @@ impl EmbeddedStore {
 impl Inner {
     fn now_ms(&self) -> i64 {
         (self.clock)()
+    }
+}
+
+/// One process holds a folder, so there is nobody to tell.
+#[async_trait]
+impl Members for EmbeddedStore {
+    async fn announce(&self, _member: &Member) -> StoreResult<()> {
+        Ok(())
+    }
+
+    async fn leave(&self, _member_id: &str) -> StoreResult<()> {
+        Ok(())
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Remedy {
     Wait,
     /// The connection is gone: open another one, then repeat.
     Reconnect,
+    /// The node lacks our functions (`FUNCTION FLUSH`, a replica that never got them): load them, then repeat.
+    LoadFunctions,
     /// Repeating changes nothing.
     GiveUp,
 }
@@ -41,6 +43,9 @@ pub fn remedy(error: &RedisError) -> Remedy {
         },
         "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" => Remedy::Wait,
         "" if is_connection(error) => Remedy::Reconnect,
+        _ if lacks_functions(error) => Remedy::LoadFunctions,
+        // An operator ended a call that ran long; of a function that has written nothing yet, so nothing is half done.
+        _ if was_killed(error) => Remedy::Wait,
         _ => Remedy::GiveUp,
     }
 }
@@ -83,10 +88,11 @@ pub fn failed(operation: &'static str, node: &str, error: &RedisError) -> StoreE
             key: format!("of {operation}"),
             message: named(format!("a value is not what this version writes: {text}")),
         },
-        _ if text.contains("Function not found") => StoreError::Engine {
+        _ if lacks_functions(error) => StoreError::Busy {
             operation,
-            message: named("taiji's functions are gone; run `taiji migrate --store … apply`".into()),
+            message: named("taiji's functions are gone again and again: who runs FUNCTION FLUSH there?".into()),
         },
+        _ if was_killed(error) => StoreError::Busy { operation, message: named(text) },
         _ if error.kind() == ErrorKind::AuthenticationFailed => StoreError::Denied {
             operation,
             message: named(format!("{text}; put the right user and password into store.url")),
@@ -94,6 +100,19 @@ pub fn failed(operation: &'static str, node: &str, error: &RedisError) -> StoreE
         _ if is_connection(error) => StoreError::Unreachable { operation, message: named(text) },
         _ => StoreError::Engine { operation, message: named(text) },
     }
+}
+
+/// Whether the answer to `FUNCTION LOAD` says that our library is there: its name carries its content.
+pub fn is_loaded_already(error: &RedisError) -> bool {
+    text(error).contains("already exists")
+}
+
+fn lacks_functions(error: &RedisError) -> bool {
+    text(error).contains("Function not found")
+}
+
+fn was_killed(error: &RedisError) -> bool {
+    text(error).contains("Script killed by user")
 }
 
 fn is_connection(error: &RedisError) -> bool {

@@ -105,7 +105,17 @@ impl Keys {
         format!("{}:item:{{{}}}:users", self.namespace, escape(item))
     }
 
-    /// Schema version and shard count.
+    /// What a live process says of itself.
+    pub fn member(&self, id: &str) -> String {
+        format!("{}:member:{id}", self.namespace)
+    }
+
+    /// Whether these are the keys of that namespace.
+    pub fn is_namespace(&self, name: &str) -> bool {
+        self.namespace == name
+    }
+
+    /// Layouts and shard count.
     pub fn epoch(&self) -> String {
         format!("{}:epoch", self.namespace)
     }

@@ -16,6 +16,7 @@ use super::breaker::Breaker;
 use super::connections::Connections;
 use super::durable::{Confirmed, Durable};
 use super::errors::{self, Remedy};
+use super::functions::{self, Refusals};
 use super::keys::slot_of;
 use super::pace::{self, Pace};
 use super::topology::{self, Claim, Lineages, Topology};
@@ -44,12 +45,16 @@ pub struct Patience {
 /// For one node's view of the slots: the others' need not wait long for a node that is gone.
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Keys looked at in one step of a [`Link::scan`].
+const SCAN_STEP: usize = 1000;
+
 /// One command and the slot of its keys.
 pub struct Call {
     slot: u16,
     cmd: Cmd,
     /// What it may cost the server, in µs.
     cost: u32,
+    is_function: bool,
 }
 
 impl Call {
@@ -57,19 +62,19 @@ impl Call {
     pub fn new(name: &str, key: &str) -> Call {
         let mut cmd = redis::cmd(name);
         cmd.arg(key);
-        Call { slot: slot_of(key), cmd, cost: pace::COMMAND }
+        Call { slot: slot_of(key), cmd, cost: pace::COMMAND, is_function: false }
     }
 
     /// A function call on keys of one slot.
     pub fn function(name: &str, keys: &[String]) -> Call {
         let mut cmd = redis::cmd("FCALL");
         cmd.arg(name).arg(keys.len()).arg(keys);
-        Call { slot: keys.first().map_or(0, |key| slot_of(key)), cmd, cost: pace::FUNCTION }
+        Call { slot: keys.first().map_or(0, |key| slot_of(key)), cmd, cost: pace::FUNCTION, is_function: true }
     }
 
     /// A command without a key, beside those on `key`.
     pub fn beside(name: &str, key: &str) -> Call {
-        Call { slot: slot_of(key), cmd: redis::cmd(name), cost: pace::COMMAND }
+        Call { slot: slot_of(key), cmd: redis::cmd(name), cost: pace::COMMAND, is_function: false }
     }
 
     /// It may cost the server so many µs ([`pace`]).
@@ -107,6 +112,7 @@ pub struct Link {
     durable: Durable,
     breaker: Breaker<String>,
     pace: Pace,
+    refusals: Refusals,
     /// For what goes on beside the calls.
     myself: Weak<Link>,
 }
@@ -139,6 +145,7 @@ impl Link {
             durable: Durable::default(),
             breaker: Breaker::default(),
             pace: Pace::default(),
+            refusals: Refusals::default(),
             myself: myself.clone(),
         });
         let mut pause = Tries::new();
@@ -221,7 +228,7 @@ impl Link {
     async fn go(&self, operation: &'static str, calls: Vec<Call>, way: Way) -> Vec<StoreResult<Value>> {
         let mut answers: Vec<StoreResult<Value>> = calls.iter().map(|_| Ok(Value::Nil)).collect();
         let mut open: Vec<(usize, Option<Place>)> = (0..calls.len()).map(|index| (index, None)).collect();
-        let mut pause = Tries::new();
+        let (mut pause, mut has_loaded) = (Tries::new(), false);
         while !open.is_empty() {
             let mut by_node: BTreeMap<Place, Vec<usize>> = BTreeMap::new();
             for (index, place) in open.drain(..) {
@@ -238,7 +245,14 @@ impl Link {
             let sent = by_node.into_iter().map(|(place, indices)| self.send(operation, place, indices, &calls, way));
             for sent in join_all(sent).await.into_iter().flatten() {
                 self.note(&sent.node, sent.outcome.as_ref().err());
+                self.note_functions(&sent, &calls);
                 self.sort_out(sent, &calls, &mut answers, &mut open, &mut trouble);
+            }
+            let lacking = std::mem::take(&mut trouble.lacking);
+            let loaded = self.load_where_lacking(operation, lacking, &mut answers, &mut open, &mut trouble).await;
+            // Functions that were gone cost no try, once.
+            if loaded && !std::mem::replace(&mut has_loaded, true) {
+                continue;
             }
             if open.is_empty()
                 || pause.rounds >= self.patience.retries
@@ -321,7 +335,7 @@ impl Link {
         }
     }
 
-    /// One try at one command on one node.
+    /// One try at one command on one node; where that node lacks our functions, a second one after they were loaded.
     async fn ask(
         &self,
         operation: &'static str,
@@ -331,12 +345,13 @@ impl Link {
         is_last: bool,
     ) -> Result<Value, Refusal> {
         self.admit(operation, node).map_err(|error| Refusal { error, is_final: is_first || is_last })?;
-        let call = async {
-            let mut connection = self.connections.shared(node).await?;
-            connection.send_packed_command(cmd).await.and_then(Value::extract_error)
-        };
-        let answer = self.watched(node, call).await;
-        self.note(node, answer.as_ref().err());
+        let mut answer = self.ask_once(node, cmd).await;
+        if answer.as_ref().is_err_and(|error| errors::remedy(error) == Remedy::LoadFunctions) {
+            self.load_functions(operation, node)
+                .await
+                .map_err(|refusal| Refusal { is_final: is_last || refusal.is_final, ..refusal })?;
+            answer = self.ask_once(node, cmd).await;
+        }
         let error = match answer {
             Ok(value) => return Ok(value),
             Err(error) => error,
@@ -347,6 +362,92 @@ impl Link {
         }
         let is_final = is_last || remedy == Remedy::GiveUp;
         Err(Refusal { error: errors::failed(operation, &name(node), &error), is_final })
+    }
+
+    async fn ask_once(&self, node: &Node, cmd: &Cmd) -> Result<Value, RedisError> {
+        let call = async {
+            let mut connection = self.connections.shared(node).await?;
+            connection.send_packed_command(cmd).await.and_then(Value::extract_error)
+        };
+        let answer = self.watched(node, call).await;
+        self.note(node, answer.as_ref().err());
+        answer
+    }
+
+    /// Loads our functions onto nodes that lack them, and files their commands to be sent again; of a node that refuses, the
+    /// refusal stands in their places. Whether any was loaded.
+    async fn load_where_lacking(
+        &self,
+        operation: &'static str,
+        lacking: BTreeMap<Node, Vec<usize>>,
+        answers: &mut [StoreResult<Value>],
+        open: &mut Vec<(usize, Option<Place>)>,
+        trouble: &mut Trouble,
+    ) -> bool {
+        let mut has_loaded = false;
+        for (node, indices) in lacking {
+            let is_final = match self.load_functions(operation, &node).await {
+                Ok(()) => {
+                    has_loaded = true;
+                    false
+                }
+                Err(Refusal { error, is_final }) => {
+                    for index in &indices {
+                        answers[*index] = Err(error.clone());
+                    }
+                    trouble.note(!is_final, !is_final);
+                    is_final
+                }
+            };
+            if !is_final {
+                open.extend(indices.into_iter().map(|index| (index, None)));
+            }
+        }
+        has_loaded
+    }
+
+    /// Loads our functions onto a node. Where that is refused for good, no more than a try a second is made.
+    async fn load_functions(&self, operation: &'static str, node: &Node) -> Result<(), Refusal> {
+        let name = name(node);
+        if let Some(message) = self.refusals.of(&name, Instant::now()) {
+            return Err(Refusal { error: StoreError::Denied { operation, message }, is_final: true });
+        }
+        let mut load = redis::cmd("FUNCTION");
+        load.arg("LOAD").arg(functions::source());
+        let error = match self.ask_once(node, &load).await {
+            Err(error) if !errors::is_loaded_already(&error) => error,
+            _ => {
+                tracing::info!(node = name, library = functions::library(), "taiji's functions were loaded");
+                self.refusals.forget(&name);
+                return Ok(());
+            }
+        };
+        let failed = errors::failed(operation, &name, &error);
+        let is_final = match errors::remedy(&error) {
+            // It became a replica: the next round asks who is the master now.
+            Remedy::GiveUp if error.code() == Some("READONLY") => {
+                self.connections.forget(node);
+                false
+            }
+            Remedy::Reconnect => {
+                self.connections.forget(node);
+                false
+            }
+            remedy => remedy == Remedy::GiveUp,
+        };
+        if is_final {
+            self.refusals.note(&name, &failed, Instant::now());
+        }
+        Err(Refusal { error: failed, is_final })
+    }
+
+    /// A node whose functions answer needs no loading, whoever put them there.
+    fn note_functions(&self, sent: &Sent, calls: &[Call]) {
+        let Some(confirmed) = sent.outcome.as_ref().ok().filter(|_| !self.refusals.is_empty()) else { return };
+        let mut answered = sent.indices.iter().zip(&confirmed.answers).filter(|(index, _)| calls[**index].is_function);
+        if answered.any(|(_, value)| !matches!(value, Value::ServerError(_))) {
+            self.refusals.forget(&name(&sent.node));
+        }
     }
 
     fn owner(&self, slot: u16) -> Node {
@@ -470,6 +571,10 @@ impl Link {
             match errors::remedy(&error) {
                 Remedy::Remap => trouble.note(false, true),
                 Remedy::Wait | Remedy::Reconnect => trouble.note(true, true),
+                Remedy::LoadFunctions => {
+                    trouble.lacking.entry(node.clone()).or_default().push(index);
+                    continue;
+                }
                 Remedy::Ask(host, port) => {
                     trouble.note(false, false);
                     open.push((index, Some(((host, port), true))));
@@ -530,10 +635,10 @@ impl Link {
         }
     }
 
-    /// Why no node can be asked now; `None` while one can.
+    /// Why no node can be asked now, or which one refuses our functions; `None` while all is well.
     pub fn trouble(&self) -> Option<String> {
         let nodes: Vec<String> = self.masters().iter().map(name).collect();
-        self.breaker.all_open(&nodes)
+        self.breaker.all_open(&nodes).or_else(|| self.refusals.of_any(&nodes))
     }
 
     /// What is promised.
@@ -618,6 +723,26 @@ impl Link {
         timed.unwrap_or_else(|_| Err(RedisError::from((redis::ErrorKind::Io, "no answer to CLUSTER SLOTS in time"))))
     }
 
+    /// The keys of every master that match, once each.
+    pub async fn scan(&self, operation: &'static str, pattern: &str) -> StoreResult<BTreeSet<String>> {
+        let mut found = BTreeSet::new();
+        for node in self.masters() {
+            let mut cursor = "0".to_string();
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_STEP);
+                let answer = self.on(operation, &node, &scan).await?;
+                let (next, keys): (String, Vec<Vec<u8>>) = values::read("scan", answer)?;
+                found.extend(keys.into_iter().filter_map(|key| String::from_utf8(key).ok()));
+                if next == "0" {
+                    break;
+                }
+                cursor = next;
+            }
+        }
+        Ok(found)
+    }
+
     /// Looks who owns what now, and asks every owner for its lineage.
     pub async fn look_again(&self, operation: &'static str) -> StoreResult<Lineages> {
         if self.address.cluster {
@@ -694,6 +819,8 @@ struct Sent {
 struct Trouble {
     wait: bool,
     remap: bool,
+    /// Commands that met a node without our functions.
+    lacking: BTreeMap<Node, Vec<usize>>,
 }
 
 impl Trouble {

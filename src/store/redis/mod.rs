@@ -11,7 +11,8 @@
 //! | `breaker`, `watch` | calls to a node that is away fail at once; whether it is, is asked by PING |
 //! | `assurance`, `durable` | what is promised; writes that replicas or the disk must confirm |
 //! | `keys`, `values`, `entries` | names of keys; answers; bytes of a list's entries |
-//! | `schema` | versions, functions, migration |
+//! | `functions` | source and names of the functions inside Redis |
+//! | `schema`, `migration`, `members` | layouts of a namespace; `taiji migrate`; live processes |
 //! | `history`, `features`, `queue`, `feeds`, `erase`, `chores` | the traits, by subject |
 //! | `aside` | members of keys of many that cannot be read |
 //! | `item_users` | how many users engaged with an item |
@@ -28,10 +29,13 @@ mod erase;
 mod errors;
 pub(crate) mod features;
 mod feeds;
+mod functions;
 mod history;
 mod item_users;
 mod keys;
 mod link;
+mod members;
+mod migration;
 mod pace;
 mod queue;
 mod schema;
@@ -43,25 +47,19 @@ mod watch;
 
 pub use address::Address;
 pub use assurance::{Ack, Assurance};
+pub use functions::function_name;
 pub use link::Patience;
-pub use schema::{Migration, Step};
+pub use migration::{Cleaning, Migration, Step};
 
 use super::{Health, RecordKind, Replicas, StoreResult, StoreStats, Unreadable};
 use crate::clock::unix_ms;
 use async_trait::async_trait;
+use functions::function;
 use keys::Keys;
 use link::{Call, Link};
 use redis::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-
-/// A function of this schema version.
-macro_rules! function {
-    ($name:literal) => {
-        concat!("taiji_1_", $name)
-    };
-}
-use function;
 
 /// How to open a [`RedisStore`].
 #[derive(Debug, Clone)]

@@ -283,7 +283,7 @@ impl RedisStore {
             let call = call.costing(FUNCTION + MEMBER * queues.members.len() as u32);
             queues.members.iter().fold(call, |call, (queue, index)| {
                 let claim = &wanted[*index];
-                call.arg(queue).arg(&claim.user).arg(claim.class).arg(claim.due_ms).arg(claim.token.to_string())
+                call.arg(queue).arg(&claim.user).arg(claim.class).arg(claim.due_ms).arg(token_of(claim))
             })
         });
         let answers = self.link.run_each("claim", calls.collect()).await;
@@ -354,7 +354,7 @@ impl RedisStore {
     }
 
     fn lease_call(&self, name: &str, space: &str, claim: &Claim) -> Call {
-        self.queue_call(name, self.shard(&claim.user), space).arg(&claim.user).arg(claim.token.to_string())
+        self.queue_call(name, self.shard(&claim.user), space).arg(&claim.user).arg(token_of(claim))
     }
 }
 
@@ -365,6 +365,11 @@ fn is_behind(key: &str, answer: Value) -> StoreResult<bool> {
     let refreshed = refreshed.filter(|seq| !seq.is_empty());
     let done = number::<u64>(key, refreshed)?.max(number(key, erased_seq.as_deref())?);
     Ok(number::<u64>(key, seq.as_deref())? > done)
+}
+
+/// A lease's token as it is stored. The 0 before it tells our leases from those of 0.1.0, which reads both alike.
+fn token_of(claim: &Claim) -> String {
+    format!("0{}", claim.token)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -1,169 +1,119 @@
-//! The schema of a namespace: version and shard count in `ns:epoch`, and the functions every master must hold.
+//! The layout of a namespace, and whether this program may open it.
 //!
-//! In: a link. Out: what is there, what is missing, and the steps that bring it up to date. Callers: opening a store, and
-//! `taiji migrate`. An empty namespace is initialised by either; everything else is changed by `taiji migrate` only.
+//! In: a link. Out: what `ns:epoch` says, and the shard count of a namespace that was made ready. Callers: opening a store,
+//! `members`, `migration`. An empty namespace is initialised by whoever opens it; what is there is changed by `taiji migrate`
+//! only.
+//!
+//! | field of `ns:epoch` | meaning |
+//! |---|---|
+//! | `schema` | all that 0.1.0 knows: it opens 1 and nothing else. 1 until `migrate clean` |
+//! | `written` | newest layout in use: a program must know it |
+//! | `readable_from` | oldest layout in use: a program must know that, too |
+//! | `shards` | shards of the due queue, for ever |
+//!
+//! A form changes in two steps. A release that reads both forms goes out first; the next one writes the new form once `migrate
+//! apply` has raised `written`. So the release before can come back until `migrate clean` raises `readable_from`.
+//!
+//! | layout | what is new |
+//! |---|---|
+//! | 1 | 0.1.0: neither `written` nor `readable_from` stands in `ns:epoch` |
+//! | 2 | entries of members, functions named by their content; nothing of layout 1 has another form |
 
-use super::RedisOptions;
-use super::address::Address;
+use super::functions::function;
 use super::keys::Keys;
-use super::link::{self, Call, Link};
+use super::link::{Call, Link};
 use super::values::{number, read};
-use crate::store::{StoreError, StoreResult};
-use redis::Value;
-use std::sync::Arc;
+use crate::store::{StoreError, StoreResult, rehearsal};
 
-/// Layout of keys, records and functions. Raise it with every change that an older version would misread.
-pub const SCHEMA_VERSION: u64 = 1;
-/// The functions of this version.
-pub const FUNCTIONS: &str = include_str!("../../../migrations/0001_functions.lua");
-/// Name of their library.
-const LIBRARY: &str = "taiji_1";
+/// The layout of 0.1.0, and what `schema` says until the way back to it is closed.
+pub const FIRST_LAYOUT: u64 = 1;
+/// Oldest and newest layout this program knows.
+pub const OLDEST_KNOWN: u64 = FIRST_LAYOUT;
+/// See [`OLDEST_KNOWN`].
+pub const NEWEST_KNOWN: u64 = 2;
 
-/// What a namespace holds.
+/// What `ns:epoch` holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Found {
+pub struct Epoch {
     /// `None` in an empty namespace.
     pub schema: Option<u64>,
+    /// Newest layout in use.
+    pub written: u64,
+    /// Oldest layout in use.
+    pub readable_from: u64,
     /// Shards of the due queue; 0 in an empty namespace.
     pub shards: u32,
-    /// Masters that lack the functions, or hold others under the same name.
-    pub without_functions: Vec<String>,
 }
 
-/// One step of a migration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Write the functions onto that master.
-    LoadFunctions(String),
-    /// Write schema version and shard count.
-    Initialise {
-        /// Shards of the due queue; never changed later.
-        shards: u32,
-    },
-}
+impl Epoch {
+    /// Reads it.
+    pub async fn read(link: &Link, keys: &Keys) -> StoreResult<Epoch> {
+        let key = keys.epoch();
+        let names = ["schema", "written", "readable_from", "shards"];
+        let fields: Vec<Option<Vec<u8>>> = read(&key, link.one("open", Call::new("HMGET", &key).arg(&names)).await?)?;
+        let field = |nth: usize| fields.get(nth).and_then(Option::as_deref);
+        let schema = field(0).map(|text| number(&key, Some(text))).transpose()?;
+        // 0.1.0 writes the schema alone, so a namespace of its is of that layout throughout.
+        let layout = |nth: usize| field(nth).map_or(Ok(schema.unwrap_or(0)), |text| number(&key, Some(text)));
+        Ok(Epoch { schema, written: layout(1)?, readable_from: layout(2)?, shards: number(&key, field(3))? })
+    }
 
-impl std::fmt::Display for Step {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Step::LoadFunctions(node) => write!(formatter, "load the functions {LIBRARY} onto {node}"),
-            Step::Initialise { shards } => {
-                write!(formatter, "initialise the namespace: schema {SCHEMA_VERSION}, {shards} shards of the due queue")
-            }
-        }
+    /// An error for layouts this program does not know.
+    pub fn check_known(&self, link: &Link) -> StoreResult<()> {
+        let Some(schema) = self.schema else { return Ok(()) };
+        let written = self.written.max(schema);
+        let message = if written > NEWEST_KNOWN {
+            format!(
+                "it is written in layout {written}, this program knows up to {NEWEST_KNOWN}: use a newer program, or \
+                 another store.namespace"
+            )
+        } else if self.readable_from < OLDEST_KNOWN {
+            format!(
+                "it holds records of layout {}, this program knows them from {OLDEST_KNOWN}: run `taiji migrate … apply` \
+                 and `clean` of an earlier release first",
+                self.readable_from
+            )
+        } else {
+            return Ok(());
+        };
+        Err(StoreError::Open { place: link.printable(), message })
     }
 }
 
-/// What `taiji migrate` found and would do.
-pub struct Migration {
-    link: Arc<Link>,
-    keys: Keys,
-    /// In order; none when all is up to date.
-    pub steps: Vec<Step>,
-}
-
-impl Migration {
-    /// Connects and looks; writes nothing.
-    pub async fn look(address: Address, options: &RedisOptions) -> StoreResult<Migration> {
-        let link = Link::open(address, options).await?;
-        let keys = Keys::new(&options.namespace);
-        let steps = plan(&link, &look(&link, &keys).await?, options.shards)?;
-        Ok(Migration { link, keys, steps })
-    }
-
-    /// Carries the steps out.
-    pub async fn apply(&self) -> StoreResult<()> {
-        apply(&self.link, &self.keys, &self.steps).await
-    }
-}
-
-/// Looks at a namespace.
-async fn look(link: &Link, keys: &Keys) -> StoreResult<Found> {
+/// Makes an empty namespace ready; of two processes that start at once the first decides. The way back to 0.1.0 is open.
+pub async fn initialise(link: &Link, keys: &Keys, shards: u32) -> StoreResult<()> {
     let key = keys.epoch();
-    let answer = link.one("open", Call::new("HMGET", &key).arg(&["schema", "shards"])).await?;
-    let (schema, shards): (Option<Vec<u8>>, Option<Vec<u8>>) = read(&key, answer)?;
-    let mut without_functions = Vec::new();
-    let mut list = redis::cmd("FUNCTION");
-    list.arg("LIST").arg("LIBRARYNAME").arg(LIBRARY).arg("WITHCODE");
-    for (node, answer) in link.masters().iter().zip(link.everywhere("open", &list).await?) {
-        if !holds_our_code(&answer) {
-            without_functions.push(link::name(node));
-        }
+    let set = |field: &str, value: u64| Call::new("HSETNX", &key).arg(field).arg(value);
+    let mut calls = vec![
+        set("shards", shards.into()),
+        set("written", NEWEST_KNOWN),
+        set("readable_from", FIRST_LAYOUT),
+        set("schema", FIRST_LAYOUT),
+    ];
+    if let Some(build) = rehearsal::build() {
+        calls.push(Call::new("HSETNX", &key).arg(rehearsal::FIELD).arg(build));
     }
-    Ok(Found {
-        schema: schema.map(|schema| number(&key, Some(&schema))).transpose()?,
-        shards: number(&key, shards.as_deref())?,
-        without_functions,
-    })
-}
-
-/// Whether our very source stands somewhere in the answer.
-fn holds_our_code(answer: &Value) -> bool {
-    match answer {
-        Value::BulkString(text) => text == FUNCTIONS.as_bytes(),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => text == FUNCTIONS,
-        Value::Array(parts) => parts.iter().any(holds_our_code),
-        Value::Map(pairs) => pairs.iter().any(|(_, value)| holds_our_code(value)),
-        _ => false,
-    }
-}
-
-/// What is to be done; an error for a schema this version does not know.
-fn plan(link: &Link, found: &Found, shards: u32) -> StoreResult<Vec<Step>> {
-    if let Some(schema) = found.schema.filter(|schema| *schema != SCHEMA_VERSION) {
-        let message = format!(
-            "its schema is {schema}, this program knows {SCHEMA_VERSION}: use the program that wrote it, or another \
-             store.namespace"
-        );
-        return Err(StoreError::Open { place: link.printable(), message });
-    }
-    let mut steps: Vec<Step> = found.without_functions.iter().cloned().map(Step::LoadFunctions).collect();
-    if found.schema.is_none() {
-        steps.push(Step::Initialise { shards });
-    }
-    Ok(steps)
-}
-
-/// Carries the steps out; each may be repeated.
-async fn apply(link: &Link, keys: &Keys, steps: &[Step]) -> StoreResult<()> {
-    for step in steps {
-        match step {
-            Step::LoadFunctions(name) => {
-                let mut load = redis::cmd("FUNCTION");
-                load.arg("LOAD").arg("REPLACE").arg(FUNCTIONS);
-                let node = link.masters().into_iter().find(|node| link::name(node) == *name);
-                if let Some(node) = node {
-                    link.on("load functions", &node, &load).await?;
-                }
-            }
-            Step::Initialise { shards } => {
-                // Of two processes that start at once the first decides.
-                let key = keys.epoch();
-                let calls = vec![
-                    Call::new("HSETNX", &key).arg("shards").arg(*shards),
-                    Call::new("HSETNX", &key).arg("schema").arg(SCHEMA_VERSION),
-                ];
-                link.run("initialise", calls).await?;
-            }
-        }
-    }
+    link.run("initialise", calls).await?;
     Ok(())
 }
 
-/// Makes an empty namespace ready, refuses one that is not of this version; returns the shard count.
-pub(super) async fn ready(link: &Link, keys: &Keys, shards: u32) -> StoreResult<u32> {
-    let found = look(link, keys).await?;
-    let steps = plan(link, &found, shards)?;
-    if found.schema.is_none() {
-        apply(link, keys, &steps).await?;
-        return Ok(look(link, keys).await?.shards.max(1));
+/// Initialises an empty namespace, refuses one whose layouts this program does not know, and sees to it that every master
+/// holds the functions. Returns the shard count.
+pub async fn ready(link: &Link, keys: &Keys, shards: u32) -> StoreResult<u32> {
+    let mut epoch = Epoch::read(link, keys).await?;
+    epoch.check_known(link)?;
+    if epoch.schema.is_none() {
+        initialise(link, keys, shards).await?;
+        epoch = Epoch::read(link, keys).await?;
+        epoch.check_known(link)?;
     }
-    if steps.is_empty() {
-        return Ok(found.shards.max(1));
-    }
-    let message = format!(
-        "the functions {LIBRARY} on {} are missing or of another build: run `taiji migrate --store {} apply`",
-        found.without_functions.join(", "),
-        link.printable()
-    );
-    Err(StoreError::Open { place: link.printable(), message })
+    link.everywhere("open", &present()).await?;
+    Ok(epoch.shards.max(1))
+}
+
+/// A call that a master answers if it holds the functions; a link loads them where they are missing.
+pub fn present() -> redis::Cmd {
+    let mut call = redis::cmd("FCALL");
+    call.arg(function!("present")).arg(0);
+    call
 }

@@ -18,6 +18,7 @@ mod poison;
 mod reads;
 mod silent;
 mod slow_log;
+mod upgrade;
 
 use std::time::Duration;
 use testkit::redis::{RedisCluster, RedisServer};

@@ -98,7 +98,7 @@ struct Layout {
 async fn layouts_compared() {
     let (users, rounds) = if std::env::var_os(LARGE).is_some() { (500, 40) } else { (20, 3) };
     let server = RedisServer::with(&["--appendonly", "yes", "--appendfsync", "everysec"]);
-    let store = RedisStore::open(Address::parse(&server.url()).unwrap(), options(1)).await.unwrap();
+    let store = RedisStore::open(Address::parse(&server.operators_url()).unwrap(), options(1)).await.unwrap();
     for library in [SORTED_SETS, PACKED] {
         let mut load = redis::cmd("FUNCTION");
         load.arg("LOAD").arg(library);

@@ -114,3 +114,10 @@ hand_on! {
         !self.may_lose_flushed.load(Ordering::SeqCst)
     }
 }
+
+hand_on! {
+    Members {
+        announce(member: &Member) -> ();
+        leave(member_id: &str) -> ();
+    }
+}
