@@ -26,7 +26,7 @@ use crate::store::{StoreError, StoreResult};
 use futures::future::join_all;
 use parking_lot::RwLock;
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
