@@ -4,7 +4,7 @@ use super::*;
 use crate::event::{Item, ItemState};
 use crate::feature::{Group, GroupBlob, Version};
 use crate::proto::{CrossGroup, TextGroup};
-use crate::store::{Chores, DueEntry, FeaturePut, FeedCursor, PutBody, Record, RecordBody};
+use crate::store::{Chores, DueEntry, FeaturePut, FeedCursor, Member, Members, PutBody, Record, RecordBody};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,7 +115,8 @@ async fn audit_01_no_call_costs_the_server_more_than_it_may() {
     let clock = Arc::new(AtomicI64::new(NOW_MS));
     let address = Address::parse(&server.url()).unwrap();
     let store = RedisStore::open_with_clock(address, options(8), Some(clock.clone())).await.unwrap();
-    let connection = ::redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let connection =
+        ::redis::Client::open(server.operators_url()).unwrap().get_multiplexed_async_connection().await.unwrap();
     let mut log = Log { connection: connection.clone(), longest: BTreeMap::new() };
     let runs = if is_audit() { 20 } else { 5 };
     let users: Vec<String> = (0..1000).map(|n| long_id(n, "u")).collect();
@@ -211,6 +212,8 @@ async fn audit_01_no_call_costs_the_server_more_than_it_may() {
         run!("finish erasure", store.finish_erasure(&erasure, 1).await.unwrap());
         let (every, second) = (Duration::ZERO, Duration::from_secs(1));
         let lease = run!("begin chore", store.begin_chore("c", every, second).await.unwrap()).unwrap();
+        let member = Member { id: "00ff".into(), roles: "api,ingest,infer".into(), epochs: vec![1, 2, 3, 4] };
+        run!("announce", store.announce(&member).await.unwrap());
         assert!(run!("end chore", store.go_on_with_chore(&lease, "", every).await.unwrap()));
     }
 
