@@ -53,11 +53,6 @@ impl Double {
         had - acknowledged.len()
     }
 
-    /// Appends acknowledged so far.
-    pub fn appends(&self) -> usize {
-        self.acknowledged.lock().len()
-    }
-
     fn store(&self) -> StoreResult<Arc<EmbeddedStore>> {
         let away = || StoreError::Engine { operation: "any", message: "the double is away".into() };
         let stores = self.stores.read();
@@ -67,22 +62,17 @@ impl Double {
     async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
         let corrupt = self.corrupt_user.lock().clone();
         let is_corrupt = |batch: &UserBatch| corrupt.as_ref() == Some(&batch.user);
-        let readable: Vec<UserBatch> = batches.iter().filter(|batch| !is_corrupt(batch)).cloned().collect();
+        let kept: Vec<UserBatch> = batches.iter().filter(|batch| !is_corrupt(batch)).cloned().collect();
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.held.subscribe().wait_for(|held| !held).await.unwrap();
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         let store = self.store()?;
         // Under the lock, so that the journal has the appends in the order in which they took effect.
         let mut acknowledged = self.acknowledged.lock();
-        let mut outcomes = futures::executor::block_on(store.append(space, &readable))?.into_iter();
-        acknowledged.push((space.to_string(), readable));
+        let mut outcomes = futures::executor::block_on(store.append(space, &kept))?.into_iter();
+        acknowledged.push((space.to_string(), kept));
         let says_so = |key: &str| StoreError::Corrupt { key: key.into(), message: "the double says so".into() };
-        let outcome = |batch: &UserBatch| {
-            if is_corrupt(batch) {
-                return Err(says_so(&batch.user));
-            }
-            Ok(outcomes.next().unwrap())
-        };
-        Ok(batches.iter().map(outcome).collect())
+        let mut readable = |batch: &UserBatch| if is_corrupt(batch) { None } else { outcomes.next() };
+        Ok(batches.iter().map(|batch| readable(batch).ok_or_else(|| says_so(&batch.user))).collect())
     }
 }

@@ -8,6 +8,13 @@ use async_trait::async_trait;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+impl Double {
+    /// Appends acknowledged so far.
+    pub fn appends(&self) -> usize {
+        self.acknowledged.lock().len()
+    }
+}
+
 /// Implements a subject: these calls go to the store in use, the rest stands behind them.
 macro_rules! hand_on {
     ($subject:ident { $($call:ident($($arg:ident: $kind:ty),*) -> $answer:ty;)* } $($own:item)*) => {
