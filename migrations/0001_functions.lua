@@ -836,7 +836,7 @@ end
 -- ---- users for whom callers wait, in class 0 for so long. KEYS: of a queue, then until when callers wait (sorted set), and where
 -- the users stood before (`class due`, and their due time in class 0, by which a mark of somebody else is told apart).
 
-local UNTIL, STOOD = LEASED + 1, LEASED + 2
+local UNTIL, STOOD = QUEUE_KEYS + 1, QUEUE_KEYS + 2
 
 -- Class and due time of a user who waits, or who will when the lease ends.
 local function stands(queue, user)
@@ -847,7 +847,7 @@ end
 
 -- ARGV: time, until when, due, users. Who stands in class 0 for good already stays so.
 local function mark_awaited(keys, args)
-  local queue, due = { unpack(keys, 1, LEASED) }, tonumber(args[3])
+  local queue, due = { unpack(keys, 1, QUEUE_KEYS) }, tonumber(args[3])
   for at = 4, #args do
     local user = args[at]
     local class, stood_due = stands(queue, user)
@@ -899,7 +899,7 @@ local function end_awaited(keys, args)
       local noted = redis.call('HGET', stood, user) or ''
       local class, due, noted_due = string.match(noted, '^(%d+) (%-?%d+) (%-?%d+)$')
       if class then
-        go_back({ unpack(keys, start, start + LEASED - 1) }, user, tonumber(class), tonumber(due), tonumber(noted_due))
+        go_back({ unpack(keys, start, start + QUEUE_KEYS - 1) }, user, tonumber(class), tonumber(due), tonumber(noted_due))
       end
       redis.call('ZREM', ends, user)
       redis.call('HDEL', stood, user)
