@@ -17,7 +17,8 @@ use taiji::telemetry::Metrics;
 use testkit::process::{Answer, SOON, Server, Setup, call, percent, wait_until};
 
 const REFERRERS: usize = 300;
-/// Everybody has the same history, so all vectors are equal, and of equal neighbours the first by name is shown.
+/// Everybody else has the history of the first, less of the second's and least of the third's, and may not be shown: all show the
+/// same hub.
 const HUBS: [&str; 3] = ["a hub {1}", "b hub", "c hub"];
 
 fn delete(server: &Server, user: &str) -> Answer {
@@ -30,7 +31,13 @@ fn history_of(user: &str, items: &[Item]) -> Vec<Value> {
         let ts_ms = start + place as i64 * 1000;
         json!({ "event_id": format!("{user} {place}"), "user_id": user, "item_id": item.id, "action": "click", "ts_ms": ts_ms })
     };
-    items.iter().take(4).enumerate().map(event).collect()
+    let own = HUBS.iter().position(|hub| *hub == user).unwrap_or(0);
+    items[..4 - own].iter().chain(&items[4..4 + own]).enumerate().map(event).collect()
+}
+
+/// Says that nobody may be shown this user.
+fn opt_out(user: &String) -> Value {
+    json!({ "user_id": user, "action": "profile", "ts_ms": now_ms() - 7_200_000, "context": { "cross_opt_out": true } })
 }
 
 fn post(server: &Server, events: &[Value]) {
@@ -51,13 +58,17 @@ fn neighbours(server: &Server, users: &[String]) -> Vec<String> {
     names.iter().map(|name| name.as_str().expect("name").to_string()).collect()
 }
 
-fn wait_for_neighbour(server: &Server, users: &[String], hub: &str) {
-    wait_until(&format!("everybody shows {hub}"), SOON, || {
-        neighbours(server, users).iter().all(|name| name == hub).then_some(())
-    });
+/// Waits until all of these users show the same hub that is not gone; returns it.
+fn wait_for_one_hub(server: &Server, users: &[String], gone: &[String]) -> String {
+    wait_until(&format!("everybody shows one hub, none of {gone:?}"), SOON, || {
+        let shown = neighbours(server, users);
+        let hub = shown.first()?;
+        let is_left = HUBS.contains(&hub.as_str()) && !gone.contains(hub);
+        (is_left && shown.iter().all(|name| name == hub)).then(|| hub.clone())
+    })
 }
 
-/// Three hubs in the index, and everybody else showing the first of them.
+/// Three hubs in the index, and everybody else showing one of them.
 fn start_world(folder: &Path) -> (Server, Vec<String>, Vec<Item>) {
     let bundle = data_plane_bundle(folder);
     let server = Setup::canned(&bundle, &folder.join("store")).start();
@@ -68,6 +79,7 @@ fn start_world(folder: &Path) -> (Server, Vec<String>, Vec<Item>) {
     let fresh = "taiji_index_vectors{part=\"fresh\"} 3";
     wait_until("the hubs in the index", SOON, || server.metrics().contains(fresh).then_some(()));
     let users: Vec<String> = (0..REFERRERS).map(|place| format!("user {place:03}")).collect();
+    post(&server, &users.iter().map(opt_out).collect::<Vec<_>>());
     let events: Vec<Value> = users.iter().flat_map(|user| history_of(user, &items)).collect();
     post(&server, &events);
     server.wait_for_features(&users, SOON);
@@ -78,9 +90,9 @@ fn start_world(folder: &Path) -> (Server, Vec<String>, Vec<Item>) {
 fn an_erasure_that_kill_9_interrupts_is_finished_by_the_next_start() {
     let folder = tempfile::tempdir().expect("tempdir");
     let (mut server, users, items) = start_world(folder.path());
-    let mut interrupted = false;
-    for hub in HUBS {
-        wait_for_neighbour(&server, &users, hub);
+    let (mut interrupted, mut gone) = (false, Vec::new());
+    for _ in HUBS {
+        let hub = &wait_for_one_hub(&server, &users, &gone);
         let answer = delete(&server, hub).expect_status(202).json();
         assert_eq!(answer["erased"], json!(true));
         assert!(answer["referrers"].as_u64().expect("referrers") >= REFERRERS as u64, "{answer}");
@@ -98,6 +110,7 @@ fn an_erasure_that_kill_9_interrupts_is_finished_by_the_next_start() {
             check_return(&server, hub, &items);
             break;
         }
+        gone.push(hub.clone());
     }
     assert!(interrupted, "every job had ended before the kill: more referrers are needed");
     assert_eq!(server.stop(), Some(0), "{}", server.stderr());
@@ -127,8 +140,8 @@ fn check_return(server: &Server, user: &str, items: &[Item]) {
 fn reads_show_nothing_at_once_and_no_restart_brings_a_user_back() {
     let folder = tempfile::tempdir().expect("tempdir");
     let (mut server, users, items) = start_world(folder.path());
-    let [first, second, _] = HUBS;
-    wait_for_neighbour(&server, &users, first);
+    let first = &wait_for_one_hub(&server, &users, &[]);
+    assert_eq!(first, HUBS[0], "whose history is theirs");
     // Users of the bundle alone, one nobody knows, and one who shows somebody.
     for user in ["known-3", "nobody", users[7].as_str()] {
         let answer = delete(&server, user).expect_status(202).json();
@@ -140,7 +153,7 @@ fn reads_show_nothing_at_once_and_no_restart_brings_a_user_back() {
     let again = delete(&server, first).expect_status(202).json();
     assert_eq!(again["erased"], json!(true), "asked twice");
     let left: Vec<String> = users.iter().filter(|user| **user != users[7]).cloned().collect();
-    wait_for_neighbour(&server, &left, second);
+    wait_for_one_hub(&server, &left, std::slice::from_ref(first));
 
     assert_eq!(server.stop(), Some(0), "{}", server.stderr());
     server = server.start_again();
@@ -149,7 +162,7 @@ fn reads_show_nothing_at_once_and_no_restart_brings_a_user_back() {
         |user: &String| json!({ "user_id": user, "item_id": items[5].id, "action": "purchase", "ts_ms": now_ms() });
     post(&server, &left.iter().map(purchase).collect::<Vec<_>>());
     server.wait_for_features(&left, SOON);
-    let gone = [first, "known-3", "nobody", users[7].as_str()];
+    let gone = [first.as_str(), "known-3", "nobody", users[7].as_str()];
     let shown = neighbours(&server, &left);
     assert!(shown.iter().all(|name| !gone.contains(&name.as_str())), "{shown:?}");
     gone.iter().for_each(|user| check_gone(&server, user));
