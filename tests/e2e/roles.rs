@@ -78,7 +78,7 @@ fn a_process_without_the_role_infer_needs_no_models_and_one_with_it_does() {
     assert_eq!(api.row("nobody", "intra")["status"], "MISSING");
     let refused = member(&bundle, &redis, "infer").run().expect_code(69);
     assert!(refused.stderr.contains("users.faiss"), "{}", refused.stderr);
-    for (roles, part) in [("ingest", "needs kafka.brokers"), ("", "server.roles"), ("api,cook", "cook")] {
+    for (roles, part) in [("ingest", "needs kafka.brokers"), ("", "server.roles"), ("api,cook", "server.roles[1]")] {
         let refused = member(&bundle, &redis, roles).run().expect_code(64);
         assert!(refused.stderr.contains(part), "{roles}: {}", refused.stderr);
     }

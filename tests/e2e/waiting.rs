@@ -101,8 +101,8 @@ fn a_wait_whose_time_is_over_says_that_the_user_is_queued() {
     let answer = refresh(&server, "u", 300).expect_status(202).json();
     assert_eq!(answer, json!({ "queued": true, "seq": 1 }));
     assert!(started.elapsed() >= Duration::from_millis(300) && started.elapsed() < Duration::from_secs(5));
-    // It stays in front.
-    wait_for_line(&server, "taiji_queue_users{class=\"0\"} 1");
+    // Nobody waits any more, so the user stands where a new user stands.
+    wait_for_line(&server, "taiji_queue_users{class=\"1\"} 1");
     let started = Instant::now();
     let columns = read(&server, &["u", "nobody"], 60_000, Some(300)).expect_status(200).json();
     assert_eq!(columns["status"], json!(["MISSING", "MISSING"]), "what there is");

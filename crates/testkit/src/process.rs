@@ -2,6 +2,7 @@
 
 use crate::program::{TAIJI, TRAINER};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -102,10 +103,16 @@ pub fn run_with(program: &str, arguments: &[&str], environment: &[(&str, &str)])
     run(command)
 }
 
-/// An address nobody listens at.
+/// An address nobody listens at, another one each time: the system may name a port again that was free a moment ago.
 pub fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    listener.local_addr().expect("address").to_string()
+    static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address").to_string();
+        if GIVEN.lock().expect("addresses").insert(address.clone()) {
+            return address;
+        }
+    }
 }
 
 /// What a server is started with.
