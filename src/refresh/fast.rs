@@ -92,11 +92,14 @@ pub(super) async fn run(
         if !refresher.is_stalled()
             && let Some(claim) = claim_one(refresher, &queue).await
         {
-            // The user comes back when the lease runs out; no failure ends the process.
-            if let Err(error) = one(refresher, &queue, &claim, told).await {
-                StoreCallFailed { operation: "fast_path", error: &error }.emit(&refresher.metrics);
+            let ended = one(refresher, &queue, &claim, told).await;
+            match ended.inspect_err(|error| StoreCallFailed { operation: "fast_path", error }.emit(&refresher.metrics))
+            {
+                // Only a start opens the engine anew.
+                Err(error @ StoreError::Poisoned { .. }) => return Err(error),
+                // The user comes back when the lease runs out.
+                _ => continue,
             }
-            continue;
         }
         tokio::select! {
             _ = stop.changed() => {}

@@ -268,9 +268,13 @@ async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told
     let finished = finish(&refresher, &claim, result, started).await.inspect_err(|error| {
         StoreCallFailed { operation: "release", error }.emit(&refresher.metrics);
     });
-    // No failure ends the process: the user comes back when the lease runs out. A server that is away comes back, one that
-    // refuses us or lacks our functions is put right from outside, one bad record is one user's; reads go on meanwhile.
-    Ok(finished.unwrap_or(false))
+    match finished {
+        // Only a start opens the engine anew.
+        Err(error @ StoreError::Poisoned { .. }) => Err(error),
+        // No other failure ends the process: the user comes back when the lease runs out. A server that is away comes back, one
+        // that refuses us or lacks our functions is put right from outside, one bad record is one user's; reads go on meanwhile.
+        finished => Ok(finished.unwrap_or(false)),
+    }
 }
 
 /// Runs the refresh within its deadline. What is cut off in between is what a crash there leaves, too.

@@ -79,6 +79,14 @@ pub enum StoreError {
         /// Which server, and the remedy.
         message: String,
     },
+    /// An earlier write failed, and nothing is written until the engine in this process is opened anew.
+    #[error("store {operation} failed: {message}")]
+    Poisoned {
+        /// What was being done.
+        operation: &'static str,
+        /// What to do.
+        message: String,
+    },
     /// The folder or server cannot be used at all.
     #[error("store {place} cannot be opened: {message}")]
     Open {

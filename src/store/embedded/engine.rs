@@ -123,9 +123,11 @@ pub fn user_of_state_key(key: &[u8]) -> StoreResult<&str> {
 /// An engine error in our words.
 pub fn failed(operation: &'static str, error: &fjall::Error) -> StoreError {
     let message = match error {
-        fjall::Error::Poisoned => "an earlier write failed, so nothing is written until the store is opened again; \
-             see the first error in the log, free disk space if it ran out, then restart"
-            .to_string(),
+        fjall::Error::Poisoned => {
+            let message = "an earlier write failed, so nothing is written until the store is opened again; see the first error in \
+                 the log, free disk space if it ran out, then restart";
+            return StoreError::Poisoned { operation, message: message.into() };
+        }
         fjall::Error::Io(io) => explain_io(io),
         other => other.to_string(),
     };
