@@ -39,6 +39,9 @@ def measure(service, users, items_of):
     codes = [row["groups"]["intra"]["sparse_ids"] for row in present]
     draw, everyone = random.Random(1), sorted(items_of)
     near, far = [], []
+    referrers = collections.Counter(row["groups"]["text"]["neighbour_user_id"] for row in present)
+    del referrers[""]
+    gaps = [row["groups"]["cross"].get("gap_to_second", 0.0) for row in present if row["groups"]["cross"]["item_ids"]]
     for row in present:
         neighbour = row["groups"]["text"]["neighbour_user_id"]
         if neighbour in items_of:
@@ -59,6 +62,9 @@ def measure(service, users, items_of):
         "overlap with the neighbour (Jaccard)": mean(near),
         "overlap with random users (Jaccard)": mean(far),
         "ratio": mean(near) / mean(far) if mean(far) else math.inf,
+        "share with gap 0": mean([gap == 0 for gap in gaps]),
+        "most referrers of one user": max(referrers.values(), default=0),
+        "different neighbours": len(referrers),
     }
 
 

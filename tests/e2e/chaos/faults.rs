@@ -3,7 +3,7 @@
 //! In: a seed. Out: a schedule; and the faults themselves, each with the time until all was well again. Callers: `run`.
 
 use super::fleet::Fleet;
-use super::site::Site;
+use super::site::{Ground, Site, pause_clients};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +25,8 @@ pub enum Fault {
     Kill { member: usize },
     /// SIGTERM to a member, and a new start.
     Stop { member: usize },
+    /// SIGSTOP of a member, and SIGCONT.
+    Freeze { member: usize, time: Duration },
     /// One more consumer joins and leaves.
     Join { stay: Duration, leaves_killed: bool },
     /// Redis is shut down and comes back with its append-only file.
@@ -39,6 +41,14 @@ pub enum Fault {
     NetworkCut { time: Duration },
     /// The network to Redis lets nothing through.
     NetworkPause { time: Duration },
+    /// Redis, or a master, answers nobody (CLIENT PAUSE).
+    ClientPause { place: usize, time: Duration },
+    /// A master is killed; its replica takes over.
+    MasterKill { place: usize },
+    /// A master is stopped (SIGSTOP) until its replica has taken over, and wakes up with an old map.
+    MasterFreeze { place: usize, time: Duration },
+    /// A replica that was cut off takes over with what it had.
+    StaleReplica { place: usize, cut: Duration },
     /// kill -9 of the broker, and a new start.
     BrokerRestart,
 }
@@ -49,6 +59,7 @@ impl Fault {
         match self {
             Fault::Kill { .. } => "kill",
             Fault::Stop { .. } => "stop",
+            Fault::Freeze { .. } => "freeze",
             Fault::Join { .. } => "join",
             Fault::RedisRestart { .. } => "redis restart",
             Fault::RedisKill { .. } => "redis kill",
@@ -56,6 +67,10 @@ impl Fault {
             Fault::RedisPause { .. } => "redis pause",
             Fault::NetworkCut { .. } => "network cut",
             Fault::NetworkPause { .. } => "network pause",
+            Fault::ClientPause { .. } => "client pause",
+            Fault::MasterKill { .. } => "master kill",
+            Fault::MasterFreeze { .. } => "master freeze",
+            Fault::StaleReplica { .. } => "stale replica",
             Fault::BrokerRestart => "broker restart",
         }
     }
@@ -64,31 +79,60 @@ impl Fault {
 /// The faults of a seed with their times after the start of the stream, in two rows that go on side by side: what happens to
 /// the store, one after the other, and what happens to processes and the broker. A long run has every kind, and
 /// kills and stops as often as there is time for; a short one has what fits.
-pub fn schedule(seed: u64, time: Duration, members: usize) -> Vec<(Duration, Fault)> {
+pub fn schedule(seed: u64, time: Duration, members: usize, is_cluster: bool) -> Vec<(Duration, Fault)> {
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xFA17);
     let is_long = time >= Duration::from_secs(30);
-    let mut between = |low: u64, high: u64| Duration::from_millis(random.random_range(low..=high));
-    let mut store = vec![
-        Fault::TailCut { back: between(1000, 2500), torn: seed.is_multiple_of(2) },
-        Fault::NetworkCut { time: if is_long { between(1000, 5000) } else { between(200, 500) } },
-        Fault::RedisPause { time: Duration::from_secs(if is_long { 5 } else { 1 }) },
-    ];
-    let mut others =
-        vec![Fault::BrokerRestart, Fault::Join { stay: between(1000, 4000), leaves_killed: seed.is_multiple_of(3) }];
-    if is_long {
-        store.extend([
-            Fault::NetworkPause { time: between(2000, 6000) },
-            Fault::RedisRestart { away: between(100, 1000) },
-            Fault::RedisKill { away: between(0, 1000) },
-        ]);
-    }
+    let store = match is_cluster {
+        true => cluster_faults(&mut random, is_long),
+        false => single_faults(seed, &mut random, is_long),
+    };
+    let mut others = vec![Fault::BrokerRestart];
+    others.push(Fault::Join { stay: between(&mut random, 1000, 4000), leaves_killed: seed.is_multiple_of(3) });
     for _ in 0..1 + time.as_secs() / 30 {
         others.push(Fault::Kill { member: random.random_range(0..members) });
         others.push(Fault::Stop { member: random.random_range(0..members) });
+        let frozen = if is_long { between(&mut random, 4000, 8000) } else { Duration::from_secs(2) };
+        others.push(Fault::Freeze { member: random.random_range(0..members), time: frozen });
     }
     let mut faults = spread(store, time, &mut random);
     faults.extend(spread(others, time, &mut random));
     faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+fn between(random: &mut ChaCha8Rng, low: u64, high: u64) -> Duration {
+    Duration::from_millis(random.random_range(low..=high))
+}
+
+fn single_faults(seed: u64, random: &mut ChaCha8Rng, is_long: bool) -> Vec<Fault> {
+    let mut faults = vec![
+        Fault::TailCut { back: between(random, 1000, 2500), torn: seed.is_multiple_of(2) },
+        Fault::NetworkCut { time: if is_long { between(random, 1000, 5000) } else { between(random, 200, 500) } },
+        Fault::RedisPause { time: Duration::from_secs(if is_long { 5 } else { 1 }) },
+    ];
+    if is_long {
+        faults.extend([
+            Fault::ClientPause { place: 0, time: between(random, 2000, 5000) },
+            Fault::NetworkPause { time: between(random, 2000, 6000) },
+            Fault::RedisRestart { away: between(random, 100, 1000) },
+            Fault::RedisKill { away: between(random, 0, 1000) },
+        ]);
+    }
+    faults
+}
+
+fn cluster_faults(random: &mut ChaCha8Rng, is_long: bool) -> Vec<Fault> {
+    let mut place = || random.random_range(0..3);
+    let [kill, freeze, stale, pause] = [place(), place(), place(), place()];
+    let mut faults = vec![Fault::MasterKill { place: kill }];
+    if is_long {
+        faults.extend([
+            Fault::MasterFreeze { place: freeze, time: between(random, 4000, 7000) },
+            // Longer than `kafka.commit_delay_ms`, shorter than what makes a replica unfit.
+            Fault::StaleReplica { place: stale, cut: between(random, 6000, 10_000) },
+            Fault::ClientPause { place: pause, time: between(random, 2000, 5000) },
+        ]);
+    }
     faults
 }
 
@@ -112,6 +156,10 @@ pub fn strike(fault: Fault, site: &Site, fleet: &Fleet) -> Option<Duration> {
     let took = match fault {
         Fault::Kill { member } => started(site, || fleet.members[member].kill_and_start(site)),
         Fault::Stop { member } => started(site, || fleet.members[member].stop_and_start(site)),
+        Fault::Freeze { member, time } => {
+            fleet.members[member].freeze(time);
+            None
+        }
         Fault::Join { stay, leaves_killed } => {
             fleet.extra().visit(stay, leaves_killed, site);
             None
@@ -140,8 +188,37 @@ fn started(site: &Site, start: impl FnOnce() -> Duration) -> Option<Duration> {
 }
 
 fn store_fault(fault: Fault, site: &Site, fleet: &Fleet) -> Option<Duration> {
-    let mut redis = site.redis.lock().expect("redis");
     let (disturbance, away) = (site.store.disturb(), Instant::now());
+    match &site.ground {
+        Ground::Single { .. } => single_fault(fault, site),
+        Ground::Cluster(cluster) => {
+            let lost = match fault {
+                Fault::MasterKill { place } => Some(cluster.pair(place).kill_master()),
+                Fault::MasterFreeze { place, time } => Some(cluster.pair(place).freeze_master(time)),
+                Fault::StaleReplica { place, cut } => Some(cluster.pair(place).promote_stale_replica(cut)),
+                Fault::ClientPause { place, time } => {
+                    cluster.pair(place).pause_clients(time);
+                    None
+                }
+                other => unreachable!("{other:?} is not a cluster's"),
+            };
+            lost.into_iter().for_each(|lost| site.lost_tail(lost));
+        }
+    }
+    let (back, asked_again) = (Instant::now(), ASKED_AGAIN.min(away.elapsed() * 2 + Duration::from_secs(1)));
+    // From then on a read that fails counts, whether all else has recovered or not.
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(asked_again.saturating_sub(back.elapsed()));
+            drop(disturbance);
+        });
+        recovered(site, fleet)
+    })
+}
+
+fn single_fault(fault: Fault, site: &Site) {
+    let Ground::Single { redis, proxy } = &site.ground else { return };
+    let mut redis = redis.lock().expect("redis");
     match fault {
         Fault::RedisRestart { away } => {
             redis.stop();
@@ -165,30 +242,19 @@ fn store_fault(fault: Fault, site: &Site, fleet: &Fleet) -> Option<Duration> {
             std::thread::sleep(time);
             redis.signal("CONT");
         }
+        Fault::ClientPause { time, .. } => pause_clients(&redis, time),
         Fault::NetworkCut { time } => {
-            site.proxy.cut();
+            proxy.cut();
             std::thread::sleep(time);
-            site.proxy.restore();
+            proxy.restore();
         }
         Fault::NetworkPause { time } => {
-            site.proxy.pause();
+            proxy.pause();
             std::thread::sleep(time);
-            site.proxy.restore();
+            proxy.restore();
         }
-        Fault::Kill { .. } | Fault::Stop { .. } | Fault::Join { .. } | Fault::BrokerRestart => {
-            unreachable!("{fault:?} is not the store's")
-        }
+        other => unreachable!("{other:?} is not a single Redis's"),
     }
-    let (back, asked_again) = (Instant::now(), ASKED_AGAIN.min(away.elapsed() * 2 + Duration::from_secs(1)));
-    drop(redis);
-    // From then on a read that fails counts, whether all else has recovered or not.
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            std::thread::sleep(asked_again.saturating_sub(back.elapsed()));
-            drop(disturbance);
-        });
-        recovered(site, fleet)
-    })
 }
 
 fn come_back(redis: &mut RedisServer, away: Duration) {
@@ -224,11 +290,11 @@ pub fn counts(faults: &[(Duration, Fault)]) -> Vec<(&'static str, usize)> {
 
 #[test]
 fn a_schedule_has_every_kind_and_is_the_same_for_the_same_seed() {
-    for (seconds, kinds) in [(12, 7), (60, 10)] {
+    for (seconds, is_cluster, kinds) in [(12, false, 8), (60, false, 12), (12, true, 6), (60, true, 9)] {
         let time = Duration::from_secs(seconds);
-        let faults = schedule(7, time, 4);
-        assert_eq!(faults, schedule(7, time, 4));
-        assert_ne!(faults, schedule(8, time, 4));
+        let faults = schedule(7, time, 4, is_cluster);
+        assert_eq!(faults, schedule(7, time, 4, is_cluster));
+        assert_ne!(faults, schedule(8, time, 4, is_cluster));
         assert_eq!(counts(&faults).len(), kinds, "{faults:?}");
         assert!(faults.iter().all(|(at, _)| (LEAD..time - LEAD).contains(at)));
     }

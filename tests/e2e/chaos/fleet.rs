@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Launch {
     /// Bundle, store, topics, brokers.
     pub flags: Vec<String>,
+    /// Settings beside [`EAGER`] and [`QUICK`].
+    pub environment: Vec<(&'static str, String)>,
     /// Where each writes its log.
     pub folder: PathBuf,
 }
@@ -37,9 +39,11 @@ pub struct Member {
     pub calm: Arc<Calm>,
     /// `--roles`; empty for all.
     roles: &'static str,
-    admin: String,
+    /// Operators' address.
+    pub admin: String,
     log: PathBuf,
     flags: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     /// Locked while something is done to it.
     child: Mutex<Option<Child>>,
 }
@@ -138,6 +142,7 @@ impl Member {
             calm: Arc::default(),
             roles,
             flags: launch.flags.clone(),
+            environment: launch.environment.clone(),
             child: Mutex::new(None),
         }
     }
@@ -156,6 +161,24 @@ impl Member {
         let _disturbance = self.calm.disturb();
         self.terminate(&mut child, site);
         self.revive(&mut child, site)
+    }
+
+    /// SIGSTOP for a while: to all others it is as good as dead, and then it goes on as if nothing had been.
+    pub fn freeze(&self, time: Duration) {
+        let child = self.child.lock().expect("member");
+        let _disturbance = self.calm.disturb();
+        let Some(running) = child.as_ref() else { return };
+        let signal = |name: &str| {
+            let status = Command::new("kill").args([name, &running.id().to_string()]).status();
+            assert!(status.expect("kill").success(), "kill {name}");
+        };
+        signal("-STOP");
+        std::thread::sleep(time);
+        signal("-CONT");
+        let back = Instant::now();
+        while !self.is_ready() && back.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Joins for a while, then leaves: stopped, or killed.
@@ -203,7 +226,13 @@ impl Member {
         if !self.roles.is_empty() {
             command.args(["--roles", self.roles]);
         }
-        command.args(&self.flags).envs(EAGER).envs(QUICK).stdout(std::process::Stdio::null()).stderr(log);
+        command
+            .args(&self.flags)
+            .envs(EAGER)
+            .envs(QUICK)
+            .envs(self.environment.iter().cloned())
+            .stdout(std::process::Stdio::null())
+            .stderr(log);
         command.spawn().expect("taiji")
     }
 
@@ -234,11 +263,11 @@ impl Member {
     }
 }
 
-/// Beside [`EAGER`]: leases of the dead run out soon, failed refreshes come again soon, forgotten users are found soon.
+/// Beside [`EAGER`]: leases of the dead run out soon, failed refreshes and erasures come again soon, and all items are shown.
 const QUICK: [(&str, &str); 4] = [
     ("TAIJI__REFRESH__LEASE_MS", "3000"),
     ("TAIJI__REFRESH__RETRY_MS", "300"),
-    ("TAIJI__REFRESH__SWEEP_INTERVAL_MS", "5000"),
+    ("TAIJI__RETRIEVE__MIN_ITEM_USERS", "1"),
     ("TAIJI__ERASE__INTERVAL_MS", "5000"),
 ];
 

@@ -43,7 +43,7 @@ pub fn read_on(site: &Site, fleet: &Fleet, users: &[String], seed: u64, is_over:
         match answer {
             // Was this before the loss of the tail or after it? Nobody knows.
             _ if site.cuts().len() != seen.cuts => {}
-            Ok(answer) if answer.status == 200 => look(site, &mut seen, &asked, &answer.json()),
+            Ok(answer) if answer.status == 200 => look(site, &mut seen, &asked, &answer.json(), was_calm),
             Ok(answer) if was_calm => site.violation(format!("a read answered {}: {}", answer.status, answer.text())),
             Err(error) if was_calm => site.violation(format!("{} did not answer a read: {error}", member.name)),
             _ => {}
@@ -59,10 +59,14 @@ fn read(member: &Member, users: &[&str]) -> io::Result<Answer> {
     call(&member.listen, "POST", "/v1/features", &[], body.as_bytes())
 }
 
-fn look(site: &Site, seen: &mut Seen, users: &[&str], columns: &Value) {
+fn look(site: &Site, seen: &mut Seen, users: &[&str], columns: &Value, was_calm: bool) {
     let now = Instant::now();
     for group in GROUPS {
         for (user, seq) in users.iter().zip(versions(columns, group)) {
+            // Who cannot be reached is missing, like who has no features.
+            if seq == 0 && !was_calm {
+                continue;
+            }
             match seen.note(user, group, seq, now) {
                 Ok(true) => site.rose(),
                 Ok(false) => {}

@@ -1,8 +1,10 @@
-//! What the fleet stands on: Redis behind a network that can be cut, the broker, and the book of what happened.
+//! What the fleet stands on: a Redis behind a network that can be cut, or a cluster; the broker; and the book of what happened.
 //!
-//! In: faults. Out: addresses, disturbances, cuts of the append-only file, violations. Callers: `run` makes one a seed.
+//! In: faults. Out: addresses, disturbances, lost tails, violations. Callers: `run` makes one a seed.
 
 use super::calm::Calm;
+use super::check::Tail;
+use super::cluster::{Cluster, Lost};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,12 +29,22 @@ pub fn shared(broker: Broker) -> SharedBroker {
     Arc::new(Mutex::new(broker))
 }
 
+/// Where the fleet keeps everything.
+pub enum Ground {
+    /// One Redis with an append-only file.
+    Single {
+        /// Locked by whoever does something to it.
+        redis: Mutex<RedisServer>,
+        /// The only way to it for the fleet.
+        proxy: Proxy,
+    },
+    /// Three masters and their replicas.
+    Cluster(Cluster),
+}
+
 /// The surroundings of one seed.
 pub struct Site {
-    /// Locked by whoever does something to it.
-    pub redis: Mutex<RedisServer>,
-    /// The only way to it for the fleet.
-    pub proxy: Proxy,
+    pub ground: Ground,
     /// As `redis`.
     pub broker: SharedBroker,
     /// Of Redis and the way to it.
@@ -43,7 +55,8 @@ pub struct Site {
     pub stream_ended: AtomicBool,
     append_only: PathBuf,
     sizes: Mutex<VecDeque<(Instant, u64)>>,
-    cuts: Mutex<Vec<Instant>>,
+    /// From when to when the store may have lost what it acknowledged.
+    tails: Mutex<Vec<Lost>>,
     rises: Mutex<Instant>,
     started: Instant,
     book: Mutex<Book>,
@@ -57,8 +70,13 @@ struct Book {
 }
 
 impl Site {
+    /// A cluster of its own.
+    pub fn with_cluster(broker: SharedBroker) -> Site {
+        Site::on(Ground::Cluster(Cluster::start()), PathBuf::new(), broker)
+    }
+
     /// A Redis of its own with an append-only file, behind a whole network.
-    pub fn new(broker: SharedBroker) -> Site {
+    pub fn with_single(broker: SharedBroker) -> Site {
         let redis = RedisServer::with(&[
             "--appendonly",
             "yes",
@@ -68,17 +86,22 @@ impl Site {
             "--auto-aof-rewrite-percentage",
             "0",
         ]);
+        let append_only = redis.folder.path().join("appendonlydir/appendonly.aof.1.incr.aof");
+        let proxy = Proxy::to(&format!("127.0.0.1:{}", redis.port));
+        Site::on(Ground::Single { redis: Mutex::new(redis), proxy }, append_only, broker)
+    }
+
+    fn on(ground: Ground, append_only: PathBuf, broker: SharedBroker) -> Site {
         let now = Instant::now();
         Site {
-            proxy: Proxy::to(&format!("127.0.0.1:{}", redis.port)),
-            append_only: redis.folder.path().join("appendonlydir/appendonly.aof.1.incr.aof"),
-            redis: Mutex::new(redis),
+            ground,
+            append_only,
             broker,
             store: Arc::default(),
             kafka: Arc::default(),
             stream_ended: AtomicBool::new(false),
             sizes: Mutex::default(),
-            cuts: Mutex::default(),
+            tails: Mutex::default(),
             rises: Mutex::new(now),
             started: now,
             book: Mutex::default(),
@@ -87,7 +110,23 @@ impl Site {
 
     /// `store.url` of the fleet.
     pub fn store_url(&self) -> String {
-        format!("redis://{}", self.proxy.address())
+        match &self.ground {
+            Ground::Single { proxy, .. } => format!("redis://{}", proxy.address()),
+            Ground::Cluster(cluster) => cluster.url().to_string(),
+        }
+    }
+
+    /// What every master answers to a command.
+    pub fn redis_answers(&self, command: &[&str]) -> Vec<String> {
+        match &self.ground {
+            Ground::Single { redis, .. } => vec![redis.lock().expect("redis").command(command)],
+            Ground::Cluster(cluster) => cluster.masters(command),
+        }
+    }
+
+    /// Since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Something that must not be.
@@ -125,7 +164,13 @@ impl Site {
 
     /// A killed Redis may have lost what it had not written yet.
     pub fn redis_was_killed(&self) {
-        self.cuts.lock().expect("cuts").push(Instant::now() - POSTPONED);
+        let now = Instant::now();
+        self.lost_tail((now - POSTPONED, now));
+    }
+
+    /// What was acknowledged then may be gone.
+    pub fn lost_tail(&self, lost: Lost) {
+        self.tails.lock().expect("tails").push(lost);
     }
 
     /// Cuts the append-only file of a dead Redis to what it was `back` ago, or `more` bytes before that. Returns how many bytes
@@ -138,13 +183,20 @@ impl Site {
         let size = file.metadata().expect("append-only file").len();
         let left = then.saturating_sub(more).min(size);
         file.set_len(left).expect("cut");
-        self.cuts.lock().expect("cuts").push(at - POSTPONED);
+        self.lost_tail((at - POSTPONED, Instant::now()));
         Some(size - left)
     }
 
     /// Since when what was read may be gone again, for every time that Redis lost its tail.
     pub fn cuts(&self) -> Vec<Instant> {
-        self.cuts.lock().expect("cuts").clone()
+        self.tails.lock().expect("tails").iter().map(|(from, _)| *from).collect()
+    }
+
+    /// The same for the record: from when to when.
+    pub fn tails(&self) -> Vec<Tail> {
+        let since = |moment: Instant| moment.saturating_duration_since(self.started);
+        let tails = self.tails.lock().expect("tails");
+        tails.iter().map(|(from, to)| Tail { from: since(*from), to: since(*to) }).collect()
     }
 
     /// A reader saw features of a newer version.
@@ -167,4 +219,11 @@ impl Site {
         let answers = || redis.command(&["PING"]).starts_with("+PONG").then_some(());
         wait_until("redis", Duration::from_secs(60), answers);
     }
+}
+
+/// A server that answers nobody for a while (`CLIENT PAUSE`), until the while is over.
+pub fn pause_clients(server: &RedisServer, time: Duration) {
+    let answer = server.command(&["CLIENT", "PAUSE", &time.as_millis().to_string(), "ALL"]);
+    assert!(answer.starts_with("+OK"), "{answer}");
+    std::thread::sleep(time);
 }

@@ -1,14 +1,16 @@
-//! A stream of events whose end is known, and the checker.
+//! A stream of events whose end is known.
 //!
-//! In: a seed. Out: records in the order of sending, with duplicates, late, reordered and bad ones, and what every user's
-//! history must be afterwards. No user has more than 100 events of a kind, so that trimming hides nothing.
+//! In: a seed. Out: Kafka's records and HTTP's calls in the order of sending, with duplicates, late, reordered and bad ones, and
+//! what every user's history must be afterwards. No user has more than 100 events of a kind, so that trimming hides nothing.
 
+use super::check::{Event, Sent, Way};
 use crate::worlds::click;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Most events of a user.
 const MOST_EVENTS: usize = 100;
@@ -16,6 +18,10 @@ const MOST_EVENTS: usize = 100;
 const REORDERED_BY: usize = 40;
 /// Of so many events one is followed by a bad record.
 const BAD_EVERY: usize = 400;
+/// Events of one HTTP call.
+const CALL: usize = 20;
+/// Of so many calls one is made again, though it was answered.
+const REPEATED_EVERY: usize = 20;
 
 /// One record of the topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,25 +32,35 @@ pub struct Message {
     pub value: String,
 }
 
+/// One HTTP call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Post {
+    /// Part of the stream's time after which it is made.
+    pub at: f64,
+    pub events: Vec<Value>,
+}
+
 /// What is sent, and what must come of it.
 pub struct Stream {
-    /// In the order of sending; repeats and bad records included.
+    /// Kafka's, in the order of sending; repeats and bad records included.
     pub sent: Vec<Message>,
-    /// Different events in it.
+    /// HTTP's.
+    pub posts: Vec<Post>,
+    /// Different events in both.
     pub events: usize,
     /// Values that must end as dead letters, sorted.
     pub bad: Vec<String>,
-    /// User → (time, event id, whether it is an impression), newest first.
-    pub wanted: BTreeMap<String, Vec<(i64, String, bool)>>,
+    /// User → events, newest first. Times of sending are those planned; HTTP's are not acknowledged yet.
+    pub wanted: BTreeMap<String, Vec<Event>>,
 }
 
 impl Stream {
-    /// At least `events` different events, from `start_ms` on.
-    pub fn new(seed: u64, events: usize, start_ms: i64) -> Stream {
+    /// So many different events, spread over `time`, with times of their own from `start_ms` on. Half of them come by Kafka.
+    pub fn new(seed: u64, events: usize, time: Duration, start_ms: i64) -> Stream {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let users = events.div_ceil(MOST_EVENTS * 3 / 4);
-        let mut wanted: BTreeMap<String, Vec<(i64, String, bool)>> = BTreeMap::new();
-        let mut placed = Vec::with_capacity(events * 5 / 4);
+        let mut wanted: BTreeMap<String, Vec<Event>> = BTreeMap::new();
+        let (mut placed, mut posted) = (Vec::with_capacity(events * 5 / 8), Vec::with_capacity(events / 2));
         for number in 0..events {
             let user = loop {
                 let user = format!("s{seed}-u{}", random.random_range(0..users));
@@ -55,13 +71,21 @@ impl Stream {
             // Equal times happen; the id decides then.
             let ts_ms = start_ms + (number as i64 / 4) * 10;
             let (id, is_impression) = (format!("{user}-{number}"), random.random_bool(0.25));
+            let way = if random.random_bool(0.5) { Way::Kafka } else { Way::Http };
             let mut event = click(&user, &id, ts_ms);
             if is_impression {
                 event["action"] = json!("impression");
             }
-            let message = Message { key: Some(user.clone()), value: event.to_string() };
-            wanted.entry(user).or_default().push((ts_ms, id, is_impression));
-            place(message, number, events, &mut placed, &mut random);
+            let first = time.mul_f64(number as f64 / events as f64);
+            match way {
+                Way::Http => posted.push((number, event)),
+                Way::Kafka => {
+                    let message = Message { key: Some(user.clone()), value: event.to_string() };
+                    place(message, number, events, &mut placed, &mut random);
+                }
+            }
+            let sent = Sent { first, acked: None };
+            wanted.entry(user).or_default().push(Event { ts_ms, id, is_impression, way, sent });
         }
         let bad: Vec<Message> = (0..events / BAD_EVERY).map(|number| bad_message(seed, number)).collect();
         placed.extend(bad.iter().cloned().enumerate().map(|(number, message)| (number * BAD_EVERY, message)));
@@ -71,39 +95,11 @@ impl Stream {
             window.shuffle(&mut random);
         }
         for kept in wanted.values_mut() {
-            kept.sort_by(|one, other| other.cmp(one));
+            kept.sort_by(|one, other| (other.ts_ms, &other.id).cmp(&(one.ts_ms, &one.id)));
         }
         let mut bad: Vec<String> = bad.into_iter().map(|message| message.value).collect();
         bad.sort();
-        Stream { sent, events, bad, wanted }
-    }
-
-    /// What is wrong with a user's history (`GET /v1/users/{id}/history`), if anything is.
-    pub fn violations(&self, user: &str, history: &Value) -> Vec<String> {
-        let mut found = Vec::new();
-        let wanted = &self.wanted[user];
-        for (list, impressions) in [("engagements", false), ("impressions", true)] {
-            let of_kind = wanted.iter().filter(|(_, _, is_impression)| *is_impression == impressions);
-            let wanted: Vec<(i64, &str)> = of_kind.map(|(ts_ms, id, _)| (*ts_ms, id.as_str())).collect();
-            let rows = history[list].as_array().map(Vec::as_slice).unwrap_or_default();
-            let kept: Vec<(i64, &str)> = rows
-                .iter()
-                .map(|row| (row["ts_ms"].as_i64().unwrap_or_default(), row["event_id"].as_str().unwrap_or_default()))
-                .collect();
-            let lost = wanted.iter().filter(|event| !kept.contains(event)).count();
-            let foreign = kept.iter().filter(|event| !wanted.contains(event)).count();
-            if lost + foreign > 0 {
-                found.push(format!("{user}: {lost} {list} lost, {foreign} nobody sent"));
-            } else if kept.len() != wanted.len() {
-                found.push(format!("{user}: {} {list} twice", kept.len() - wanted.len()));
-            } else if kept != wanted {
-                found.push(format!("{user}: {list} out of order"));
-            }
-        }
-        if history["seq"].as_u64() != Some(wanted.len() as u64) {
-            found.push(format!("{user}: seq is {}, {} events were sent", history["seq"], wanted.len()));
-        }
-        found
+        Stream { sent, posts: calls(posted, events, &mut random), events, bad, wanted }
     }
 }
 
@@ -121,6 +117,23 @@ fn place(message: Message, number: usize, events: usize, placed: &mut Vec<(usize
     }
 }
 
+/// Calls of events in any order among themselves; some calls are made twice.
+fn calls(posted: Vec<(usize, Value)>, events: usize, random: &mut ChaCha8Rng) -> Vec<Post> {
+    let mut posts = Vec::new();
+    for (number, part) in posted.chunks(CALL).enumerate() {
+        let at = part.last().map_or(0.0, |(place, _)| *place as f64 / events as f64);
+        let mut events: Vec<Value> = part.iter().map(|(_, event)| event.clone()).collect();
+        events.shuffle(random);
+        let post = Post { at, events };
+        if number % REPEATED_EVERY == 0 {
+            posts.push(Post { at: random.random_range(at..1.0), ..post.clone() });
+        }
+        posts.push(post);
+    }
+    posts.sort_by(|one, other| one.at.total_cmp(&other.at));
+    posts
+}
+
 /// A record that no event can be made of; each is told from all others by its number.
 fn bad_message(seed: u64, number: usize) -> Message {
     let name = format!("s{seed}-bad-{number}");
@@ -133,30 +146,19 @@ fn bad_message(seed: u64, number: usize) -> Message {
 }
 
 #[test]
-fn the_same_seed_makes_the_same_stream_and_the_checker_sees_every_kind_of_damage() {
-    let (one, other) = (Stream::new(7, 2000, 1000), Stream::new(7, 2000, 1000));
-    assert_eq!(one.sent, other.sent);
-    let repeats = one.sent.len() - 2000 - one.bad.len();
-    assert!((100..400).contains(&repeats) && one.bad.len() == 5, "{repeats} repeats, {} bad", one.bad.len());
+fn the_same_seed_makes_the_same_stream() {
+    let time = Duration::from_secs(20);
+    let (one, other) = (Stream::new(7, 2000, time, 1000), Stream::new(7, 2000, time, 1000));
+    assert_eq!((&one.sent, &one.posts), (&other.sent, &other.posts));
+    assert_eq!(one.bad.len(), 5);
     assert!(one.wanted.values().all(|kept| kept.len() <= MOST_EVENTS));
-    assert_eq!(one.wanted.values().map(Vec::len).sum::<usize>(), 2000);
-    let (user, kept) = one.wanted.first_key_value().expect("a user");
-    let rows = |impressions: bool| -> Vec<Value> {
-        let of_kind = kept.iter().filter(|(_, _, is_impression)| *is_impression == impressions);
-        of_kind.map(|(ts_ms, id, _)| json!({"ts_ms": ts_ms, "event_id": id})).collect()
-    };
-    let history = json!({"engagements": rows(false), "impressions": rows(true), "seq": kept.len()});
-    assert_eq!(one.violations(user, &history), Vec::<String>::new());
-    let damage = |change: fn(&mut Vec<Value>)| {
-        let mut damaged = history.clone();
-        change(damaged["engagements"].as_array_mut().expect("list"));
-        one.violations(user, &damaged).join("; ")
-    };
-    assert!(damage(|rows| drop(rows.remove(2))).contains("1 engagements lost"));
-    assert!(damage(|rows| rows.insert(1, rows[0].clone())).contains("1 engagements twice"));
-    assert!(damage(|rows| rows.swap(0, 1)).contains("out of order"));
-    assert!(damage(|rows| rows.push(json!({"ts_ms": 1, "event_id": "x"}))).contains("1 nobody sent"));
-    let mut counted = history.clone();
-    counted["seq"] = json!(kept.len() + 1);
-    assert!(one.violations(user, &counted).join("").contains("seq is"));
+    let all = || one.wanted.values().flatten();
+    assert_eq!(all().count(), 2000);
+    let by_http = all().filter(|event| event.way == Way::Http).count();
+    assert!((800..1200).contains(&by_http), "{by_http}");
+    let posted: usize = one.posts.iter().map(|post| post.events.len()).sum();
+    assert!((by_http + 1..by_http + 200).contains(&posted), "{posted} of {by_http}, some twice");
+    let repeats = one.sent.len() + by_http - 2000 - one.bad.len();
+    assert!((50..200).contains(&repeats), "{repeats} repeats");
+    assert!(all().all(|event| event.sent.first < time));
 }
