@@ -25,9 +25,6 @@ pub use user::{Refreshed, Refresher};
 pub use worker::{Told, Worker};
 
 use crate::answer::AnswerError;
-use crate::encode::EncodeError;
-use crate::llm::LlmError;
-use crate::quantize::QuantizeError;
 use crate::retrieve::RetrieveError;
 use crate::store::StoreError;
 use std::time::Duration;
@@ -40,26 +37,11 @@ pub enum RefreshError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Llm(#[from] LlmError),
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-    #[error(transparent)]
-    Quantize(#[from] QuantizeError),
+    Answer(#[from] AnswerError),
     #[error(transparent)]
     Retrieve(#[from] RetrieveError),
     #[error("not done after {0:?} (refresh.deadline_ms); the user is due again")]
     Deadline(Duration),
     #[error("a refresh task was cancelled or panicked: {0}")]
     Task(String),
-}
-
-impl From<AnswerError> for RefreshError {
-    fn from(error: AnswerError) -> RefreshError {
-        match error {
-            AnswerError::Llm(error) => RefreshError::Llm(error),
-            AnswerError::Encode(error) => RefreshError::Encode(error),
-            AnswerError::Quantize(error) => RefreshError::Quantize(error),
-            AnswerError::Task(message) => RefreshError::Task(message),
-        }
-    }
 }

@@ -5,7 +5,7 @@
 use super::neighbour::{Chooser, Seeker};
 use super::write::Draft;
 use super::{RefreshError, Seen, TokenBudget, shown_neighbour};
-use crate::answer::{Answering, Embedded, history_input};
+use crate::answer::{AnswerError, Answering, Embedded, history_input};
 use crate::bundle::{Bundle, Inference};
 use crate::catalogue::Grounding;
 use crate::clock::unix_ms;
@@ -207,7 +207,7 @@ impl Refresher {
         self.budget.spend(spent, unix_ms());
         let mut answers = self.timed("encode", async { Ok(answering.complete(generations).await?) }).await?;
         let answer = answers.pop().ok_or_else(|| RefreshError::Task("no answer".to_string()))?;
-        let sparse_ids = self.bundle.codebook.sparse_ids(&answer.codes)?;
+        let sparse_ids = self.bundle.codebook.sparse_ids(&answer.codes).map_err(AnswerError::from)?;
         Ok(Made { parsed: answer.parsed, grounding: answer.grounding, vector: answer.vector, sparse_ids })
     }
 
@@ -216,7 +216,7 @@ impl Refresher {
         let answering = self.answering();
         let mut embedded = self.timed("encode", async { Ok(answering.embed(vec![text]).await?) }).await?;
         let Embedded { vector, codes } = embedded.pop().ok_or_else(|| RefreshError::Task("no vector".to_string()))?;
-        let sparse_ids = self.bundle.codebook.sparse_ids(&codes)?;
+        let sparse_ids = self.bundle.codebook.sparse_ids(&codes).map_err(AnswerError::from)?;
         Ok((vector, sparse_ids))
     }
 

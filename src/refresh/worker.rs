@@ -1,6 +1,7 @@
 //! The loop that empties the due queue: claim, refresh many at once, renew, release.
 
 use super::{Arrivals, RefreshError, Refreshed, Refresher, Ticket, fast};
+use crate::answer::AnswerError;
 use crate::clock::unix_ms;
 use crate::due::{CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT};
 use crate::llm::LlmError;
@@ -357,11 +358,11 @@ fn report(
             RefreshEnded::Nothing { user }.emit(metrics);
             None
         }
-        Err(RefreshError::Llm(LlmError::Overloaded { .. })) => {
+        Err(RefreshError::Answer(AnswerError::Llm(LlmError::Overloaded { .. }))) => {
             RefreshEnded::Deferred { user }.emit(metrics);
             Some((later, settings.retry_ms))
         }
-        Err(RefreshError::Llm(error @ LlmError::PromptTooLong { .. })) => {
+        Err(RefreshError::Answer(AnswerError::Llm(error @ LlmError::PromptTooLong { .. }))) => {
             RefreshEnded::Failed { user, error }.emit(metrics);
             // Only new events can change that.
             Some((CLASS_ROUTINE, settings.max_interval_ms))

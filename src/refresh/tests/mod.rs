@@ -14,7 +14,7 @@ use crate::due::{DuePolicy, FastQueue};
 use crate::encode::NullEncoder;
 use crate::event::{ActionClass, Item, ItemState};
 use crate::llm::{
-    Beam, BeamRequest, GenerateRequest, Generation, LlmEngine, NullLlm, Piece, Prompt, QueueDepth, Scored,
+    Beam, BeamRequest, GenerateRequest, Generation, LlmEngine, LlmError, NullLlm, Piece, Prompt, QueueDepth, Scored,
 };
 use crate::prompt::PromptSchema;
 use crate::proto::Behaviour;
