@@ -8,6 +8,7 @@ use safetensors::SafeTensors;
 use taiji_export::{ExportOptions, export};
 use tempfile::TempDir;
 use testkit::fixture;
+use testkit::tensors::{floats, integers, largest_difference};
 
 use super::device::{Backend, Call, Device, DeviceOptions};
 use super::graph::GraphDims;
@@ -25,19 +26,6 @@ fn exported(name: &str, options: &ExportOptions) -> TempDir {
 fn open(folder: &Path) -> Session {
     let environment = runtime::environment(None).unwrap();
     runtime::open_session(&environment, &folder.join(GRAPH_FILE), 1).unwrap()
-}
-
-fn integers(tensors: &SafeTensors, name: &str) -> Vec<i64> {
-    tensors.tensor(name).unwrap().data().as_chunks::<8>().0.iter().map(|&bytes| i64::from_le_bytes(bytes)).collect()
-}
-
-fn floats(tensors: &SafeTensors, name: &str) -> Vec<f32> {
-    tensors.tensor(name).unwrap().data().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
-}
-
-fn largest_difference(left: &[f32], right: &[f32]) -> f32 {
-    assert_eq!(left.len(), right.len());
-    left.iter().zip(right).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 /// A ragged prefill with logits at every real position, then eight decode steps, over buffers full of garbage.

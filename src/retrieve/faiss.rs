@@ -421,7 +421,7 @@ mod tests {
         println!(
             "audit 07: search among 40,000 users of one vector, p99 {one:.2?}, of distinct ones {distinct:.2?}, ratio {ratio:.3} (bar 3)"
         );
-        let bar = if std::env::var_os("TAIJI_AUDIT").is_some() { 3.0 } else { 10.0 };
+        let bar = if testkit::is_audit() { 3.0 } else { 10.0 };
         assert!(ratio <= bar, "{ratio}");
     }
 
@@ -448,7 +448,7 @@ mod tests {
         let (small, large) = (cost(CHANGES), cost(CHANGES * 20));
         let ratio = large.as_secs_f64() / small.as_secs_f64();
         println!("audit 07: 2,000 changed vectors among 40,000 take {ratio:.2} times as long as among 2,000 (bar 3)");
-        let bar = if std::env::var_os("TAIJI_AUDIT").is_some() { 3.0 } else { 20.0 };
+        let bar = if testkit::is_audit() { 3.0 } else { 20.0 };
         assert!(ratio <= bar, "{ratio}: {small:?}, {large:?}");
     }
 

@@ -112,6 +112,12 @@ impl Unreadable {
     pub fn counts(&self) -> impl Iterator<Item = (RecordKind, u64)> + '_ {
         RecordKind::ALL.into_iter().map(|kind| (kind, self.counts[kind as usize].load(Ordering::Relaxed)))
     }
+
+    /// Of the kinds that were met, by name.
+    #[cfg(test)]
+    pub(crate) fn met(&self) -> std::collections::BTreeMap<&'static str, u64> {
+        self.counts().filter(|(_, count)| *count > 0).map(|(kind, count)| (kind.as_str(), count)).collect()
+    }
 }
 
 #[cfg(test)]

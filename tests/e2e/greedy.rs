@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use testkit::is_audit;
 use testkit::process::{Answer, Server, Setup, call, connect, head, read_answer, wait_until};
 
 /// What one test's attack is made of.
@@ -26,10 +27,6 @@ const WHOLE: Scale =
 /// Quick.
 const SMALL: Scale =
     Scale { idle: 300, heads: 150, bodies: 1100, multiplexed: 12, windows: 4, window: Duration::from_secs(1) };
-
-fn is_audit() -> bool {
-    std::env::var("TAIJI_AUDIT").as_deref() == Ok("1")
-}
 
 fn server(folder: &tempfile::TempDir) -> Setup {
     Setup::canned(&data_plane_bundle(folder.path()), &folder.path().join("store"))

@@ -18,7 +18,7 @@ const BARS: (Duration, Duration) = (Duration::from_millis(15), Duration::from_mi
 const LEASES: usize = 8000;
 
 fn factor() -> u32 {
-    if std::env::var("TAIJI_AUDIT").as_deref() == Ok("1") { 1 } else { 20 }
+    if testkit::is_audit() { 1 } else { 20 }
 }
 
 fn bytes_of(events: &[Value]) -> Vec<u8> {

@@ -5,6 +5,7 @@
 
 use crate::certificates::make_certificates;
 use crate::places::in_repository;
+use crate::ports::free_port;
 use crate::skip;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -14,7 +15,6 @@ use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -329,10 +329,6 @@ fn require(why: &str) {
 fn say(line: &str) {
     require(line);
     let _ = writeln!(std::io::stderr(), "taiji tests: {}", line.trim());
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port()
 }
 
 /// Adds listeners with a login and with TLS.

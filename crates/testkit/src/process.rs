@@ -1,10 +1,10 @@
 //! Starts the binaries, waits for conditions, speaks HTTP/1.1 over plain sockets.
 
+use crate::ports::free_port;
 use crate::program::{TAIJI, TRAINER};
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -103,16 +103,9 @@ pub fn run_with(program: &str, arguments: &[&str], environment: &[(&str, &str)])
     run(command)
 }
 
-/// An address nobody listens at, another one each time: the system may name a port again that was free a moment ago.
+/// An address nobody listens at.
 pub fn free_address() -> String {
-    static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let address = listener.local_addr().expect("address").to_string();
-        if GIVEN.lock().expect("addresses").insert(address.clone()) {
-            return address;
-        }
-    }
+    format!("127.0.0.1:{}", free_port())
 }
 
 /// What a server is started with.

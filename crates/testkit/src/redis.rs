@@ -4,8 +4,9 @@
 //! A missing `redis-server` fails the test: `make setup` installs it.
 
 use crate::certificates::make_certificates;
+use crate::ports::free_port;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -92,7 +93,7 @@ impl RedisServer {
     }
 
     fn launch(program: &str, folder: tempfile::TempDir, port_option: &str, options: Vec<String>) -> RedisServer {
-        let port = free_port();
+        let port = port_below_its_bus();
         let mut arguments = options;
         let data = folder.path().display().to_string();
         for part in [port_option, &port.to_string(), "--dir", &data, "--save", "", "--logfile", "redis.log"] {
@@ -368,10 +369,10 @@ fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn free_port() -> u16 {
+/// A cluster's bus stands 10000 above.
+fn port_below_its_bus() -> u16 {
     loop {
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
-        // A cluster's bus stands 10000 above.
+        let port = free_port();
         if port < 55_000 {
             return port;
         }

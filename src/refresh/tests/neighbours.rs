@@ -121,7 +121,7 @@ fn names(count: usize) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn audit_07_forty_thousand_users_of_one_vector_all_get_a_neighbour_and_there_is_no_hub() {
     let users = names(40_000);
-    let (world, is_strict) = (Arc::new(World::new(&users, |_| {})), std::env::var_os("TAIJI_AUDIT").is_some());
+    let (world, is_strict) = (Arc::new(World::new(&users, |_| {})), testkit::is_audit());
     // In CI every tenth of them is refreshed; what the others do to them is the same.
     let refreshed: Vec<String> = users.iter().step_by(if is_strict { 1 } else { 10 }).cloned().collect();
     for part in refreshed.chunks(500) {

@@ -16,6 +16,7 @@ use safetensors::SafeTensors;
 use tempfile::TempDir;
 
 use testkit::fixture;
+use testkit::tensors::{floats, integers, largest_difference};
 
 use super::config::Config;
 use super::*;
@@ -43,19 +44,6 @@ fn try_open(graph: &Path) -> Result<Session, ort::Error> {
 
 fn open(folder: &Path) -> Session {
     try_open(&folder.join(GRAPH_FILE)).unwrap()
-}
-
-fn integers(tensors: &SafeTensors, name: &str) -> Vec<i64> {
-    tensors.tensor(name).unwrap().data().as_chunks::<8>().0.iter().map(|&bytes| i64::from_le_bytes(bytes)).collect()
-}
-
-fn floats(tensors: &SafeTensors, name: &str) -> Vec<f32> {
-    tensors.tensor(name).unwrap().data().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
-}
-
-fn largest_difference(left: &[f32], right: &[f32]) -> f32 {
-    assert_eq!(left.len(), right.len());
-    left.iter().zip(right).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 #[test]

@@ -7,15 +7,12 @@ use crate::proto::{CrossGroup, TextGroup};
 use crate::store::{Chores, DueEntry, FeaturePut, FeedCursor, Member, Members, PutBody, Record, RecordBody};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
+use testkit::is_audit;
 
 const SOURCE: &str = include_str!("../../../../migrations/0001_functions.lua");
 const NOW_MS: i64 = 1_700_000_000_000;
 /// Bars of a call: the fastest run, and the median one, in µs.
 const BARS: (u64, u64) = (5_000, 10_000);
-
-fn is_audit() -> bool {
-    std::env::var("TAIJI_AUDIT").as_deref() == Ok("1")
-}
 
 /// Short names of all functions of the library.
 fn functions() -> BTreeSet<&'static str> {
