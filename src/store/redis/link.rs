@@ -9,7 +9,6 @@
 //! A batch goes one of three ways ([`Way`]): with patience; as a serving read, whose time is over soon; or confirmed by replicas
 //! or the disk, over connections of its own (`durable`).
 
-use super::RedisOptions;
 use super::address::{Address, Node};
 use super::assurance::{Ack, Assurance};
 use super::breaker::Breaker;
@@ -17,10 +16,11 @@ use super::connections::Connections;
 use super::durable::{Confirmed, Durable};
 use super::errors::{self, Remedy};
 use super::functions::{self, Refusals};
-use super::keys::slot_of;
+use super::keys::{loggable, slot_of};
 use super::pace::{self, Pace};
 use super::topology::{self, Claim, Lineages, Topology};
 use super::values;
+use super::{RedisOptions, SCAN_STEP};
 use crate::backoff::Backoff;
 use crate::store::{StoreError, StoreResult};
 use futures::future::join_all;
@@ -44,9 +44,6 @@ pub struct Patience {
 
 /// For one node's view of the slots: the others' need not wait long for a node that is gone.
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Keys looked at in one step of a [`Link::scan`].
-const SCAN_STEP: usize = 1000;
 
 /// One command and the slot of its keys.
 pub struct Call {
@@ -88,13 +85,13 @@ impl Call {
         self
     }
 
-    /// The error with the command's (first) key, where it is about what stands under it.
+    /// The error with the command's (first) key as the log may show it, where it is about what stands under it.
     fn named(&self, error: StoreError) -> StoreError {
         let StoreError::Corrupt { message, .. } = error else { return error };
         let mut arguments = self.cmd.args_iter();
         let place = if matches!(arguments.next(), Some(redis::Arg::Simple(b"FCALL"))) { 2 } else { 0 };
         let key = match arguments.nth(place) {
-            Some(redis::Arg::Simple(key)) => String::from_utf8_lossy(key).into_owned(),
+            Some(redis::Arg::Simple(key)) => loggable(&String::from_utf8_lossy(key)),
             _ => String::new(),
         };
         StoreError::Corrupt { key, message }

@@ -76,7 +76,7 @@ pub struct RedisOptions {
 
 /// An answer to TIME that took longer says nothing of how our clocks differ, in ms.
 const CLOCK_HEARD_MS: i64 = 100;
-/// Members asked for in one step of a scan.
+/// Keys or members asked for in one step of a scan.
 const SCAN_STEP: usize = 1000;
 
 /// [`super::FeatureStore`] in Redis.
