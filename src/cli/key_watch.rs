@@ -3,15 +3,15 @@
 //!
 //! In: the store. Out: the latch. Caller: `wiring`, before what a start reads, and as a task.
 
+use super::wiring::wait;
 use crate::due::fast_queue;
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::Readiness;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::watch;
 
 const LATCH: &str = "keys";
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL_MS: u64 = 5_000;
 
 /// Holds or releases the latch by what is there now; a store that does not answer leaves it as it is.
 pub(super) async fn look(store: &dyn FeatureStore, space: &str, readiness: &Readiness) {
@@ -33,12 +33,10 @@ pub(super) async fn watch(
     readiness: Readiness,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
-    while !*stop.borrow() {
+    loop {
         look(store.as_ref(), &space, &readiness).await;
-        tokio::select! {
-            _ = stop.changed() => {}
-            _ = tokio::time::sleep(INTERVAL) => {}
+        if !wait(INTERVAL_MS, &mut stop).await {
+            return Ok(());
         }
     }
-    Ok(())
 }

@@ -5,9 +5,9 @@
 //! member is met again, and counted again.
 
 use super::RedisStore;
+use super::call::Call;
 use super::function;
 use super::keys::tag_of;
-use super::link::Call;
 use super::values::corrupt;
 use crate::store::{RecordKind, StoreResult};
 

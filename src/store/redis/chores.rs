@@ -1,6 +1,6 @@
 //! Who does a chore: one hash each, changed by a function.
 
-use super::link::Call;
+use super::call::Call;
 use super::values::read;
 use super::{RedisStore, function};
 use crate::store::{ChoreLease, Chores, StoreResult};

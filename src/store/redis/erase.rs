@@ -5,9 +5,9 @@
 //! the user's slot; it names the spaces it was given, and asks for more when the counters know another one.
 
 use super::aside::{Bad, Source};
+use super::call::Call;
 use super::features::{ROUNDS, contended};
 use super::function;
-use super::link::Call;
 use super::pace::{FUNCTION, MEMBER, MEMBERS, STEP};
 use super::values::read;
 use super::{RedisStore, SCAN_STEP};

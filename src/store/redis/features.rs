@@ -7,7 +7,7 @@
 //! A put reads, decides by the rules the embedded store uses, and hands the result to a function that writes only if
 //! era and revision are still those read; else it reads again.
 
-use super::link::Call;
+use super::call::Call;
 use super::pace::{COMMAND, WHOLE_KEY};
 use super::values::{corrupt, number, read};
 use super::{RedisStore, function};

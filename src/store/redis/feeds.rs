@@ -11,9 +11,9 @@
 
 use super::RedisStore;
 use super::aside::{Bad, Source};
+use super::call::Call;
 use super::function;
 use super::keys::shard_of;
-use super::link::Call;
 use super::pace::{FUNCTION, MEMBER, MEMBERS};
 use super::values::{corrupt, number, read};
 use crate::event::Item;

@@ -5,7 +5,7 @@
 //! the two is healed by the redelivery.
 
 use super::RedisStore;
-use super::link::Call;
+use super::call::Call;
 use super::pace::{PIECE, WHOLE_KEY, append_cost};
 use super::values::{corrupt, number, read};
 use super::{entries, function};

@@ -4,8 +4,8 @@
 //! forgets that when Redis is no longer the one it was: its tail, and users with it, may be lost.
 
 use super::RedisStore;
+use super::call::Call;
 use super::function;
-use super::link::Call;
 use super::values::read;
 use crate::store::{ITEM_USERS_CAP, RecordKind, StoreResult};
 use parking_lot::Mutex;

@@ -9,16 +9,19 @@
 //! A batch goes one of three ways ([`Way`]): with patience; as a serving read, whose time is over soon; or confirmed by replicas
 //! or the disk, over connections of its own (`durable`).
 
+mod loading;
+mod slots;
+
 use super::address::{Address, Node};
 use super::assurance::{Ack, Assurance};
 use super::breaker::Breaker;
+use super::call::Call;
 use super::connections::Connections;
 use super::durable::{Confirmed, Durable};
 use super::errors::{self, Remedy};
-use super::functions::{self, Refusals};
-use super::keys::{loggable, slot_of};
+use super::functions::Refusals;
 use super::pace::{self, Pace};
-use super::topology::{self, Claim, Lineages, Topology};
+use super::topology::Topology;
 use super::values;
 use super::{RedisOptions, SCAN_STEP};
 use crate::backoff::Backoff;
@@ -40,62 +43,6 @@ pub struct Patience {
     pub response: Duration,
     /// Tries beyond the first.
     pub retries: u32,
-}
-
-/// For one node's view of the slots: the others' need not wait long for a node that is gone.
-const LOOK_PATIENCE: Duration = Duration::from_secs(1);
-
-/// One command and the slot of its keys.
-pub struct Call {
-    slot: u16,
-    cmd: Cmd,
-    /// What it may cost the server, in µs.
-    cost: u32,
-    is_function: bool,
-}
-
-impl Call {
-    /// A plain command on one key; further arguments follow with [`Call::arg`].
-    pub fn new(name: &str, key: &str) -> Call {
-        let mut cmd = redis::cmd(name);
-        cmd.arg(key);
-        Call { slot: slot_of(key), cmd, cost: pace::COMMAND, is_function: false }
-    }
-
-    /// A function call on keys of one slot.
-    pub fn function(name: &str, keys: &[String]) -> Call {
-        let mut cmd = redis::cmd("FCALL");
-        cmd.arg(name).arg(keys.len()).arg(keys);
-        Call { slot: keys.first().map_or(0, |key| slot_of(key)), cmd, cost: pace::FUNCTION, is_function: true }
-    }
-
-    /// A command without a key, beside those on `key`.
-    pub fn beside(name: &str, key: &str) -> Call {
-        Call { slot: slot_of(key), cmd: redis::cmd(name), cost: pace::COMMAND, is_function: false }
-    }
-
-    /// It may cost the server so many µs ([`pace`]).
-    pub fn costing(self, cost: u32) -> Call {
-        Call { cost, ..self }
-    }
-
-    /// Adds an argument.
-    pub fn arg(mut self, argument: impl redis::ToRedisArgs) -> Call {
-        self.cmd.arg(argument);
-        self
-    }
-
-    /// The error with the command's (first) key as the log may show it, where it is about what stands under it.
-    fn named(&self, error: StoreError) -> StoreError {
-        let StoreError::Corrupt { message, .. } = error else { return error };
-        let mut arguments = self.cmd.args_iter();
-        let place = if matches!(arguments.next(), Some(redis::Arg::Simple(b"FCALL"))) { 2 } else { 0 };
-        let key = match arguments.nth(place) {
-            Some(redis::Arg::Simple(key)) => loggable(&String::from_utf8_lossy(key)),
-            _ => String::new(),
-        };
-        StoreError::Corrupt { key, message }
-    }
 }
 
 /// All connections of one store.
@@ -371,82 +318,6 @@ impl Link {
         answer
     }
 
-    /// Loads our functions onto nodes that lack them, and files their commands to be sent again; of a node that refuses, the
-    /// refusal stands in their places. Whether any was loaded.
-    async fn load_where_lacking(
-        &self,
-        operation: &'static str,
-        lacking: BTreeMap<Node, Vec<usize>>,
-        answers: &mut [StoreResult<Value>],
-        open: &mut Vec<(usize, Option<Place>)>,
-        trouble: &mut Trouble,
-    ) -> bool {
-        let mut has_loaded = false;
-        for (node, indices) in lacking {
-            let is_final = match self.load_functions(operation, &node).await {
-                Ok(()) => {
-                    has_loaded = true;
-                    false
-                }
-                Err(Refusal { error, is_final }) => {
-                    for index in &indices {
-                        answers[*index] = Err(error.clone());
-                    }
-                    trouble.note(!is_final, !is_final);
-                    is_final
-                }
-            };
-            if !is_final {
-                open.extend(indices.into_iter().map(|index| (index, None)));
-            }
-        }
-        has_loaded
-    }
-
-    /// Loads our functions onto a node. Where that is refused for good, no more than a try a second is made.
-    async fn load_functions(&self, operation: &'static str, node: &Node) -> Result<(), Refusal> {
-        let name = name(node);
-        if let Some(message) = self.refusals.of(&name, Instant::now()) {
-            return Err(Refusal { error: StoreError::Denied { operation, message }, is_final: true });
-        }
-        let mut load = redis::cmd("FUNCTION");
-        load.arg("LOAD").arg(functions::source());
-        let error = match self.ask_once(node, &load).await {
-            Err(error) if !errors::is_loaded_already(&error) => error,
-            _ => {
-                tracing::info!(node = name, library = functions::library(), "taiji's functions were loaded");
-                self.refusals.forget(&name);
-                return Ok(());
-            }
-        };
-        let failed = errors::failed(operation, &name, &error);
-        let is_final = match errors::remedy(&error) {
-            // It became a replica: the next round asks who is the master now.
-            Remedy::GiveUp if error.code() == Some("READONLY") => {
-                self.connections.forget(node);
-                false
-            }
-            Remedy::Reconnect => {
-                self.connections.forget(node);
-                false
-            }
-            remedy => remedy == Remedy::GiveUp,
-        };
-        if is_final {
-            self.refusals.note(&name, &failed, Instant::now());
-        }
-        Err(Refusal { error: failed, is_final })
-    }
-
-    /// A node whose functions answer needs no loading, whoever put them there.
-    fn note_functions(&self, sent: &Sent, calls: &[Call]) {
-        let Some(confirmed) = sent.outcome.as_ref().ok().filter(|_| !self.refusals.is_empty()) else { return };
-        let mut answered = sent.indices.iter().zip(&confirmed.answers).filter(|(index, _)| calls[**index].is_function);
-        if answered.any(|(_, value)| !matches!(value, Value::ServerError(_))) {
-            self.refusals.forget(&name(&sent.node));
-        }
-    }
-
     fn owner(&self, slot: u16) -> Node {
         self.topology.read().owner(slot).cloned().unwrap_or_else(|| self.address.seeds[0].clone())
     }
@@ -671,55 +542,6 @@ impl Link {
         self.myself.clone()
     }
 
-    /// Reads the slot map from all nodes that answer. (A master that was cut off would give an old one.)
-    pub(super) async fn remap(&self) -> Result<(), (String, RedisError)> {
-        let mut nodes = self.topology.read().nodes.clone();
-        nodes.extend(self.address.seeds.iter().filter(|seed| !nodes.contains(seed)).cloned().collect::<Vec<_>>());
-        if !self.address.cluster {
-            nodes.truncate(1);
-        }
-        let asked = nodes.clone().into_iter().map(|node| async move { (self.look(&node).await, node) });
-        let looks = join_all(asked).await;
-        let mut claims = Vec::new();
-        let mut last = None;
-        for (answer, node) in looks {
-            match answer {
-                Ok(found) => claims.extend(found),
-                Err(error) => {
-                    if errors::remedy(&error) == Remedy::Reconnect {
-                        self.connections.forget(&node);
-                    }
-                    last = Some((name(&node), error));
-                }
-            }
-        }
-        let single = || nodes.first().filter(|_| !self.address.cluster && last.is_none()).map(Topology::single);
-        let Some(topology) = single().or_else(|| Topology::of_claims(claims)) else {
-            let unassigned = || RedisError::from((redis::ErrorKind::Io, "the cluster has no slots assigned yet"));
-            return Err(last.unwrap_or_else(|| (self.printable(), unassigned())));
-        };
-        *self.topology.write() = Arc::new(topology);
-        Ok(())
-    }
-
-    /// What one node says of the slots; of a single Redis only whether it answers.
-    async fn look(&self, node: &Node) -> Result<Vec<Claim>, RedisError> {
-        if !self.address.cluster {
-            let mut connection = self.connections.shared(node).await?;
-            redis::cmd("PING").exec_async(&mut connection).await?;
-            return Ok(Vec::new());
-        }
-        let ask = async {
-            let mut connection = self.connections.shared(node).await?;
-            let mut both = redis::pipe();
-            both.cmd("CLUSTER").arg("SLOTS").cmd("CLUSTER").arg("NODES");
-            let (slots, nodes): (Value, String) = both.query_async(&mut connection).await?;
-            topology::claims(node, slots, &nodes)
-        };
-        let timed = tokio::time::timeout(LOOK_PATIENCE, ask).await;
-        timed.unwrap_or_else(|_| Err(RedisError::from((redis::ErrorKind::Io, "no answer to CLUSTER SLOTS in time"))))
-    }
-
     /// The keys of every master that match, once each.
     pub async fn scan(&self, operation: &'static str, pattern: &str) -> StoreResult<BTreeSet<String>> {
         let mut found = BTreeSet::new();
@@ -738,31 +560,6 @@ impl Link {
             }
         }
         Ok(found)
-    }
-
-    /// Looks who owns what now, and asks every owner for its lineage.
-    pub async fn look_again(&self, operation: &'static str) -> StoreResult<Lineages> {
-        if self.address.cluster {
-            self.remap().await.map_err(|(node, error)| errors::failed(operation, &node, &error))?;
-        }
-        self.lineages(operation).await
-    }
-
-    /// The lineage of every owner as known.
-    pub async fn lineages(&self, operation: &'static str) -> StoreResult<Lineages> {
-        let mut info = redis::cmd("INFO");
-        info.arg("replication");
-        let (topology, answers) = self.ask_masters(operation, &info).await?;
-        let mut by_master = Vec::with_capacity(answers.len());
-        for (node, answer) in topology.masters.iter().zip(answers) {
-            let text: String = values::read("info", answer)?;
-            self.note_replicas(node, &text);
-            by_master.push(topology::lineage(&text).ok_or_else(|| StoreError::Engine {
-                operation,
-                message: format!("redis {}: INFO replication has no master_replid", name(node)),
-            })?);
-        }
-        Ok(Lineages { topology, by_master })
     }
 }
 

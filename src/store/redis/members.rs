@@ -4,8 +4,9 @@
 //! 0.1.0 writes no entry.
 
 use super::RedisStore;
+use super::call::Call;
 use super::functions::{self, function};
-use super::link::{Call, Link};
+use super::link::Link;
 use super::schema::{self, Epoch};
 use super::values::read;
 use crate::store::{Member, Members, StoreError, StoreResult, rehearsal};

@@ -7,9 +7,10 @@
 
 use super::RedisOptions;
 use super::address::Address;
+use super::call::Call;
 use super::functions;
 use super::keys::Keys;
-use super::link::{self, Call, Link};
+use super::link::{self, Link};
 use super::members::{self, Found};
 use super::schema::{self, Epoch, NEWEST_KNOWN};
 use super::values::read;

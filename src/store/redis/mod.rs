@@ -6,6 +6,7 @@
 //! | file | job |
 //! |---|---|
 //! | `address`, `link`, `topology`, `errors` | the URL; the way of a batch, retries; slots and their owners; errors in our words |
+//! | `call`, `link/` | a command with its slot and cost; functions loaded and slots read anew on the way |
 //! | `connections` | one a node that everybody shares, and others |
 //! | `pace` | what calls cost, and how much may be under way |
 //! | `breaker`, `watch` | calls to a node that is away fail at once; whether it is, is asked by PING |
@@ -21,6 +22,7 @@ mod address;
 mod aside;
 mod assurance;
 mod breaker;
+mod call;
 mod chores;
 mod connections;
 mod durable;
@@ -54,9 +56,10 @@ pub use migration::{Cleaning, Migration, Step};
 use super::{Health, RecordKind, Replicas, StoreResult, StoreStats, Unreadable};
 use crate::clock::unix_ms;
 use async_trait::async_trait;
+use call::Call;
 use functions::function;
 use keys::Keys;
-use link::{Call, Link};
+use link::Link;
 use redis::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

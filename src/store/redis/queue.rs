@@ -5,9 +5,10 @@
 //! others are sought. A lost answer costs the users in it one lease time.
 
 use super::address::Node;
+use super::call::Call;
 use super::function;
 use super::keys::{CLASSES, shard_of};
-use super::link::{self, Call};
+use super::link;
 use super::pace::{FUNCTION, MEMBER, MEMBERS};
 use super::values::{corrupt, number, read};
 use super::{RedisStore, SCAN_STEP};

@@ -19,9 +19,10 @@
 //! | 1 | 0.1.0: neither `written` nor `readable_from` stands in `ns:epoch` |
 //! | 2 | entries of members, functions named by their content; nothing of layout 1 has another form |
 
+use super::call::Call;
 use super::functions::function;
 use super::keys::Keys;
-use super::link::{Call, Link};
+use super::link::Link;
 use super::values::{number, read};
 use crate::store::{StoreError, StoreResult, rehearsal};
 
