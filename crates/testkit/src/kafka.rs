@@ -168,7 +168,7 @@ impl Broker {
     }
 
     /// Is it Apache Kafka?
-    pub fn is_real(&self) -> bool {
+    fn is_real(&self) -> bool {
         matches!(self.kind, Kind::Real(_))
     }
 
