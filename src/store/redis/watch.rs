@@ -54,8 +54,11 @@ impl Link {
             let mut connection = self.connections().own(node, limit).await?;
             redis::cmd("PING").exec_async(&mut connection).await
         };
+        let silent = || format!("no answer to PING in {} ms", limit.as_millis());
         match tokio::time::timeout(limit, ask).await {
-            Err(_) => Err(format!("no answer to PING in {} ms", limit.as_millis())),
+            Err(_) => Err(silent()),
+            // The connection keeps the same limit and may be a moment earlier.
+            Ok(Err(error)) if error.is_timeout() => Err(silent()),
             Ok(Err(error)) if errors::remedy(&error) == Remedy::Reconnect => Err(error.to_string()),
             Ok(_) => Ok(()),
         }
