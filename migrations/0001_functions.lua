@@ -22,6 +22,7 @@
 local LIBRARY = '@LIBRARY@'
 local EPOCH = 175921860444160
 local HISTORY_CAP, QUERY_CAP, PROFILE_CAP, ITEM_USERS_CAP = 100, 20, 64, 5
+local REMEMBERED_CAP, CLOCK_STEP_MS = 220, 60000
 local OPT_OUT = 'cross_opt_out'
 local CLASSES = 4
 
@@ -385,9 +386,29 @@ end
 local CAPS = { HISTORY_CAP, HISTORY_CAP, QUERY_CAP }
 local LIST_OF = { e = 1, i = 2, q = 3 }
 
--- KEYS: st, engagements, impressions, queries, profile.
--- ARGV: time, space, the kind of each record (e, i, q, p; n enters nothing), then of each record: weight, event id, `ts | body`;
--- of p also the number of attributes, then name and value of each.
+-- Whether the event of that id was erased before its time, and the time has not come yet.
+local function is_remembered(key, id, now)
+  -- Something else at that key remembers nothing.
+  local ts = redis.pcall('ZSCORE', key, id)
+  return type(ts) == 'string' and tonumber(ts) > now
+end
+
+-- Bulk history holds a user back from the sweep who was not behind before: `held` is the `seq` up to which nothing but bulk
+-- history came since. Every other event takes that back, as it does, unknowingly, in an older build: it raises `seq`.
+local function hold_back(key, is_bulk, before, seq, st)
+  local refreshed = tonumber(string.match(st[7] or '', '^%d+') or '0')
+  local is_behind = before > math.max(refreshed, tonumber(st[6] or '0') or 0) and tonumber(st[8] or '-1') ~= before
+  if is_bulk and not is_behind then
+    redis.call('HSET', key, 'held', integer(seq))
+  elseif st[8] then
+    redis.call('HDEL', key, 'held')
+  end
+end
+
+-- KEYS: st, engagements, impressions, queries, profile, remembered.
+-- ARGV: time, space, 1 for bulk history or 0, the kind of each record (e, i, q, p; n enters nothing), then of each record: weight,
+-- event id, `ts | body`; after that, where the kind is a capital, the id under which it may be kept as well; and of p the number of
+-- attributes, then name and value of each.
 -- Returns a flag of each record (a accepted, k kept already, o too old), whether the user is new, the state, refreshed.
 --
 -- Every list was asked for the first id before the first entry is written, and the profile before all: a key of
@@ -396,32 +417,39 @@ local LIST_OF = { e = 1, i = 2, q = 3 }
 -- What a call costs is estimated by the caller (`cost.rs`), which cuts a user's records into several calls.
 local function append(keys, args)
   local st = redis.call('HMGET', keys[1], 'seq', 'weight', 'last_refresh_ms', 'era', 'erased_before_ms',
-    'erased_seq', 'r:' .. args[2])
+    'erased_seq', 'r:' .. args[2], 'held', 'remembered_until')
   local seq, weight, erased = counter(st[1], keys[1]), counter(st[2], keys[1]), counter(st[5], keys[1])
-  local kinds, lists, flags, at = args[3], {}, {}, 4
+  local before, now = seq, st[9] and now_ms(args[1])
+  local remembers = now and (tonumber(st[9]) or 0) > now
+  local kinds, lists, flags, at = args[4], {}, {}, 5
   for nth, cap in ipairs(CAPS) do
     lists[nth] = { key = keys[nth + 1], cap = cap }
     if #kinds > FEW then load(lists[nth]) end
   end
-  local profile = string.find(kinds, 'p', 1, true) and profile_of(keys[5])
+  local profile = string.find(string.lower(kinds), 'p', 1, true) and profile_of(keys[5])
   for nth = 1, #kinds do
-    local kind, id, stored = string.sub(kinds, nth, nth), args[at + 1], args[at + 2]
+    local kind, gain, id, stored, former = string.sub(kinds, nth, nth), args[at], args[at + 1], args[at + 2], nil
+    at = at + 3
+    if string.byte(kind) < 97 then
+      kind, former, at = string.lower(kind), args[at], at + 1
+    end
     local ts, list, flag = ts_at(stored, 1), LIST_OF[kind], 'o'
     if erased ~= 0 and ts <= erased then
       flag = 'o'
-    elseif keeps(lists, id) then
+    elseif remembers and (is_remembered(keys[6], id, now) or former and is_remembered(keys[6], former, now)) then
+      flag = 'o'
+    elseif keeps(lists, id) or former and keeps(lists, former) then
       flag = 'k'
     elseif kind == 'p' then
       local head = string.sub(stored, 1, 6) .. string.char(#id) .. id
-      if merge(profile, ts, id, head, args, at + 4, tonumber(args[at + 3])) then flag = 'a' end
+      if merge(profile, ts, id, head, args, at + 1, tonumber(args[at])) then flag = 'a' end
     elseif list and insert(lists[list], ts, id, stored) then
       flag = 'a'
     end
     if flag == 'a' then
-      seq, weight = seq + 1, weight + tonumber(args[at])
+      seq, weight = seq + 1, weight + tonumber(gain)
     end
     flags[nth] = flag
-    at = at + 3
     if kind == 'p' then at = at + 1 + 2 * tonumber(args[at]) end
   end
   local flags_text = table.concat(flags)
@@ -429,6 +457,7 @@ local function append(keys, args)
   if string.find(flags_text, 'a', 1, true) then
     if not st[1] then is_new = 1 end
     redis.call('HSET', keys[1], 'seq', integer(seq), 'weight', weight_text)
+    hold_back(keys[1], args[3] == '1', before, seq, st)
     if profile then write_profile(keys[5], profile) end
     for _, list in ipairs(lists) do save(list) end
   end
@@ -483,23 +512,54 @@ local function readable_state(key)
   return st
 end
 
-local function newest_in(keys)
-  local newest = 0
+-- Ids and times of what is kept, can be read and lies after a time, the latest first.
+local function kept_after(keys, now)
+  local found, ids = {}, {}
+  local function note(ts, id)
+    if ts > now and not ids[id] then
+      ids[id] = true
+      found[#found + 1] = { ts, id }
+    end
+  end
   for nth = 2, 4 do
-    local read, stored = pcall(first_body, keys[nth])
-    if read and stored then newest = math.max(newest, ts_at(stored, 1)) end
+    local id
+    local elements = redis.pcall('LRANGE', keys[nth], 0, -1)
+    for _, element in ipairs(elements.err and {} or elements) do
+      if not is_body(element) then
+        id = element
+      elseif id and #element >= 6 then
+        local ts = ts_at(element, 1)
+        if ts <= now then break end
+        note(ts, id)
+        id = nil
+      end
+    end
   end
   local values = redis.pcall('HVALS', keys[5])
   for _, value in ipairs(values.err and {} or values) do
-    if #value >= 6 then newest = math.max(newest, ts_at(value, 1)) end
+    if #value >= 7 then note(ts_at(value, 1), string.sub(value, 8, 7 + string.byte(value, 7))) end
   end
-  return newest
+  table.sort(found, function(left, right) return left[1] > right[1] end)
+  return found
 end
 
--- KEYS: st, engagements, impressions, queries, profile, then the features and the referrers of every space. ARGV: time, id of
--- the erasure, the spaces. Returns whether a space is missing, whether the user is new, and the counters; an id not above the
--- last changes nothing. The keys go whatever they hold, but referrers only where they are no set: the job needs them. Where the
--- counters cannot be read a new era begins, the time, which is above every one counted, and `seq` with it.
+-- Remembers erased events that lie ahead of the clock, so that each is a duplicate until its time has come.
+local function remember(key, now, events)
+  if redis.call('TYPE', key).ok ~= 'zset' then redis.call('UNLINK', key) end
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', integer(now))
+  for nth = 1, math.min(#events, REMEMBERED_CAP) do redis.call('ZADD', key, integer(events[nth][1]), events[nth][2]) end
+  redis.call('ZREMRANGEBYRANK', key, 0, -REMEMBERED_CAP - 1)
+  local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
+  if not last[1] then return nil end
+  redis.call('PEXPIRE', key, integer(tonumber(last[2]) - now + 86400000))
+  return integer(tonumber(last[2]))
+end
+
+-- KEYS: st, engagements, impressions, queries, profile, remembered, then the features and the referrers of every space. ARGV:
+-- time, id of the erasure, the `seq` it must find or nothing, the spaces. Returns whether a space is missing (2: another `seq` was
+-- found), whether the user is new, and the counters; an id not above the last changes nothing. The keys go whatever they hold, but
+-- referrers only where they are no set: the job needs them. Where the counters cannot be read a new era begins, the time, which is
+-- above every one counted, and `seq` with it.
 local function erase(keys, args)
   local st = readable_state(keys[1])
   local is_lost, now = st == nil, now_ms(args[1])
@@ -508,8 +568,9 @@ local function erase(keys, args)
     return { changed, st[1] and 0 or 1, st[1] or '0', st[2] or '0', st[3] or '0', st[4] or '0', st[5] or '0', st[6] or '0' }
   end
   if not is_lost and tonumber(args[2]) <= tonumber(st[7] or '0') then return state(0) end
+  if args[3] ~= '' and args[3] ~= (st[1] or '0') then return state(2) end
   local given, refreshed = {}, {}
-  for at = 3, #args do given['r:' .. args[at]] = true end
+  for at = 4, #args do given['r:' .. args[at]] = true end
   local fields = redis.pcall('HKEYS', keys[1])
   for _, field in ipairs(fields.err and {} or fields) do
     if string.sub(field, 1, 2) == 'r:' then
@@ -517,20 +578,24 @@ local function erase(keys, args)
       refreshed[#refreshed + 1] = field
     end
   end
-  local newest = math.max(now, tonumber(st[5] or '0'), newest_in(keys))
+  local ahead, before = kept_after(keys, now), tonumber(st[5] or '0')
+  -- A clock may go back a little, at a fail-over. What lies further ahead is an older build's, which took the newest event's time.
+  if before > now + CLOCK_STEP_MS or before < now then before = now end
   local was_new, seq = not is_lost and not st[1], st[1] or '0'
   local era = is_lost and now or tonumber(st[4] or '0') + 1
-  st[1], st[2], st[3], st[4], st[5], st[6] = seq, '0', '0', integer(era), integer(newest), seq
-  local spaces = #args - 2
-  redis.call('UNLINK', unpack(keys, 2, 5 + spaces))
-  for nth = 6 + spaces, #keys do
+  st[1], st[2], st[3], st[4], st[5], st[6] = seq, '0', '0', integer(era), integer(before), seq
+  local spaces = #args - 3
+  redis.call('UNLINK', keys[2], keys[3], keys[4], keys[5], unpack(keys, 7, 6 + spaces))
+  for nth = 7 + spaces, #keys do
     local kind = redis.call('TYPE', keys[nth]).ok
     if kind ~= 'set' then redis.call('UNLINK', keys[nth]) end
   end
   if is_lost then redis.call('UNLINK', keys[1]) end
+  local until_ms = remember(keys[6], now, ahead)
   for _, field in ipairs(refreshed) do redis.call('HDEL', keys[1], field) end
   redis.call('HSET', keys[1], 'seq', seq, 'weight', '0', 'last_refresh_ms', '0', 'era', st[4], 'erased_before_ms', st[5],
     'erased_seq', seq, 'erasure', args[2])
+  if until_ms then redis.call('HSET', keys[1], 'remembered_until', until_ms) else redis.call('HDEL', keys[1], 'remembered_until') end
   local answer = state(0)
   answer[2] = was_new and 1 or 0
   return answer

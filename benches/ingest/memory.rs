@@ -70,7 +70,7 @@ fn batch(rng: &mut ChaCha8Rng, user: usize) -> UserBatch {
         let class = if n.is_multiple_of(2) { ActionClass::Engagement } else { ActionClass::Impression };
         let body = RecordBody::Behaviour { class, behaviour };
         let event_id = format!("{:016x}", user * 1000 + n);
-        Record { ts_ms: 1_750_000_000_000 + n as i64 * 60_000, event_id, weight: 1.0, body }
+        Record { ts_ms: 1_750_000_000_000 + n as i64 * 60_000, event_id, former_id: None, weight: 1.0, body }
     };
     UserBatch { user: format!("u{user:07}"), records: (0..events).map(record).collect() }
 }

@@ -88,6 +88,7 @@ async fn look(served: &Served, metrics: &Metrics) -> Result<(), StoreError> {
     }
     metrics.store_users.set(stats.users as i64);
     metrics.store_bytes.set(stats.disk_bytes as i64);
+    metrics.queue_held.set(stats.held as i64);
     metrics.store_memory.set(stats.memory_bytes as i64);
     Ok(())
 }

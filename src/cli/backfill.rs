@@ -1,4 +1,5 @@
-//! `taiji backfill`: a file of events into the store, past HTTP and Kafka, with a progress bar and a checkpoint.
+//! `taiji backfill`: a file of events into the store, past HTTP and Kafka, with a progress bar and a checkpoint; `release`: those whom
+//! it left behind become due.
 
 use super::{CommandError, load_settings, opening};
 use crate::bundle::Manifest;
@@ -10,16 +11,54 @@ use crate::ingest::{
     Backfill, BackfillError, BackfillOptions, BackfillReport, Checkpoint, CheckpointError, Ingest, Progress, Rejection,
     Rows,
 };
-use clap::Args;
+use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Commands beside the backfill itself.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackfillCommand {
+    /// Mark users due whom earlier backfills left behind, so many a second.
+    #[command(after_help = "Example:\n  taiji backfill release --config taiji.toml --rate 10")]
+    Release(ReleaseArgs),
+}
+
+/// Flags of `backfill release`.
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArgs {
+    /// Settings file (TOML); see `taiji check-config --print-defaults`.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The store; an embedded one must not be in use by a service.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// Folder that holds manifest.json: users become due in its space.
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<String>,
+    /// Users that become due a second.
+    #[arg(long, default_value_t = 10.0, value_name = "N")]
+    rate: f64,
+    /// Most users that become due; 0 = all.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    users: usize,
+}
+
 /// Flags of `backfill`; store, space, actions and field map come from the configuration, as for `serve`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct BackfillArgs {
+    #[command(subcommand)]
+    command: Option<BackfillCommand>,
+    #[command(flatten)]
+    fill: Option<FillArgs>,
+}
+
+/// Flags of the backfill itself.
+#[derive(Debug, Args)]
+pub(crate) struct FillArgs {
     /// Events: one JSON object a line (.gz accepted), or .parquet with the events' fields as columns.
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
@@ -56,6 +95,47 @@ pub(crate) struct BackfillArgs {
 }
 
 pub(super) fn run(args: BackfillArgs) -> Result<(), CommandError> {
+    match (args.command, args.fill) {
+        (Some(BackfillCommand::Release(release)), _) => run_release(&release),
+        (None, Some(fill)) => run_fill(fill),
+        (None, None) => Err(CommandError::Usage("backfill needs --file, or the command release".to_string())),
+    }
+}
+
+fn run_release(args: &ReleaseArgs) -> Result<(), CommandError> {
+    if !(args.rate.is_finite() && args.rate > 0.0) {
+        return Err(CommandError::Usage("--rate must be a number above 0".to_string()));
+    }
+    let flags = [("store.url", &args.store), ("bundle.dir", &args.bundle)];
+    let settings = load_settings(args.config.as_deref(), &flags)?;
+    let marked = new_runtime()?.block_on(async {
+        let manifest = Manifest::read(&settings.bundle.dir).map_err(|error| unavailable(error.to_string()))?;
+        let store = opening::open_store(&settings).await?;
+        let actions = settings.events.actions.clone();
+        let ingest = Ingest::new(store.clone(), manifest.space, actions, DuePolicy::new(&settings.refresh));
+        let marked =
+            ingest.release_held(args.rate, args.users).await.map_err(|error| unavailable(error.to_string()))?;
+        store.flush().await.map_err(|error| unavailable(error.to_string()))?;
+        Ok::<usize, CommandError>(marked)
+    })?;
+    println!(
+        "{marked} users became due, {} a second, the last in {:.0} s",
+        args.rate,
+        (marked as f64 / args.rate).ceil()
+    );
+    Ok(())
+}
+
+fn unavailable(message: String) -> CommandError {
+    CommandError::Unavailable(message)
+}
+
+fn new_runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|error| CommandError::Internal(format!("runtime: {error}")))
+}
+
+fn run_fill(args: FillArgs) -> Result<(), CommandError> {
     if args.batch == 0 || args.concurrency == 0 {
         return Err(CommandError::Usage("--batch and --concurrency must be at least 1".to_string()));
     }
@@ -64,18 +144,13 @@ pub(super) fn run(args: BackfillArgs) -> Result<(), CommandError> {
     }
     let flags = [("store.url", &args.store), ("bundle.dir", &args.bundle)];
     let settings = load_settings(args.config.as_deref(), &flags)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::Internal(format!("runtime: {error}")))?;
     let started = Instant::now();
-    let report = runtime.block_on(fill(&args, &settings))?;
+    let report = new_runtime()?.block_on(fill(&args, &settings))?;
     println!("{}", summary(&args, &report, started.elapsed()));
     Ok(())
 }
 
-async fn fill(args: &BackfillArgs, settings: &Settings) -> Result<BackfillReport, CommandError> {
-    let unavailable = |message: String| CommandError::Unavailable(message);
+async fn fill(args: &FillArgs, settings: &Settings) -> Result<BackfillReport, CommandError> {
     let manifest = Manifest::read(&settings.bundle.dir).map_err(|error| unavailable(error.to_string()))?;
     let rows = Rows::open(&args.file).map_err(|error| unavailable(error.to_string()))?;
     let target = format!("{} {} {}", address(&settings.store.url), settings.store.namespace, manifest.space);
@@ -138,7 +213,7 @@ impl Bar {
     }
 }
 
-fn summary(args: &BackfillArgs, report: &BackfillReport, elapsed: Duration) -> String {
+fn summary(args: &FillArgs, report: &BackfillReport, elapsed: Duration) -> String {
     let (seconds, counts) = (elapsed.as_secs_f64(), &report.counts);
     let done = counts.accepted + counts.duplicates;
     let mut line = format!(

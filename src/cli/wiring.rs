@@ -5,7 +5,7 @@ use crate::api::{ApiState, ReaderBudget, Waiting};
 use crate::bundle::{Bundle, LLM_FOLDER};
 use crate::config::{Role, Settings};
 use crate::due::{DuePolicy, FastQueue};
-use crate::erase::{self, Eraser, HideError};
+use crate::erase::{self, Eraser, HideError, IdleUsers};
 use crate::event::EventDecoder;
 use crate::http::{ApiKeys, BodyLimits};
 use crate::ingest::Ingest;
@@ -14,7 +14,8 @@ use crate::openai::{self, OpenAiState, ServedModel};
 use crate::publish::{ChangeFeed, FeaturePublisher, ServedFeed, ServedPublisher};
 use crate::refresh::{Arrivals, Refresher, Sweep, Told, Worker};
 use crate::retrieve::VectorTail;
-use crate::store::{FeatureStore, StoreError, chore};
+use crate::store::chore::{self, Chore};
+use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::events::StoreCallFailed;
 use crate::telemetry::{Metrics, Readiness};
 use std::sync::Arc;
@@ -22,6 +23,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+
+/// How often users are looked at of whom nothing comes: a tenth of their time, within these.
+const IDLE_LOOKS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 /// Everything `serve` runs.
 pub(super) struct Parts {
@@ -234,7 +238,15 @@ impl Parts {
         if let Some(worker) = self.worker.clone().filter(|_| settings.refresh.enabled) {
             let stop = stopped.clone();
             tasks.spawn(async move { worker.run(stop).await });
-            tasks.spawn(self.sweep(settings.refresh.sweep_interval_ms, stopped.clone()));
+            let sweep = Sweep { space: self.bundle.manifest.space.clone(), metrics: self.metrics.clone() };
+            let every = Duration::from_millis(settings.refresh.sweep_interval_ms);
+            tasks.spawn(self.chore("sweep", sweep, every, stopped.clone()));
+        }
+        if settings.store.user_idle_ttl_ms > 0 {
+            let ttl_ms = settings.store.user_idle_ttl_ms;
+            let idle = IdleUsers { ttl_ms, metrics: self.metrics.clone() };
+            let every = Duration::from_millis(ttl_ms.unsigned_abs() / 10).clamp(IDLE_LOOKS.0, IDLE_LOOKS.1);
+            tasks.spawn(self.chore("idle users", idle, every, stopped.clone()));
         }
         let (eraser, stop) = (self.api.eraser.clone(), stopped.clone());
         tasks.spawn(async move {
@@ -270,23 +282,22 @@ impl Parts {
         }
     }
 
-    /// Finds users whose features are behind and who stand in no queue, at start and then at intervals; of all processes one at
-    /// a time does.
-    fn sweep(
+    /// Does a chore again and again, `every` so often, with all processes together.
+    fn chore<C: Chore + 'static>(
         &self,
-        interval_ms: u64,
+        operation: &'static str,
+        mut chore: C,
+        every: Duration,
         mut stopped: watch::Receiver<bool>,
-    ) -> impl Future<Output = Result<(), StoreError>> + use<> {
+    ) -> impl Future<Output = Result<(), StoreError>> + use<C> {
         let (store, metrics) = (self.store.clone(), self.metrics.clone());
-        let mut sweep = Sweep { space: self.bundle.manifest.space.clone(), metrics: metrics.clone() };
-        let every = Duration::from_millis(interval_ms);
         async move {
             loop {
-                if let Err(error) = chore::carry_on(store.as_ref(), &mut sweep, every, &stopped).await {
-                    StoreCallFailed { operation: "sweep", error: &error }.emit(&metrics);
+                if let Err(error) = chore::carry_on(store.as_ref(), &mut chore, every, &stopped).await {
+                    StoreCallFailed { operation, error: &error }.emit(&metrics);
                 }
                 // Another process may be at it, and may die.
-                if !wait(interval_ms.min(chore::LOOK.as_millis() as u64), &mut stopped).await {
+                if !wait(every.min(chore::LOOK).as_millis() as u64, &mut stopped).await {
                     return Ok(());
                 }
             }

@@ -118,6 +118,7 @@ pub struct StoreSettings {
     pub ack_replicas: u32,
     pub ack_timeout_ms: u64,
     pub allow_eviction: bool,
+    pub user_idle_ttl_ms: i64,
     pub shards: u32,
     pub ca_file: String,
 }

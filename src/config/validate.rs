@@ -93,6 +93,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
     check(settings.store.response_timeout_ms > 0, "store.response_timeout_ms must be at least 1".to_string());
     check(settings.store.read_deadline_ms > 0, "store.read_deadline_ms must be at least 1".to_string());
     check(settings.store.ack_timeout_ms > 0, "store.ack_timeout_ms must be at least 1".to_string());
+    check(settings.store.user_idle_ttl_ms >= 0, "store.user_idle_ttl_ms must be at least 0".to_string());
     check(settings.store.ack_replicas <= 16, "store.ack_replicas must be 0 to 16".to_string());
     check(
         settings.store.ack != AckKind::Replicated || settings.store.ack_replicas > 0,

@@ -6,10 +6,12 @@
 //! An erasure is noted first and then done in small steps ([`job`]), each of which may be repeated; so whoever finds one
 //! unfinished goes on with it, after a crash or beside another replica.
 
+mod idle;
 mod job;
 #[cfg(test)]
 mod tests;
 
+pub use idle::IdleUsers;
 pub use job::{EraseStop, carry_out, tombstone};
 
 use crate::publish::ChangeFeed;

@@ -29,7 +29,7 @@ fn open(folder: &Path) -> Arc<EmbeddedStore> {
 async fn append(store: &EmbeddedStore, user: &str, ts_ms: i64) {
     let behaviour = Behaviour { item_id: "i".into(), action: "click".into(), ..Behaviour::default() };
     let body = RecordBody::Behaviour { class: ActionClass::Engagement, behaviour };
-    let record = Record { ts_ms, event_id: format!("e{ts_ms}"), weight: 1.0, body };
+    let record = Record { ts_ms, event_id: format!("e{ts_ms}"), former_id: None, weight: 1.0, body };
     store.append(SPACES[0], &[UserBatch { user: user.into(), records: vec![record] }]).await.unwrap();
 }
 

@@ -135,7 +135,7 @@ impl EventDecoder {
     pub(super) fn finish(&self, mut event: Event, now_ms: i64) -> Result<Event, FieldError> {
         self.validate(&event, now_ms)?;
         if event.event_id.is_empty() {
-            event.event_id = canonical_id(&event);
+            event.event_id = canonical_id(&event, false);
         }
         Ok(event)
     }
@@ -250,8 +250,16 @@ fn context(object: &Map<String, Value>) -> Result<BTreeMap<String, Value>, Field
     }
 }
 
+/// The id under which programs before kept this event, where that is another: they took a value of 0.0 for none. `None` for an
+/// event that brought its id.
+pub(crate) fn former_id(event: &Event) -> Option<String> {
+    let is_zero = event.value.map(f64::to_bits) == Some(0);
+    (is_zero && event.event_id == canonical_id(event, false)).then(|| canonical_id(event, true))
+}
+
 /// Id of an event that brought none: a hash of its canonical fields, so a redelivery is the same event.
-fn canonical_id(event: &Event) -> String {
+/// `former`: as programs before made it, which took a value of 0.0 for none.
+fn canonical_id(event: &Event, former: bool) -> String {
     let mut hasher = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hasher.update((bytes.len() as u64).to_le_bytes());
@@ -261,7 +269,11 @@ fn canonical_id(event: &Event) -> String {
     part(event.item_id.as_deref().unwrap_or("").as_bytes());
     part(event.action.as_bytes());
     part(&event.ts_ms.to_le_bytes());
-    part(event.value.map(f64::to_bits).unwrap_or(0).to_le_bytes().as_slice());
+    match event.value {
+        // A value of 0.0 is told from an absent one, whose id stays what it ever was.
+        Some(value) if value.to_bits() == 0 && !former => part(&[0; 9]),
+        value => part(&value.map(f64::to_bits).unwrap_or(0).to_le_bytes()),
+    }
     part(event.domain.map(Domain::as_str).unwrap_or("").as_bytes());
     part(event.request_id.as_deref().unwrap_or("").as_bytes());
     for (key, value) in &event.context {
@@ -354,6 +366,26 @@ mod tests {
         other["item_id"] = json!("j");
         assert_eq!(decode(one.clone()), decode(one.clone()));
         assert_ne!(decode(one), decode(other));
+    }
+
+    #[test]
+    fn audit_08_a_value_of_zero_is_told_from_none_whose_id_stays() {
+        let decode = |value: Option<Value>| {
+            let mut event = json!({"user_id":"u","item_id":"i","action":"click","ts_ms":NOW});
+            if let Some(value) = value {
+                event["value"] = value;
+            }
+            decoder().decode(&event, NOW).expect("valid")
+        };
+        let (none, zero, other) = (decode(None), decode(Some(json!(0.0))), decode(Some(json!(2.5))));
+        // As the program before made them.
+        assert_eq!(none.event_id, "7c785b169003994804fd7663cb87d1d4");
+        assert_eq!(other.event_id, "a4a8913ff0f556646fd5a30a9b5a02e3");
+        assert_ne!(zero.event_id, none.event_id);
+        assert_eq!(former_id(&zero), Some(none.event_id.clone()));
+        assert_eq!(decode(Some(json!(0))).event_id, zero.event_id);
+        let named = Event { event_id: "mine".into(), ..zero };
+        assert_eq!([&none, &other, &named].map(former_id), [None, None, None]);
     }
 
     #[test]

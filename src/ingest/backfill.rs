@@ -3,7 +3,8 @@
 //! In: [`Rows`] and an [`Ingest`]. Out: counts. Caller: `taiji backfill`. Appends are idempotent, so what is done twice
 //! after a crash counts as duplicate. While the file is read nobody becomes due by it: a million users without features
 //! would stand before everybody with a fresh event. Afterwards each user behind gets a due time of its own, as far apart as
-//! the budget says, in the routine class; an event of today brings its user forward as ever.
+//! the budget says, in the routine class; an event of today brings its user forward as ever. Whom the budget leaves out stays held
+//! back: the sweep passes over them, `taiji backfill release` marks them due.
 
 use super::{AppendCounts, Appended, Checkpoint, CheckpointError, Ingest, Rows, RowsError};
 use crate::backoff::Backoff;

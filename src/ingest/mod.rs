@@ -15,11 +15,15 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use rows::{Rows, RowsError};
 
 use crate::due::{CLASS_ROUTINE, DuePolicy, FastQueue};
+use crate::event::decode::former_id;
 use crate::event::{ActionClass, ActionTable, Event, OPT_OUT_ATTRIBUTE};
 use crate::proto::Behaviour;
 use crate::store::{AppendOutcome, DueEntry, Each, FeatureStore, Record, RecordBody, StoreError, UserBatch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Users released in one call.
+const RELEASE_BATCH: usize = 500;
 
 /// What became of one call's events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -110,10 +114,10 @@ impl Ingest {
         Ok(appended)
     }
 
-    /// Appends events and marks nobody due: for bulk history, whose users get their turn by a plan.
+    /// Appends events and marks nobody due: for bulk history, whose users get their turn by a plan. The sweep passes over them.
     pub async fn append_history(&self, events: Vec<Event>) -> Result<Appended, StoreError> {
         let prepared = self.prepare(events);
-        let outcomes = self.store.append_each(&self.space, &prepared.batches).await?;
+        let outcomes = self.store.append_bulk_each(&self.space, &prepared.batches).await?;
         Ok(prepared.sort_out(outcomes)?.1)
     }
 
@@ -143,21 +147,41 @@ impl Ingest {
             })
             .collect();
         self.store.mark_due(&self.space, &due).await?;
-        Ok(due.len())
+        // After the mark: who is lost in between is released once more.
+        let marked: Vec<String> = due.into_iter().map(|entry| entry.user).collect();
+        self.store.let_go(&marked).await?;
+        Ok(marked.len())
+    }
+
+    /// Marks users due whom bulk history holds back, `rate` a second, at most `most` of them (0 = all), in no order; returns how many.
+    pub async fn release_held(&self, rate: f64, most: usize) -> Result<usize, StoreError> {
+        let (mut marked, mut place) = (0, String::new());
+        loop {
+            let (held, next) = self.store.held_back(&self.space, &place).await?;
+            let left = if most == 0 { held.len() } else { most - marked };
+            for some in held[..held.len().min(left)].chunks(RELEASE_BATCH) {
+                let after_ms = |nth: usize| ((marked + nth) as f64 * 1000.0 / rate) as i64;
+                marked += self.mark_behind(some, after_ms).await?;
+            }
+            if next.is_empty() || (most > 0 && marked >= most) {
+                return Ok(marked);
+            }
+            place = next;
+        }
     }
 
     fn record(&self, event: Event) -> Record {
         let rule = self.actions.get(&event.action);
         let weight = rule.map(|rule| rule.weight).unwrap_or(0.0);
         let class = rule.map(|rule| rule.class).unwrap_or(ActionClass::None);
-        let (ts_ms, event_id) = (event.ts_ms, event.event_id.clone());
+        let (ts_ms, event_id, former_id) = (event.ts_ms, event.event_id.clone(), former_id(&event));
         let body = match class {
             ActionClass::None => side_record(event),
             ActionClass::Engagement | ActionClass::Impression => {
                 RecordBody::Behaviour { class, behaviour: behaviour(event) }
             }
         };
-        Record { ts_ms, event_id, weight, body }
+        Record { ts_ms, event_id, former_id, weight, body }
     }
 }
 

@@ -30,6 +30,15 @@ pub trait Histories: Send + Sync {
         self.append_each(space, batches).await?.into_iter().collect()
     }
 
+    /// The same for bulk history. Who was not behind before is held back: the sweep passes over them until an event of another
+    /// kind, or [`Self::let_go`].
+    async fn append_bulk_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>>;
+
+    /// As [`Self::append_bulk_each`], where one user's failure is the call's; the others' records are stored.
+    async fn append_bulk(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+        self.append_bulk_each(space, batches).await?.into_iter().collect()
+    }
+
     /// Histories of many users in the order asked; `None` for a user never seen.
     async fn histories_each(&self, users: &[String]) -> StoreResult<Each<Option<UserHistory>>>;
 
@@ -46,6 +55,17 @@ pub trait Histories: Send + Sync {
     async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
         self.states_each(space, users).await?.into_iter().collect()
     }
+
+    /// Users held back by bulk history: a step of a walk over all users, from `place` (empty at the beginning); returns the next place,
+    /// empty at the end.
+    async fn held_back(&self, space: &str, place: &str) -> StoreResult<(Vec<String>, String)>;
+
+    /// Holds these users back no longer. Whoever calls this has marked them due.
+    async fn let_go(&self, users: &[String]) -> StoreResult<()>;
+
+    /// Users with events whose `seq` has stood still for so long, each with that `seq`: a step of a walk over all users, from `place`
+    /// (empty at the beginning); returns the next place, empty at the end. It notes on its way since when each `seq` has stood.
+    async fn quiet_users(&self, for_ms: i64, place: &str) -> StoreResult<(Vec<(String, u64)>, String)>;
 
     /// Distinct users who engaged with each item, counted up to [`super::ITEM_USERS_CAP`]; 0 where nobody can say.
     async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>>;
@@ -122,8 +142,9 @@ pub trait DueQueue: Send + Sync {
     /// Queue length and oldest due time by class, and the number of leases.
     async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth>;
 
-    /// Marks due users with `seq > refreshed_seq` (or without features) who stand in neither queue nor lease: a step of a walk over
-    /// all users, from `place` (empty at the beginning). After the last step the number of users is known anew.
+    /// Marks due users with `seq > refreshed_seq` (or without features) who stand in neither queue nor lease and are not held back: a
+    /// step of a walk over all users, from `place` (empty at the beginning). After the last step the numbers of users and of those held
+    /// back are known anew.
     async fn sweep_step(&self, space: &str, place: &str) -> StoreResult<SweepStep>;
 
     /// All steps at once; returns how many were marked. Slow.
@@ -187,8 +208,9 @@ pub trait Erasures: Send + Sync {
     async fn file_erasures(&self, place: &str) -> StoreResult<String>;
 
     /// Deletes history, profile, queries and the features of all spaces, and changes the counters: `era` up by one,
-    /// `erased_before_ms` = the store's clock or the newest ts kept, whichever is later, `erased_seq` = `seq`, which
-    /// stays, `weight` and `last_refresh_ms` 0. Atomic. Returns the counters.
+    /// `erased_before_ms` = the store's clock, `erased_seq` = `seq`, which stays, `weight` and `last_refresh_ms` 0. Atomic. Returns the
+    /// counters. The ids of events kept that lie after the store's clock ([`super::REMEMBERED_CAP`] at most, the latest) are
+    /// remembered until their ts has passed: delivered again, they are duplicates.
     ///
     /// Once per erasure: the user's record remembers the highest id that was applied, and an id not above it changes
     /// nothing (a job that goes on after a crash, or two jobs at once). Creates the record of a user never seen.
@@ -196,6 +218,9 @@ pub trait Erasures: Send + Sync {
     /// What is kept goes whatever it holds. Where the counters cannot be read a new era begins that no earlier one reaches,
     /// the store's clock, and `seq` begins at 0: who compares versions compares the era first.
     async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState>;
+
+    /// The same where the user's `seq` is still this one; else nothing changes. Returns the counters, and whether it was.
+    async fn erase_quiet_user(&self, erasure: &Erasure, seq: u64) -> StoreResult<(UserState, bool)>;
 
     /// Empties `user`'s `cross` if it shows `neighbour` as they were before `era`: no items, `neighbour_user_id` cleared,
     /// prompt hash cleared, so that no skip keeps it. Version, tier and expiry stay, so that no older refresh fills the

@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 pub const HISTORY_CAP: usize = 100;
 /// Search queries kept.
 pub const QUERY_CAP: usize = 20;
+/// Erased events ahead of the clock whose ids are remembered: as many as the lists hold.
+pub const REMEMBERED_CAP: usize = 2 * HISTORY_CAP + QUERY_CAP;
+/// How far the store's clock may go back, at a fail-over, without an erasure taking its time for another program's, in ms.
+pub(crate) const CLOCK_STEP_MS: i64 = 60_000;
 /// Profile attributes kept; beyond it the oldest go, but never an opt-out.
 pub const PROFILE_CAP: usize = 64;
 /// Distinct users counted per item; "≥ 5 users" is all the privacy rule asks (DESIGN 5.3).
@@ -37,6 +41,8 @@ pub struct Record {
     pub ts_ms: i64,
     /// Key of idempotence.
     pub event_id: String,
+    /// The id under which programs before kept the same event: kept under either, it is a duplicate. For one release.
+    pub former_id: Option<String>,
     /// Added to the user's refresh weight when new.
     pub weight: f64,
     /// Where it goes.
@@ -79,7 +85,7 @@ pub struct UserState {
     pub last_refresh_ms: i64,
     /// Rises with every erasure.
     pub era: u64,
-    /// Events up to this ts are refused as duplicates.
+    /// Events up to this ts are refused as duplicates. Never ahead of the store's clock (but where a program before wrote it).
     pub erased_before_ms: i64,
     /// `seq` at the last erasure: while they are equal nothing is kept, and there is nothing to refresh from.
     pub erased_seq: u64,
@@ -310,6 +316,8 @@ pub struct StoreStats {
     pub users: u64,
     /// Size of the embedded store's folder.
     pub disk_bytes: u64,
+    /// Users held back by bulk history, as of the last sweep.
+    pub held: u64,
     /// Memory that Redis uses, all masters together.
     pub memory_bytes: u64,
 }

@@ -102,11 +102,12 @@ metrics_table! {
     queue_age: GaugeVec ["class"] "taiji_queue_oldest_age_seconds" "How long the longest-waiting user of a class has been due.";
     queue_fast: IntGauge [] "taiji_queue_fast_users" "Users waiting for the fast path.";
     queue_leased: IntGauge [] "taiji_queue_leased" "Users being refreshed now.";
+    queue_held: IntGauge [] "taiji_queue_held_users" "Users behind by bulk history alone, whom the sweep passes over, as of the last sweep.";
     queue_swept: IntCounter [] "taiji_queue_swept_total" "Users the sweep found stale and in no queue.";
     skips: IntCounterVec ["reason"] "taiji_refresh_skips_total" "Refreshes that needed no LLM, by reason: unchanged (the prompt), no_events (nothing is kept).";
     budget_left: GaugeVec ["window"] "taiji_refresh_budget_left_tokens" "LLM tokens left for refreshes by window: second, day; below 0 is a debt. Absent without a limit.";
     budget_held: Counter [] "taiji_refresh_budget_held_seconds_total" "Time in which users were due and the worker had room, but the token budget let none begin.";
-    erasures: IntCounterVec ["result"] "taiji_erasures_total" "Erasures of users by state: noted, finished.";
+    erasures: IntCounterVec ["result"] "taiji_erasures_total" "Erasures of users by state: noted, finished; idle: begun for store.user_idle_ttl_ms.";
     answers: IntCounterVec ["format", "grounded"] "taiji_answers_total" "LLM answers by format (ok, broken) and grounding (item, category, none).";
     llm_tokens: IntCounterVec ["kind"] "taiji_llm_tokens_total" "LLM tokens: prompt (read), cached (out of the prefix cache), generated.";
     llm_queue: IntGauge [] "taiji_llm_queue_requests" "Requests waiting for the LLM.";
@@ -179,7 +180,7 @@ impl Metrics {
         for reason in ["unchanged", "no_events"] {
             self.skips.with_label_values(&[reason]);
         }
-        for result in ["noted", "finished"] {
+        for result in ["noted", "finished", "idle"] {
             self.erasures.with_label_values(&[result]);
         }
         for kind in ["prompt", "cached", "generated"] {

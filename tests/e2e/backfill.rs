@@ -5,7 +5,8 @@ use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 use testkit::TAIJI;
-use testkit::process::{SOON, Setup, command, run_with, wait_until};
+use testkit::process::{SOON, Server, Setup, command, run_with, wait_until};
+use testkit::redis::RedisServer;
 
 const USERS: usize = 20;
 
@@ -72,4 +73,51 @@ fn a_killed_backfill_goes_on_and_its_users_are_refreshed() {
     let foreign = ["backfill", "--file", &file, "--store", &elsewhere, "--bundle", &bundle_path];
     let foreign = run_with(&TAIJI, &foreign, &[]).expect_code(64);
     assert!(foreign.stderr.contains("of another store or space"), "{}", foreign.stderr);
+}
+
+/// Beside a replica that refreshes and sweeps, the default way and then all the time.
+#[test]
+fn audit_12_a_backfill_keeps_its_budget_beside_a_running_replica() {
+    const BUDGET: usize = 3;
+    let (folder, redis) = (tempfile::tempdir().expect("tempdir"), RedisServer::start());
+    let bundle = data_plane_bundle(folder.path());
+    let setup = Setup::canned(&bundle, folder.path()).on(&redis.url());
+    let running = setup.start();
+    let file = folder.path().join("events.jsonl").display().to_string();
+    write_history(Path::new(&file));
+    let (url, bundle) = (redis.url(), bundle.display().to_string());
+    let common = ["--store", &url, "--bundle", &bundle];
+    let limits = ["--refresh-rate", "1000", "--refresh-users", &BUDGET.to_string()];
+    let told = run_with(&TAIJI, &[&["backfill", "--file", &file][..], &common, &limits].concat(), &[]).expect_code(0);
+    assert!(told.stdout.contains(&format!("{BUDGET} became due")), "{}", told.stdout);
+    let users: Vec<String> = (0..USERS).map(|user| format!("u{user}")).collect();
+    let refreshed = |server: &Server| {
+        let columns = server.columns(&users);
+        columns["status"].as_array().expect("status").iter().filter(|status| *status == "PRESENT").count()
+    };
+    wait_until("the users of the budget", SOON, || (refreshed(&running) == BUDGET).then_some(()));
+    drop(running);
+
+    // Sweeps one after the other: the first of them counts whom it passes over.
+    let sweeping = setup.env("TAIJI__REFRESH__SWEEP_INTERVAL_MS", "200").start();
+    let held = || sweeping.metric("taiji_queue_held_users") as usize;
+    wait_until("a sweep", SOON, || (held() == USERS - BUDGET).then_some(()));
+    let swept = sweeping.metric("taiji_queue_swept_total");
+    assert_eq!((refreshed(&sweeping), swept), (BUDGET, 0.0), "nobody beyond the budget");
+    // An event of now takes the mark off one of them.
+    let left =
+        users.iter().find(|user| sweeping.row(user, "intra")["status"] != "PRESENT").expect("a user without features");
+    let event = click(left, "of now", now_ms());
+    sweeping.post("/v1/events", &serde_json::json!({ "events": [event] })).expect_status(202);
+    wait_until("the user of the event", SOON, || (refreshed(&sweeping) == BUDGET + 1).then_some(()));
+    wait_until("one fewer is held back", SOON, || (held() == USERS - BUDGET - 1).then_some(()));
+
+    let release = [&["backfill", "release"][..], &common, &["--rate", "1000"]].concat();
+    let told = run_with(&TAIJI, &[&release[..], &["--users", "4"]].concat(), &[]).expect_code(0).stdout;
+    assert!(told.contains("4 users became due"), "{told}");
+    wait_until("the users released", SOON, || (refreshed(&sweeping) == BUDGET + 5).then_some(()));
+    let told = run_with(&TAIJI, &release, &[]).expect_code(0).stdout;
+    assert!(told.contains(&format!("{} users became due", USERS - BUDGET - 5)), "{told}");
+    wait_until("all", SOON, || (refreshed(&sweeping) == USERS && held() == 0).then_some(()));
+    println!("audit 12: users held back by a backfill of {USERS} with a budget of {BUDGET}: {}", USERS - BUDGET);
 }

@@ -1,6 +1,6 @@
 //! Erasing users over HTTP: what reads show at once, what others are shown, kill -9 in the middle, and restarts.
 
-use crate::worlds::{data_plane_bundle, now_ms, small_catalogue};
+use crate::worlds::{click, data_plane_bundle, now_ms, small_catalogue};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -212,7 +212,7 @@ async fn the_repeat_of_a_refresh_that_died_does_not_skip_over_an_erased_neighbou
     let record = |(place, item): (usize, &Item)| {
         let behaviour = Behaviour { item_id: item.id.clone(), action: "click".into(), ..Behaviour::default() };
         let body = RecordBody::Behaviour { class: ActionClass::Engagement, behaviour };
-        Record { ts_ms: place as i64, event_id: format!("e{place}"), weight: 1.0, body }
+        Record { ts_ms: place as i64, event_id: format!("e{place}"), former_id: None, weight: 1.0, body }
     };
     let records: Vec<Record> = items.iter().take(4).enumerate().map(record).collect();
     let batches = ["hub", "other"].map(|user| UserBatch { user: user.into(), records: records.clone() });
@@ -243,4 +243,31 @@ fn load_canned(folder: &Path) -> Arc<Bundle> {
     let engine = Engine::Canned { latency: Duration::ZERO, hangs_after: None };
     let options = LoadOptions { engine, encoder_threads: 1, nprobe: 1, ..LoadOptions::default() };
     Arc::new(bundle::load(folder, &options).expect("bundle"))
+}
+
+#[test]
+fn audit_08_users_of_whom_nothing_comes_are_erased() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let setup = Setup::canned(&data_plane_bundle(folder.path()), &folder.path().join("store"));
+    let setup = setup.env("TAIJI__STORE__USER_IDLE_TTL_MS", "3000").env("TAIJI__ERASE__INTERVAL_MS", "200");
+    let server = setup.start();
+    let send = |user: &str, event: String| {
+        server.post("/v1/events", &json!({ "events": [click(user, &event, now_ms())] })).expect_status(202);
+    };
+    send("quiet", "e".into());
+    let mut sent = 0;
+    wait_until("the quiet user is gone", SOON, || {
+        sent += 1;
+        send("lively", format!("e{sent}"));
+        let events = |user: &str| {
+            server.history(user).map_or(0, |history| history["engagements"].as_array().expect("list").len())
+        };
+        (events("quiet") == 0 && events("lively") > 0).then_some(())
+    });
+    let row = server.row("quiet", "intra");
+    assert_ne!(row["status"], "PRESENT", "{row}");
+    wait_until("counted", SOON, || (server.metric("taiji_erasures_total{result=\"idle\"}") == 1.0).then_some(()));
+    wait_until("the job's end", SOON, || {
+        (server.metric("taiji_erasures_total{result=\"finished\"}") == 1.0).then_some(())
+    });
 }

@@ -136,7 +136,13 @@ async fn who_opted_out_is_not_indexed_by_it_either() {
     let refresher = refresher(store.clone(), bundle(GatedLlm::new(true, Duration::ZERO)), &settings);
     let mut batch = events("u", &[]);
     let attributes = [("cross_opt_out".to_string(), true.into())].into();
-    batch.records.push(Record { ts_ms: 2, event_id: "out".into(), weight: 1.0, body: RecordBody::Profile(attributes) });
+    batch.records.push(Record {
+        ts_ms: 2,
+        event_id: "out".into(),
+        former_id: None,
+        weight: 1.0,
+        body: RecordBody::Profile(attributes),
+    });
     store.append(refresher.space(), &[batch]).await.unwrap();
     assert_eq!(refresher.quick("u").await.unwrap(), Quick::Written { seq: 6 });
     assert_eq!(vector_version(store.as_ref(), refresher.space(), "u").await, None);

@@ -229,7 +229,8 @@ fn embedded(folder: &Path) -> Arc<dyn FeatureStore> {
 /// A user's events: who they are, and then engagements with the common items and with those of the numbers given.
 fn events(user: &str, items: &[usize]) -> UserBatch {
     let who = [("who".to_string(), user.into())].into();
-    let mut records = vec![Record { ts_ms: 1, event_id: "who".into(), weight: 1.0, body: RecordBody::Profile(who) }];
+    let mut records =
+        vec![Record { ts_ms: 1, event_id: "who".into(), former_id: None, weight: 1.0, body: RecordBody::Profile(who) }];
     records.extend((0..COMMON).chain(items.iter().copied()).map(|item| engagement(item, 10 + item as i64)));
     UserBatch { user: user.into(), records }
 }
@@ -237,7 +238,7 @@ fn events(user: &str, items: &[usize]) -> UserBatch {
 fn engagement(item: usize, ts_ms: i64) -> Record {
     let behaviour = Behaviour { item_id: format!("i{item}"), action: "click".into(), ..Behaviour::default() };
     let body = RecordBody::Behaviour { class: ActionClass::Engagement, behaviour };
-    Record { ts_ms, event_id: format!("e{item}"), weight: 1.0, body }
+    Record { ts_ms, event_id: format!("e{item}"), former_id: None, weight: 1.0, body }
 }
 
 /// Appends and marks due, as the ingest does.

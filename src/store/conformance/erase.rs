@@ -12,7 +12,7 @@ pub(super) async fn check(subject: &Subject) {
     everything_of_a_user_goes(subject).await;
     applied_once_per_erasure(subject).await;
     a_new_life(subject).await;
-    events_ahead_of_the_clock_are_covered(subject).await;
+    ahead_of_the_clock(subject).await;
     a_user_never_seen(subject).await;
     blanking(subject).await;
     a_blanked_record_is_neither_skipped_nor_filled(subject).await;
@@ -145,21 +145,89 @@ async fn a_new_life(subject: &Subject) {
     assert_eq!(features(subject, "space", user).await.unwrap().groups.len(), 1);
 }
 
-async fn events_ahead_of_the_clock_are_covered(subject: &Subject) {
-    let ahead_ms = now(subject).await + 5000;
+/// Who has been quiet for long is found, and erased only while nothing comes.
+pub async fn quiet(subject: &Subject) {
+    const TTL_MS: i64 = 10_000;
+    let store = &subject.store;
+    let found = async || {
+        let (mut users, mut place) = (Vec::new(), String::new());
+        loop {
+            let (some, next) = store.quiet_users(TTL_MS, &place).await.unwrap();
+            users.extend(some.into_iter().filter(|(user, _)| user.starts_with("quiet")));
+            if next.is_empty() {
+                users.sort();
+                return users;
+            }
+            place = next;
+        }
+    };
+    for user in ["quiet a", "quiet b", "quiet c"] {
+        append(subject, user, &[engagement(1, "e", "i")]).await;
+    }
+    erase(subject, "quiet c").await;
+    assert_eq!(found().await, [], "their time begins with the first look");
+    (subject.advance)(TTL_MS - 1);
+    append(subject, "quiet b", &[engagement(2, "f", "i")]).await;
+    assert_eq!(found().await, []);
+    (subject.advance)(1);
+    assert_eq!(found().await, [("quiet a".to_string(), 1)], "an erased user has nothing to erase");
+    (subject.advance)(TTL_MS);
+    assert_eq!(found().await, [("quiet a".to_string(), 1), ("quiet b".to_string(), 2)]);
+    // Something came between the look and the erasure.
+    append(subject, "quiet b", &[engagement(3, "g", "i")]).await;
+    let late = store.note_erasure("quiet b").await.unwrap();
+    let (state, is_erased) = store.erase_quiet_user(&late, 2).await.unwrap();
+    assert_eq!((is_erased, state.era, state.seq), (false, 0, 3));
+    assert_eq!(history(subject, "quiet b").await.engagements.len(), 3);
+    store.finish_erasure(&late, state.era).await.unwrap();
+    let erasure = store.note_erasure("quiet a").await.unwrap();
+    let (state, is_erased) = store.erase_quiet_user(&erasure, 1).await.unwrap();
+    assert_eq!((is_erased, state.era, state.has_events()), (true, 1, false));
+    assert_eq!(store.erase_user(&erasure).await.unwrap(), state, "the job goes on from there");
+    assert_eq!(found().await, []);
+}
+
+/// Events ahead of the clock are erased and stay so, and those of the present count.
+pub async fn ahead_of_the_clock(subject: &Subject) {
+    const HOUR_MS: i64 = 3_600_000;
+    let start_ms = now(subject).await;
+    let ahead_ms = start_ms + 23 * HOUR_MS;
     let kinds = [
         engagement(ahead_ms, "e", "i"),
         impression(ahead_ms, "e", "i"),
         query(ahead_ms, "e"),
         profile(ahead_ms, "e", &[("age", 1)]),
     ];
-    for (place, record) in kinds.into_iter().enumerate() {
+    for (place, record) in kinds.iter().enumerate() {
         let user = format!("erased ahead {place}");
-        append(subject, &user, std::slice::from_ref(&record)).await;
-        assert_eq!(erase(subject, &user).await.erased_before_ms, ahead_ms, "the newest ts kept");
-        assert_eq!(append(subject, &user, &[record]).await.duplicates, 1);
-        assert_eq!(erase(subject, &user).await.erased_before_ms, ahead_ms, "it never falls");
+        append(subject, &user, std::slice::from_ref(record)).await;
+        assert_eq!(erase(subject, &user).await.erased_before_ms, start_ms, "never ahead of the clock");
+        assert_eq!(append(subject, &user, std::slice::from_ref(record)).await.duplicates, 1, "delivered again");
+        let present = engagement(start_ms + 1, "now", "i");
+        assert_eq!(append(subject, &user, &[present]).await.accepted, 1, "what happens now counts");
+        // Erased once more, it stays remembered.
+        erase(subject, &user).await;
+        assert_eq!(append(subject, &user, std::slice::from_ref(record)).await.duplicates, 1);
     }
+    let user = "erased ahead full";
+    let many = |from: i64| (from..from + 100).map(move |nth| (ahead_ms + nth, format!("{nth}")));
+    let engagements: Vec<Record> = many(0).map(|(ts_ms, id)| engagement(ts_ms, &id, "i")).collect();
+    let impressions: Vec<Record> = many(100).map(|(ts_ms, id)| impression(ts_ms, &id, "i")).collect();
+    let queries: Vec<Record> = many(200).take(20).map(|(ts_ms, id)| query(ts_ms, &id)).collect();
+    let all = [engagements, impressions, queries].concat();
+    assert_eq!(append(subject, user, &all).await.accepted, 220);
+    erase(subject, user).await;
+    assert_eq!(append(subject, user, &all).await.duplicates, 220, "as many as the lists hold");
+    // A later erasure with as much: the latest are remembered.
+    let later: Vec<Record> = (1000..1100).map(|nth| engagement(ahead_ms + nth, &format!("{nth}"), "i")).collect();
+    assert_eq!(append(subject, user, &later).await.accepted, 100);
+    erase(subject, user).await;
+    assert_eq!(append(subject, user, &later).await.duplicates, 100);
+    assert_eq!(append(subject, user, &all[100..]).await.duplicates, 120);
+    assert_eq!(append(subject, user, &all[..100]).await.accepted, 100, "the earliest make room");
+    // When its time has come nothing is remembered any more.
+    (subject.advance)(24 * HOUR_MS);
+    assert_eq!(append(subject, "erased ahead 0", &kinds[..1]).await.accepted, 1);
 }
 
 async fn a_user_never_seen(subject: &Subject) {

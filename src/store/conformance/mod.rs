@@ -5,11 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod append;
-mod erase;
+pub mod erase;
 mod feeds;
 pub mod model;
 mod put;
-mod queue;
+pub mod queue;
 
 use super::{
     AppendOutcome, FeaturePut, FeatureStore, PutBody, PutOutcome, Record, RecordBody, StoredFeatures, UserBatch,
@@ -56,16 +56,28 @@ fn behaviour(class: ActionClass, ts_ms: i64, event_id: &str, item: &str) -> Reco
         domain: "shop".into(),
         request_id: "r".into(),
     };
-    Record { ts_ms, event_id: event_id.into(), weight: 1.0, body: RecordBody::Behaviour { class, behaviour } }
+    Record {
+        ts_ms,
+        event_id: event_id.into(),
+        former_id: None,
+        weight: 1.0,
+        body: RecordBody::Behaviour { class, behaviour },
+    }
 }
 
 pub(super) fn query(ts_ms: i64, event_id: &str) -> Record {
-    Record { ts_ms, event_id: event_id.into(), weight: 2.0, body: RecordBody::Query(format!("query {event_id}")) }
+    Record {
+        ts_ms,
+        event_id: event_id.into(),
+        former_id: None,
+        weight: 2.0,
+        body: RecordBody::Query(format!("query {event_id}")),
+    }
 }
 
 pub(super) fn profile(ts_ms: i64, event_id: &str, attributes: &[(&str, i64)]) -> Record {
     let attributes = attributes.iter().map(|(name, value)| (name.to_string(), (*value).into())).collect();
-    Record { ts_ms, event_id: event_id.into(), weight: 4.0, body: RecordBody::Profile(attributes) }
+    Record { ts_ms, event_id: event_id.into(), former_id: None, weight: 4.0, body: RecordBody::Profile(attributes) }
 }
 
 pub(super) async fn append(subject: &Subject, user: &str, records: &[Record]) -> AppendOutcome {

@@ -99,6 +99,8 @@ struct ModelUser {
     erased_before_ms: i64,
     erased_seq: u64,
     erasure: Option<Erasure>,
+    /// (ts, id) of erased events that lay ahead of the clock.
+    remembered: Vec<(i64, String)>,
 }
 
 #[derive(Clone)]
@@ -126,8 +128,9 @@ impl ModelUser {
     }
 
     fn erase(&mut self, now_ms: i64) {
-        let newest = self.lists.iter().flatten().map(|(ts_ms, _)| *ts_ms).max();
-        self.erased_before_ms = self.erased_before_ms.max(now_ms).max(newest.unwrap_or(0));
+        self.erased_before_ms = now_ms;
+        self.remembered.extend(self.lists.iter().flatten().cloned());
+        self.remembered.retain(|(ts_ms, _)| *ts_ms > now_ms);
         self.era += 1;
         self.erased_seq = self.seq;
         self.weight = 0.0;
@@ -137,8 +140,11 @@ impl ModelUser {
         self.hash = 0;
     }
 
-    fn append(&mut self, kind: u8, ts_ms: i64, id: &str) -> bool {
+    fn append(&mut self, kind: u8, ts_ms: i64, id: &str, now_ms: i64) -> bool {
         if self.era > 0 && ts_ms <= self.erased_before_ms {
+            return false;
+        }
+        if self.remembered.iter().any(|(ts_ms, erased)| *ts_ms > now_ms && erased == id) {
             return false;
         }
         if self.lists.iter().flatten().any(|(_, kept)| kept == id) {
@@ -325,13 +331,16 @@ impl Run<'_> {
     }
 
     async fn append(&mut self, batches: &[ModelBatch]) {
+        let now_ms = self.subject.store.now_ms().await.unwrap();
         let mut sent = Vec::new();
         let mut accepted = Vec::new();
         for (user, records) in batches {
             let model = &mut self.users[*user as usize];
             let records: Vec<_> = records.iter().map(|(kind, drawn, id)| (*kind, model.ts_ms(*drawn), *id)).collect();
-            let fresh =
-                records.iter().filter(|(kind, ts_ms, id)| model.append(*kind, *ts_ms, &format!("{id}"))).count();
+            let fresh = records
+                .iter()
+                .filter(|(kind, ts_ms, id)| model.append(*kind, *ts_ms, &format!("{id}"), now_ms))
+                .count();
             accepted.push((fresh as u32, (records.len() - fresh) as u32, model.seq, model.refreshed.map(|v| v.seq)));
             let record = |(kind, ts_ms, id): &(u8, i64, u16)| match kind {
                 0 => engagement(*ts_ms, &format!("{id}"), "i"),

@@ -105,6 +105,104 @@ async fn marked_while_leased(subject: &Subject) {
     assert!(!subject.store.release(space, &second).await.unwrap());
 }
 
+/// Bulk history holds users back from the sweep; events of another kind, a put and letting go end that.
+pub async fn held_back(subject: &Subject) {
+    let (store, space) = (&subject.store, "queue held");
+    let bulk = |user: &str, ts_ms: i64| UserBatch {
+        user: user.into(),
+        records: vec![engagement(ts_ms, &format!("b{ts_ms}"), "i")],
+    };
+    let live = |user: &str, ts_ms: i64| UserBatch {
+        user: user.into(),
+        records: vec![engagement(ts_ms, &format!("l{ts_ms}"), "i")],
+    };
+    let refreshed = async |user: &str, seq: u64| {
+        let version = Version { seq, turn: 0 };
+        put(subject, space, write_put(user, version, 1, 1, vec![blob(Group::Intra, 1, version, 1, 0)])).await;
+    };
+    // Behind before: an event of now came first and was not refreshed yet.
+    store.append(space, &[live("held behind", 1)]).await.unwrap();
+    for user in ["held new", "held behind", "held live", "held repeat", "held put", "held gone"] {
+        store.append_bulk(space, &[bulk(user, 2)]).await.unwrap();
+        store.append_bulk(space, &[bulk(user, 3), bulk(user, 4)]).await.unwrap();
+    }
+    store.append(space, &[live("held live", 5)]).await.unwrap();
+    // Delivered again, bulk history changes nothing; so does an event that is no news.
+    store.append_bulk(space, &[bulk("held repeat", 2)]).await.unwrap();
+    store.append(space, &[bulk("held repeat", 3)]).await.unwrap();
+    refreshed("held put", 3).await;
+    // Up to date, then bulk history again.
+    store.append(space, &[live("held again", 1)]).await.unwrap();
+    refreshed("held again", 1).await;
+    store.append_bulk(space, &[bulk("held again", 2)]).await.unwrap();
+    store.let_go(&["held gone".into(), "held unknown".into()]).await.unwrap();
+
+    let found = async || {
+        let (mut held, mut place) = (Vec::new(), String::new());
+        loop {
+            let (some, next) = store.held_back(space, &place).await.unwrap();
+            held.extend(some.into_iter().filter(|user| user.starts_with("held")));
+            if next.is_empty() {
+                held.sort();
+                return held;
+            }
+            place = next;
+        }
+    };
+    assert_eq!(found().await, ["held again", "held new", "held repeat"]);
+    store.sweep(space).await.unwrap();
+    let swept = async || {
+        let claims = store.claim(space, 10_000, LEASE).await.unwrap();
+        let mut users: Vec<String> = claims.iter().map(|claim| claim.user.clone()).collect();
+        users.retain(|user| user.starts_with("held"));
+        users.sort();
+        for claim in &claims {
+            store.release(space, claim).await.unwrap();
+        }
+        users
+    };
+    assert_eq!(swept().await, ["held behind", "held gone", "held live"]);
+    assert_eq!(store.stats().await.unwrap().held, 3, "counted by the sweep");
+    // An event of now: from then on the sweep finds them.
+    store.append(space, &[live("held new", 9), live("held again", 9)]).await.unwrap();
+    store.sweep(space).await.unwrap();
+    assert_eq!(swept().await, ["held again", "held behind", "held gone", "held live", "held new"]);
+    assert_eq!((found().await, store.stats().await.unwrap().held), (vec!["held repeat".to_string()], 1));
+    store.let_go(&["held repeat".into()]).await.unwrap();
+    store.sweep(space).await.unwrap();
+    assert!(swept().await.contains(&"held repeat".to_string()));
+    assert_eq!(store.stats().await.unwrap().held, 0);
+}
+
+/// An event that is kept under the id of a program before is a duplicate.
+pub async fn former_ids(subject: &Subject) {
+    let user = "former";
+    append(subject, user, &[engagement(1, "old", "i"), query(2, "old q")]).await;
+    let zero = |record: Record, former: &str| Record { former_id: Some(former.into()), ..record };
+    let outcome = append(
+        subject,
+        user,
+        &[
+            zero(engagement(1, "new", "i"), "old"),
+            zero(query(2, "new q"), "old q"),
+            zero(profile(3, "p", &[("a", 1), ("b", 2)]), "old p"),
+            engagement(4, "next", "i"),
+            zero(impression(5, "other", "i"), "unheard of"),
+        ],
+    )
+    .await;
+    assert_eq!((outcome.accepted, outcome.duplicates), (3, 2));
+    let again = append(subject, user, &[zero(impression(5, "other", "i"), "unheard of")]).await;
+    assert_eq!(again.duplicates, 1);
+    // Ahead of the clock, erased, and sent by a program before.
+    let ahead_ms = now(subject).await + 3_600_000;
+    append(subject, user, &[engagement(ahead_ms, "ahead old", "i")]).await;
+    let erasure = subject.store.note_erasure(user).await.unwrap();
+    subject.store.erase_user(&erasure).await.unwrap();
+    let outcome = append(subject, user, &[zero(engagement(ahead_ms, "ahead new", "i"), "ahead old")]).await;
+    assert_eq!(outcome.duplicates, 1);
+}
+
 async fn sweep(subject: &Subject) {
     let (space, version) = ("queue sweep", Version { seq: 1, turn: 0 });
     for user in ["sweep new", "sweep fresh", "sweep stale", "sweep quick", "sweep waits", "sweep leased"] {

@@ -6,6 +6,7 @@
 use super::aside::Bad;
 use super::engine::{Engine, corrupt, failed, user_of_state_key};
 use super::keys;
+use super::notes::Notes;
 use super::queue::{DueQueues, Mark};
 use super::{EmbeddedStore, Inner};
 use crate::store::codec;
@@ -128,7 +129,8 @@ impl DueQueue for EmbeddedStore {
     /// A user refreshed while the sweep runs may be marked needlessly; that costs one refresh, which the unchanged prompt
     /// cuts short. The place is the last user looked at.
     async fn sweep_step(&self, space: &str, place: &str) -> StoreResult<SweepStep> {
-        let (stale, next) = self.write(|inner| inner.stale_after(space, place))?;
+        let BehindAfter { behind: stale, held, next } = self.write(|inner| inner.behind_after(space, place))?;
+        self.inner.count_held(place.is_empty(), held.len(), next.is_empty());
         let due_ms = self.inner.now_ms();
         let as_entry = |user| DueEntry { user, class: SWEEP_CLASS, due_ms };
         let entries: Vec<DueEntry> = stale.into_iter().map(as_entry).collect();
@@ -155,29 +157,80 @@ impl DueQueue for EmbeddedStore {
 }
 
 impl Inner {
-    /// Of the next users after one, those whose features are behind and who neither wait nor are leased; and the last one
-    /// looked at, empty at the end.
-    fn stale_after(&self, space: &str, user: &str) -> StoreResult<(Vec<String>, String)> {
-        let (mut stale, mut last, mut seen) = (Vec::new(), String::new(), 0);
+    /// Of the next users after one, those whose features are behind and who neither wait nor are leased.
+    pub(super) fn behind_after(&self, space: &str, user: &str) -> StoreResult<BehindAfter> {
+        let (mut found, mut seen) = (BehindAfter::default(), 0);
+        let snapshot = self.engine.database.snapshot();
         let after = (Bound::Excluded(keys::of_state(user)), Bound::Unbounded);
         for entry in self.engine.states.range::<Vec<u8>, _>(after).take(SWEEP_STEP) {
             let (key, value) = entry.into_inner().map_err(|error| failed("sweep", &error))?;
             seen += 1;
-            let Some(found) = self.unreadable.skip(RecordKind::State, user_of_state_key(&key))? else { continue };
-            last = found.to_string();
+            let Some(name) = self.unreadable.skip(RecordKind::State, user_of_state_key(&key))? else { continue };
+            found.next = name.to_string();
             let record = codec::decode_user(&value).map_err(|message| corrupt(&key, message));
             let Some(record) = self.unreadable.skip(RecordKind::State, record)? else { continue };
             let refreshed_seq = record.refreshed.get(space).map_or(0, |version| version.seq);
             // Also true for a user without features: `seq` counts from 1. One at 0, or at the seq of an erasure, has no
             // event to refresh from.
-            if record.state.seq > refreshed_seq.max(record.state.erased_seq) {
-                stale.push(last.clone());
+            if record.state.seq <= refreshed_seq.max(record.state.erased_seq) {
+                continue;
             }
+            let notes = Notes::read(&self.engine, &snapshot, &found.next)?;
+            let is_held = notes.held == Some(record.state.seq);
+            if is_held { &mut found.held } else { &mut found.behind }.push(found.next.clone());
         }
         let mut queues = self.queues.lock();
-        stale.retain(|user| !queues.space(space).contains(user));
-        Ok((stale, if seen < SWEEP_STEP { String::new() } else { last }))
+        found.behind.retain(|user| !queues.space(space).contains(user));
+        if seen < SWEEP_STEP {
+            found.next.clear();
+        }
+        Ok(found)
     }
+
+    /// The next users after one, and the last of them, empty at the end.
+    pub(super) fn users_after(&self, user: &str) -> StoreResult<(Vec<String>, String)> {
+        let after = (Bound::Excluded(keys::of_state(user)), Bound::Unbounded);
+        let (mut users, mut seen) = (Vec::new(), 0);
+        for entry in self.engine.states.range::<Vec<u8>, _>(after).take(SWEEP_STEP) {
+            let key = entry.key().map_err(|error| failed("walk", &error))?;
+            seen += 1;
+            let Some(name) = self.unreadable.skip(RecordKind::State, user_of_state_key(&key))? else { continue };
+            users.push(name.to_string());
+        }
+        let last = if seen < SWEEP_STEP { None } else { users.last().cloned() };
+        Ok((users, last.unwrap_or_default()))
+    }
+
+    /// Counts users held back on the way of a sweep.
+    fn count_held(&self, is_first: bool, held: usize, is_last: bool) {
+        let mut counting = self.held.lock();
+        if is_first {
+            counting.on_the_way = 0;
+        }
+        counting.on_the_way += held as u64;
+        if is_last {
+            counting.last = counting.on_the_way;
+        }
+    }
+}
+
+/// Users of a step of a walk.
+#[derive(Default)]
+pub(super) struct BehindAfter {
+    /// The features are behind, and they stand in no queue.
+    pub behind: Vec<String>,
+    /// The features are behind by bulk history alone.
+    pub held: Vec<String>,
+    /// The last one looked at, empty at the end.
+    pub next: String,
+}
+
+/// Users held back, as sweeps count them.
+#[derive(Default)]
+pub(super) struct Held {
+    on_the_way: u64,
+    /// By the last sweep.
+    pub last: u64,
 }
 
 fn millis(duration: Duration) -> i64 {

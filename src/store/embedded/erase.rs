@@ -6,9 +6,12 @@
 use super::aside::Bad;
 use super::engine::{Engine, failed};
 use super::keys::{self, Kind};
+use super::notes::Notes;
 use super::{EmbeddedStore, Inner};
 use crate::store::codec;
-use crate::store::{CrossBlank, Erasure, Erasures, RecordKind, StoreResult, Unreadable, UserState};
+use crate::store::{
+    CLOCK_STEP_MS, CrossBlank, Erasure, Erasures, REMEMBERED_CAP, RecordKind, StoreResult, Unreadable, UserState,
+};
 use async_trait::async_trait;
 use fjall::{OwnedWriteBatch, Readable, Snapshot};
 use std::collections::BTreeMap;
@@ -53,6 +56,57 @@ fn read_erasures(engine: &Engine, unreadable: &Unreadable, now_ms: i64) -> Store
     engine.set_aside(unreadable, RecordKind::Erasure, &engine.erased, bad, now_ms)?;
     erasures.sort_unstable_by_key(|erasure| (erasure.finished_era.is_some(), erasure.id));
     Ok(erasures)
+}
+
+impl EmbeddedStore {
+    /// Erases a user, where a `seq` is given only if it is still that one. Returns the counters, and whether it was.
+    fn erase_at(&self, erasure: &Erasure, seq: Option<u64>) -> StoreResult<(UserState, bool)> {
+        self.write(|inner| {
+            let user = erasure.user.as_str();
+            let _user = inner.user_locks.lock(user);
+            let snapshot = inner.engine.database.snapshot();
+            let known = inner.unreadable.skip(RecordKind::State, inner.engine.user_record(&snapshot, user))?;
+            let is_new = known == Some(None);
+            // Above every era that was counted up.
+            let first_era = if known.is_none() { inner.now_ms().unsigned_abs() } else { 1 };
+            let mut record = known.flatten().unwrap_or_default();
+            if erasure.id <= record.erasure_id {
+                return Ok((record.state, true));
+            }
+            if seq.is_some_and(|seq| seq != record.state.seq) {
+                return Ok((record.state, false));
+            }
+            let (now_ms, state) = (inner.now_ms(), record.state);
+            let mut notes = Notes::read(&inner.engine, &snapshot, user)?;
+            (notes.held, notes.quiet_since) = (None, None);
+            notes.remembered.retain(|(ts_ms, _)| *ts_ms > now_ms);
+            // What cannot be read is not remembered.
+            let ahead = inner.unreadable.skip(RecordKind::History, inner.kept_after(&snapshot, user, now_ms))?;
+            notes.remembered.extend(ahead.unwrap_or_default());
+            notes.remembered.sort_unstable_by(|one, other| other.cmp(one));
+            notes.remembered.dedup();
+            notes.remembered.truncate(REMEMBERED_CAP);
+            // A clock may go back a little. What lies further ahead is an older program's, which took the newest event's time.
+            let is_clock = (now_ms..=now_ms.saturating_add(CLOCK_STEP_MS)).contains(&state.erased_before_ms);
+            record.state = UserState {
+                seq: state.seq,
+                era: state.era + first_era,
+                erased_before_ms: if is_clock { state.erased_before_ms } else { now_ms },
+                erased_seq: state.seq,
+                ..UserState::default()
+            };
+            record.refreshed.clear();
+            record.erasure_id = erasure.id;
+            let mut batch = inner.engine.batch();
+            inner.remove_kept(&mut batch, &snapshot, user)?;
+            notes.write(&inner.engine, &mut batch, user)?;
+            inner.engine.write_user_record(&mut batch, user, &record);
+            inner.engine.commit("erase", batch)?;
+            inner.engine.clear_aside(user)?;
+            inner.count_new_users(usize::from(is_new));
+            Ok((record.state, true))
+        })
+    }
 }
 
 #[async_trait]
@@ -116,39 +170,11 @@ impl Erasures for EmbeddedStore {
     }
 
     async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState> {
-        self.write(|inner| {
-            let user = erasure.user.as_str();
-            let _user = inner.user_locks.lock(user);
-            let snapshot = inner.engine.database.snapshot();
-            let known = inner.unreadable.skip(RecordKind::State, inner.engine.user_record(&snapshot, user))?;
-            let is_new = known == Some(None);
-            // Above every era that was counted up.
-            let first_era = if known.is_none() { inner.now_ms().unsigned_abs() } else { 1 };
-            let mut record = known.flatten().unwrap_or_default();
-            if erasure.id <= record.erasure_id {
-                return Ok(record.state);
-            }
-            // What cannot be read is older than nothing.
-            let newest_ms = inner.unreadable.skip(RecordKind::History, inner.newest_kept(&snapshot, user))?.flatten();
-            let newest_ms = newest_ms.unwrap_or(i64::MIN);
-            let state = record.state;
-            record.state = UserState {
-                seq: state.seq,
-                era: state.era + first_era,
-                erased_before_ms: inner.now_ms().max(newest_ms).max(state.erased_before_ms),
-                erased_seq: state.seq,
-                ..UserState::default()
-            };
-            record.refreshed.clear();
-            record.erasure_id = erasure.id;
-            let mut batch = inner.engine.batch();
-            inner.remove_kept(&mut batch, &snapshot, user)?;
-            inner.engine.write_user_record(&mut batch, user, &record);
-            inner.engine.commit("erase", batch)?;
-            inner.engine.clear_aside(user)?;
-            inner.count_new_users(usize::from(is_new));
-            Ok(record.state)
-        })
+        Ok(self.erase_at(erasure, None)?.0)
+    }
+
+    async fn erase_quiet_user(&self, erasure: &Erasure, seq: u64) -> StoreResult<(UserState, bool)> {
+        self.erase_at(erasure, Some(seq))
     }
 
     async fn blank_cross(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank> {
@@ -226,11 +252,12 @@ impl Inner {
         self.engine.commit(operation, batch)
     }
 
-    /// Everything under the user's name but who shows them: those notes are needed until the job has been there.
+    /// Everything under the user's name but who shows them, which is needed until the job has been there, and the notes, which the
+    /// caller writes anew.
     fn remove_kept(&self, batch: &mut OwnedWriteBatch, snapshot: &Snapshot, user: &str) -> StoreResult<()> {
         for entry in snapshot.prefix(&self.engine.users, keys::of_state(user)) {
             let key = entry.key().map_err(|error| failed("erase", &error))?;
-            if !keys::is_about_referrers(user, &key) {
+            if !keys::outlives_erasure(user, &key) {
                 batch.remove(&self.engine.users, key);
             }
         }

@@ -8,14 +8,15 @@
 
 use super::engine::Engine;
 use super::keys::{self, Kind};
+use super::notes::Notes;
 use super::{EmbeddedStore, Inner};
 use crate::event::{ActionClass, OPT_OUT_ATTRIBUTE};
 use crate::proto::Behaviour;
 use crate::store::codec::{self, CodecResult, Profile, ProfileAttribute, UserRecord};
 use crate::store::kept::KeptList;
 use crate::store::{
-    AppendOutcome, Each, HISTORY_CAP, Histories, PROFILE_CAP, QUERY_CAP, Record, RecordBody, RecordKind, StoreResult,
-    UserBatch, UserHistory, UserMarks, UserState, unless_all_failed,
+    AppendOutcome, Each, HISTORY_CAP, Histories, PROFILE_CAP, QUERY_CAP, REMEMBERED_CAP, Record, RecordBody,
+    RecordKind, StoreResult, UserBatch, UserHistory, UserMarks, UserState, unless_all_failed,
 };
 use async_trait::async_trait;
 use fjall::{OwnedWriteBatch, Snapshot};
@@ -57,48 +58,20 @@ struct Draft {
     changed: Vec<Kind>,
     /// Items newly engaged with.
     engaged: Vec<String>,
+    notes: Notes,
+    notes_changed: bool,
+    /// The store's clock.
+    now_ms: i64,
 }
 
 #[async_trait]
 impl Histories for EmbeddedStore {
     async fn append_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
-        self.write(|inner| {
-            let _users = inner.user_locks.lock_all(batches.iter().map(|batch| batch.user.as_str()));
-            let snapshot = inner.engine.database.snapshot();
-            let mut drafts: HashMap<&str, Draft> = HashMap::new();
-            let mut outcomes = Vec::with_capacity(batches.len());
-            for batch in batches {
-                let draft = match drafts.entry(&batch.user) {
-                    std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-                    std::collections::hash_map::Entry::Vacant(entry) => {
-                        let draft = Draft::load(&inner.engine, &snapshot, &batch.user);
-                        match inner.unreadable.watch(RecordKind::History, draft) {
-                            Ok(draft) => entry.insert(draft),
-                            Err(error) if error.is_unreadable() => {
-                                outcomes.push(Err(error));
-                                continue;
-                            }
-                            Err(error) => return Err(error),
-                        }
-                    }
-                };
-                outcomes.push(Ok(draft.apply(space, &batch.records)));
-            }
-            drafts.retain(|_, draft| !draft.changed.is_empty());
-            if drafts.is_empty() {
-                return Ok(outcomes);
-            }
-            let mut batch = inner.engine.batch();
-            for (user, draft) in &drafts {
-                draft.write(&inner.engine, &mut batch, user)?;
-            }
-            let engaged =
-                drafts.iter().flat_map(|(user, draft)| draft.engaged.iter().map(|item| (item.as_str(), *user)));
-            let _items = inner.count_item_users(&mut batch, engaged)?;
-            inner.engine.commit("append", batch)?;
-            inner.count_new_users(drafts.values().filter(|draft| draft.is_new).count());
-            Ok(outcomes)
-        })
+        self.append_as(false, space, batches)
+    }
+
+    async fn append_bulk_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
+        self.append_as(true, space, batches)
     }
 
     async fn histories_each(&self, users: &[String]) -> StoreResult<Each<Option<UserHistory>>> {
@@ -119,21 +92,113 @@ impl Histories for EmbeddedStore {
         unless_all_failed(users.iter().map(|user| Ok(read(user)?.map(marks))).collect())
     }
 
+    async fn held_back(&self, space: &str, place: &str) -> StoreResult<(Vec<String>, String)> {
+        let found = self.write(|inner| inner.behind_after(space, place))?;
+        Ok((found.held, found.next))
+    }
+
+    async fn let_go(&self, users: &[String]) -> StoreResult<()> {
+        self.write(|inner| {
+            let _users = inner.user_locks.lock_all(users.iter().map(String::as_str));
+            let snapshot = inner.engine.database.snapshot();
+            let mut batch = inner.engine.batch();
+            for user in users {
+                let mut notes = Notes::read(&inner.engine, &snapshot, user)?;
+                if notes.held.take().is_some() {
+                    notes.write(&inner.engine, &mut batch, user)?;
+                }
+            }
+            inner.engine.commit("let go", batch)
+        })
+    }
+
+    async fn quiet_users(&self, for_ms: i64, place: &str) -> StoreResult<(Vec<(String, u64)>, String)> {
+        let (users, next) = self.inner.users_after(place)?;
+        let mut quiet = Vec::new();
+        self.write(|inner| {
+            let _users = inner.user_locks.lock_all(users.iter().map(String::as_str));
+            let (snapshot, now_ms) = (inner.engine.database.snapshot(), inner.now_ms());
+            let mut batch = inner.engine.batch();
+            for user in users {
+                let record = inner.unreadable.skip(RecordKind::State, inner.engine.user_record(&snapshot, &user))?;
+                let Some(record) = record.flatten().filter(|record| record.state.has_events()) else { continue };
+                let mut notes = Notes::read(&inner.engine, &snapshot, &user)?;
+                match notes.quiet_since.filter(|(seq, _)| *seq == record.state.seq) {
+                    Some((seq, ms)) if now_ms.saturating_sub(ms) >= for_ms => quiet.push((user, seq)),
+                    Some(_) => {}
+                    None => {
+                        notes.quiet_since = Some((record.state.seq, now_ms));
+                        notes.write(&inner.engine, &mut batch, &user)?;
+                    }
+                }
+            }
+            inner.engine.commit("quiet users", batch)
+        })?;
+        Ok((quiet, next))
+    }
+
     async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>> {
         items.iter().map(|item| Ok(self.inner.item_users(item)?.len() as u32)).collect()
     }
 }
 
+impl EmbeddedStore {
+    /// What both ways of appending do.
+    fn append_as(&self, is_bulk: bool, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
+        self.write(|inner| {
+            let _users = inner.user_locks.lock_all(batches.iter().map(|batch| batch.user.as_str()));
+            let snapshot = inner.engine.database.snapshot();
+            let mut drafts: HashMap<&str, Draft> = HashMap::new();
+            let mut outcomes = Vec::with_capacity(batches.len());
+            for batch in batches {
+                let draft = match drafts.entry(&batch.user) {
+                    std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+                    std::collections::hash_map::Entry::Vacant(entry) => {
+                        let draft = Draft::load(inner, &snapshot, &batch.user);
+                        match inner.unreadable.watch(RecordKind::History, draft) {
+                            Ok(draft) => entry.insert(draft),
+                            Err(error) if error.is_unreadable() => {
+                                outcomes.push(Err(error));
+                                continue;
+                            }
+                            Err(error) => return Err(error),
+                        }
+                    }
+                };
+                outcomes.push(Ok(draft.apply(space, &batch.records, is_bulk)));
+            }
+            drafts.retain(|_, draft| !draft.changed.is_empty());
+            if drafts.is_empty() {
+                return Ok(outcomes);
+            }
+            let mut batch = inner.engine.batch();
+            for (user, draft) in &drafts {
+                draft.write(&inner.engine, &mut batch, user)?;
+            }
+            let engaged =
+                drafts.iter().flat_map(|(user, draft)| draft.engaged.iter().map(|item| (item.as_str(), *user)));
+            let _items = inner.count_item_users(&mut batch, engaged)?;
+            inner.engine.commit("append", batch)?;
+            inner.count_new_users(drafts.values().filter(|draft| draft.is_new).count());
+            Ok(outcomes)
+        })
+    }
+}
+
 impl Inner {
-    /// Time of the newest event that anything kept of a user comes from.
-    pub(super) fn newest_kept(&self, snapshot: &Snapshot, user: &str) -> StoreResult<Option<i64>> {
+    /// Time and id of what is kept of a user and lies after a time: the latest [`REMEMBERED_CAP`].
+    pub(super) fn kept_after(&self, snapshot: &Snapshot, user: &str, now_ms: i64) -> StoreResult<Vec<(i64, String)>> {
         let lists = KeptLists::load(&self.engine, snapshot, user)?;
         let profile =
             self.engine.read(snapshot, &self.engine.users, &keys::of_user(user, Kind::Profile), decode_profile)?;
-        let newest = [&lists.engagements, &lists.impressions, &lists.queries]
-            .into_iter()
-            .filter_map(|list| list.iter().next().map(|(ts_ms, ..)| ts_ms));
-        Ok(newest.chain(profile.unwrap_or_default().into_values().map(|attribute| attribute.ts_ms)).max())
+        let kept = [&lists.engagements, &lists.impressions, &lists.queries].into_iter().flat_map(KeptList::iter);
+        let kept = kept.map(|(ts_ms, id, _)| (ts_ms, String::from_utf8_lossy(id).into_owned()));
+        let stamps = profile.unwrap_or_default().into_values().map(|attribute| (attribute.ts_ms, attribute.event_id));
+        let mut after: Vec<(i64, String)> = kept.chain(stamps).filter(|(ts_ms, _)| *ts_ms > now_ms).collect();
+        after.sort_unstable_by(|one, other| other.cmp(one));
+        after.dedup();
+        after.truncate(REMEMBERED_CAP);
+        Ok(after)
     }
 
     fn history(&self, snapshot: &Snapshot, user: &str) -> StoreResult<Option<UserHistory>> {
@@ -156,7 +221,8 @@ impl Inner {
 }
 
 impl Draft {
-    fn load(engine: &Engine, snapshot: &Snapshot, user: &str) -> StoreResult<Draft> {
+    fn load(inner: &Inner, snapshot: &Snapshot, user: &str) -> StoreResult<Draft> {
+        let engine = &inner.engine;
         let profile = engine.read(snapshot, &engine.users, &keys::of_user(user, Kind::Profile), decode_profile)?;
         let known = engine.user_record(snapshot, user)?;
         Ok(Draft {
@@ -166,11 +232,14 @@ impl Draft {
             profile: profile.unwrap_or_default(),
             changed: Vec::new(),
             engaged: Vec::new(),
+            notes: Notes::read(engine, snapshot, user)?,
+            notes_changed: false,
+            now_ms: inner.now_ms(),
         })
     }
 
-    fn apply(&mut self, space: &str, records: &[Record]) -> AppendOutcome {
-        let mut accepted = 0;
+    fn apply(&mut self, space: &str, records: &[Record], is_bulk: bool) -> AppendOutcome {
+        let (before, mut accepted) = (self.user.state.seq, 0);
         for record in records {
             if let Some(kind) = self.add(record) {
                 accepted += 1;
@@ -181,6 +250,9 @@ impl Draft {
                 }
             }
         }
+        if accepted > 0 {
+            self.hold_back(space, is_bulk, before);
+        }
         AppendOutcome {
             accepted,
             duplicates: records.len() as u32 - accepted,
@@ -189,9 +261,25 @@ impl Draft {
         }
     }
 
+    /// Bulk history holds a user back from the sweep who was not behind before; every other event takes that back.
+    fn hold_back(&mut self, space: &str, is_bulk: bool, before: u64) {
+        let refreshed = self.user.refreshed.get(space).map_or(0, |version| version.seq);
+        let is_behind = before > refreshed.max(self.user.state.erased_seq) && self.notes.held != Some(before);
+        let held = (is_bulk && !is_behind).then_some(self.user.state.seq);
+        self.notes_changed |= self.notes.held != held;
+        self.notes.held = held;
+        let remembered = self.notes.remembered.len();
+        self.notes.remembered.retain(|(ts_ms, _)| *ts_ms > self.now_ms);
+        self.notes_changed |= remembered != self.notes.remembered.len();
+    }
+
     /// Adds one record; what it changed, or `None` for a duplicate.
     fn add(&mut self, record: &Record) -> Option<Kind> {
-        if is_erased(&self.user.state, record.ts_ms) || self.keeps(&record.event_id) {
+        let is_known = |id: &str| self.notes.remembers(id, self.now_ms) || self.keeps(id);
+        if is_erased(&self.user.state, record.ts_ms)
+            || is_known(&record.event_id)
+            || record.former_id.as_deref().is_some_and(is_known)
+        {
             return None;
         }
         let (ts_ms, id) = (record.ts_ms, record.event_id.as_str());
@@ -255,6 +343,9 @@ impl Draft {
 
     fn write(&self, engine: &Engine, batch: &mut OwnedWriteBatch, user: &str) -> StoreResult<()> {
         engine.write_user_record(batch, user, &self.user);
+        if self.notes_changed {
+            self.notes.write(engine, batch, user)?;
+        }
         for kind in &self.changed {
             let (list, tail_kind) = match kind {
                 Kind::Engagements => (&self.lists.engagements, Kind::EngagementsTail),
@@ -283,7 +374,7 @@ impl Draft {
     }
 }
 
-/// An erasure covers every event up to its time, the newest one kept then included.
+/// An erasure covers every event up to its time; those it found beyond that are remembered by their ids.
 fn is_erased(state: &UserState, ts_ms: i64) -> bool {
     state.erased_before_ms != 0 && ts_ms <= state.erased_before_ms
 }

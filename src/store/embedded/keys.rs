@@ -28,6 +28,8 @@ pub enum Kind {
     ReferrerCount = b'n',
     /// One referrer in a space.
     Referrer = b'r',
+    /// What is noted beside the counters.
+    Notes = b'x',
 }
 
 /// `user`, of the keyspaces `states` and `erased`; and what every key of that user begins with.
@@ -80,9 +82,10 @@ pub fn parse_due(key: &[u8]) -> Option<(&str, &str)> {
     rest.is_empty().then_some((space, user))
 }
 
-/// Whether a key of the `users` keyspace, of this user, holds a referrer or their number.
-pub fn is_about_referrers(user: &str, key: &[u8]) -> bool {
-    matches!(key.get(user.len() + 2), Some(kind) if [Kind::Referrer as u8, Kind::ReferrerCount as u8].contains(kind))
+/// Whether a key of the `users` keyspace, of this user, holds a referrer, their number, or the user's notes.
+pub fn outlives_erasure(user: &str, key: &[u8]) -> bool {
+    let kinds = [Kind::Referrer, Kind::ReferrerCount, Kind::Notes].map(|kind| kind as u8);
+    matches!(key.get(user.len() + 2), Some(kind) if kinds.contains(kind))
 }
 
 /// What the keys of spaces, in the `meta` keyspace, begin with.

@@ -29,6 +29,7 @@ mod flusher;
 mod history;
 mod keys;
 mod locks;
+mod notes;
 #[cfg(test)]
 mod poison_tests;
 mod put;
@@ -106,6 +107,8 @@ struct Inner {
     /// Held while erasures are noted, finished or expired. Never taken with another lock.
     erasures: Mutex<erase::Noted>,
     chores: chores::Held,
+    /// Users held back by bulk history.
+    held: Mutex<due::Held>,
 }
 
 impl EmbeddedStore {
@@ -134,6 +137,7 @@ impl EmbeddedStore {
             unreadable,
             erasures,
             chores: Default::default(),
+            held: Mutex::default(),
         });
         Ok(Arc::new(EmbeddedStore { _flusher: flusher, inner }))
     }
@@ -191,7 +195,12 @@ impl Health for EmbeddedStore {
     async fn stats(&self) -> StoreResult<StoreStats> {
         self.on_own_thread("stats", move |inner| {
             let disk_bytes = inner.engine.database.disk_space().map_err(|error| failed("stats", &error))?;
-            Ok(StoreStats { users: inner.users.load(Ordering::Relaxed), disk_bytes, memory_bytes: 0 })
+            Ok(StoreStats {
+                users: inner.users.load(Ordering::Relaxed),
+                disk_bytes,
+                memory_bytes: 0,
+                held: inner.held.lock().last,
+            })
         })
         .await
     }

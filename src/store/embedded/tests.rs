@@ -44,7 +44,7 @@ pub(super) fn click(ts_ms: i64, event_id: &str, item: &str) -> Record {
         ..Behaviour::default()
     };
     let body = RecordBody::Behaviour { class: ActionClass::Engagement, behaviour };
-    Record { ts_ms, event_id: event_id.into(), weight: 1.0, body }
+    Record { ts_ms, event_id: event_id.into(), former_id: None, weight: 1.0, body }
 }
 
 pub(super) fn batch(user: &str, records: Vec<Record>) -> UserBatch {
@@ -185,6 +185,7 @@ async fn a_full_profile_drops_its_oldest_attribute_but_never_an_opt_out() {
     let profile = |ts_ms: i64, name: &str| Record {
         ts_ms,
         event_id: format!("p{ts_ms}"),
+        former_id: None,
         weight: 1.0,
         body: RecordBody::Profile([(name.to_string(), serde_json::json!(true))].into()),
     };
@@ -200,4 +201,28 @@ async fn a_full_profile_drops_its_oldest_attribute_but_never_an_opt_out() {
     assert_eq!(kept.len(), PROFILE_CAP);
     assert!(kept.contains_key("cross_opt_out") && !kept.contains_key("a2"));
     assert_eq!(append(profile(2, "a2")).await, (0, 1), "what was dropped is no news when it comes again");
+}
+
+#[tokio::test]
+async fn audit_08_erased_events_ahead_of_the_clock_stay_duplicates() {
+    let (_folder, subject) = subject();
+    conformance::erase::ahead_of_the_clock(&subject).await;
+}
+
+#[tokio::test]
+async fn audit_08_a_value_of_zero_is_known_under_its_former_id() {
+    let (_folder, subject) = subject();
+    conformance::queue::former_ids(&subject).await;
+}
+
+#[tokio::test]
+async fn audit_12_the_sweep_passes_over_bulk_history() {
+    let (_folder, subject) = subject();
+    conformance::queue::held_back(&subject).await;
+}
+
+#[tokio::test]
+async fn audit_08_who_has_been_quiet_for_long_is_found_and_erased_while_nothing_comes() {
+    let (_folder, subject) = subject();
+    conformance::erase::quiet(&subject).await;
 }

@@ -100,32 +100,11 @@ impl Erasures for RedisStore {
     }
 
     async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState> {
-        let user = erasure.user.as_str();
-        for _ in 0..ROUNDS {
-            let mut spaces: BTreeSet<String> = self.spaces().await?.into_iter().collect();
-            let state_key = self.keys.of_user(user, "st");
-            let fields = self.link.one("erase", Call::new("HKEYS", &state_key)).await;
-            let fields = fields.and_then(|fields| read::<Vec<Vec<u8>>>(&state_key, fields));
-            // Whose counters cannot be read is known in the spaces that were noted.
-            let fields = self.unreadable.skip(RecordKind::State, fields)?.unwrap_or_default();
-            let fields = fields.into_iter().filter_map(|field| String::from_utf8(field).ok()).collect::<Vec<_>>();
-            spaces.extend(fields.iter().filter_map(|field| field.strip_prefix("r:")).map(String::from));
-            let mut keys: Vec<String> =
-                ["st", "h:e", "h:i", "q", "prof"].iter().map(|part| self.keys.of_user(user, part)).collect();
-            keys.extend(spaces.iter().map(|space| self.keys.features(user, space)));
-            keys.extend(spaces.iter().map(|space| self.keys.referrers(user, space)));
-            let call = Call::function(function!("erase"), &keys).arg(self.clock_argument()).arg(erasure.id);
-            let call = spaces.iter().fold(call, |call, space| call.arg(space));
-            let answer: Answer = read(&state_key, self.link.one("erase", call).await?)?;
-            let (missing, is_new, seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq) = answer;
-            if missing == 1 {
-                continue;
-            }
-            self.count_new_user(is_new).await?;
-            self.clear_aside(&self.keys.erasures()[0], user).await?;
-            return Ok(UserState { seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq });
-        }
-        Err(contended("erase", user))
+        Ok(self.erase_at(erasure, None).await?.0)
+    }
+
+    async fn erase_quiet_user(&self, erasure: &Erasure, seq: u64) -> StoreResult<(UserState, bool)> {
+        self.erase_at(erasure, Some(seq)).await
     }
 
     async fn blank_cross(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank> {
@@ -190,4 +169,42 @@ fn erasure_of(user: &[u8], value: &[u8]) -> Result<Erasure, String> {
     };
     let id = number().ok_or("an erasure without an id")??;
     Ok(Erasure { user, id, finished_era: number().transpose()? })
+}
+
+impl RedisStore {
+    /// Erases a user, where a `seq` is given only if it is still that one. Returns the counters, and whether it was.
+    async fn erase_at(&self, erasure: &Erasure, seq: Option<u64>) -> StoreResult<(UserState, bool)> {
+        let user = erasure.user.as_str();
+        for _ in 0..ROUNDS {
+            let mut spaces: BTreeSet<String> = self.spaces().await?.into_iter().collect();
+            let state_key = self.keys.of_user(user, "st");
+            let fields = self.link.one("erase", Call::new("HKEYS", &state_key)).await;
+            let fields = fields.and_then(|fields| read::<Vec<Vec<u8>>>(&state_key, fields));
+            // Whose counters cannot be read is known in the spaces that were noted.
+            let fields = self.unreadable.skip(RecordKind::State, fields)?.unwrap_or_default();
+            let fields = fields.into_iter().filter_map(|field| String::from_utf8(field).ok()).collect::<Vec<_>>();
+            spaces.extend(fields.iter().filter_map(|field| field.strip_prefix("r:")).map(String::from));
+            let mut keys: Vec<String> = ["st", "h:e", "h:i", "q", "prof", "remembered"]
+                .iter()
+                .map(|part| self.keys.of_user(user, part))
+                .collect();
+            keys.extend(spaces.iter().map(|space| self.keys.features(user, space)));
+            keys.extend(spaces.iter().map(|space| self.keys.referrers(user, space)));
+            let call = Call::function(function!("erase"), &keys).arg(self.clock_argument()).arg(erasure.id);
+            let call = call.arg(seq.map(|seq| seq.to_string()).unwrap_or_default());
+            let call = spaces.iter().fold(call, |call, space| call.arg(space));
+            let answer: Answer = read(&state_key, self.link.one("erase", call).await?)?;
+            let (missing, is_new, seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq) = answer;
+            if missing == 1 {
+                continue;
+            }
+            self.count_new_user(is_new).await?;
+            if missing != 2 {
+                self.clear_aside(&self.keys.erasures()[0], user).await?;
+            }
+            let state = UserState { seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq };
+            return Ok((state, missing != 2));
+        }
+        Err(contended("erase", user))
+    }
 }

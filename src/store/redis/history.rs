@@ -13,7 +13,7 @@ use crate::event::ActionClass;
 use crate::proto::Behaviour;
 use crate::store::codec::CodecResult;
 use crate::store::{
-    AppendOutcome, Each, Histories, ITEM_USERS_CAP, Record, RecordBody, RecordKind, StoreResult, UserBatch,
+    AppendOutcome, Each, Health, Histories, ITEM_USERS_CAP, Record, RecordBody, RecordKind, StoreResult, UserBatch,
     UserHistory, UserMarks, UserState, unless_all_failed,
 };
 use async_trait::async_trait;
@@ -29,48 +29,26 @@ const STATE: [&str; 6] = ["seq", "weight", "last_refresh_ms", "era", "erased_bef
 /// A field of a hash, absent or text.
 type Field = Option<Vec<u8>>;
 
+/// Whose events are appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Of now.
+    Live,
+    /// Bulk history, whose users the sweep passes over.
+    Bulk,
+}
+
 /// What the function answers: flags, new, seq, weight, last refresh, era, erased before, erased seq, refreshed.
 type Answer = (Vec<u8>, u8, u64, f64, i64, u64, i64, u64, String);
 
 #[async_trait]
 impl Histories for RedisStore {
     async fn append_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
-        let parts: Vec<Part<'_>> = batches.iter().flat_map(parts_of).collect();
-        let calls = parts.iter().map(|part| self.append_call(space, part)).collect::<StoreResult<Vec<_>>>()?;
-        let answers = self.link.write_each("append", calls).await;
-        let mut outcomes: Each<AppendOutcome> = Vec::with_capacity(batches.len());
-        let (mut engaged, mut new_users) = (BTreeMap::new(), 0);
-        for (part, answer) in parts.iter().zip(answers) {
-            let before = if part.is_first { None } else { outcomes.pop() }.unwrap_or(Ok(AppendOutcome::default()));
-            let key = self.keys.of_user(part.user, "st");
-            let answer = answer.and_then(|answer| {
-                let answer: Answer = read(&key, answer)?;
-                let refreshed = refreshed_seq(&key, &answer.8)?;
-                Ok((answer, refreshed))
-            });
-            // Of a user's parts one that failed fails them all: they are repeated, and what is stored counts as duplicate.
-            let (before, (answer, refreshed_seq)) = match (before, self.unreadable.watch(RecordKind::History, answer)) {
-                (Ok(before), Ok(answer)) => (before, answer),
-                (Err(error), _) | (_, Err(error)) => {
-                    outcomes.push(Err(error));
-                    continue;
-                }
-            };
-            let (flags, is_new, seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq, _) = answer;
-            new_users += u64::from(is_new);
-            for (record, flag) in part.records.iter().zip(&flags) {
-                note_engagement(&mut engaged, part.user, record, *flag);
-            }
-            let accepted = flags.iter().filter(|flag| **flag == b'a').count() as u32;
-            outcomes.push(Ok(AppendOutcome {
-                accepted: before.accepted + accepted,
-                duplicates: before.duplicates + part.records.len() as u32 - accepted,
-                state: UserState { seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq },
-                refreshed_seq,
-            }));
-        }
-        self.count(engaged, new_users).await?;
-        unless_all_failed(outcomes)
+        self.append_as(Source::Live, space, batches).await
+    }
+
+    async fn append_bulk_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
+        self.append_as(Source::Bulk, space, batches).await
     }
 
     async fn histories_each(&self, users: &[String]) -> StoreResult<Each<Option<UserHistory>>> {
@@ -108,6 +86,46 @@ impl Histories for RedisStore {
         unless_all_failed(users.iter().zip(answers).map(watched).collect())
     }
 
+    async fn held_back(&self, space: &str, place: &str) -> StoreResult<(Vec<String>, String)> {
+        let (keys, next) = self.walk("held back", place).await?;
+        Ok((self.states_of(space, &keys).await?.held, next.place))
+    }
+
+    async fn let_go(&self, users: &[String]) -> StoreResult<()> {
+        let call = |user: &String| Call::new("HDEL", &self.keys.of_user(user, "st")).arg("held");
+        self.link.run("let go", users.iter().map(call).collect()).await?;
+        Ok(())
+    }
+
+    async fn quiet_users(&self, for_ms: i64, place: &str) -> StoreResult<(Vec<(String, u64)>, String)> {
+        let (keys, next) = self.walk("quiet users", place).await?;
+        let fields = |key: &String| Call::new("HMGET", key).arg("seq").arg("erased_seq").arg("quiet_since");
+        let answers = self.link.run_each("quiet users", keys.iter().map(fields).collect()).await;
+        let now_ms = self.now_ms().await?;
+        let (mut quiet, mut moved) = (Vec::new(), Vec::new());
+        for (key, answer) in keys.iter().zip(answers) {
+            let read_state = answer.and_then(|answer| {
+                let (seq, erased_seq, since): (Field, Field, Field) = read(key, answer)?;
+                Ok((number::<u64>(key, seq.as_deref())?, number::<u64>(key, erased_seq.as_deref())?, since))
+            });
+            let Some((seq, erased_seq, since)) = self.unreadable.skip(RecordKind::State, read_state)? else { continue };
+            if seq <= erased_seq {
+                continue;
+            }
+            let since = since.as_deref().and_then(|text| std::str::from_utf8(text).ok()?.split_once(' '));
+            let since = since.and_then(|(at, ms)| Some((at.parse::<u64>().ok()?, ms.parse::<i64>().ok()?)));
+            match since.filter(|(at, _)| *at == seq) {
+                Some((_, ms)) if now_ms.saturating_sub(ms) >= for_ms => {
+                    quiet.extend(self.keys.user_of_state(key).map(|user| (user, seq)));
+                }
+                Some(_) => {}
+                None => moved.push(Call::new("HSET", key).arg("quiet_since").arg(format!("{seq} {now_ms}"))),
+            }
+        }
+        self.link.run("quiet users", moved).await?;
+        Ok((quiet, next.place))
+    }
+
     async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>> {
         let is_full = self.full_items.contains(items.iter().map(String::as_str));
         let open: Vec<&str> =
@@ -124,10 +142,51 @@ impl Histories for RedisStore {
 }
 
 impl RedisStore {
-    pub(super) fn append_call(&self, space: &str, part: &Part<'_>) -> StoreResult<Call> {
-        let keys = ["st", "h:e", "h:i", "q", "prof"].map(|name| self.keys.of_user(part.user, name));
+    /// What both ways of appending do.
+    async fn append_as(&self, source: Source, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
+        let parts: Vec<Part<'_>> = batches.iter().flat_map(parts_of).collect();
+        let calls = parts.iter().map(|part| self.append_call(source, space, part)).collect::<StoreResult<Vec<_>>>()?;
+        let answers = self.link.write_each("append", calls).await;
+        let mut outcomes: Each<AppendOutcome> = Vec::with_capacity(batches.len());
+        let (mut engaged, mut new_users) = (BTreeMap::new(), 0);
+        for (part, answer) in parts.iter().zip(answers) {
+            let before = if part.is_first { None } else { outcomes.pop() }.unwrap_or(Ok(AppendOutcome::default()));
+            let key = self.keys.of_user(part.user, "st");
+            let answer = answer.and_then(|answer| {
+                let answer: Answer = read(&key, answer)?;
+                let refreshed = refreshed_seq(&key, &answer.8)?;
+                Ok((answer, refreshed))
+            });
+            // Of a user's parts one that failed fails them all: they are repeated, and what is stored counts as duplicate.
+            let (before, (answer, refreshed_seq)) = match (before, self.unreadable.watch(RecordKind::History, answer)) {
+                (Ok(before), Ok(answer)) => (before, answer),
+                (Err(error), _) | (_, Err(error)) => {
+                    outcomes.push(Err(error));
+                    continue;
+                }
+            };
+            let (flags, is_new, seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq, _) = answer;
+            new_users += u64::from(is_new);
+            for (record, flag) in part.records.iter().zip(&flags) {
+                note_engagement(&mut engaged, part.user, record, *flag);
+            }
+            let accepted = flags.iter().filter(|flag| **flag == b'a').count() as u32;
+            outcomes.push(Ok(AppendOutcome {
+                accepted: before.accepted + accepted,
+                duplicates: before.duplicates + part.records.len() as u32 - accepted,
+                state: UserState { seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq },
+                refreshed_seq,
+            }));
+        }
+        self.count(engaged, new_users).await?;
+        unless_all_failed(outcomes)
+    }
+
+    pub(super) fn append_call(&self, source: Source, space: &str, part: &Part<'_>) -> StoreResult<Call> {
+        let keys = ["st", "h:e", "h:i", "q", "prof", "remembered"].map(|name| self.keys.of_user(part.user, name));
         let kinds: Vec<u8> = part.records.iter().map(kind_of).collect();
-        let mut call = Call::function(function!("append"), &keys).arg(self.clock_argument()).arg(space).arg(kinds);
+        let call = Call::function(function!("append"), &keys).arg(self.clock_argument()).arg(space);
+        let mut call = call.arg(u8::from(source == Source::Bulk)).arg(kinds);
         for record in part.records {
             let stored = stored_bytes(record);
             // A list's element may be longer, but a history of such is no history.
@@ -135,6 +194,9 @@ impl RedisStore {
                 return Err(corrupt(&keys[0], format!("event of {} bytes; at most 65535 are kept", stored.len())));
             }
             call = call.arg(record.weight).arg(&record.event_id).arg(stored);
+            if let Some(former) = &record.former_id {
+                call = call.arg(former);
+            }
             if let RecordBody::Profile(attributes) = &record.body {
                 call = call.arg(attributes.len());
                 for (name, value) in attributes {
@@ -176,13 +238,15 @@ fn attributes_of(record: &Record) -> usize {
 
 /// What the function calls this kind of record.
 fn kind_of(record: &Record) -> u8 {
-    match &record.body {
+    let kind = match &record.body {
         RecordBody::Behaviour { class: ActionClass::Engagement, .. } => b'e',
         RecordBody::Behaviour { class: ActionClass::Impression, .. } => b'i',
         RecordBody::Behaviour { class: ActionClass::None, .. } => b'n',
         RecordBody::Query(_) => b'q',
         RecordBody::Profile(_) => b'p',
-    }
+    };
+    // A capital says that another id follows.
+    if record.former_id.is_some() { kind.to_ascii_uppercase() } else { kind }
 }
 
 /// `ts | body`. A behaviour is kept without time and id, which stand beside it.

@@ -140,6 +140,11 @@ impl Keys {
     pub fn user_count(&self) -> String {
         format!("{}:users", self.namespace)
     }
+
+    /// Users held back by bulk history, as of the last sweep.
+    pub fn held_count(&self) -> String {
+        format!("{}:held", self.namespace)
+    }
 }
 
 fn feed(base: String) -> [String; 3] {

@@ -96,6 +96,13 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
+    /// A count that is kept; 0 where none is, or it cannot be read.
+    async fn counted(&self, key: &str) -> StoreResult<u64> {
+        let answer = self.link.one("stats", Call::new("GET", key)).await;
+        let count = answer.and_then(|answer| values::read::<Option<u64>>(key, answer));
+        Ok(self.unreadable.skip(RecordKind::Count, count)?.flatten().unwrap_or(0))
+    }
+
     /// Connects; initialises an empty namespace, refuses one of another schema.
     pub async fn open(address: Address, options: RedisOptions) -> StoreResult<Arc<Self>> {
         Self::open_with_clock(address, options, None).await
@@ -172,17 +179,15 @@ impl Health for RedisStore {
 
     /// Users as counted, memory of all masters.
     async fn stats(&self) -> StoreResult<StoreStats> {
-        let key = self.keys.user_count();
-        let counted =
-            self.link.one("stats", Call::new("GET", &key)).await.and_then(|answer| values::read(&key, answer));
-        let users: Option<u64> = self.unreadable.skip(RecordKind::Count, counted)?.flatten();
+        let users = self.counted(&self.keys.user_count()).await?;
+        let held = self.counted(&self.keys.held_count()).await?;
         let mut info = redis::cmd("INFO");
         info.arg("memory");
         let mut bytes = 0;
         for answer in self.link.everywhere("stats", &info).await? {
             bytes += info_number(&values::read::<String>("info", answer)?, "used_memory:");
         }
-        Ok(StoreStats { users: users.unwrap_or(0), disk_bytes: 0, memory_bytes: bytes })
+        Ok(StoreStats { users, disk_bytes: 0, memory_bytes: bytes, held })
     }
 
     /// Redis decides itself when it writes to the disk.

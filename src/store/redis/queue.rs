@@ -135,27 +135,21 @@ impl DueQueue for RedisStore {
         Ok(QueueDepth { classes: classes.into_iter().map(|(class, (users, ms))| (class, users, ms)).collect(), leased })
     }
 
-    /// The place is the users counted so far, a master, and a cursor of its `SCAN`; where that is no master any more the walk begins
-    /// anew.
+    /// The place is the users and those held back counted so far, and a place of a [`RedisStore::walk`].
     async fn sweep_step(&self, space: &str, place: &str) -> StoreResult<SweepStep> {
-        let mut masters = self.link.masters();
-        masters.sort_unstable();
-        let (counted, at, cursor) = reached(place, &masters).unwrap_or((0, 0, "0"));
-        let Some(node) = masters.get(at) else { return Ok(SweepStep::default()) };
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg(self.keys.all_states()).arg("COUNT").arg(SCAN_STEP);
-        let (next, keys): (String, Vec<Vec<u8>>) = read("scan", self.link.on("sweep", node, &scan).await?)?;
-        let mut keys: Vec<String> = keys.into_iter().filter_map(|key| String::from_utf8(key).ok()).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        let users = counted + keys.len() as u64;
-        let marked = self.mark_stale(space, &keys).await?;
-        let (at, next) = if next == "0" { (at + 1, "0") } else { (at, next.as_str()) };
-        if let Some(node) = masters.get(at) {
-            return Ok(SweepStep { marked, next: format!("{users} {} {next}", link::name(node)) });
+        let (users, held, place) = counted(place).unwrap_or((0, 0, ""));
+        let (keys, next) = self.walk("sweep", place).await?;
+        let found = self.states_of(space, &keys).await?;
+        // A walk that had to begin anew counts anew.
+        let (users, held) = if next.is_anew { (0, 0) } else { (users, held) };
+        let (users, held) = (users + keys.len() as u64, held + found.held.len() as u64);
+        let marked = self.mark_absent(space, found.behind).await?;
+        if !next.place.is_empty() {
+            return Ok(SweepStep { marked, next: format!("{users} {held} {}", next.place) });
         }
         // Heals a count that a crash left behind.
         self.link.one("sweep", Call::new("SET", &self.keys.user_count()).arg(users)).await?;
+        self.link.one("sweep", Call::new("SET", &self.keys.held_count()).arg(held)).await?;
         Ok(SweepStep { marked, next: String::new() })
     }
 
@@ -319,18 +313,49 @@ impl RedisStore {
         groups
     }
 
-    /// Marks those of the users due whose features are behind and who stand nowhere.
-    async fn mark_stale(&self, space: &str, state_keys: &[String]) -> StoreResult<usize> {
+    /// A step of a walk over the counters of all users: their keys, and where to go on. The place is a master and a cursor of its
+    /// `SCAN`; where that is no master any more the walk begins anew.
+    pub(super) async fn walk(&self, operation: &'static str, place: &str) -> StoreResult<(Vec<String>, Next)> {
+        let mut masters = self.link.masters();
+        masters.sort_unstable();
+        let known = reached(place, &masters);
+        let is_anew = known.is_none();
+        let (at, cursor) = known.unwrap_or((0, "0"));
+        let Some(node) = masters.get(at) else { return Ok((Vec::new(), Next { place: String::new(), is_anew })) };
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(self.keys.all_states()).arg("COUNT").arg(SCAN_STEP);
+        let (next, keys): (String, Vec<Vec<u8>>) = read("scan", self.link.on(operation, node, &scan).await?)?;
+        let mut keys: Vec<String> = keys.into_iter().filter_map(|key| String::from_utf8(key).ok()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let (at, next) = if next == "0" { (at + 1, "0") } else { (at, next.as_str()) };
+        let place = masters.get(at).map(|node| format!("{} {next}", link::name(node))).unwrap_or_default();
+        Ok((keys, Next { place, is_anew }))
+    }
+
+    /// Of some users those whose features are behind, and those of them who are held back.
+    pub(super) async fn states_of(&self, space: &str, state_keys: &[String]) -> StoreResult<Behind> {
         let field = format!("r:{space}");
-        let calls =
-            state_keys.iter().map(|key| Call::new("HMGET", key).arg("seq").arg("erased_seq").arg(&field)).collect();
-        let mut by_shard: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-        for (key, answer) in state_keys.iter().zip(self.link.run_each("sweep", calls).await) {
-            let behind = answer.and_then(|answer| is_behind(key, answer));
-            let behind = self.unreadable.skip(RecordKind::State, behind)?.unwrap_or(false);
-            if let Some(user) = self.keys.user_of_state(key).filter(|_| behind) {
-                by_shard.entry(self.shard(&user)).or_default().push(user);
+        let fields = |key: &String| Call::new("HMGET", key).arg("seq").arg("erased_seq").arg(&field).arg("held");
+        let answers = self.link.run_each("sweep", state_keys.iter().map(fields).collect()).await;
+        let mut found = Behind::default();
+        for (key, answer) in state_keys.iter().zip(answers) {
+            let standing = self.unreadable.skip(RecordKind::State, answer.and_then(|answer| standing(key, answer)))?;
+            let Some(user) = self.keys.user_of_state(key) else { continue };
+            match standing {
+                Some(Standing::Behind) => found.behind.push(user),
+                Some(Standing::Held) => found.held.push(user),
+                Some(Standing::Done) | None => {}
             }
+        }
+        Ok(found)
+    }
+
+    /// Marks users due who neither wait nor are leased; returns how many.
+    async fn mark_absent(&self, space: &str, users: Vec<String>) -> StoreResult<usize> {
+        let mut by_shard: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for user in users {
+            by_shard.entry(self.shard(&user)).or_default().push(user);
         }
         let calls = by_shard.iter().flat_map(|(shard, users)| {
             users.chunks(MEMBERS).map(|some| {
@@ -359,13 +384,25 @@ impl RedisStore {
     }
 }
 
-/// Whether a user's `seq` is above what was refreshed and what was erased.
-fn is_behind(key: &str, answer: Value) -> StoreResult<bool> {
-    let (seq, erased_seq, refreshed): (Field, Field, Field) = read(key, answer)?;
+/// How a user's features stand to what came.
+enum Standing {
+    /// Nothing came since what was refreshed and what was erased.
+    Done,
+    Behind,
+    /// Behind by bulk history alone.
+    Held,
+}
+
+fn standing(key: &str, answer: Value) -> StoreResult<Standing> {
+    let (seq, erased_seq, refreshed, held): (Field, Field, Field, Field) = read(key, answer)?;
     let refreshed = refreshed.as_deref().and_then(|version| version.split(|byte| *byte == b' ').next());
     let refreshed = refreshed.filter(|seq| !seq.is_empty());
     let done = number::<u64>(key, refreshed)?.max(number(key, erased_seq.as_deref())?);
-    Ok(number::<u64>(key, seq.as_deref())? > done)
+    if number::<u64>(key, seq.as_deref())? <= done {
+        return Ok(Standing::Done);
+    }
+    // An event of another kind raised `seq` above the mark.
+    Ok(if held.is_some() && held == seq { Standing::Held } else { Standing::Behind })
 }
 
 /// A lease's token as it is stored. The 0 before it tells our leases from those of 0.1.0, which reads both alike.
@@ -377,10 +414,32 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Users counted, which master, and the cursor there.
-fn reached<'a>(place: &'a str, masters: &[Node]) -> Option<(u64, usize, &'a str)> {
-    let mut words = place.split(' ');
-    let (counted, name, cursor) = (words.next()?.parse().ok()?, words.next()?, words.next()?);
-    let at = masters.iter().position(|node| link::name(node) == name)?;
-    Some((counted, at, cursor))
+/// Where a walk goes on.
+pub(super) struct Next {
+    /// Empty at the end.
+    pub place: String,
+    /// It began with this step: also where the place that was given is none any more.
+    pub is_anew: bool,
+}
+
+/// Users of a step of a walk.
+#[derive(Default)]
+pub(super) struct Behind {
+    /// The features are behind.
+    pub behind: Vec<String>,
+    /// By bulk history alone.
+    pub held: Vec<String>,
+}
+
+/// Users and those held back that were counted, and the place of the walk.
+fn counted(place: &str) -> Option<(u64, u64, &str)> {
+    let (users, rest) = place.split_once(' ')?;
+    let (held, rest) = rest.split_once(' ')?;
+    Some((users.parse().ok()?, held.parse().ok()?, rest))
+}
+
+/// Which master, and the cursor there.
+fn reached<'a>(place: &'a str, masters: &[Node]) -> Option<(usize, &'a str)> {
+    let (name, cursor) = place.split_once(' ')?;
+    Some((masters.iter().position(|node| link::name(node) == name)?, cursor))
 }

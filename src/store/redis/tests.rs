@@ -71,3 +71,30 @@ async fn conforms_over_tls_with_a_user() {
     let url = format!("rediss://taiji:p%40ss_word@127.0.0.1:{}", server.port);
     conformance::check_all(&subject(Address::parse(&url).unwrap().with_authority(authority), 2).await).await;
 }
+
+#[tokio::test]
+async fn audit_08_erased_events_ahead_of_the_clock_stay_duplicates() {
+    let server = RedisServer::start();
+    let subject = subject(Address::parse(&server.url()).unwrap(), 2).await;
+    conformance::erase::ahead_of_the_clock(&subject).await;
+}
+
+#[tokio::test]
+async fn audit_08_a_value_of_zero_is_known_under_its_former_id() {
+    let server = RedisServer::start();
+    conformance::queue::former_ids(&subject(Address::parse(&server.url()).unwrap(), 2).await).await;
+}
+
+#[tokio::test]
+async fn audit_12_the_sweep_passes_over_bulk_history() {
+    let (server, cluster) = (RedisServer::start(), RedisCluster::start());
+    for url in [server.url(), cluster.url()] {
+        conformance::queue::held_back(&subject(Address::parse(&url).unwrap(), 4).await).await;
+    }
+}
+
+#[tokio::test]
+async fn audit_08_who_has_been_quiet_for_long_is_found_and_erased_while_nothing_comes() {
+    let server = RedisServer::start();
+    conformance::erase::quiet(&subject(Address::parse(&server.url()).unwrap(), 2).await).await;
+}

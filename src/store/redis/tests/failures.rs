@@ -47,6 +47,7 @@ async fn a_full_profile_drops_its_oldest_attribute_but_never_an_opt_out() {
     let profile = |ts_ms: i64, name: &str| Record {
         ts_ms,
         event_id: format!("p{ts_ms}"),
+        former_id: None,
         weight: 1.0,
         body: RecordBody::Profile([(name.to_string(), serde_json::json!(true))].into()),
     };

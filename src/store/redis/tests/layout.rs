@@ -3,7 +3,7 @@
 //! time that Redis spent on one.
 
 use super::*;
-use crate::store::redis::history::parts_of;
+use crate::store::redis::history::{Source, parts_of};
 use crate::store::{HISTORY_CAP, Record, RecordBody};
 use prost::Message;
 use std::time::Instant;
@@ -121,7 +121,11 @@ async fn layouts_compared() {
                 batches.iter().enumerate().map(|(user, batch)| make(user, &batch.records)).collect()
             };
             let calls: Vec<Call> = match nth {
-                0 => batches.iter().flat_map(parts_of).map(|part| store.append_call("s", &part).unwrap()).collect(),
+                0 => batches
+                    .iter()
+                    .flat_map(parts_of)
+                    .map(|part| store.append_call(Source::Live, "s", &part).unwrap())
+                    .collect(),
                 1 => calls(packed_call),
                 _ => calls(sorted_sets_call),
             };

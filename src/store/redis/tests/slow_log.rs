@@ -73,7 +73,13 @@ fn batch(user: &str, records: Vec<Record>) -> UserBatch {
 /// 64 attributes nobody has seen before.
 fn stranger(n: usize, value: &str) -> Record {
     let attributes = (0..64).map(|k| (format!("{:0100}", n * 64 + k), value.into())).collect();
-    Record { ts_ms: NOW_MS, event_id: long_id(n, "p"), weight: 0.0, body: RecordBody::Profile(attributes) }
+    Record {
+        ts_ms: NOW_MS,
+        event_id: long_id(n, "p"),
+        former_id: None,
+        weight: 0.0,
+        body: RecordBody::Profile(attributes),
+    }
 }
 
 /// All lists full of entries of one time, and a full profile.

@@ -16,7 +16,13 @@ async fn open(url: &str) -> StoreResult<Arc<RedisStore>> {
 }
 
 async fn append(store: &RedisStore, user: &str, n: i64) -> StoreResult<u64> {
-    let query = Record { ts_ms: n, event_id: format!("e{n}"), weight: 1.0, body: RecordBody::Query("tea".into()) };
+    let query = Record {
+        ts_ms: n,
+        event_id: format!("e{n}"),
+        former_id: None,
+        weight: 1.0,
+        body: RecordBody::Query("tea".into()),
+    };
     let batch = UserBatch { user: user.into(), records: vec![query] };
     Ok(store.append("s", &[batch]).await?[0].state.seq)
 }

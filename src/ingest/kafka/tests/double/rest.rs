@@ -30,8 +30,12 @@ macro_rules! hand_on {
 
 hand_on! {
     Histories {
+        append_bulk_each(space: &str, batches: &[UserBatch]) -> Each<AppendOutcome>;
         histories_each(users: &[String]) -> Each<Option<UserHistory>>;
         states_each(space: &str, users: &[String]) -> Each<Option<UserMarks>>;
+        held_back(space: &str, place: &str) -> (Vec<String>, String);
+        let_go(users: &[String]) -> ();
+        quiet_users(for_ms: i64, place: &str) -> (Vec<(String, u64)>, String);
         item_user_counts(items: &[String]) -> Vec<u32>;
     }
 
@@ -83,6 +87,7 @@ hand_on! {
         unfinished_erasures() -> Vec<Erasure>;
         file_erasures(place: &str) -> String;
         erase_user(erasure: &Erasure) -> UserState;
+        erase_quiet_user(erasure: &Erasure, seq: u64) -> (UserState, bool);
         blank_cross(space: &str, user: &str, neighbour: &str, era: u64) -> CrossBlank;
         finish_erasure(erasure: &Erasure, era: u64) -> ();
         expire_erasures(before_ms: i64) -> usize;
