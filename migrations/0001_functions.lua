@@ -25,6 +25,8 @@ local HISTORY_CAP, QUERY_CAP, PROFILE_CAP, ITEM_USERS_CAP = 100, 20, 64, 5
 local REMEMBERED_CAP, CLOCK_STEP_MS = 220, 60000
 local OPT_OUT = 'cross_opt_out'
 local CLASSES = 4
+-- Empty but in rehearsals of an upgrade: a field, and its value, that are added to a user's counters.
+local UNKNOWN = { @UNKNOWN@ }
 
 local function now_ms(given)
   if given ~= '' then return tonumber(given) end
@@ -456,7 +458,7 @@ local function append(keys, args)
   local weight_text, is_new = string.format('%.17g', weight), 0
   if string.find(flags_text, 'a', 1, true) then
     if not st[1] then is_new = 1 end
-    redis.call('HSET', keys[1], 'seq', integer(seq), 'weight', weight_text)
+    redis.call('HSET', keys[1], 'seq', integer(seq), 'weight', weight_text, unpack(UNKNOWN))
     hold_back(keys[1], args[3] == '1', before, seq, st)
     if profile then write_profile(keys[5], profile) end
     for _, list in ipairs(lists) do save(list) end

@@ -5,6 +5,7 @@
 //! A later version may add to the end of a record of the same format; what is behind the last known field is passed over.
 //! Callers: the stores. The kept lists of a history have their own file, [`super::kept`].
 
+use super::rehearsal::extend_record;
 use super::types::{Erasure, FreshVector, StoredFeatures, UserState};
 use crate::feature::{Group, GroupBlob, Version};
 use serde::{Deserialize, Serialize};
@@ -59,7 +60,7 @@ pub fn encode_user(record: &UserRecord) -> Vec<u8> {
     }
     put_u64(&mut bytes, state.erased_seq);
     put_u64(&mut bytes, record.erasure_id);
-    bytes
+    extend_record(bytes)
 }
 
 /// The [`UserRecord`] of these bytes.
@@ -96,7 +97,7 @@ pub fn encode_erasure(erasure: &Erasure) -> Vec<u8> {
     put_u64(&mut bytes, erasure.id);
     bytes.push(u8::from(erasure.finished_era.is_some()));
     put_u64(&mut bytes, erasure.finished_era.unwrap_or(0));
-    bytes
+    extend_record(bytes)
 }
 
 /// The [`Erasure`] of these bytes.
@@ -131,7 +132,7 @@ pub fn encode_features(record: &FeatureRecord) -> Vec<u8> {
         put_i64(&mut bytes, blob.expires_at_ms);
         put_bytes(&mut bytes, &blob.bytes);
     }
-    bytes
+    extend_record(bytes)
 }
 
 /// The [`FeatureRecord`] of these bytes.
@@ -162,7 +163,7 @@ pub fn encode_vector(vector: &FreshVector) -> Vec<u8> {
     put_version(&mut bytes, vector.version);
     bytes.push(u8::from(vector.vector.is_some()));
     put_bytes(&mut bytes, vector.vector.as_deref().unwrap_or_default());
-    bytes
+    extend_record(bytes)
 }
 
 /// The entry of these bytes.
@@ -180,7 +181,7 @@ pub fn decode_vector(bytes: &[u8]) -> CodecResult<FreshVector> {
 pub fn encode_due(class: u8, due_ms: i64) -> Vec<u8> {
     let mut bytes = vec![FORMAT, class];
     put_i64(&mut bytes, due_ms);
-    bytes
+    extend_record(bytes)
 }
 
 /// (class, due_ms) of these bytes.

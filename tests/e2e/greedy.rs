@@ -5,6 +5,7 @@ use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use testkit::is_audit;
 use testkit::process::{Answer, Server, Setup, call, connect, head, read_answer, wait_until};
@@ -32,13 +33,16 @@ fn server(folder: &tempfile::TempDir) -> Setup {
     Setup::canned(&data_plane_bundle(folder.path()), &folder.path().join("store"))
 }
 
-/// Connections that want as much as they can get.
+/// Connections that want as much as they can get. Bodies come by a byte every [`DRIP`].
 struct Attack {
-    idle: Vec<TcpStream>,
-    heads: Vec<TcpStream>,
-    bodies: Vec<TcpStream>,
-    multiplexed: Vec<TcpStream>,
+    /// Idle ones, half heads, and such of HTTP/2.
+    still: Vec<TcpStream>,
+    bodies: usize,
+    /// Lets the thread that sends the bodies go when it is dropped.
+    _drip: mpsc::Sender<()>,
 }
+
+const DRIP: Duration = Duration::from_secs(3);
 
 impl Attack {
     fn begin(address: &str, scale: &Scale) -> Attack {
@@ -53,16 +57,27 @@ impl Attack {
         };
         let half_head = format!("POST /v1/events HTTP/1.1\r\nhost: {address}\r\nx-half: ");
         let slow = [head(address, "POST", "/v1/events", &[], 4096), b"{".to_vec()].concat();
-        Attack {
-            idle: open(scale.idle, b""),
-            heads: open(scale.heads, half_head.as_bytes()),
-            bodies: open(scale.bodies, &slow),
-            multiplexed: open(scale.multiplexed, &half_posts(address, 100)),
-        }
+        // The bodies first: the thread keeps them going while the others are opened.
+        let mut bodies = open(scale.bodies, &slow);
+        let (drip, ends) = mpsc::channel();
+        std::thread::spawn(move || {
+            while ends.recv_timeout(DRIP) == Err(RecvTimeoutError::Timeout) {
+                for body in &mut bodies {
+                    // One that the server closed shows in the count of connections.
+                    let _ = body.write_all(b" ");
+                }
+            }
+        });
+        let still = [
+            open(scale.idle, b""),
+            open(scale.heads, half_head.as_bytes()),
+            open(scale.multiplexed, &half_posts(address, 100)),
+        ];
+        Attack { still: still.into_iter().flatten().collect(), bodies: scale.bodies, _drip: drip }
     }
 
     fn connections(&self) -> usize {
-        self.idle.len() + self.heads.len() + self.bodies.len() + self.multiplexed.len()
+        self.still.len() + self.bodies
     }
 }
 
@@ -145,7 +160,12 @@ fn audit_05_slow_and_greedy_clients_wait_for_themselves_alone() {
     rlimit::increase_nofile_limit(20_000).expect("open files");
     let scale = if is_audit() { WHOLE } else { SMALL };
     let folder = tempfile::tempdir().expect("tempdir");
-    let server = server(&folder).start();
+    // However slow the machine is that opens them, all of them are held at once.
+    let minutes = "600000";
+    let server = server(&folder)
+        .env("TAIJI__SERVER__HEADER_TIMEOUT_MS", minutes)
+        .env("TAIJI__SERVER__BODY_TIMEOUT_MS", minutes)
+        .start();
     server.post("/v1/events", &click("u", "e", now_ms())).expect_status(202);
     server.wait_for_features(&["u".to_string()], Duration::from_secs(60));
     read_for(&server, scale.window / 2);

@@ -105,7 +105,12 @@ fn audit_09_a_folder_that_0_1_0_left_is_opened_and_served() {
 #[test]
 fn audit_09_two_builds_of_this_tree_take_turns_under_load() {
     let rehearsed = |setup: Setup| setup.env("TAIJI_REHEARSAL", "later");
-    take_turns(&|setup| setup, &rehearsed, "two builds of this tree");
+    let redis = take_turns(&|setup| setup, &rehearsed, "two builds of this tree");
+    let space = redis.command(&["SMEMBERS", "taiji:spaces"]);
+    let space = space.lines().last().expect("a space");
+    for key in ["taiji:{user 0}:st", &format!("taiji:{{user 0}}:f:{space}"), "taiji:epoch"] {
+        assert_eq!(redis.command(&["HGET", key, "rehearsal"]), "$5\r\nlater\r\n", "{key} has what nobody knows");
+    }
 }
 
 /// Run by `make upgrade-check OLD=…`.
@@ -182,7 +187,7 @@ impl Load {
 }
 
 /// Old, both, new alone (which migrates), both, old alone, under load: nothing lost, nothing twice, nothing unreadable.
-fn take_turns(old: &dyn Fn(Setup) -> Setup, new: &dyn Fn(Setup) -> Setup, name: &str) {
+fn take_turns(old: &dyn Fn(Setup) -> Setup, new: &dyn Fn(Setup) -> Setup, name: &str) -> RedisServer {
     let (folder, redis) = (tempfile::tempdir().expect("tempdir"), RedisServer::start());
     let bundle = bundle(folder.path());
     // 0.1.0 lists functions, which the least rights of now do not grant.
@@ -235,6 +240,7 @@ fn take_turns(old: &dyn Fn(Setup) -> Setup, new: &dyn Fn(Setup) -> Setup, name: 
         unreadable.len()
     );
     assert_eq!((lost, doubled, unreadable.first()), (0, 0, None));
+    redis
 }
 
 fn applied(url: &str) -> Ended {

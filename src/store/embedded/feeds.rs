@@ -15,6 +15,7 @@ use super::{EmbeddedStore, Inner};
 use crate::event::Item;
 use crate::store::codec::{self, CodecResult};
 use crate::store::cursor::ShardPage;
+use crate::store::rehearsal;
 use crate::store::{FeedCursor, FeedPage, FreshVector, RecordKind, StoreResult};
 use async_trait::async_trait;
 use fjall::Readable;
@@ -102,7 +103,7 @@ impl crate::store::Feeds for EmbeddedStore {
                     batch.remove(&inner.engine.feeds, keys::of_feed(ITEM_FEED, old));
                 }
                 let feed_key = keys::of_feed(ITEM_FEED, ends.last);
-                let value = serde_json::to_vec(item).map_err(|error| corrupt(&feed_key, error.to_string()))?;
+                let value = rehearsal::json(item).map_err(|error| corrupt(&feed_key, error.to_string()))?;
                 batch.insert(&inner.engine.feeds, feed_key, value);
                 batch.insert(&inner.engine.items, place_key, ends.last.to_be_bytes());
             }

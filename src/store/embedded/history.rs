@@ -14,6 +14,7 @@ use crate::event::{ActionClass, OPT_OUT_ATTRIBUTE};
 use crate::proto::Behaviour;
 use crate::store::codec::{self, CodecResult, Profile, ProfileAttribute, UserRecord};
 use crate::store::kept::KeptList;
+use crate::store::rehearsal;
 use crate::store::{
     AppendOutcome, Each, HISTORY_CAP, Histories, PROFILE_CAP, QUERY_CAP, REMEMBERED_CAP, Record, RecordBody,
     RecordKind, StoreResult, UserBatch, UserHistory, UserMarks, UserState, unless_all_failed,
@@ -381,7 +382,9 @@ fn is_erased(state: &UserState, ts_ms: i64) -> bool {
 
 /// A behaviour without what its place in the list says already.
 fn strip(behaviour: &Behaviour) -> Vec<u8> {
-    Behaviour { ts_ms: 0, event_id: String::new(), ..behaviour.clone() }.encode_to_vec()
+    let mut bytes = Behaviour { ts_ms: 0, event_id: String::new(), ..behaviour.clone() }.encode_to_vec();
+    rehearsal::extend_message(&mut bytes);
+    bytes
 }
 
 fn behaviours(list: &KeptList) -> CodecResult<Vec<Behaviour>> {

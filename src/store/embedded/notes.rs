@@ -5,7 +5,7 @@
 
 use super::engine::{Engine, corrupt};
 use super::keys::{self, Kind};
-use crate::store::StoreResult;
+use crate::store::{StoreResult, rehearsal};
 use fjall::{OwnedWriteBatch, Snapshot};
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ impl Notes {
             batch.remove(&engine.users, key);
             return Ok(());
         }
-        let bytes = serde_json::to_vec(self).map_err(|error| corrupt(&key, error.to_string()))?;
+        let bytes = rehearsal::json(self).map_err(|error| corrupt(&key, error.to_string()))?;
         batch.insert(&engine.users, key, bytes);
         Ok(())
     }

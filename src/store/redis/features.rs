@@ -15,6 +15,7 @@ use crate::feature::{Group, GroupBlob, Version};
 use crate::log_id::LogId;
 use crate::store::codec::{CodecResult, FeatureRecord};
 use crate::store::embedded::put_rules;
+use crate::store::rehearsal;
 use crate::store::{
     Each, FeaturePut, Features, PutOutcome, PutRefusal, RecordKind, StoreError, StoreResult, StoredFeatures,
     unless_all_failed,
@@ -258,7 +259,11 @@ pub(crate) fn fields(record: &FeatureRecord) -> Vec<(&'static str, Vec<u8>)> {
         bytes.extend_from_slice(&blob.version.turn.to_be_bytes());
         bytes.extend_from_slice(&blob.expires_at_ms.to_be_bytes());
         bytes.extend_from_slice(&blob.bytes);
+        rehearsal::extend_message(&mut bytes);
         fields.push((blob.group.as_str(), bytes));
+    }
+    if let Some(build) = rehearsal::build() {
+        fields.push((rehearsal::FIELD, build.into()));
     }
     fields
 }

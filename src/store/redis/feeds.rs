@@ -19,6 +19,7 @@ use super::values::{corrupt, number, read};
 use crate::event::Item;
 use crate::store::codec::{self, CodecResult};
 use crate::store::cursor::ShardPage;
+use crate::store::rehearsal;
 use crate::store::{FeedCursor, FeedPage, Feeds, FreshVector, RecordKind, StoreResult};
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -66,7 +67,7 @@ impl Feeds for RedisStore {
         for some in items.chunks(MEMBERS) {
             let mut call = Call::function(function!("feed_items"), &keys).arg("");
             for item in some {
-                let value = serde_json::to_vec(item).map_err(|error| corrupt(&keys[1], error.to_string()))?;
+                let value = rehearsal::json(item).map_err(|error| corrupt(&keys[1], error.to_string()))?;
                 call = call.arg(&item.id).arg(value);
             }
             calls.push(call.costing(FUNCTION + MEMBER * some.len() as u32));

@@ -15,9 +15,10 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// The source, with [`PLACE`] where the library's name goes.
+/// The source, with [`PLACE`] where the library's name goes, and [`UNKNOWN`] where a rehearsal of an upgrade puts a field.
 const TEMPLATE: &str = include_str!("../../../migrations/0001_functions.lua");
 const PLACE: &str = "@LIBRARY@";
+const UNKNOWN: &str = "@UNKNOWN@";
 /// What the names of all libraries of taiji begin with.
 const PREFIX: &str = "taiji_";
 /// Bytes of the hash in a name.
@@ -36,7 +37,10 @@ impl Library {
         let hash = Sha256::new().chain_update(template).chain_update(salt).finalize();
         let hex: String = hash.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
         let name = format!("{PREFIX}{NEWEST_KNOWN}_{hex}");
-        Library { source: template.replace(PLACE, &name), name }
+        let quoted = |text: &str| format!("'{}'", text.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
+        let unknown =
+            if salt.is_empty() { String::new() } else { format!("{}, {}", quoted(rehearsal::FIELD), quoted(salt)) };
+        Library { source: template.replace(PLACE, &name).replace(UNKNOWN, &unknown), name }
     }
 }
 

@@ -12,6 +12,7 @@ use super::{entries, function};
 use crate::event::ActionClass;
 use crate::proto::Behaviour;
 use crate::store::codec::CodecResult;
+use crate::store::rehearsal;
 use crate::store::{
     AppendOutcome, Each, Health, Histories, ITEM_USERS_CAP, Record, RecordBody, RecordKind, StoreResult, UserBatch,
     UserHistory, UserMarks, UserState, unless_all_failed,
@@ -256,6 +257,7 @@ fn stored_bytes(record: &Record) -> Vec<u8> {
         RecordBody::Behaviour { behaviour, .. } => {
             let body = Behaviour { ts_ms: 0, event_id: String::new(), ..behaviour.clone() };
             bytes.extend_from_slice(&body.encode_to_vec());
+            rehearsal::extend_message(&mut bytes);
         }
         RecordBody::Query(query) => bytes.extend_from_slice(query.as_bytes()),
         RecordBody::Profile(_) => {}
