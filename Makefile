@@ -74,8 +74,8 @@ drain: build setup-tests ## two replicas leave one after the other under load an
 bench-ingest: build setup-tests ## events through Kafka into Redis beside a bare consumer and writer; memory of a user (QUICK=1: short)
 	@python3 scripts/bench_ingest.py $(if $(QUICK),--quick)
 
-bench-overhead: build setup-tests ## from a broker's append to a read that shows it, canned engine, 2,000 events/s (QUICK=1: short)
-	@python3 scripts/bench_plane.py overhead $(if $(QUICK),--quick)
+bench-overhead: build setup-tests ## from a broker's append to a read that shows it, canned engine, 2,000 events/s (QUICK=1: short; OLD=PROGRAM, OLD_BUNDLE=DIR: beside an earlier release)
+	@TAIJI_OLD=$(OLD) TAIJI_OLD_BUNDLE=$(OLD_BUNDLE) python3 scripts/bench_plane.py overhead $(if $(QUICK),--quick)
 
 bench-replicas: build setup-tests ## refreshes of two infer replicas beside one, engine of fixed latency (QUICK=1: short)
 	@python3 scripts/bench_plane.py replicas $(if $(QUICK),--quick)

@@ -12,8 +12,8 @@ import time
 from page import commit, machine, write_section
 
 BUNDLE = "models/demo/1"
-# DESIGN 9: share of the bare pair's rate that is wanted.
-WANTED = 0.80
+# Share of the bare pair's rate that is wanted, and most processor time of service and Redis together, in that of the bare pair.
+WANTED, MOST_CPU = 0.80, 1.25
 NAMES = {"ours": "taiji serve", "bare": "bare pair, same writes", "plain": "plain writer"}
 
 
@@ -38,10 +38,13 @@ def row(what, wanted, values):
 
 def tables(found):
     rounds, memory = found["rounds"], found["memory"]
-    values = lambda way, what: [one[way][what] for one in rounds]
-    ratio = lambda way: [one["ours"]["events_s"] / one[way]["events_s"] for one in rounds]
+    values = lambda way, what: [one[way][what] for one in rounds if way in one]
+    cpu = lambda one, way: one[way]["cpu_us"] + one[way]["redis_cpu_us"]
+    ratio = lambda way: [one["ours"]["events_s"] / one[way]["events_s"] for one in rounds if way in one]
     lines = ["| what | wanted | median | lowest | highest |", "|---|---|---|---|---|"]
     lines.append(row("taiji serve / bare pair, same writes", f"≥ {WANTED:.2f}", ratio("bare")))
+    lines.append(row("processor time of service and Redis an event / bare pair's", f"≤ {MOST_CPU:.2f}",
+                     [cpu(one, "ours") / cpu(one, "bare") for one in rounds]))
     lines.append(row("taiji serve / plain writer", "", ratio("plain")))
     for what, label in (("events_s", "events/s"), ("cpu_us", "its processor time of an event, µs"),
                         ("redis_cpu_us", "Redis' processor time of an event, µs"), ("bytes_user", "Redis memory, bytes a user")):

@@ -14,6 +14,8 @@ from page import commit, machine, write_section
 
 # DESIGN 9: milliseconds at 2,000 events/s, and how many times the refreshes of one replica two should do.
 P50_MS, P99_MS, RATE, TWICE = 10, 50, 2000, 1.8
+# Most that an earlier release may be quicker by.
+SLOWER = 1.1
 
 
 def overhead(ways):
@@ -25,14 +27,21 @@ def overhead(ways):
             bar = f"≤ {wanted}" if wanted and way["rate"] == RATE else ""
             lines.append(row(f"{name}: {what.replace('_ms', ', ms')}", bar, [run["ours"][what] for run in runs]))
             lines.append(row(f"the same, bare: {what.replace('_ms', ', ms')}", "", [run["bare"][what] for run in runs]))
+            if "earlier" in runs[0]:
+                earlier = [run["earlier"][what] for run in runs]
+                lines.append(row(f"the same, earlier release: {what.replace('_ms', ', ms')}", "", earlier))
+                ratios = [run["ours"][what] / run["earlier"][what] for run in runs]
+                lines.append(row("ours / earlier release", f"≤ {SLOWER}" if what == "p50_ms" else "", ratios))
         given_up = [run["ours"]["given_up"] for run in runs]
         lines.append(row("given up after 10 s, events", "", given_up))
         refreshes = [run["ours"]["refreshes"] / run["ours"]["events"] for run in runs]
         lines.append(row("refreshes of an event", "", refreshes))
         lines.append(row("taiji's processor time of an event, µs", "", [run["ours"]["cpu_us"] for run in runs]))
+        if "earlier" in runs[0]:
+            lines.append(row("the same, earlier release", "", [run["earlier"]["cpu_us"] for run in runs]))
     runs = ways[0]["runs"]
     probes = statistics.median(run["ours"]["probes"] for run in runs)
-    return f"{len(runs)} runs of both, alternating, {probes:.0f} probed events each", lines
+    return f"{len(runs)} runs of all, alternating, {probes:.0f} probed events each", lines
 
 
 def replicas(rounds):

@@ -1,7 +1,8 @@
 //! `make bench-ingest`: events through a real Kafka into a real Redis, by `taiji serve`, by a bare pair that does the same writes,
 //! and by a plain writer; then the memory of 100,000 users.
 //!
-//! In: `BUNDLE [ingest|overhead|replicas] [--quick]`. Out: one JSON object on standard output, progress on standard error. `scripts/bench_ingest.py` starts
+//! In: `BUNDLE [ingest|overhead|replicas] [--quick]`; for `overhead` in the environment, if wanted, an earlier release's program to
+//! measure beside (`TAIJI_OLD`) and a bundle that it reads (`TAIJI_OLD_BUNDLE`). Out: one JSON object on standard output, progress on standard error. `scripts/bench_ingest.py` starts
 //! it. Every run begins with an empty Redis and a fresh group over one and the same topic; histories are compared with
 //! what they must be after every run that promises them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -14,7 +15,7 @@ mod replicas;
 
 use bare::{Target, Writer};
 use events::Kept;
-use overhead::{Due, Overhead};
+use overhead::{Due, Overhead, Program};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use taiji::store::redis::{Address, Patience};
 use taiji::store::{FeatureStore, RedisOptions, RedisStore};
+use testkit::TAIJI;
 use testkit::kafka::Broker;
 use testkit::process::Setup;
 use testkit::redis::RedisServer;
@@ -34,6 +36,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const TOPIC: &str = "bench.events";
 const PARTITIONS: i32 = 8;
+/// The plain writer's rate is for orientation.
+const PLAIN_ROUNDS: usize = 5;
 /// What `store.shards` is by default.
 const SHARDS: u32 = 8;
 /// What `overhead` measures: who is due, events a second, runs. DESIGN 9's first, then what one machine can do at most.
@@ -63,7 +67,7 @@ fn main() {
         }
         _ => {}
     }
-    let (total, users, rounds, filled) = if quick { (60_000, 5_000, 2, 5_000) } else { (300_000, 20_000, 5, 100_000) };
+    let (total, users, rounds, filled) = if quick { (60_000, 5_000, 2, 5_000) } else { (300_000, 20_000, 15, 100_000) };
     let manifest = std::fs::read_to_string(bundle.join("manifest.json")).expect("manifest.json");
     let manifest: Value = serde_json::from_str(&manifest).expect("manifest.json");
     let broker = Broker::start_if_real().expect("Apache Kafka");
@@ -94,7 +98,14 @@ fn print_overhead(bundle: &Path, quick: bool) {
     broker.create_topic("bench.dlq", 1, &[]);
     let (ways, seconds) = if quick { (&WAYS[..1], 5) } else { (&WAYS[..], 15) };
     let (runtime, time) = (runtime(), Duration::from_secs(seconds));
-    let bench = |due, rate| Overhead { runtime: &runtime, broker: &broker, bundle, due, rate, time };
+    let set = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let earlier = set("TAIJI_OLD").map(|program| Program {
+        bundle: set("TAIJI_OLD_BUNDLE").map_or(bundle.to_path_buf(), PathBuf::from),
+        path: program,
+    });
+    let ours = Program { path: TAIJI.clone(), bundle: bundle.to_path_buf() };
+    let programs = (&ours, earlier.as_ref());
+    let bench = |due, rate| Overhead { runtime: &runtime, broker: &broker, programs, due, rate, time };
     bench(Due::ByPolicy, 2000.0).warm_up();
     let way = |(due, rate, runs): &(Due, f64, usize)| {
         let runs = overhead::measure(&bench(*due, *rate), if quick { 1 } else { *runs });
@@ -121,7 +132,7 @@ fn produce(broker: &Broker, made: &[events::Made]) {
 }
 
 impl Bench {
-    /// Each way once; which of the two that are compared goes first alternates.
+    /// Each way once, the plain one in the first rounds only; which of the two that are compared goes first alternates.
     fn round(&self, round: usize) -> Value {
         let (ours, bare) = if round.is_multiple_of(2) {
             let ours = self.ours(round);
@@ -130,7 +141,10 @@ impl Bench {
             let bare = self.bare(round, Writer::SameWrites);
             (self.ours(round), bare)
         };
-        let all = json!({"ours": ours, "bare": bare, "plain": self.bare(round, Writer::Plain)});
+        let mut all = json!({"ours": ours, "bare": bare});
+        if round < PLAIN_ROUNDS {
+            all["plain"] = self.bare(round, Writer::Plain);
+        }
         eprintln!("bench-ingest: round {}: {all}", round + 1);
         all
     }

@@ -13,9 +13,9 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use testkit::kafka::Broker;
@@ -97,24 +97,28 @@ impl ProducerContext for Acknowledged {
     }
 }
 
-/// Runs of both, alternating; `[{"ours": {…}, "bare": {…}}, …]`.
+/// Runs of all ways, every other one in the opposite order; `[{"ours": {…}, "earlier": {…}, "bare": {…}}, …]`, `earlier` only
+/// where there is such a program.
 pub fn measure(bench: &Overhead<'_>, runs: usize) -> Vec<Value> {
     let run = |round: usize| {
-        let (ours, bare) = match round.is_multiple_of(2) {
-            true => {
-                let ours = bench.ours(round);
-                (ours, bench.bare(round, "bare"))
-            }
-            false => {
-                let bare = bench.bare(round, "bare");
-                (bench.ours(round), bare)
-            }
-        };
-        let both = json!({"ours": ours, "bare": bare});
-        eprintln!("bench-overhead: run {}: {both}", round + 1);
-        both
+        let mut ways = vec!["ours", "bare"];
+        if bench.programs.1.is_some() {
+            ways.insert(1, "earlier");
+        }
+        if !round.is_multiple_of(2) {
+            ways.reverse();
+        }
+        let found: Map<String, Value> = ways.into_iter().map(|way| (way.to_string(), bench.way(way, round))).collect();
+        eprintln!("bench-overhead: run {}: {}", round + 1, json!(found));
+        Value::Object(found)
     };
     (0..runs).map(run).collect()
+}
+
+/// A service to measure.
+pub struct Program {
+    pub path: String,
+    pub bundle: PathBuf,
 }
 
 /// Which events make their users due.
@@ -130,7 +134,8 @@ pub enum Due {
 pub struct Overhead<'a> {
     pub runtime: &'a Runtime,
     pub broker: &'a Broker,
-    pub bundle: &'a Path,
+    /// This tree's, and an earlier release's to compare with.
+    pub programs: (&'a Program, Option<&'a Program>),
     pub due: Due,
     /// Events a second.
     pub rate: f64,
@@ -144,11 +149,19 @@ impl Overhead<'_> {
         Overhead { time: BROKER_WARM_UP, ..*self }.bare(0, "warm-up");
     }
 
-    fn ours(&self, round: usize) -> Value {
-        let (server, topic) = (RedisServer::with(&REDIS), self.topic("ours", round));
+    fn way(&self, way: &str, round: usize) -> Value {
+        match (way, self.programs) {
+            ("ours", (program, _)) | ("earlier", (_, Some(program))) => self.service(way, program, round),
+            _ => self.bare(round, way),
+        }
+    }
+
+    fn service(&self, way: &str, program: &Program, round: usize) -> Value {
+        let (server, topic) = (RedisServer::with(&REDIS), self.topic(way, round));
         let folder = tempfile::tempdir().expect("folder");
-        let service = Setup::canned(self.bundle, folder.path())
-            .on(&server.url())
+        let service = Setup::canned(&program.bundle, folder.path())
+            .of(&program.path)
+            .on(&server.operators_url())
             .flag("--kafka", self.broker.address())
             .env("TAIJI__KAFKA__GROUP", &topic)
             .env("TAIJI__KAFKA__EVENTS_TOPIC", &topic)
