@@ -39,6 +39,7 @@ fuzz: build ## every decoder on fuzz/corpus and on seeded mutations of it (FUZZ_
 lint: ## formatting and clippy, as CI checks them
 	cargo fmt --all -- --check
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
+	cargo clippy --release --workspace --bench ingest --bench llm_worker --locked -- -D warnings
 
 fmt: ## format the code
 	cargo fmt --all

@@ -191,11 +191,11 @@ fn same_writes(
     let mut shards: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
     let mut engaged: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
     for (user, events) in &users {
-        let call = pipeline.cmd("FCALL").arg(function_name("append")).arg(5);
-        for part in ["st", "h:e", "h:i", "q", "prof"] {
+        let call = pipeline.cmd("FCALL").arg(function_name("append")).arg(6);
+        for part in ["st", "h:e", "h:i", "q", "prof", "remembered"] {
             call.arg(format!("taiji:{{{user}}}:{part}"));
         }
-        call.arg("").arg(&target.space).arg(events.iter().map(|event| event.kind).collect::<Vec<u8>>());
+        call.arg("").arg(&target.space).arg(0).arg(events.iter().map(|event| event.kind).collect::<Vec<u8>>());
         for event in events {
             call.arg(event.weight).arg(&event.id).arg(&event.body);
             if event.kind == b'e' {

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use taiji::store::redis::{Address, Patience};
-use taiji::store::{FeatureStore, RedisOptions, RedisStore};
+use taiji::store::{DueQueue, Health, Histories, RedisOptions, RedisStore};
 use testkit::TAIJI;
 use testkit::kafka::Broker;
 use testkit::process::Setup;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 use taiji::event::ActionClass;
 use taiji::proto::Behaviour;
-use taiji::store::{FeatureStore, Record, RecordBody, UserBatch};
+use taiji::store::{Histories, Record, RecordBody, UserBatch};
 use testkit::process::{Setup, wait_until};
 use testkit::redis::RedisServer;
 use tokio::runtime::Runtime;
