@@ -1,14 +1,14 @@
 //! What one connection is doing, and until when it may go on so.
 //!
 //! In: bytes read, writes that block, requests that begin and end. Out: the time at which the connection is over
-//! ([`Activity::deadline`]). Callers: `stream`, `connection`, `members`.
+//! ([`Activity::deadline`]). Callers: `stream`, `connection`, `slots`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a connection may stay in one state.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct Timeouts {
     /// From the first byte of a request's head (or the connection's beginning) to the head's end.
     pub header: Duration,
     /// Without any request, and for a client that does not take its answer.
@@ -17,7 +17,7 @@ pub struct Patience {
 
 /// Why a connection was closed by us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum CloseReason {
     /// Its request's head did not come.
     Header,
     /// No request came.
@@ -28,14 +28,14 @@ pub enum Over {
     Full,
 }
 
-impl Over {
+impl CloseReason {
     /// Label in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
-            Over::Header => "header_timeout",
-            Over::Idle => "idle_timeout",
-            Over::Write => "write_timeout",
-            Over::Full => "port_full",
+            CloseReason::Header => "header_timeout",
+            CloseReason::Idle => "idle_timeout",
+            CloseReason::Write => "write_timeout",
+            CloseReason::Full => "port_full",
         }
     }
 }
@@ -117,23 +117,23 @@ impl Activity {
     }
 
     /// When the connection is over if nothing changes, and why; `None` while we owe it an answer.
-    pub fn deadline(&self, patience: &Patience) -> Option<(Instant, Over)> {
+    pub fn deadline(&self, timeouts: &Timeouts) -> Option<(Instant, CloseReason)> {
         let after = |since: u64, time: Duration| self.began + Duration::from_millis(since.saturating_sub(1)) + time;
         let blocked = self.blocked_since.load(Ordering::Relaxed);
         if blocked != NEVER {
-            return Some((after(blocked, patience.idle), Over::Write));
+            return Some((after(blocked, timeouts.idle), CloseReason::Write));
         }
         if !self.is_waiting() {
             return None;
         }
         if !self.used.load(Ordering::Relaxed) {
-            return Some((self.began + patience.header, Over::Header));
+            return Some((self.began + timeouts.header, CloseReason::Header));
         }
         let head = self.head_since.load(Ordering::Relaxed);
         if head != NEVER && !self.multiplexed.load(Ordering::Relaxed) {
-            return Some((after(head, patience.header), Over::Header));
+            return Some((after(head, timeouts.header), CloseReason::Header));
         }
-        Some((after(self.idle_since.load(Ordering::Relaxed), patience.idle), Over::Idle))
+        Some((after(self.idle_since.load(Ordering::Relaxed), timeouts.idle), CloseReason::Idle))
     }
 
     fn now(&self) -> u64 {
@@ -145,32 +145,32 @@ impl Activity {
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience = Patience { header: Duration::from_secs(1), idle: Duration::from_secs(60) };
+    const TIMEOUTS: Timeouts = Timeouts { header: Duration::from_secs(1), idle: Duration::from_secs(60) };
 
-    fn over(activity: &Activity) -> Option<Over> {
-        activity.deadline(&PATIENCE).map(|(_, over)| over)
+    fn over(activity: &Activity) -> Option<CloseReason> {
+        activity.deadline(&TIMEOUTS).map(|(_, over)| over)
     }
 
     #[test]
     fn every_state_has_its_own_time() {
         let activity = Activity::new();
-        assert_eq!(over(&activity), Some(Over::Header), "nothing came yet");
+        assert_eq!(over(&activity), Some(CloseReason::Header), "nothing came yet");
         activity.request_began(false);
         activity.read();
         assert_eq!((over(&activity), activity.waiting_for()), (None, None), "we owe an answer, however long it takes");
         activity.request_ended();
-        assert_eq!(over(&activity), Some(Over::Idle));
+        assert_eq!(over(&activity), Some(CloseReason::Idle));
         assert!(activity.waiting_for().is_some());
         activity.read();
-        assert_eq!(over(&activity), Some(Over::Header), "half a head");
+        assert_eq!(over(&activity), Some(CloseReason::Header), "half a head");
         activity.request_began(true);
         activity.request_ended();
         activity.read();
-        assert_eq!(over(&activity), Some(Over::Idle), "a ping of http/2 is no head");
+        assert_eq!(over(&activity), Some(CloseReason::Idle), "a ping of http/2 is no head");
         activity.wrote(true);
-        assert_eq!(over(&activity), Some(Over::Write));
+        assert_eq!(over(&activity), Some(CloseReason::Write));
         activity.wrote(false);
-        assert_eq!(over(&activity), Some(Over::Idle));
+        assert_eq!(over(&activity), Some(CloseReason::Idle));
     }
 
     #[test]
@@ -178,8 +178,8 @@ mod tests {
         let activity = Activity::new();
         activity.request_began(false);
         activity.request_ended();
-        let (until, _) = activity.deadline(&PATIENCE).expect("idle");
+        let (until, _) = activity.deadline(&TIMEOUTS).expect("idle");
         let left = until.saturating_duration_since(Instant::now());
-        assert!(left <= PATIENCE.idle && left > PATIENCE.idle / 2, "{left:?}");
+        assert!(left <= TIMEOUTS.idle && left > TIMEOUTS.idle / 2, "{left:?}");
     }
 }

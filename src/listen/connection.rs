@@ -1,9 +1,9 @@
 //! One connection: its requests go to the routes, and it ends when its client keeps it waiting too long, when the port is full,
 //! or when the process leaves.
 
-use super::activity::{Activity, Over, Patience};
-use super::members::Member;
+use super::activity::{Activity, CloseReason, Timeouts};
 use super::refusal::RefusalBody;
+use super::slots::Slot;
 use super::stream::Watched;
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -33,7 +33,7 @@ pub struct Service {
     /// Where requests go.
     pub routes: Router,
     /// How long a client may keep us waiting.
-    pub patience: Patience,
+    pub timeouts: Timeouts,
     /// Writes the bodies of refusals.
     pub refusal: RefusalBody,
     builder: Builder<TokioExecutor>,
@@ -41,7 +41,7 @@ pub struct Service {
 
 impl Service {
     /// `streams`: most requests of HTTP/2 at once on one connection.
-    pub fn new(routes: Router, patience: Patience, streams: u32, refusal: RefusalBody) -> Service {
+    pub fn new(routes: Router, timeouts: Timeouts, streams: u32, refusal: RefusalBody) -> Service {
         let mut builder = Builder::new(TokioExecutor::new());
         // Its own header time would count an idle connection's time, too; `activity` tells the two apart.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
@@ -52,17 +52,17 @@ impl Service {
             .max_header_list_size(MAX_HEADER_LIST)
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1);
-        Service { routes, patience, refusal, builder }
+        Service { routes, timeouts, refusal, builder }
     }
 
     /// Serves one connection to its end. Says why, if we ended it.
     pub async fn serve<I>(
         &self,
         io: I,
-        member: &Member,
+        slot: &Slot,
         activity: Arc<Activity>,
         stop: watch::Receiver<bool>,
-    ) -> Option<Over>
+    ) -> Option<CloseReason>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -76,7 +76,7 @@ impl Service {
         });
         let connection = self.builder.serve_connection(io, answer);
         tokio::pin!(connection);
-        let mut leaving = std::pin::pin!(told(stop));
+        let mut leaving = std::pin::pin!(until_stopped(stop));
         let mut is_leaving = false;
         let look = tokio::time::sleep(self.next_look(&activity));
         tokio::pin!(look);
@@ -89,8 +89,8 @@ impl Service {
                     is_leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = member.leave.notified() => return Some(Over::Full),
-                () = &mut look => match activity.deadline(&self.patience) {
+                () = slot.leave.notified() => return Some(CloseReason::Full),
+                () = &mut look => match activity.deadline(&self.timeouts) {
                     Some((until, over)) if until <= Instant::now() => return Some(over),
                     _ => look.as_mut().reset(tokio::time::Instant::now() + self.next_look(&activity)),
                 },
@@ -100,15 +100,15 @@ impl Service {
 
     /// A state may begin at any time, so that looks are no farther apart than half the shortest time.
     fn next_look(&self, activity: &Activity) -> Duration {
-        let often = self.patience.header.min(self.patience.idle) / 2;
-        let until = activity.deadline(&self.patience).map(|(until, _)| until.saturating_duration_since(Instant::now()));
+        let often = self.timeouts.header.min(self.timeouts.idle) / 2;
+        let until = activity.deadline(&self.timeouts).map(|(until, _)| until.saturating_duration_since(Instant::now()));
         // A timer of tokio may ring up to a millisecond early.
         until.unwrap_or(often).min(often) + Duration::from_millis(1)
     }
 }
 
 /// Until the flag turns true, or its sender is gone.
-pub async fn told(mut stop: watch::Receiver<bool>) {
+pub async fn until_stopped(mut stop: watch::Receiver<bool>) {
     while !*stop.borrow_and_update() && stop.changed().await.is_ok() {}
 }
 

@@ -9,9 +9,9 @@
 mod activity;
 mod connection;
 mod files;
-mod members;
 mod port;
 mod refusal;
+mod slots;
 mod stream;
 
 pub use files::{SpareFiles, connections_within, raise_open_files};

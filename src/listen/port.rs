@@ -1,10 +1,10 @@
 //! One port: the loop that accepts its connections.
 
-use super::activity::{Activity, Patience};
-use super::connection::{Service, told};
+use super::activity::{Activity, Timeouts};
+use super::connection::{Service, until_stopped};
 use super::files::{SpareFiles, is_out_of_files};
-use super::members::Members;
 use super::refusal::RefusalBody;
+use super::slots::Slots;
 use crate::telemetry::Metrics;
 use crate::telemetry::events::{AcceptFailed, ConnectionClosed};
 use axum::Router;
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 /// After a connection that could not be accepted for want of something that only time gives back.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Failures to accept are logged no more often.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
+const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// What a port takes.
 #[derive(Debug, Clone, Copy)]
@@ -54,17 +54,17 @@ pub struct Port {
 /// Serves until `stop` turns true; then takes no more, lets open requests finish, and returns when all connections have ended.
 pub async fn serve(port: Port, stop: watch::Receiver<bool>) {
     let Port { name, listener, routes, limits, refusal, mut spare, metrics } = port;
-    let patience = Patience { header: limits.header, idle: limits.idle };
-    let service = Arc::new(Service::new(routes, patience, limits.streams, refusal));
-    let members = Arc::new(Members::new(limits.connections));
+    let timeouts = Timeouts { header: limits.header, idle: limits.idle };
+    let service = Arc::new(Service::new(routes, timeouts, limits.streams, refusal));
+    let slots = Arc::new(Slots::new(limits.connections));
     let mut connections = JoinSet::new();
-    let mut leaving = std::pin::pin!(told(stop.clone()));
+    let mut leaving = std::pin::pin!(until_stopped(stop.clone()));
     let mut failures = Failures::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = connections.join_next(), if !connections.is_empty() => {
-                metrics.connections.with_label_values(&[name]).set(members.count() as i64);
+                metrics.connections.with_label_values(&[name]).set(slots.count() as i64);
                 if let Some(spare) = &mut spare {
                     spare.refill();
                 }
@@ -88,17 +88,17 @@ pub async fn serve(port: Port, stop: watch::Receiver<bool>) {
             }
         };
         let activity = Arc::new(Activity::new());
-        let member = tokio::select! {
-            member = members.join(activity.clone()) => member,
+        let slot = tokio::select! {
+            slot = slots.take(activity.clone()) => slot,
             () = &mut leaving => break,
         };
-        metrics.connections.with_label_values(&[name]).set(members.count() as i64);
+        metrics.connections.with_label_values(&[name]).set(slots.count() as i64);
         let (service, stop, metrics) = (service.clone(), stop.clone(), metrics.clone());
         connections.spawn(async move {
             // A handshake of TLS goes here.
             let stream = prompt(stream);
-            if let Some(over) = service.serve(stream, &member, activity, stop).await {
-                ConnectionClosed { port: name, reason: over.as_str() }.emit(&metrics);
+            if let Some(reason) = service.serve(stream, &slot, activity, stop).await {
+                ConnectionClosed { port: name, reason: reason.as_str() }.emit(&metrics);
             }
         });
     }
@@ -114,18 +114,18 @@ fn prompt(stream: TcpStream) -> TcpStream {
     stream
 }
 
-/// Failures to accept, told once in a while.
+/// Failures to accept, logged once in a while.
 #[derive(Default)]
 struct Failures {
-    told: Option<Instant>,
+    last_logged: Option<Instant>,
 }
 
 impl Failures {
     fn note(&mut self, port: &'static str, error: &io::Error, metrics: &Metrics) {
-        let tells = self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY);
-        if tells {
-            self.told = Some(Instant::now());
+        let is_logged = self.last_logged.is_none_or(|at| at.elapsed() >= LOG_EVERY);
+        if is_logged {
+            self.last_logged = Some(Instant::now());
         }
-        AcceptFailed { port, error, tells }.emit(metrics);
+        AcceptFailed { port, error, is_logged }.emit(metrics);
     }
 }

@@ -20,7 +20,7 @@ pub struct Watched<I> {
 }
 
 impl<I> Watched<I> {
-    /// Over a connection.
+    /// CloseReason a connection.
     pub fn new(io: I, activity: Arc<Activity>, body: RefusalBody) -> Watched<I> {
         Watched { io, activity, body, instead: None }
     }

@@ -266,14 +266,14 @@ pub struct AcceptFailed<'a> {
     pub port: &'static str,
     pub error: &'a dyn std::fmt::Display,
     /// Whether it is worth a line, or one was written not long ago.
-    pub tells: bool,
+    pub is_logged: bool,
 }
 
 impl AcceptFailed<'_> {
     /// Counts and logs.
     pub fn emit(&self, metrics: &Metrics) {
         metrics.accept_failures.with_label_values(&[self.port]).inc();
-        if self.tells {
+        if self.is_logged {
             tracing::error!(port = self.port, error = %self.error, "connections cannot be accepted");
         }
     }
