@@ -7,19 +7,19 @@ use tempfile::TempDir;
 use testkit::process::{Answer, Server, Setup, call, percent};
 
 /// A server with one accepted event of the user `before`.
-struct Place {
+struct Running {
     server: Server,
     // Removed after the server has ended.
     _folder: TempDir,
 }
 
-impl Place {
-    fn new() -> Place {
+impl Running {
+    fn new() -> Running {
         let folder = tempfile::tempdir().expect("tempdir");
         let bundle = data_plane_bundle(folder.path());
         let server = Setup::canned(&bundle, &folder.path().join("store")).start();
         server.post("/v1/events", &click("before", "kept", now_ms())).expect_status(202);
-        Place { server, _folder: folder }
+        Running { server, _folder: folder }
     }
 
     /// The process lives, keeps what it had accepted, and takes more.
@@ -49,8 +49,8 @@ fn changed(field: &str, value: Value) -> Value {
 
 #[test]
 fn a_wrong_event_is_refused_by_field_and_reason() {
-    let place = Place::new();
-    let server = &place.server;
+    let running = Running::new();
+    let server = &running.server;
     let long = "x".repeat(129);
     for (field, event, reason) in [
         ("action", changed("action", json!("teleport")), "unknown"),
@@ -81,12 +81,12 @@ fn a_wrong_event_is_refused_by_field_and_reason() {
         assert!(found.contains(reason), "{field}: {found}");
     }
     assert!(server.history("someone").is_none());
-    place.check_alive();
+    running.check_alive();
 }
 
 #[test]
 fn a_wrong_item_is_refused_by_field_and_reason() {
-    let place = Place::new();
+    let running = Running::new();
     for (field, item) in [
         ("title", json!({"id": "i", "title": " "})),
         ("title", json!({"id": "i", "title": "x".repeat(1025)})),
@@ -94,21 +94,21 @@ fn a_wrong_item_is_refused_by_field_and_reason() {
         ("price", json!({"id": "i", "title": "t", "price": -1.0})),
         ("id", json!({"id": "", "title": "t"})),
     ] {
-        let answer = place.server.post("/v1/items", &json!({ "items": [item] })).expect_status(400).json();
+        let answer = running.server.post("/v1/items", &json!({ "items": [item] })).expect_status(400).json();
         assert_eq!(answer["rejected"][0]["field"], json!(field), "{answer}");
     }
     let two =
         json!({ "items": [{"id": "i", "title": "good"}, {"id": "j"}, {"id": "k", "title": "t", "state": "gone"}] });
-    let answer = place.server.post("/v1/items", &two).expect_status(202).json();
+    let answer = running.server.post("/v1/items", &two).expect_status(202).json();
     assert_eq!((&answer["accepted"], answer["rejected"].as_array().map(Vec::len)), (&json!(1), Some(2)), "{answer}");
     assert_eq!(answer["rejected"][0]["index"], json!(1));
-    place.check_alive();
+    running.check_alive();
 }
 
 #[test]
 fn what_is_not_a_batch_is_refused_whole() {
-    let place = Place::new();
-    let server = &place.server;
+    let running = Running::new();
+    let server = &running.server;
     for path in ["/v1/events", "/v1/items"] {
         for body in ["", "{", "[1]", "3", "null", "{\"events\": 3, \"items\": 3}", "\u{0}", "{\"events\"", "<xml/>"] {
             let answer = server.post_bytes(path, body.as_bytes());
@@ -123,13 +123,13 @@ fn what_is_not_a_batch_is_refused_whole() {
     refused(&server.post_bytes("/v1/events", b"{\"events\": ["), 400, "bad_request", "malformed json");
     refused(&server.post("/v1/events", &json!({ "events": [] })), 400, "bad_request", "empty");
     refused(&server.post("/v1/events", &json!({ "events": [], "more": 1 })), 400, "bad_request", "more");
-    place.check_alive();
+    running.check_alive();
 }
 
 #[test]
 fn limits_are_said_with_their_number() {
-    let place = Place::new();
-    let server = &place.server;
+    let running = Running::new();
+    let server = &running.server;
     for path in ["/v1/events", "/v1/items", "/v1/features", "/get-online-features"] {
         let answer = server.post_bytes(path, &vec![b' '; 2 << 20]);
         refused(&answer, 413, "payload_too_large", "1048576");
@@ -148,13 +148,13 @@ fn limits_are_said_with_their_number() {
     let answer = server.columns(&users[..1000]);
     assert_eq!(answer["users"].as_array().map(Vec::len), Some(1000));
     server.post("/get-online-features", &feast(&users[..1000])).expect_status(200);
-    place.check_alive();
+    running.check_alive();
 }
 
 #[test]
 fn a_read_that_asks_for_the_unknown_is_told_what_is_known() {
-    let place = Place::new();
-    let server = &place.server;
+    let running = Running::new();
+    let server = &running.server;
     let read = |body: Value| server.post("/v1/features", &body);
     refused(
         &read(json!({"users": ["u"], "groups": ["intra", "magic"]})),
@@ -186,13 +186,13 @@ fn a_read_that_asks_for_the_unknown_is_told_what_is_known() {
     refused(&feast(json!(["taiji_intra:sparse_ids"]), json!({})), 400, "bad_request", "user_id");
     refused(&feast(json!(["taiji_intra:sparse_ids"]), json!({"item_id": ["i"]})), 400, "bad_request", "user_id");
     refused(&feast(json!(["taiji_intra:sparse_ids"]), json!({"user_id": [[1]]})), 400, "bad_request", "user_id");
-    place.check_alive();
+    running.check_alive();
 }
 
 #[test]
 fn unknown_paths_and_methods_are_json_on_both_ports() {
-    let place = Place::new();
-    let server = &place.server;
+    let running = Running::new();
+    let server = &running.server;
     let ask = |address: &str, method: &str, path: &str| call(address, method, path, &[], b"").expect("answer");
     for path in ["/", "/v1", "/v1/users", "/v2/events", "/v1/events/", "/%00", "/metrics"] {
         refused(&ask(server.public(), "GET", path), 404, "not_found", "");
@@ -213,31 +213,31 @@ fn unknown_paths_and_methods_are_json_on_both_ports() {
     refused(&ask(server.admin(), "GET", "/nowhere"), 404, "not_found", "");
     let large = call(server.public(), "POST", "/nowhere", &[], &vec![b'x'; 2 << 20]).expect("an answer, not a reset");
     refused(&large, 404, "not_found", "/nowhere");
-    place.check_alive();
+    running.check_alive();
 }
 
 #[test]
 fn a_wrong_method_on_the_operators_port_is_json() {
-    let place = Place::new();
-    let answer = call(place.server.admin(), "POST", "/metrics", &[], b"").expect("answer");
+    let running = Running::new();
+    let answer = call(running.server.admin(), "POST", "/metrics", &[], b"").expect("answer");
     refused(&answer, 405, "method_not_allowed", "POST");
 }
 
 #[test]
 fn a_path_that_is_not_utf_8_is_refused_in_json() {
-    let place = Place::new();
+    let running = Running::new();
     for path in ["/v1/users/%FF/features", "/v1/users/%FF%FE/history"] {
-        refused(&place.server.get(path), 400, "bad_request", "");
+        refused(&running.server.get(path), 400, "bad_request", "");
     }
-    refused(&place.server.get("/v1/users/a%0Ab/features"), 400, "bad_request", "control");
-    place.check_alive();
+    refused(&running.server.get("/v1/users/a%0Ab/features"), 400, "bad_request", "control");
+    running.check_alive();
 }
 
 #[test]
 fn only_json_is_served_and_others_are_told_so() {
-    let place = Place::new();
+    let running = Running::new();
     let accept = |kinds: &str, method: &str, path: &str, body: &str| {
-        call(place.server.public(), method, path, &[("accept", kinds)], body.as_bytes()).expect("answer")
+        call(running.server.public(), method, path, &[("accept", kinds)], body.as_bytes()).expect("answer")
     };
     let feast = "{\"features\":[\"taiji_intra:sparse_ids\"],\"entities\":{\"user_id\":[\"u\"]}}";
     for (method, path, body) in [
@@ -251,13 +251,13 @@ fn only_json_is_served_and_others_are_told_so() {
             assert_eq!(accept(kinds, method, path, body).status, 200, "{path} {kinds}");
         }
     }
-    place.check_alive();
+    running.check_alive();
 }
 
 #[test]
 fn the_good_part_of_a_batch_is_accepted() {
-    let place = Place::new();
-    let server = &place.server;
+    let running = Running::new();
+    let server = &running.server;
     let good = |name: &str| click("partial", name, now_ms());
     let batch = json!({ "events": [good("a"), changed("action", json!("teleport")), good("b"), 7, good("a")] });
     let answer = server.post("/v1/events", &batch).expect_status(202).json();
@@ -276,27 +276,27 @@ fn the_good_part_of_a_batch_is_accepted() {
     let again = server.post("/v1/events", &json!({ "events": [good("a"), good("b")] })).expect_status(202).json();
     assert_eq!((&again["accepted"], &again["duplicates"]), (&json!(0), &json!(2)), "a batch of duplicates is fine");
     assert_eq!(server.history("partial").expect("history")["seq"], json!(4));
-    place.check_alive();
+    running.check_alive();
 }
 
 #[test]
 fn a_bad_first_line_does_not_lose_the_good_ones() {
-    let place = Place::new();
+    let running = Running::new();
     let lines = format!("{{oops\n{}\n", click("first-line", "e", now_ms()));
-    let server = &place.server;
+    let server = &running.server;
     // Without the content type it could as well be one broken object on two lines.
     refused(&server.post_bytes("/v1/events", lines.as_bytes()), 400, "bad_request", "malformed json");
     let headers = [("content-type", "application/x-ndjson")];
     let answer = call(server.public(), "POST", "/v1/events", &headers, lines.as_bytes()).expect("answer");
     let answer = answer.expect_status(202).json();
     assert_eq!((&answer["accepted"], &answer["rejected"][0]["index"]), (&json!(1), &json!(0)), "{answer}");
-    place.check_alive();
+    running.check_alive();
 }
 
 #[test]
 fn a_cloudevent_in_binary_mode_is_one_event_and_half_an_envelope_is_refused() {
-    let place = Place::new();
-    let server = &place.server;
+    let running = Running::new();
+    let server = &running.server;
     let mut whole = vec![
         ("content-type", "application/json"),
         ("ce-specversion", "1.0"),
@@ -323,13 +323,13 @@ fn a_cloudevent_in_binary_mode_is_one_event_and_half_an_envelope_is_refused() {
     whole.remove(3);
     refused(&post(&whole, &data), 400, "bad_request", "ce-source: is missing");
     assert_eq!(server.history("cloud").expect("history")["seq"], json!(1));
-    place.check_alive();
+    running.check_alive();
 }
 
 #[test]
 fn any_id_of_1_to_128_bytes_works_everywhere() {
-    let place = Place::new();
-    let server = &place.server;
+    let running = Running::new();
+    let server = &running.server;
     let users: Vec<String> = [
         "with space",
         "🦀 crab",
@@ -369,5 +369,5 @@ fn any_id_of_1_to_128_bytes_works_everywhere() {
     server.post("/v1/events", &numeric).expect_status(202);
     assert_eq!(server.history("1").expect("history")["seq"], json!(2));
     assert_eq!(percent("a/b %"), "a%2Fb%20%25");
-    place.check_alive();
+    running.check_alive();
 }

@@ -7,16 +7,16 @@ use tempfile::TempDir;
 use testkit::TAIJI;
 use testkit::process::{Ended, Setup, free_address, output_of, run_with};
 
-struct Place {
+struct Prepared {
     folder: TempDir,
     bundle: PathBuf,
 }
 
-impl Place {
-    fn new() -> Place {
+impl Prepared {
+    fn new() -> Prepared {
         let folder = tempfile::tempdir().expect("tempdir");
         let bundle = data_plane_bundle(folder.path());
-        Place { folder, bundle }
+        Prepared { folder, bundle }
     }
 
     fn store(&self) -> PathBuf {
@@ -42,85 +42,85 @@ fn refused(ended: Ended, code: i32, parts: &[&str]) {
 
 #[test]
 fn a_missing_bundle_is_named() {
-    let place = Place::new();
-    let nowhere = place.folder.path().join("no-bundle");
-    refused(Setup::canned(&nowhere, &place.store()).run(), 69, &["no-bundle", "manifest.json", "make build"]);
+    let prepared = Prepared::new();
+    let nowhere = prepared.folder.path().join("no-bundle");
+    refused(Setup::canned(&nowhere, &prepared.store()).run(), 69, &["no-bundle", "manifest.json", "make build"]);
 }
 
 #[test]
 fn a_changed_byte_and_a_missing_file_are_named() {
-    let place = Place::new();
+    let prepared = Prepared::new();
     for file in ["space/pq.safetensors", "generations/1/catalogue.parquet", "llm/reason/graph.onnx.data"] {
-        let path = place.bundle.join(file);
+        let path = prepared.bundle.join(file);
         let whole = std::fs::read(&path).expect(file);
         let mut flipped = whole.clone();
         flipped[whole.len() / 2] ^= 1;
         std::fs::write(&path, flipped).expect(file);
-        refused(place.canned().run(), 69, &[file, "sha256"]);
+        refused(prepared.canned().run(), 69, &[file, "sha256"]);
         std::fs::write(&path, &whole[..whole.len() / 2]).expect(file);
-        refused(place.canned().run(), 69, &[file, "bytes"]);
+        refused(prepared.canned().run(), 69, &[file, "bytes"]);
         std::fs::remove_file(&path).expect(file);
-        refused(place.canned().run(), 69, &[file, "missing"]);
+        refused(prepared.canned().run(), 69, &[file, "missing"]);
         std::fs::write(&path, whole).expect(file);
     }
-    std::fs::write(place.bundle.join("manifest.json"), "{\"format_version\": 1").expect("manifest");
-    refused(place.canned().run(), 69, &["manifest.json"]);
+    std::fs::write(prepared.bundle.join("manifest.json"), "{\"format_version\": 1").expect("manifest");
+    refused(prepared.canned().run(), 69, &["manifest.json"]);
 }
 
 #[test]
 fn bundle_check_says_the_same_as_serve() {
-    let place = Place::new();
-    let bundle = place.bundle.display().to_string();
+    let prepared = Prepared::new();
+    let bundle = prepared.bundle.display().to_string();
     let told = output_of(&TAIJI, &["bundle", "check", "--bundle", &bundle, "--checksums-only"]);
     assert!(told.contains("intact"), "{told}");
-    std::fs::remove_file(place.bundle.join("prompt.toml")).expect("remove");
+    std::fs::remove_file(prepared.bundle.join("prompt.toml")).expect("remove");
     let ended = run_with(&TAIJI, &["bundle", "check", "--bundle", &bundle, "--checksums-only"], &[]);
     refused(ended, 69, &["prompt.toml", "missing"]);
 }
 
 #[test]
 fn a_wrong_or_missing_onnx_runtime_is_named() {
-    let place = Place::new();
-    let text = place.folder.path().join("not-a-library.so");
+    let prepared = Prepared::new();
+    let text = prepared.folder.path().join("not-a-library.so");
     std::fs::write(&text, "not a library").expect("write");
-    for path in [&text, &place.folder.path().join("nowhere.so")] {
+    for path in [&text, &prepared.folder.path().join("nowhere.so")] {
         let shown = path.display().to_string();
-        let ended = place.onnx().env("TAIJI__ENGINE__ONNXRUNTIME", &shown).run();
+        let ended = prepared.onnx().env("TAIJI__ENGINE__ONNXRUNTIME", &shown).run();
         refused(ended, 69, &[&shown, "ONNX Runtime", "make build"]);
     }
 }
 
 #[test]
 fn a_port_in_use_names_its_setting() {
-    let place = Place::new();
+    let prepared = Prepared::new();
     let taken = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = taken.local_addr().expect("address").to_string();
-    refused(place.canned().at(&address, &free_address()).run(), 69, &["server.listen", &address]);
-    refused(place.canned().at(&free_address(), &address).run(), 69, &["server.admin_listen", &address]);
+    refused(prepared.canned().at(&address, &free_address()).run(), 69, &["server.listen", &address]);
+    refused(prepared.canned().at(&free_address(), &address).run(), 69, &["server.admin_listen", &address]);
 }
 
 #[test]
 fn an_unusable_data_folder_names_its_setting() {
-    let place = Place::new();
-    let file = place.folder.path().join("a-file");
+    let prepared = Prepared::new();
+    let file = prepared.folder.path().join("a-file");
     std::fs::write(&file, "").expect("write");
     for store in [file.as_path(), &file.join("below"), Path::new("/proc/taiji-test")] {
-        let ended = Setup::canned(&place.bundle, store).run();
+        let ended = Setup::canned(&prepared.bundle, store).run();
         refused(ended, 69, &["store.url", &store.display().to_string()]);
     }
 }
 
 #[test]
 fn a_data_folder_has_one_process() {
-    let place = Place::new();
-    let first = place.canned().start();
-    refused(place.canned().run(), 69, &["store.url"]);
+    let prepared = Prepared::new();
+    let first = prepared.canned().start();
+    refused(prepared.canned().run(), 69, &["store.url"]);
     assert_eq!(first.get("/v1/users/u/features").status, 200);
 }
 
 #[test]
 fn wrong_usage_and_wrong_settings_are_64_and_all_told_at_once() {
-    let place = Place::new();
+    let prepared = Prepared::new();
     refused(run_with(&TAIJI, &["serve", "--lisen", "x"], &[]), 64, &["--lisen"]);
     refused(run_with(&TAIJI, &["sing"], &[]), 64, &["sing"]);
     refused(run_with(&TAIJI, &[], &[]), 64, &["Usage"]);
@@ -128,7 +128,7 @@ fn wrong_usage_and_wrong_settings_are_64_and_all_told_at_once() {
     refused(run_with(&TAIJI, &["serve", "--engine", "magic"], &[]), 64, &["engine.kind"]);
     refused(run_with(&TAIJI, &["serve", "--listen", "here"], &[]), 64, &["server.listen"]);
     refused(run_with(&TAIJI, &["serve", "--store", "memcached://x"], &[]), 64, &["store.url"]);
-    let file = place.folder.path().join("taiji.toml");
+    let file = prepared.folder.path().join("taiji.toml");
     let shown = file.display().to_string();
     refused(run_with(&TAIJI, &["serve", "--config", &shown], &[]), 64, &["taiji.toml"]);
     std::fs::write(&file, "[server\n").expect("write");

