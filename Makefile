@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos drain upgrade-check memcheck real demo demo-check bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos soak drain upgrade-check memcheck real demo demo-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,9 @@ int4-check: build setup-tests ## top-1 agreement of the demo's LLM in int4 with 
 
 chaos: build setup-tests ## kills, freezes, cuts and take-overs under load: SEEDS=10 of SECONDS=60 at RATE=1000 events/s, or one SEED=7; SWEEP= seconds, ACK= store.ack; rewrites its table in docs/benchmarks.md
 	@SEEDS=$(SEEDS) SECONDS_EACH=$(SECONDS) RATE=$(RATE) SEED=$(SEED) SWEEP=$(SWEEP) ACK=$(ACK) python3 scripts/chaos.py
+
+soak: build setup-tests ## half an hour of new users on both stores: bytes that one costs the process (SECONDS= shorter)
+	@SECONDS_EACH=$(SECONDS) python3 scripts/soak.py
 
 upgrade-check: build setup-tests ## OLD=PROGRAM: an earlier release's program and this one take turns on one Redis under load
 	TAIJI_OLD=$(OLD) cargo test --release --locked --workspace --test e2e -- --ignored --exact --nocapture upgrade::upgrade_check

@@ -24,7 +24,7 @@ class Service:
         self.url = f"http://127.0.0.1:{self.port}"
         self.binaries = binaries
         command = [f"{binaries}/taiji", "serve", "--listen", f"127.0.0.1:{self.port}", "--engine", engine]
-        command += ["--admin-listen", f"127.0.0.1:{self.admin_port}", "--store", f"embedded:{store}", "--bundle", bundle]
+        command += ["--admin-listen", f"127.0.0.1:{self.admin_port}", "--store", store if "://" in str(store) or str(store).startswith("embedded:") else f"embedded:{store}", "--bundle", bundle]
         self.log = open(log, "w")
         self.child = subprocess.Popen(command, env={**os.environ, **settings}, stderr=self.log)
 
