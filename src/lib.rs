@@ -6,8 +6,8 @@
 //! event → store → refresh → (prompt → llm → encode → quantize, retrieve, catalogue) → feature → store → api
 //! ```
 //!
-//! `bundle` loads what `refresh` runs (the crate `taiji-trainer` makes it); `packages` fetches what is too large for the
-//! repository; `config`, `admin`, `telemetry`, `backoff`, `checksum`, `clock` and `tls` serve all.
+//! `bundle` loads what `refresh` runs (the crate `taiji-trainer` makes it), `live` says what of it is active; `packages` fetches
+//! what is too large for the repository; `config`, `admin`, `telemetry`, `backoff`, `checksum`, `clock` and `tls` serve all.
 
 // `unsafe` stands in `llm::binding` alone (and, with a lint of its own, nowhere else).
 #![deny(unsafe_code)]
@@ -34,6 +34,7 @@ pub mod http;
 pub mod ingest;
 pub mod kafka;
 pub(crate) mod listen;
+pub mod live;
 pub mod llm;
 pub(crate) mod log_id;
 pub mod onnx;

@@ -39,15 +39,19 @@ pub(super) fn refresh_own(state: &AdminState) {
     metrics.ready.set(i64::from(state.readiness.is_ready()));
     metrics.store_gauges_age.set(state.age.seconds());
     let Some(served) = state.served.get() else { return };
-    if let Some(inference) = &served.bundle.inference {
-        let waiting = inference.llm.queue_depth();
+    let view = served.live.view();
+    let (epoch, bundle) = (view.epoch().to_string(), view.bundle());
+    metrics.bundle_info.reset();
+    metrics.bundle_info.with_label_values(&[&epoch, view.space(), &bundle.manifest.models.llm, bundle.engine()]).set(1);
+    if let Some(models) = view.models() {
+        let waiting = models.llm.queue_depth();
         metrics.llm_queue.set(waiting.requests as i64);
         metrics.llm_queue_tokens.set(waiting.tokens as i64);
-        let (main, fresh) = inference.index.sizes();
+        let (main, fresh) = models.index.sizes();
         metrics.index_vectors.with_label_values(&["main"]).set(main as i64);
         metrics.index_vectors.with_label_values(&["fresh"]).set(fresh as i64);
     }
-    let (base, overlay) = served.bundle.catalogue.sizes();
+    let (base, overlay) = bundle.catalogue.sizes();
     metrics.catalogue_items.with_label_values(&["bundle"]).set(base as i64);
     metrics.catalogue_items.with_label_values(&["overlay"]).set(overlay as i64);
 }
@@ -70,9 +74,9 @@ pub async fn follow_store(state: Arc<AdminState>, mut stopped: watch::Receiver<b
 }
 
 async fn look(served: &Served, metrics: &Metrics) -> Result<(), StoreError> {
-    let space = &served.bundle.manifest.space;
-    let fast = served.store.queue_depth(&fast_queue(space)).await?;
-    let depth = served.store.queue_depth(space).await?;
+    let view = served.live.view();
+    let fast = served.store.queue_depth(&fast_queue(view.space())).await?;
+    let depth = served.store.queue_depth(view.space()).await?;
     let now_ms = served.store.now_ms().await?;
     let stats = served.store.stats().await?;
     metrics.queue_fast.set(fast.classes.iter().map(|(_, users, _)| *users as i64).sum());

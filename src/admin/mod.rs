@@ -7,8 +7,8 @@ mod gauges;
 
 pub use gauges::follow_store;
 
-use crate::bundle::Bundle;
 use crate::http::{json_error, name_request};
+use crate::live::{Live, View};
 use crate::store::FeatureStore;
 use crate::telemetry::{Metrics, Readiness, Stall};
 use axum::extract::State;
@@ -26,7 +26,7 @@ pub struct AdminState {
     pub readiness: Readiness,
     /// What `/metrics` prints.
     pub metrics: Arc<Metrics>,
-    /// Store and bundle, once they are there: the port answers before they are.
+    /// Store and what is loaded, once they are there: the port answers before they are.
     served: OnceLock<Served>,
     /// Of what was read from the store.
     age: gauges::Age,
@@ -35,7 +35,7 @@ pub struct AdminState {
 /// What is looked at.
 struct Served {
     store: Arc<dyn FeatureStore>,
-    bundle: Arc<Bundle>,
+    live: Arc<Live>,
 }
 
 impl AdminState {
@@ -44,9 +44,9 @@ impl AdminState {
         AdminState { readiness, metrics, served: OnceLock::new(), age: gauges::Age::new() }
     }
 
-    /// Store and bundle are there now. A second call changes nothing.
-    pub fn attach(&self, store: Arc<dyn FeatureStore>, bundle: Arc<Bundle>) {
-        self.served.get_or_init(|| Served { store, bundle });
+    /// The store is there, and a bundle is loaded. A second call changes nothing.
+    pub fn attach(&self, store: Arc<dyn FeatureStore>, live: Arc<Live>) {
+        self.served.get_or_init(|| Served { store, live });
     }
 
     /// Holds latches for what the parts say of themselves: a store that cannot be asked; a model that makes no step; and, for
@@ -63,23 +63,25 @@ impl AdminState {
             Some(reason) => self.readiness.hold("store", reason),
             None => self.readiness.release("store"),
         }
-        let Some(inference) = &served.bundle.inference else { return };
-        let stalls = inference.stalls();
+        let view = served.live.view();
+        let Some(models) = view.models() else { return };
+        let stalls = models.stalls();
         for part in ["llm", "encoder"] {
             match stalls.iter().find(|stall| stall.part == part) {
                 Some(stall) => self.readiness.hold(part, said(stall)),
                 None => self.readiness.release(part),
             }
         }
-        if !inference.llm.healthy() {
+        if !models.llm.healthy() {
             self.readiness.hold("llm", "the llm engine panicked; see the log and replace this process");
         }
     }
 
     /// A model that has made no step for twice as long as makes the process unready.
     fn hung(&self) -> Option<Stall> {
-        let inference = self.served.get()?.bundle.inference.as_ref()?;
-        inference.stalls().into_iter().find(|stall| stall.time >= inference.stall * 2)
+        let view = self.served.get()?.live.view();
+        let models = view.models()?;
+        models.stalls().into_iter().find(|stall| stall.time >= models.stall * 2)
     }
 }
 
@@ -122,17 +124,17 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
         .into_iter()
         .map(|(name, held)| json!({ "latch": name, "ready": held.is_none(), "reason": held }))
         .collect();
-    let bundle = state.served.get().map(|served| &served.bundle);
-    let engine = |bundle: &Arc<Bundle>| match bundle.engine() {
+    let view = state.served.get().map(|served| served.live.view());
+    let engine = |view: &Arc<View>| match view.bundle().engine() {
         "null" => "null (canned answers; features carry the fallback flag)",
         engine => engine,
     };
     let body = json!({
         "ready": ready,
         "latches": latches,
-        "epoch": bundle.map(|bundle| bundle.manifest.epoch),
-        "space": bundle.map(|bundle| &bundle.manifest.space),
-        "engine": bundle.map(engine),
+        "epoch": view.as_ref().map(|view| view.epoch()),
+        "space": view.as_ref().map(|view| view.space()),
+        "engine": view.as_ref().map(engine),
     });
     (status, Json(body)).into_response()
 }

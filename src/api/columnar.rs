@@ -1,13 +1,13 @@
 //! The columnar answer of `POST /v1/features` (DESIGN 5.4): a ranker reads a column for all its users at once.
 
 use super::features::{ReadViews, provenance};
-use crate::bundle::Bundle;
 use crate::feature::{DecodedGroup, Group, GroupView, cross_behaviours};
+use crate::live::View;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 /// Builds the answer; every column has one value a user, defaults where a group is absent.
-pub(super) fn columnar(bundle: &Bundle, views: &ReadViews) -> Value {
+pub(super) fn columnar(view: &View, views: &ReadViews) -> Value {
     let mut groups = Map::new();
     let mut features = Map::new();
     let mut epochs = BTreeSet::new();
@@ -27,11 +27,11 @@ pub(super) fn columnar(bundle: &Bundle, views: &ReadViews) -> Value {
         .collect();
     json!({
         "users": views.users,
-        "space": bundle.manifest.space,
+        "space": view.space(),
         "status": status,
         "groups": groups,
         "features": features,
-        "provenance": provenance(bundle, &epochs),
+        "provenance": provenance(view, &epochs),
     })
 }
 

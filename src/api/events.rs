@@ -45,7 +45,7 @@ pub async fn post_events(
         Some(envelope) => (vec![parse_strictly(&bytes, "event")], Some(envelope)),
         None => (parse_batch(&bytes, "events", state.limits.max_events, says_ndjson(&headers))?, None),
     };
-    let now_ms = state.store.now_ms().await?;
+    let (view, now_ms) = (state.live.view(), state.store.now_ms().await?);
     let mut events: Vec<Event> = Vec::with_capacity(entries.len());
     let (mut indices, mut rejected) = (Vec::with_capacity(entries.len()), Vec::new());
     for (index, entry) in entries.into_iter().enumerate() {
@@ -63,7 +63,7 @@ pub async fn post_events(
     }
     let started = std::time::Instant::now();
     let Appended { counts, refused } =
-        if events.is_empty() { Appended::default() } else { state.ingest.append(events).await? };
+        if events.is_empty() { Appended::default() } else { state.ingest.append(view.spaces(), events).await? };
     let none_good = refused.len() == indices.len();
     rejected
         .extend(refused.into_iter().map(|(place, error)| Rejection { index: indices[place], error: unkept(&error) }));

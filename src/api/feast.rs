@@ -66,7 +66,7 @@ pub async fn get_online_features(
     let mut groups: Vec<Group> = wanted.iter().map(|feature| feature.group).collect();
     groups.sort();
     groups.dedup();
-    let views = read_views(&state, &request_id, users, groups).await?;
+    let views = read_views(&state, &state.live.view(), &request_id, users, groups).await?;
     Ok(Json(answer(&wanted, &views, request.full_feature_names)))
 }
 

@@ -4,8 +4,9 @@ use super::ApiState;
 use super::columnar::columnar;
 use super::staleness::{Staleness, freshen};
 use crate::event::decode::check_id;
-use crate::feature::{DecodedGroup, Group, GroupView, UNREACHABLE, UNREADABLE, absent, cross_behaviours, view};
+use crate::feature::{self, DecodedGroup, Group, GroupView, UNREACHABLE, UNREADABLE, absent, cross_behaviours};
 use crate::http::{ApiError, KeyNumber, RequestId, Scope, require_json};
+use crate::live::View;
 use crate::proto::GroupMeta;
 use crate::store::{RecordKind, StoreError, StoreResult, StoredFeatures};
 use axum::Json;
@@ -63,13 +64,14 @@ pub async fn post_features(
     let staleness = Staleness::of_request(&state, request.max_staleness_ms, request.deadline_ms)?;
     let groups = parse_groups(request.groups.iter().flatten().map(String::as_str))?;
     let key = require_scope(&state, &headers, &groups)?;
+    let view = state.live.view();
     let mut over = 0;
     if let Some(wanted) = staleness {
         check_users(&state, &request.users)?;
-        over = freshen(&state, key, &request.users, &groups, wanted).await?;
+        over = freshen(&state, &view, key, &request.users, &groups, wanted).await?;
     }
-    let views = read_views(&state, &request_id, request.users, groups).await?;
-    let mut answer = Json(columnar(&state.bundle, &views)).into_response();
+    let views = read_views(&state, &view, &request_id, request.users, groups).await?;
+    let mut answer = Json(columnar(&view, &views)).into_response();
     if over > 0 {
         answer.headers_mut().insert(OVER_BUDGET, HeaderValue::from(over));
     }
@@ -96,17 +98,18 @@ pub async fn get_user_features(
     let Query(query) = query.map_err(|error| ApiError::bad_request(format!("query: {}", error.body_text())))?;
     let groups = parse_groups(query.groups.iter().flat_map(|names| names.split(',')))?;
     require_scope(&state, &headers, &groups)?;
-    read_row(&state, &request_id, user, groups).await.map(Json)
+    read_row(&state, &state.live.view(), &request_id, user, groups).await.map(Json)
 }
 
 /// One user's row (DESIGN 5.4), as it stands in the store.
 pub(super) async fn read_row(
     state: &ApiState,
+    view: &View,
     request_id: &RequestId,
     user: String,
     groups: Vec<Group>,
 ) -> Result<Value, ApiError> {
-    let mut views = read_views(state, request_id, vec![user], groups).await?;
+    let mut views = read_views(state, view, request_id, vec![user], groups).await?;
     let (Some(user), Some(row)) = (views.users.pop(), views.rows.pop()) else {
         return Err(ApiError::bad_request("user: is missing"));
     };
@@ -115,7 +118,7 @@ pub(super) async fn read_row(
         views.groups.iter().zip(&row).map(|(group, view)| (group.as_str().to_string(), row_json(view))).collect();
     Ok(json!({
         "user_id": user,
-        "space": state.bundle.manifest.space,
+        "space": view.space(),
         "status": if present { "PRESENT" } else { "MISSING" },
         "groups": groups,
     }))
@@ -165,19 +168,22 @@ fn check_users(state: &ApiState, users: &[String]) -> Result<(), ApiError> {
 /// One store read for all users; counts what is served, and tells the served topic of it.
 pub(super) async fn read_views(
     state: &ApiState,
+    view: &View,
     request_id: &RequestId,
     users: Vec<String>,
     groups: Vec<Group>,
 ) -> Result<ReadViews, ApiError> {
     check_users(state, &users)?;
     let started = std::time::Instant::now();
-    let stored = state.store.feature_groups_each(&state.bundle.manifest.space, &users, &groups).await?;
+    let stored = state.store.feature_groups_each(view.space(), &users, &groups).await?;
     state.metrics.store_duration.with_label_values(&["features"]).observe(started.elapsed().as_secs_f64());
     let now_ms = state.store.clock_ms();
-    let slots = state.bundle.codebook.m();
+    let slots = view.bundle().codebook.m();
     let row = |stored: &StoreResult<Option<StoredFeatures>>| -> Vec<GroupView> {
         let one = |group: &Group| match stored {
-            Ok(features) => view(features.as_ref().and_then(|features| features.group(*group)), *group, now_ms, slots),
+            Ok(features) => {
+                feature::view(features.as_ref().and_then(|features| features.group(*group)), *group, now_ms, slots)
+            }
             Err(error) => absent(*group, if error.is_unreadable() { UNREADABLE } else { UNREACHABLE }, slots),
         };
         groups.iter().map(one).collect()
@@ -194,7 +200,7 @@ pub(super) async fn read_views(
     }
     let views = ReadViews { users, groups, rows };
     if let Some(served) = &state.served {
-        served.offer(request_id.as_str(), &views.users, &views.groups, &views.rows, now_ms);
+        served.offer(request_id.as_str(), view.space(), &views.users, &views.groups, &views.rows, now_ms);
     }
     Ok(views)
 }
@@ -207,11 +213,10 @@ fn note_unreadable(state: &ApiState, user: &str, groups: &[Group], row: &[GroupV
     }
 }
 
-/// Provenance of the epochs that made what is served; one bundle is loaded, so one entry at most.
-pub(super) fn provenance(state: &crate::bundle::Bundle, epochs: &BTreeSet<u64>) -> Map<String, Value> {
-    let manifest = &state.manifest;
-    let known = epochs.iter().filter(|epoch| **epoch == manifest.epoch);
-    known.map(|epoch| (epoch.to_string(), json!(manifest.models))).collect()
+/// Provenance of the epochs that made what is served, as far as the view knows them.
+pub(super) fn provenance(view: &View, epochs: &BTreeSet<u64>) -> Map<String, Value> {
+    let known = epochs.iter().filter_map(|epoch| Some((epoch, view.provenance(*epoch)?)));
+    known.map(|(epoch, models)| (epoch.to_string(), json!(models))).collect()
 }
 
 fn row_json(view: &GroupView) -> Value {

@@ -42,7 +42,8 @@ pub async fn post_items(
             Err(error) => rejected.push(Rejection { index, error }),
         }
     }
-    let catalogue = &state.bundle.catalogue;
+    let view = state.live.view();
+    let catalogue = &view.bundle().catalogue;
     if catalogue.is_limited() && !items.is_empty() {
         catalogue.catch_up(state.store.as_ref()).await?;
         let full = catalogue.without_room(items.iter().map(|(_, item)| item));
@@ -81,7 +82,8 @@ pub async fn delete_item(
     require_json(&headers)?;
     let Path(id) = item.map_err(|error| ApiError::field("item_id", error.body_text()))?;
     check_id("item_id", &id).map_err(|error| ApiError::field("item_id", error.reason))?;
-    let catalogue = &state.bundle.catalogue;
+    let view = state.live.view();
+    let catalogue = &view.bundle().catalogue;
     // It may have been posted to another replica just now.
     catalogue.catch_up(state.store.as_ref()).await?;
     let known = catalogue.get(&id).is_some();

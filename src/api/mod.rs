@@ -19,12 +19,12 @@ mod waiting;
 pub use reader_budget::ReaderBudget;
 pub use waiting::Waiting;
 
-use crate::bundle::Bundle;
 use crate::config::ServerSettings;
 use crate::erase::Eraser;
 use crate::event::EventDecoder;
 use crate::http::{self, Admission, ApiError, ApiKeys, BodyLimits, Scope};
 use crate::ingest::Ingest;
+use crate::live::Live;
 use crate::publish::ServedFeed;
 use crate::store::FeatureStore;
 use crate::telemetry::Metrics;
@@ -43,8 +43,8 @@ use tokio::sync::Notify;
 pub struct ApiState {
     /// Histories and features.
     pub store: Arc<dyn FeatureStore>,
-    /// Space, provenance, shape of the defaults.
-    pub bundle: Arc<Bundle>,
+    /// Space, provenance, shape of the defaults; a request takes one view of it.
+    pub live: Arc<Live>,
     /// The way of an event.
     pub ingest: Arc<Ingest>,
     /// JSON → event.

@@ -45,7 +45,8 @@ pub async fn post_refresh(
     if limit.is_some() {
         state.keys.require(&headers, Scope::Read)?;
     }
-    let found = state.store.states(&state.bundle.manifest.space, std::slice::from_ref(&user)).await?.pop().flatten();
+    let view = state.live.view();
+    let found = state.store.states(view.space(), std::slice::from_ref(&user)).await?.pop().flatten();
     let before = found
         .filter(|marks| marks.state.has_events())
         .ok_or_else(|| ApiError::NotFound(format!("user {user:?} has no events")))?;
@@ -56,12 +57,12 @@ pub async fn post_refresh(
     }
     state.metrics.reader_refreshes.with_label_values(&["granted"]).inc();
     let waited = match limit {
-        Some(limit) => refresh_and_wait(&state, vec![awaited], limit).await,
-        None => queue(&state, &[awaited], CLASS_SYNC, None).await.map(|()| Waited::Late),
+        Some(limit) => refresh_and_wait(&state, &view, vec![awaited], limit).await,
+        None => queue(&state, &view, &[awaited], CLASS_SYNC, None).await.map(|()| Waited::Late),
     };
     match waited.inspect_err(|_| state.readers.give_back(key, 1))? {
         Waited::Fresh => {
-            Ok((StatusCode::OK, Json(read_row(&state, &request_id, user, DEFAULT_GROUPS.to_vec()).await?)))
+            Ok((StatusCode::OK, Json(read_row(&state, &view, &request_id, user, DEFAULT_GROUPS.to_vec()).await?)))
         }
         Waited::Late | Waited::Draining => {
             Ok((StatusCode::ACCEPTED, Json(json!({ "queued": true, "seq": before.state.seq }))))

@@ -8,6 +8,7 @@ use super::waiting::{Awaited, queue, refresh_and_wait};
 use crate::due::CLASS_URGENT;
 use crate::feature::{DecodedGroup, Group};
 use crate::http::{ApiError, KeyNumber};
+use crate::live::View;
 use crate::store::{StoredFeatures, UserMarks};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -41,6 +42,7 @@ impl Staleness {
 /// many were over it.
 pub(super) async fn freshen(
     state: &ApiState,
+    view: &View,
     key: KeyNumber,
     users: &[String],
     groups: &[Group],
@@ -48,10 +50,9 @@ pub(super) async fn freshen(
 ) -> Result<usize, ApiError> {
     let mut seen = HashSet::new();
     let users: Vec<String> = users.iter().filter(|user| seen.insert(user.as_str())).cloned().collect();
-    let space = &state.bundle.manifest.space;
     // The counters first: features that are newer than them are not taken for behind.
-    let marks = state.store.states_each(space, &users).await?;
-    let stored = state.store.feature_groups_each(space, &users, groups).await?;
+    let marks = state.store.states_each(view.space(), &users).await?;
+    let stored = state.store.feature_groups_each(view.space(), &users, groups).await?;
     let now_ms = state.store.clock_ms();
     let mut behind = Vec::new();
     for ((user, before), features) in users.into_iter().zip(marks).zip(&stored) {
@@ -73,7 +74,7 @@ pub(super) async fn freshen(
         return Ok(0);
     }
     let Some(limit) = wanted.deadline else {
-        queue(state, &behind, CLASS_URGENT, None).await?;
+        queue(state, view, &behind, CLASS_URGENT, None).await?;
         return Ok(0);
     };
     let held = state.readers.take(key, behind.len(), Instant::now());
@@ -82,7 +83,7 @@ pub(super) async fn freshen(
     state.metrics.reader_refreshes.with_label_values(&["over"]).inc_by(over as u64);
     behind.truncate(held);
     if held > 0
-        && let Err(error) = refresh_and_wait(state, behind, limit).await
+        && let Err(error) = refresh_and_wait(state, view, behind, limit).await
     {
         state.readers.give_back(key, held);
         return Err(error);

@@ -11,6 +11,7 @@ use super::ApiState;
 use crate::config::ServerSettings;
 use crate::due::{CLASS_SYNC, FastQueue};
 use crate::http::ApiError;
+use crate::live::View;
 use crate::refresh::Arrivals;
 use crate::store::{DueEntry, UserMarks};
 use std::sync::Arc;
@@ -89,6 +90,7 @@ impl Waiting {
 /// read every event, goes by.
 pub(super) async fn refresh_and_wait(
     state: &ApiState,
+    view: &View,
     mut awaited: Vec<Awaited>,
     limit: Duration,
 ) -> Result<Waited, ApiError> {
@@ -100,7 +102,7 @@ pub(super) async fn refresh_and_wait(
     let until = Instant::now() + limit;
     let _counted = Counted::new(state);
     let listener = waiting.arrivals.listen(awaited.iter().map(|awaited| awaited.user.clone()).collect());
-    queue(state, &awaited, CLASS_SYNC, Some(limit)).await?;
+    queue(state, view, &awaited, CLASS_SYNC, Some(limit)).await?;
     let began = Instant::now();
     let mut draining = waiting.draining.subscribe();
     let ended = loop {
@@ -113,7 +115,7 @@ pub(super) async fn refresh_and_wait(
         tokio::select! {
             () = until_true(&mut draining) => break Waited::Draining,
             _ = listener.rung() => continue,
-            _ = tokio::time::sleep(look) => drop_refreshed(state, &mut awaited).await?,
+            _ = tokio::time::sleep(look) => drop_refreshed(state, view, &mut awaited).await?,
         }
         if left <= look && !awaited.is_empty() {
             break Waited::Late;
@@ -131,12 +133,13 @@ pub(super) async fn refresh_and_wait(
 /// Marks users due now (in class 0 for no longer than a caller waits, where one does), and rings the worker.
 pub(super) async fn queue(
     state: &ApiState,
+    view: &View,
     users: &[Awaited],
     class: u8,
     waits: Option<Duration>,
 ) -> Result<(), ApiError> {
     let due_ms = state.store.now_ms().await?;
-    let (store, space) = (&state.store, &state.bundle.manifest.space);
+    let (store, space) = (&state.store, view.space());
     match waits {
         Some(time) => {
             let names: Vec<String> = users.iter().map(|awaited| awaited.user.clone()).collect();
@@ -149,15 +152,15 @@ pub(super) async fn queue(
         }
     }
     let missing = users.iter().filter(|awaited| awaited.without_features).map(|awaited| awaited.user.clone());
-    state.waiting.fast.mark(state.store.as_ref(), &missing.collect::<Vec<_>>(), due_ms).await?;
+    state.waiting.fast.mark(store.as_ref(), space, &missing.collect::<Vec<_>>(), due_ms).await?;
     state.wake.notify_one();
     Ok(())
 }
 
 /// Looks into the store; who was refreshed, or erased, is no longer waited for.
-async fn drop_refreshed(state: &ApiState, awaited: &mut Vec<Awaited>) -> Result<(), ApiError> {
+async fn drop_refreshed(state: &ApiState, view: &View, awaited: &mut Vec<Awaited>) -> Result<(), ApiError> {
     let users: Vec<String> = awaited.iter().map(|awaited| awaited.user.clone()).collect();
-    let found = state.store.states_each(&state.bundle.manifest.space, &users).await?;
+    let found = state.store.states_each(view.space(), &users).await?;
     let mut found = found.into_iter();
     awaited.retain(|awaited| match found.next() {
         Some(Ok(now)) => !is_over(&awaited.before, &now.unwrap_or_default()),

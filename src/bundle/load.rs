@@ -5,7 +5,7 @@ use super::{
 };
 use crate::catalogue::Catalogue;
 use crate::encode::{BertEncoder, Encoder, EncoderOptions, NullEncoder};
-use crate::llm::{GenerateRequest, LlmEngine, LlmOptions, NullLlm, OnnxLlm};
+use crate::llm::{GenerateRequest, LlmEngine, LlmOptions, NullLlm, OnnxLlm, ServedModel};
 use crate::prompt::{PromptInput, PromptSchema, render};
 use crate::quantize::PqCodebook;
 use crate::retrieve::{FaissUserIndex, UserIndex, UserSnapshot};
@@ -47,6 +47,8 @@ pub struct LoadOptions {
     pub stall: Duration,
     /// Most items of the catalogue's overlay; 0 = no limit.
     pub max_items: usize,
+    /// The setting `openai.template`, where that port is on: what it serves is then loaded with the engine.
+    pub chat_template: Option<String>,
 }
 
 impl Default for LoadOptions {
@@ -59,6 +61,7 @@ impl Default for LoadOptions {
             nprobe: 16,
             stall: Duration::from_secs(30),
             max_items: 0,
+            chat_template: None,
         }
     }
 }
@@ -87,6 +90,8 @@ pub struct Inference {
     pub index: Arc<dyn UserIndex>,
     /// Histories of the index's main part.
     pub snapshot: UserSnapshot,
+    /// What the OpenAI-compatible port serves of the LLM, where it is on.
+    pub served: Option<Arc<ServedModel>>,
     /// Answers are canned (`--engine null`).
     pub canned: bool,
     /// A model that has work and makes no step for so long is stalled.
@@ -168,7 +173,10 @@ fn load_inference(
         let message = format!("vectors have {} dimensions, the codebook {dim}", encoder.dim());
         return Err(invalid(folder, "encoder")(&message));
     }
-    Ok(Inference { llm, encoder, index: Arc::new(index), snapshot, canned, stall: options.stall })
+    let read = |template: &String| ServedModel::load(&folder.join(LLM_FOLDER), template).map(Arc::new);
+    let served = options.chat_template.as_ref().map(read).transpose();
+    let served = served.map_err(|error| invalid(folder, "openai")(&error))?;
+    Ok(Inference { llm, encoder, index: Arc::new(index), snapshot, served, canned, stall: options.stall })
 }
 
 /// Checksums of the files that are read: with canned answers all but the external ones (the encoder), without models

@@ -8,6 +8,8 @@ mod load;
 mod manifest;
 mod parity;
 mod rewrite;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use crate::checksum::sha256_file;
 pub use files::all_files;

@@ -11,6 +11,7 @@ use crate::ingest::{
     Backfill, BackfillError, BackfillOptions, BackfillReport, Checkpoint, CheckpointError, Ingest, Progress, Rejection,
     Rows,
 };
+use crate::live::Spaces;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
@@ -112,9 +113,12 @@ fn run_release(args: &ReleaseArgs) -> Result<(), CommandError> {
         let manifest = Manifest::read(&settings.bundle.dir).map_err(|error| unavailable(error.to_string()))?;
         let store = opening::open_store(&settings).await?;
         let actions = settings.events.actions.clone();
-        let ingest = Ingest::new(store.clone(), manifest.space, actions, DuePolicy::new(&settings.refresh));
-        let marked =
-            ingest.release_held(args.rate, args.users).await.map_err(|error| unavailable(error.to_string()))?;
+        let ingest = Ingest::new(store.clone(), actions, DuePolicy::new(&settings.refresh));
+        let spaces = Spaces::only(&manifest.space);
+        let marked = ingest
+            .release_held(&spaces, args.rate, args.users)
+            .await
+            .map_err(|error| unavailable(error.to_string()))?;
         store.flush().await.map_err(|error| unavailable(error.to_string()))?;
         Ok::<usize, CommandError>(marked)
     })?;
@@ -160,7 +164,8 @@ async fn fill(args: &FillArgs, settings: &Settings) -> Result<BackfillReport, Co
 
     let store = opening::open_store(settings).await?;
     let actions = settings.events.actions.clone();
-    let ingest = Ingest::new(store.clone(), manifest.space, actions.clone(), DuePolicy::new(&settings.refresh));
+    let ingest = Ingest::new(store.clone(), actions.clone(), DuePolicy::new(&settings.refresh));
+    let spaces = Spaces::only(&manifest.space);
     let decoder = EventDecoder::new(actions, settings.events.field_map.clone());
     let options = BackfillOptions {
         batch: args.batch,
@@ -169,7 +174,7 @@ async fn fill(args: &FillArgs, settings: &Settings) -> Result<BackfillReport, Co
         refresh_rate: args.refresh_rate,
         refresh_users: args.refresh_users,
     };
-    let backfill = Backfill { ingest: &ingest, decoder: &decoder, options };
+    let backfill = Backfill { ingest: &ingest, decoder: &decoder, spaces: &spaces, options };
     let bar = Bar::new(rows.total());
     let reject = |rejection: &Rejection| {
         let Some(file) = &mut rejected else { return Ok(()) };

@@ -5,6 +5,7 @@
 
 use super::wiring::wait;
 use crate::due::fast_queue;
+use crate::live::{Live, View};
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::Readiness;
 use std::sync::Arc;
@@ -14,8 +15,9 @@ const LATCH: &str = "keys";
 const INTERVAL_MS: u64 = 5_000;
 
 /// Holds or releases the latch by what is there now; a store that does not answer leaves it as it is.
-pub(super) async fn look(store: &dyn FeatureStore, space: &str, readiness: &Readiness) {
-    let Ok(misused) = store.misused_keys(&[space.to_string(), fast_queue(space)]).await else { return };
+pub(super) async fn look(store: &dyn FeatureStore, view: &View, readiness: &Readiness) {
+    let queues = view.spaces().all().iter().flat_map(|space| [space.clone(), fast_queue(space)]);
+    let Ok(misused) = store.misused_keys(&queues.collect::<Vec<_>>()).await else { return };
     if misused.is_empty() {
         return readiness.release(LATCH);
     }
@@ -29,12 +31,12 @@ pub(super) async fn look(store: &dyn FeatureStore, space: &str, readiness: &Read
 /// Looks at intervals until `stop` turns true.
 pub(super) async fn watch(
     store: Arc<dyn FeatureStore>,
-    space: String,
+    live: Arc<Live>,
     readiness: Readiness,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
     loop {
-        look(store.as_ref(), &space, &readiness).await;
+        look(store.as_ref(), &live.view(), &readiness).await;
         if !wait(INTERVAL_MS, &mut stop).await {
             return Ok(());
         }

@@ -129,6 +129,7 @@ pub(super) async fn load_bundle(settings: &Settings, metrics: &Arc<Metrics>) -> 
         nprobe: settings.retrieve.nprobe,
         stall: Duration::from_millis(engine.stall_ms),
         max_items: settings.catalogue.max_items,
+        chat_template: settings.openai.listen.map(|_| settings.openai.template.clone()),
     };
     let loaded = tokio::task::spawn_blocking(move || bundle::load(&folder, &options))
         .await

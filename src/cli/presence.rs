@@ -19,15 +19,13 @@ pub(super) fn keep_telling(
     readiness: &Readiness,
     mut stopped: watch::Receiver<bool>,
 ) -> impl Future<Output = Result<(), StoreError>> + use<> {
-    let (store, metrics, readiness) = (parts.store.clone(), parts.metrics.clone(), readiness.clone());
+    let (store, live) = (parts.store.clone(), parts.live.clone());
+    let (metrics, readiness) = (parts.metrics.clone(), readiness.clone());
     let roles: Vec<String> = settings.server.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
-    let member = Member {
-        id: format!("{:016x}", rand::random::<u64>()),
-        roles: roles.join(","),
-        epochs: vec![parts.bundle.manifest.epoch],
-    };
+    let (id, roles) = (format!("{:016x}", rand::random::<u64>()), roles.join(","));
     async move {
         loop {
+            let member = Member { id: id.clone(), roles: roles.clone(), epochs: vec![live.view().epoch()] };
             match store.announce(&member).await {
                 Ok(()) => readiness.release(LATCH),
                 Err(error) => {
@@ -41,7 +39,7 @@ pub(super) fn keep_telling(
                 break;
             }
         }
-        if let Err(error) = store.leave(&member.id).await {
+        if let Err(error) = store.leave(&id).await {
             StoreCallFailed { operation: "leave", error: &error }.emit(&metrics);
         }
         Ok(())

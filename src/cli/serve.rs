@@ -92,10 +92,10 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
         parts = wiring::build(&settings, &metrics, &readiness) => parts?,
         _ = stop_signals.wait() => return Ok(()),
     };
-    admin_state.attach(parts.store.clone(), parts.bundle.clone());
+    admin_state.attach(parts.store.clone(), parts.live.clone());
     tokio::spawn(admin::follow_store(admin_state, operators.stopped()));
     if let Some(listener) = openai_listener {
-        let routes = openai::router(wiring::openai_state(&settings, &parts)?);
+        let routes = openai::router(wiring::openai_state(&settings, &parts));
         servers.spawn(listen::serve(ports::openai(listener, routes, limits, &metrics), ports_closed));
     }
     let (stop, stopped) = watch::channel(false);
@@ -179,13 +179,14 @@ fn announce(settings: &Settings, parts: &Parts) {
         let kafka = &settings.kafka;
         tracing::info!(brokers = kafka.brokers, group = kafka.group, events = kafka.events_topic, "reading from Kafka");
     }
+    let view = parts.live.view();
     tracing::info!(
         roles = ?server.roles,
         listen = server.has(Role::Api).then(|| server.listen.to_string()),
         admin = %server.admin_listen,
         bundle = %settings.bundle.dir.display(),
-        epoch = parts.bundle.manifest.epoch,
-        space = %parts.bundle.manifest.space,
+        epoch = view.epoch(),
+        space = %view.space(),
         "serving"
     );
 }

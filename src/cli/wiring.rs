@@ -2,7 +2,6 @@
 
 use super::{CommandError, key_watch, opening};
 use crate::api::{ApiState, ReaderBudget, Waiting};
-use crate::bundle::{Bundle, LLM_FOLDER};
 use crate::config::{Role, Settings};
 use crate::due::{DuePolicy, FastQueue};
 use crate::erase::{self, Eraser, HideError, IdleUsers};
@@ -10,10 +9,10 @@ use crate::event::EventDecoder;
 use crate::http::{ApiKeys, BodyLimits};
 use crate::ingest::Ingest;
 use crate::ingest::kafka::{KafkaIngest, KafkaParts};
-use crate::openai::{self, OpenAiState, ServedModel};
+use crate::live::{Follower, Live, View};
+use crate::openai::{self, OpenAiState};
 use crate::publish::{ChangeFeed, FeaturePublisher, ServedFeed, ServedPublisher};
 use crate::refresh::{Arrivals, Refresher, Sweep, Told, Worker};
-use crate::retrieve::VectorTail;
 use crate::store::chore::{self, Chore};
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::events::StoreCallFailed;
@@ -30,12 +29,12 @@ const IDLE_LOOKS: (Duration, Duration) = (Duration::from_secs(1), Duration::from
 /// Everything `serve` runs.
 pub(super) struct Parts {
     pub store: Arc<dyn FeatureStore>,
-    pub bundle: Arc<Bundle>,
+    pub live: Arc<Live>,
     pub api: Arc<ApiState>,
     /// With the role infer.
     worker: Option<Worker>,
-    /// With the role infer.
-    tail: Option<VectorTail>,
+    /// What the feeds bring, as far as it was replayed.
+    follower: Follower,
     /// Users whose features changed, where the change feed is on.
     changes: Option<Arc<ChangeFeed>>,
     /// Tells the served topic what was served, where that is on.
@@ -53,20 +52,12 @@ pub(super) async fn build(
 ) -> Result<Parts, CommandError> {
     let store = opening::await_store(settings, metrics, readiness).await?;
     readiness.release("store");
-    let bundle = opening::load_bundle(settings, metrics).await?;
-    let space = bundle.manifest.space.clone();
-    metrics
-        .bundle_info
-        .with_label_values(&[&bundle.manifest.epoch.to_string(), &space, &bundle.manifest.models.llm, bundle.engine()])
-        .set(1);
+    let live = Live::new(opening::load_bundle(settings, metrics).await?);
     readiness.release("bundle");
-    let mut tail = bundle
-        .inference
-        .as_ref()
-        .map(|inference| VectorTail::new(store.clone(), inference.index.clone(), space.clone()));
+    let mut follower = Follower::new(store.clone());
     let replay = async || {
-        key_watch::look(store.as_ref(), &space, readiness).await;
-        replay(store.as_ref(), &bundle, tail.as_mut()).await
+        key_watch::look(store.as_ref(), &live.view(), readiness).await;
+        replay(store.as_ref(), &live.view(), &mut follower).await
     };
     let replayed = opening::patiently("index", metrics, readiness, HideError::may_pass, replay).await;
     replayed.map_err(|error| CommandError::Unavailable(error.to_string()))?;
@@ -74,18 +65,18 @@ pub(super) async fn build(
 
     let wake = Arc::new(Notify::new());
     let arrivals = Arc::new(Arrivals::default());
-    let fast = FastQueue::new(&settings.refresh, &space);
+    let fast = FastQueue::new(&settings.refresh);
     let policy = DuePolicy::new(&settings.refresh);
     let actions = settings.events.actions.clone();
     let auth = &settings.auth;
-    let served = served_publisher(settings, &space, metrics)?;
-    let ingest = Ingest::new(store.clone(), space, actions.clone(), policy).with_fast_path(fast.clone());
+    let served = served_publisher(settings, metrics)?;
+    let ingest = Ingest::new(store.clone(), actions.clone(), policy).with_fast_path(fast.clone());
     // In every role: who erases tells, too.
     let publishes = settings.kafka.is_on() && !settings.kafka.features_topic.is_empty();
     let changes = publishes.then(Arc::<ChangeFeed>::default);
     let api = ApiState {
         store: store.clone(),
-        bundle: bundle.clone(),
+        live: live.clone(),
         ingest: Arc::new(ingest),
         decoder: EventDecoder::new(actions, settings.events.field_map.clone()),
         eraser: Arc::new(
@@ -105,27 +96,26 @@ pub(super) async fn build(
         readers: ReaderBudget::new(&settings.refresh),
         waiting: Waiting::new(&settings.server, arrivals.clone(), fast),
     };
-    let worker = bundle.inference.clone().map(|models| {
+    let worker = live.view().models().map(|_| {
         let (refresh, retrieve) = (settings.refresh.clone(), settings.retrieve.clone());
-        let refresher = Refresher::new(store.clone(), bundle.clone(), models, metrics.clone(), refresh, retrieve);
+        let refresher = Refresher::new(store.clone(), live.clone(), metrics.clone(), refresh, retrieve);
         Worker::new(Arc::new(refresher), wake, Told { arrivals, changes: changes.clone() })
     });
     let (metrics, readiness) = (metrics.clone(), readiness.clone());
-    Ok(Parts { store, bundle, api: Arc::new(api), worker, tail, changes, served, metrics, readiness })
+    Ok(Parts { store, live, api: Arc::new(api), worker, follower, changes, served, metrics, readiness })
 }
 
 /// What the store knows and the bundle does not: fresh vectors, erasures, catalogue changes. May be repeated.
-async fn replay(store: &dyn FeatureStore, bundle: &Bundle, tail: Option<&mut VectorTail>) -> Result<(), HideError> {
-    store.note_space(&bundle.manifest.space).await?;
-    let vectors = match tail {
-        Some(tail) => tail.catch_up().await?,
+async fn replay(store: &dyn FeatureStore, view: &View, follower: &mut Follower) -> Result<(), HideError> {
+    for space in view.spaces().all() {
+        store.note_space(space).await?;
+    }
+    let vectors = follower.vectors(view).await?;
+    let hidden = match view.models() {
+        Some(models) => erase::hide_in_index(store, models.index.as_ref()).await?,
         None => 0,
     };
-    let hidden = match &bundle.inference {
-        Some(inference) => erase::hide_in_index(store, inference.index.as_ref()).await?,
-        None => 0,
-    };
-    let items = bundle.catalogue.catch_up(store).await?;
+    let items = follower.items(view).await?;
     tracing::info!(vectors, hidden, items, "replayed fresh vectors, erasures and catalogue changes");
     Ok(())
 }
@@ -144,7 +134,7 @@ pub(super) fn kafka_ingest(
         store: parts.store.clone(),
         ingest: api.ingest.clone(),
         decoder: api.decoder.clone(),
-        catalogue: parts.bundle.catalogue.clone(),
+        live: parts.live.clone(),
         metrics: parts.metrics.clone(),
         readiness: readiness.clone(),
         wake: api.wake.clone(),
@@ -163,44 +153,32 @@ pub(super) fn reads_kafka(settings: &Settings) -> bool {
 /// The change feed's publisher where it is configured.
 pub(super) fn feature_publisher(settings: &Settings, parts: &Parts) -> Result<Option<FeaturePublisher>, CommandError> {
     let Some(changes) = parts.changes.clone() else { return Ok(None) };
-    let space = parts.bundle.manifest.space.clone();
-    let publisher = FeaturePublisher::new(&settings.kafka, space, parts.store.clone(), changes, parts.metrics.clone());
+    let (live, store) = (parts.live.clone(), parts.store.clone());
+    let publisher = FeaturePublisher::new(&settings.kafka, live, store, changes, parts.metrics.clone());
     publisher.map(Some).map_err(|error| CommandError::Usage(error.to_string()))
 }
 
 /// The publisher of what is served, where it is configured; it needs no ingest.
-fn served_publisher(
-    settings: &Settings,
-    space: &str,
-    metrics: &Arc<Metrics>,
-) -> Result<Option<Arc<ServedPublisher>>, CommandError> {
+fn served_publisher(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Option<Arc<ServedPublisher>>, CommandError> {
     let kafka = &settings.kafka;
     if !kafka.is_on() || kafka.served_topic.is_empty() {
         return Ok(None);
     }
-    let feed = Arc::new(ServedFeed::new(space.to_string(), kafka.served_sample, metrics.clone()));
+    let feed = Arc::new(ServedFeed::new(kafka.served_sample, metrics.clone()));
     let publisher = ServedPublisher::new(kafka, feed, metrics.clone());
     publisher.map(|publisher| Some(Arc::new(publisher))).map_err(|error| CommandError::Usage(error.to_string()))
 }
 
-/// What the OpenAI-compatible port shares; reads the chat template.
-pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Result<Arc<OpenAiState>, CommandError> {
-    // The settings were checked: this port needs the role infer.
-    let models = parts.bundle.inference.as_ref();
-    let models = models.ok_or_else(|| CommandError::Usage("openai.listen needs the role infer".to_string()))?;
-    let folder = settings.bundle.dir.join(LLM_FOLDER);
-    let model = ServedModel::load(&folder, &settings.openai.template)
-        .map_err(|error| CommandError::Unavailable(format!("openai: {error}")))?;
-    Ok(Arc::new(OpenAiState {
-        llm: models.llm.clone(),
-        encoder: models.encoder.clone(),
-        model,
+/// What the OpenAI-compatible port shares. The settings were checked: it needs the role infer.
+pub(super) fn openai_state(settings: &Settings, parts: &Parts) -> Arc<OpenAiState> {
+    Arc::new(OpenAiState {
+        live: parts.live.clone(),
         settings: settings.openai.clone(),
         bodies: BodyLimits::new(&settings.server),
         keys: parts.api.keys.clone(),
         metrics: parts.metrics.clone(),
         started: openai::unix_seconds(),
-    }))
+    })
 }
 
 impl Parts {
@@ -238,7 +216,7 @@ impl Parts {
         if let Some(worker) = self.worker.clone().filter(|_| settings.refresh.enabled) {
             let stop = stopped.clone();
             tasks.spawn(async move { worker.run(stop).await });
-            let sweep = Sweep { space: self.bundle.manifest.space.clone(), metrics: self.metrics.clone() };
+            let sweep = Sweep { live: self.live.clone(), metrics: self.metrics.clone() };
             let every = Duration::from_millis(settings.refresh.sweep_interval_ms);
             tasks.spawn(self.chore("sweep", sweep, every, stopped.clone()));
         }
@@ -253,8 +231,8 @@ impl Parts {
             eraser.run(stop).await;
             Ok(())
         });
-        let (space, readiness) = (self.bundle.manifest.space.clone(), self.readiness.clone());
-        tasks.spawn(key_watch::watch(self.store.clone(), space, readiness, stopped.clone()));
+        let (live, readiness) = (self.live.clone(), self.readiness.clone());
+        tasks.spawn(key_watch::watch(self.store.clone(), live, readiness, stopped.clone()));
         tasks.spawn(self.follow_feeds(settings.retrieve.tail_interval_ms, stopped));
         tasks
     }
@@ -265,16 +243,14 @@ impl Parts {
         interval_ms: u64,
         mut stopped: watch::Receiver<bool>,
     ) -> impl Future<Output = Result<(), StoreError>> + use<> {
-        let (mut tail, bundle) = (self.tail.clone(), self.bundle.clone());
-        let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        let (mut follower, live, metrics) = (self.follower.clone(), self.live.clone(), self.metrics.clone());
         async move {
             while wait(interval_ms, &mut stopped).await {
-                if let Some(tail) = &mut tail
-                    && let Err(error) = tail.catch_up().await
-                {
+                let view = live.view();
+                if let Err(error) = follower.vectors(&view).await {
                     StoreCallFailed { operation: "vectors_after", error: &error }.emit(&metrics);
                 }
-                if let Err(error) = bundle.catalogue.catch_up(store.as_ref()).await {
+                if let Err(error) = follower.items(&view).await {
                     StoreCallFailed { operation: "items_after", error: &error }.emit(&metrics);
                 }
             }

@@ -12,19 +12,21 @@ pub fn fast_queue(space: &str) -> String {
 /// Marks users for the fast path; does nothing where it is off.
 #[derive(Debug, Clone)]
 pub struct FastQueue {
-    name: Option<String>,
+    is_on: bool,
 }
 
 impl FastQueue {
-    /// The queue of a space, where the settings have it on.
-    pub fn new(settings: &RefreshSettings, space: &str) -> FastQueue {
-        FastQueue { name: settings.fast_path.then(|| fast_queue(space)) }
+    /// As the settings have it.
+    pub fn new(settings: &RefreshSettings) -> FastQueue {
+        FastQueue { is_on: settings.fast_path }
     }
 
     /// Marks users for whom the LLM may take long; who has living features is left alone when their turn comes.
-    pub async fn mark(&self, store: &dyn FeatureStore, users: &[String], now_ms: i64) -> StoreResult<()> {
-        let Some(name) = self.name.as_ref().filter(|_| !users.is_empty()) else { return Ok(()) };
+    pub async fn mark(&self, store: &dyn FeatureStore, space: &str, users: &[String], now_ms: i64) -> StoreResult<()> {
+        if !self.is_on || users.is_empty() {
+            return Ok(());
+        }
         let entry = |user: &String| DueEntry { user: user.clone(), class: CLASS_URGENT, due_ms: now_ms };
-        store.mark_due(name, &users.iter().map(entry).collect::<Vec<_>>()).await
+        store.mark_due(&fast_queue(space), &users.iter().map(entry).collect::<Vec<_>>()).await
     }
 }

@@ -9,6 +9,7 @@
 use super::{AppendCounts, Appended, Checkpoint, CheckpointError, Ingest, Rows, RowsError};
 use crate::backoff::Backoff;
 use crate::event::{Event, EventDecoder};
+use crate::live::Spaces;
 use crate::store::StoreError;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -100,6 +101,8 @@ pub struct Backfill<'a> {
     pub ingest: &'a Ingest,
     /// How rows become events.
     pub decoder: &'a EventDecoder,
+    /// Where users may be behind.
+    pub spaces: &'a Spaces,
     /// How to do it.
     pub options: BackfillOptions,
 }
@@ -210,14 +213,14 @@ impl Backfill<'_> {
             }
             let mut backoff = Backoff::new(PAUSE, PAUSE * 2_u32.pow(MAX_ATTEMPTS));
             for _ in 1..MAX_ATTEMPTS {
-                match self.ingest.append_history(events.clone()).await {
+                match self.ingest.append_history(self.spaces, events.clone()).await {
                     // The store may be full or starting again.
                     Err(error) => tracing::warn!(%error, "append failed, trying again"),
                     Ok(appended) => return (rows, Ok(stored(appended))),
                 }
                 tokio::time::sleep(backoff.pause()).await;
             }
-            (rows, self.ingest.append_history(events).await.map(stored))
+            (rows, self.ingest.append_history(self.spaces, events).await.map(stored))
         })
     }
 
@@ -248,7 +251,7 @@ impl Backfill<'_> {
             // No more than may still become due: some of them may be up to date.
             let end = users.len().min(looked_at + MARK_BATCH.min(most - marked));
             let after_ms = |place: usize| ((marked + place) as f64 * 1000.0 / self.options.refresh_rate) as i64;
-            let more = self.ingest.mark_behind(&users[looked_at..end], after_ms).await;
+            let more = self.ingest.mark_behind(self.spaces, &users[looked_at..end], after_ms).await;
             marked += more.map_err(|source| BackfillError::Store { source, rows })?;
             looked_at = end;
             progress(Progress::Marked(looked_at, users.len()));

@@ -17,6 +17,7 @@ pub use rows::{Rows, RowsError};
 use crate::due::{CLASS_ROUTINE, DuePolicy, FastQueue};
 use crate::event::decode::former_id;
 use crate::event::{ActionClass, ActionTable, Event, OPT_OUT_ATTRIBUTE};
+use crate::live::Spaces;
 use crate::proto::Behaviour;
 use crate::store::{AppendOutcome, DueEntry, Each, FeatureStore, Record, RecordBody, StoreError, UserBatch};
 use std::collections::BTreeMap;
@@ -47,16 +48,15 @@ pub struct Appended {
 /// The way of an event into the store; one per process.
 pub struct Ingest {
     store: Arc<dyn FeatureStore>,
-    space: String,
     actions: ActionTable,
     policy: DuePolicy,
     fast: Option<FastQueue>,
 }
 
 impl Ingest {
-    /// An ingest that marks users due in `space` by `policy`.
-    pub fn new(store: Arc<dyn FeatureStore>, space: String, actions: ActionTable, policy: DuePolicy) -> Ingest {
-        Ingest { store, space, actions, policy, fast: None }
+    /// An ingest that marks users due by `policy`. In which spaces they may be behind each call is told.
+    pub fn new(store: Arc<dyn FeatureStore>, actions: ActionTable, policy: DuePolicy) -> Ingest {
+        Ingest { store, actions, policy, fast: None }
     }
 
     /// Marks users without features for the fast path, too.
@@ -65,8 +65,8 @@ impl Ingest {
     }
 
     /// Appends events and marks their users due. When it returns, all but the refused ones survive a kill of this process.
-    pub async fn append(&self, events: Vec<Event>) -> Result<Appended, StoreError> {
-        self.store(&self.prepare(events)).await
+    pub async fn append(&self, spaces: &Spaces, events: Vec<Event>) -> Result<Appended, StoreError> {
+        self.store(spaces, &self.prepare(events)).await
     }
 
     /// Groups events by user; each user's stay in the order given.
@@ -91,9 +91,9 @@ impl Ingest {
 
     /// Stores prepared events and marks their users due; doing it again is harmless. When it returns, all but the refused ones
     /// survive a kill of this process.
-    pub async fn store(&self, prepared: &Prepared) -> Result<Appended, StoreError> {
+    pub async fn store(&self, spaces: &Spaces, prepared: &Prepared) -> Result<Appended, StoreError> {
         // Asked for at once: one round trip less. A time from before the append makes nobody due too late.
-        let append = self.store.append_each(&self.space, &prepared.batches);
+        let append = self.store.append_each(spaces.active(), &prepared.batches);
         let (outcomes, now_ms) = futures::try_join!(append, self.store.now_ms())?;
         let (stored, mut appended) = prepared.sort_out(outcomes)?;
         let (mut due, mut without_features) = (Vec::new(), Vec::new());
@@ -107,27 +107,32 @@ impl Ingest {
                 }
             }
         }
-        unless_unreadable(self.store.mark_due(&self.space, &due).await)?;
+        unless_unreadable(self.store.mark_due(spaces.active(), &due).await)?;
         if let Some(fast) = &self.fast {
-            unless_unreadable(fast.mark(self.store.as_ref(), &without_features, now_ms).await)?;
+            unless_unreadable(fast.mark(self.store.as_ref(), spaces.active(), &without_features, now_ms).await)?;
         }
         Ok(appended)
     }
 
     /// Appends events and marks nobody due: for bulk history, whose users get their turn by a plan. The sweep passes over them.
-    pub async fn append_history(&self, events: Vec<Event>) -> Result<Appended, StoreError> {
+    pub async fn append_history(&self, spaces: &Spaces, events: Vec<Event>) -> Result<Appended, StoreError> {
         let prepared = self.prepare(events);
-        let outcomes = self.store.append_bulk_each(&self.space, &prepared.batches).await?;
+        let outcomes = self.store.append_bulk_each(spaces.active(), &prepared.batches).await?;
         Ok(prepared.sort_out(outcomes)?.1)
     }
 
     /// Marks those of the users due, in the order given, whose features are behind; each at its own time after now.
     /// Returns how many. Who cannot be read is left out.
-    pub async fn mark_behind(&self, users: &[String], after_ms: impl Fn(usize) -> i64) -> Result<usize, StoreError> {
+    pub async fn mark_behind(
+        &self,
+        spaces: &Spaces,
+        users: &[String],
+        after_ms: impl Fn(usize) -> i64,
+    ) -> Result<usize, StoreError> {
         let ask = |user: &String| UserBatch { user: user.clone(), records: Vec::new() };
         let asked: Vec<UserBatch> = users.iter().map(ask).collect();
         let mut outcomes = Vec::with_capacity(users.len());
-        for (user, outcome) in users.iter().zip(self.store.append_each(&self.space, &asked).await?) {
+        for (user, outcome) in users.iter().zip(self.store.append_each(spaces.active(), &asked).await?) {
             match outcome {
                 Ok(outcome) => outcomes.push((user, outcome)),
                 Err(error) if error.is_unreadable() => {}
@@ -146,7 +151,7 @@ impl Ingest {
                 due_ms: now_ms.saturating_add(after_ms(place)),
             })
             .collect();
-        self.store.mark_due(&self.space, &due).await?;
+        self.store.mark_due(spaces.active(), &due).await?;
         // After the mark: who is lost in between is released once more.
         let marked: Vec<String> = due.into_iter().map(|entry| entry.user).collect();
         self.store.let_go(&marked).await?;
@@ -154,14 +159,14 @@ impl Ingest {
     }
 
     /// Marks users due whom bulk history holds back, `rate` a second, at most `most` of them (0 = all), in no order; returns how many.
-    pub async fn release_held(&self, rate: f64, most: usize) -> Result<usize, StoreError> {
+    pub async fn release_held(&self, spaces: &Spaces, rate: f64, most: usize) -> Result<usize, StoreError> {
         let (mut marked, mut place) = (0, String::new());
         loop {
-            let (held, next) = self.store.held_back(&self.space, &place).await?;
+            let (held, next) = self.store.held_back(spaces.active(), &place).await?;
             let left = if most == 0 { held.len() } else { most - marked };
             for some in held[..held.len().min(left)].chunks(RELEASE_BATCH) {
                 let after_ms = |nth: usize| ((marked + nth) as f64 * 1000.0 / rate) as i64;
-                marked += self.mark_behind(some, after_ms).await?;
+                marked += self.mark_behind(spaces, some, after_ms).await?;
             }
             if next.is_empty() || (most > 0 && marked >= most) {
                 return Ok(marked);

@@ -1,7 +1,6 @@
 //! How a model generates unless a request says otherwise: stops and sampling, read from the file beside its graph.
 //!
-//! In: a model folder and its tokenizer. Out: [`GenerationDefaults`], or a message that names the file. Called by `llm::onnx` and
-//! `openai`.
+//! In: a model folder and its tokenizer. Out: [`GenerationDefaults`], or a message that names the file. Called by `onnx` and `chat`.
 
 use std::path::Path;
 

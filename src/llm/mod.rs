@@ -6,6 +6,7 @@
 
 pub mod beam;
 mod binding;
+pub(crate) mod chat;
 pub(crate) mod device;
 mod device_beam;
 pub(crate) mod generation;
@@ -29,6 +30,7 @@ mod graph_tests;
 #[cfg(test)]
 mod tests;
 
+pub use chat::{ServedModel, TemplateError};
 pub use generation::GENERATION_FILE;
 pub use null::NullLlm;
 pub use onnx::{LlmOptions, OnnxLlm};

@@ -6,7 +6,7 @@ use super::answer::{self, Answer, Token, finish_reason};
 use super::options::Options;
 use super::respond::{Shape, respond};
 use super::{Fields, OpenAiError, OpenAiState};
-use crate::llm::{Finish, GenerateRequest, Prompt};
+use crate::llm::{Finish, GenerateRequest, Prompt, ServedModel};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -24,33 +24,34 @@ pub async fn post_chat_completions(
     body: Body,
 ) -> Result<Response, OpenAiError> {
     let mut fields = state.read(&headers, body).await?;
-    let model = state.require_model(&mut fields, state.llm.model_id())?;
+    let serving = state.serving()?;
+    let model = state.require_model(&mut fields, serving.llm.model_id())?;
     let messages = messages(&mut fields)?;
     let variables = template_variables(&mut fields)?;
-    let options = options(fields, &state)?;
+    let options = options(fields, &serving.model)?;
     state.check_count("n", options.n)?;
 
-    let template = state.model.template.as_ref().ok_or(OpenAiError::NoTemplate)?;
+    let template = serving.model.template.as_ref().ok_or(OpenAiError::NoTemplate)?;
     let prompt = Prompt::Text(template.render(&messages, &variables).map_err(OpenAiError::Template)?);
     let stops = match options.ignore_eos {
         true => Vec::new(),
-        false => state.model.stops.iter().chain(&state.model.end_of_text).cloned().collect(),
+        false => serving.model.stops.iter().chain(&serving.model.end_of_text).cloned().collect(),
     };
     // The template's own end of a turn ends the answer even where generation.json does not say so.
-    let end_of_turn = state.model.end_of_text.iter().filter(|_| !options.ignore_eos).map(|(token, _)| *token);
+    let end_of_turn = serving.model.end_of_text.iter().filter(|_| !options.ignore_eos).map(|(token, _)| *token);
     let stop_tokens: Vec<u32> = end_of_turn.collect();
     let requests: Vec<GenerateRequest> = options
-        .requests(&prompt, state.budget(options.max_tokens, &prompt), state.deadline())
+        .requests(&prompt, serving.budget(options.max_tokens, &prompt), state.deadline())
         .map(|request| GenerateRequest { stop_tokens: stop_tokens.clone(), ..request })
         .collect();
-    let choices = answer::start(state.llm.as_ref(), requests, stops).await?;
+    let choices = answer::start(serving.llm.as_ref(), requests, stops).await?;
     let object = if options.stream { "chat.completion.chunk" } else { "chat.completion" };
-    let shape = ChatShape { head: state.head("chatcmpl", object, &model), logprobs: options.logprobs };
+    let shape = ChatShape { head: serving.head("chatcmpl", object, &model), logprobs: options.logprobs };
     respond(choices, shape, options.plan()).await
 }
 
-fn options(mut fields: Fields, state: &OpenAiState) -> Result<Options, OpenAiError> {
-    let mut options = Options::take(&mut fields, &state.model)?;
+fn options(mut fields: Fields, model: &ServedModel) -> Result<Options, OpenAiError> {
+    let mut options = Options::take(&mut fields, model)?;
     let most = 0..=i64::from(u32::MAX);
     // max_tokens is the older name.
     let older = fields.integer("max_tokens", most.clone())?;

@@ -7,7 +7,7 @@ use super::answer::{self, Answer, Token, finish_reason};
 use super::options::Options;
 use super::respond::{Shape, respond};
 use super::{Fields, OpenAiError, OpenAiState};
-use crate::llm::{Finish, Prompt};
+use crate::llm::{Finish, Prompt, ServedModel};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -22,23 +22,24 @@ pub async fn post_completions(
     body: Body,
 ) -> Result<Response, OpenAiError> {
     let mut fields = state.read(&headers, body).await?;
-    let model = state.require_model(&mut fields, state.llm.model_id())?;
+    let serving = state.serving()?;
+    let model = state.require_model(&mut fields, serving.llm.model_id())?;
     let prompts = prompts(&mut fields)?;
-    let options = options(fields, &state)?;
+    let options = options(fields, &serving.model)?;
     state.check_count("prompt", prompts.len() * options.n)?;
 
     let requests = prompts.iter().flat_map(|prompt| {
-        let budget = state.budget(options.max_tokens, prompt);
+        let budget = serving.budget(options.max_tokens, prompt);
         options.requests(prompt, budget, state.deadline())
     });
-    let stops = if options.ignore_eos { Vec::new() } else { state.model.stops.clone() };
-    let choices = answer::start(state.llm.as_ref(), requests.collect(), stops).await?;
-    let shape = CompletionShape { head: state.head("cmpl", "text_completion", &model), logprobs: options.logprobs };
+    let stops = if options.ignore_eos { Vec::new() } else { serving.model.stops.clone() };
+    let choices = answer::start(serving.llm.as_ref(), requests.collect(), stops).await?;
+    let shape = CompletionShape { head: serving.head("cmpl", "text_completion", &model), logprobs: options.logprobs };
     respond(choices, shape, options.plan()).await
 }
 
-fn options(mut fields: Fields, state: &OpenAiState) -> Result<Options, OpenAiError> {
-    let mut options = Options::take(&mut fields, &state.model)?;
+fn options(mut fields: Fields, model: &ServedModel) -> Result<Options, OpenAiError> {
+    let mut options = Options::take(&mut fields, model)?;
     options.max_tokens = fields.integer("max_tokens", 0..=i64::from(u32::MAX))?.map(|value| value as usize);
     // 0 and 1 both mean the token that was chosen; alternatives are not kept.
     options.logprobs = match fields.integer("logprobs", 0..=i64::MAX)? {

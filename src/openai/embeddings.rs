@@ -19,14 +19,14 @@ pub async fn post_embeddings(
     body: Body,
 ) -> Result<Json<Value>, OpenAiError> {
     let mut fields = state.read(&headers, body).await?;
-    let model = state.require_model(&mut fields, state.encoder.model_id())?;
+    let encoder = state.serving()?.encoder;
+    let model = state.require_model(&mut fields, encoder.model_id())?;
     let texts = inputs(&mut fields)?;
     let base64 = encoding_is_base64(&mut fields)?;
-    fields.refuse("dimensions", &[json!(state.encoder.dim())])?;
+    fields.refuse("dimensions", &[json!(encoder.dim())])?;
     fields.finish()?;
     state.check_count("input", texts.len())?;
 
-    let encoder = state.encoder.clone();
     let (vectors, tokens) = tokio::task::spawn_blocking(move || {
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let tokens: usize = texts.iter().map(|text| encoder.count_tokens(text)).sum();

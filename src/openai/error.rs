@@ -50,6 +50,8 @@ pub enum OpenAiError {
     Encoder(#[from] EncodeError),
     #[error("the work ended without an answer: {0}")]
     Lost(String),
+    #[error("the models of the active bundle are not loaded here; ask a replica with the role infer")]
+    NotLoaded,
 }
 
 /// What a client sees of an error besides its message.
@@ -102,7 +104,9 @@ impl OpenAiError {
             OpenAiError::Busy { .. }
             | OpenAiError::TooManyBodies(_)
             | OpenAiError::Llm(LlmError::Overloaded { .. }) => busy(),
-            OpenAiError::Llm(LlmError::Closed) => server(StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            OpenAiError::Llm(LlmError::Closed) | OpenAiError::NotLoaded => {
+                server(StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
             OpenAiError::Llm(LlmError::Deadline { .. }) => server(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded"),
             OpenAiError::Llm(_) | OpenAiError::Encoder(_) | OpenAiError::Lost(_) => {
                 server(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed")

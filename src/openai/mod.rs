@@ -3,7 +3,7 @@
 //! It lets a bundle act as a teacher for another one, and lets load tools and OpenAI's client libraries drive the engine.
 //! In: HTTP requests with an admin key. Out: JSON and server-sent events in OpenAI's shapes. Callers: `cli::wiring`
 //! builds one [`OpenAiState`], `cli::serve` serves [`router`]. One file a resource; `options` and `fields` read
-//! requests, `answer` and `stream` write answers, `template` makes prompts of messages.
+//! requests, `answer` and `stream` write answers.
 
 mod answer;
 mod chat;
@@ -11,24 +11,21 @@ mod completions;
 mod embeddings;
 mod error;
 mod fields;
-mod model;
 mod models;
 mod options;
 mod respond;
 mod stream;
-mod template;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::OpenAiError;
-pub use model::ServedModel;
-pub use template::TemplateError;
 
 use crate::config::OpenAiSettings;
 use crate::encode::Encoder;
 use crate::http::{self, Admission, ApiKeys, BodyLimits, Scope, read_body};
-use crate::llm::{LlmEngine, Prompt};
+use crate::live::{Live, View};
+use crate::llm::{LlmEngine, Prompt, ServedModel};
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::body::Body;
@@ -44,12 +41,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What the handlers share.
 pub struct OpenAiState {
-    /// Writes answers.
-    pub llm: Arc<dyn LlmEngine>,
-    /// Text → vector.
-    pub encoder: Arc<dyn Encoder>,
-    /// Chat template, default sampling, stops.
-    pub model: ServedModel,
+    /// The models.
+    pub live: Arc<Live>,
     /// `[openai]`.
     pub settings: OpenAiSettings,
     /// What bodies may cost.
@@ -60,6 +53,18 @@ pub struct OpenAiState {
     pub metrics: Arc<Metrics>,
     /// Unix seconds of the start.
     pub started: u64,
+}
+
+/// The models of one request, all of one epoch.
+struct Serving {
+    /// Writes answers.
+    llm: Arc<dyn LlmEngine>,
+    /// Text → vector.
+    encoder: Arc<dyn Encoder>,
+    /// Chat template, default sampling, stops.
+    model: Arc<ServedModel>,
+    /// `openai.max_tokens_default`.
+    max_tokens_default: usize,
 }
 
 /// The port's routes over a state.
@@ -89,6 +94,17 @@ pub fn unix_seconds() -> u64 {
 }
 
 impl OpenAiState {
+    /// What a request works with to its end.
+    fn serving(&self) -> Result<Serving, OpenAiError> {
+        self.of_view(&self.live.view()).ok_or(OpenAiError::NotLoaded)
+    }
+
+    fn of_view(&self, view: &View) -> Option<Serving> {
+        let models = view.models()?;
+        let (llm, encoder, model) = (models.llm.clone(), models.encoder.clone(), models.served.clone()?);
+        Some(Serving { llm, encoder, model, max_tokens_default: self.settings.max_tokens_default })
+    }
+
     fn require_key(&self, headers: &HeaderMap) -> Result<(), OpenAiError> {
         self.keys.require(headers, Scope::Admin)?;
         Ok(())
@@ -119,6 +135,13 @@ impl OpenAiState {
         }
     }
 
+    fn deadline(&self) -> Option<Duration> {
+        let time = self.settings.deadline_ms;
+        (time > 0).then(|| Duration::from_millis(time))
+    }
+}
+
+impl Serving {
     /// Tokens a prompt's answer may have: what was asked for, or the default as far as it fits.
     fn budget(&self, asked: Option<usize>, prompt: &Prompt) -> usize {
         if let Some(asked) = asked {
@@ -130,12 +153,7 @@ impl OpenAiState {
         };
         let room = self.llm.prompt_limit(0).saturating_sub(prompt_tokens);
         // A prompt that leaves no room is refused by the engine, which knows the numbers.
-        self.settings.max_tokens_default.min(room).max(1)
-    }
-
-    fn deadline(&self) -> Option<Duration> {
-        let time = self.settings.deadline_ms;
-        (time > 0).then(|| Duration::from_millis(time))
+        self.max_tokens_default.min(room).max(1)
     }
 
     /// What every answer and every chunk begins with.

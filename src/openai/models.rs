@@ -14,7 +14,7 @@ pub async fn list_models(
     headers: HeaderMap,
 ) -> Result<Json<Value>, OpenAiError> {
     state.require_key(&headers)?;
-    Ok(Json(json!({ "object": "list", "data": models(&state) })))
+    Ok(Json(json!({ "object": "list", "data": models(&state)? })))
 }
 
 /// One model.
@@ -24,7 +24,7 @@ pub async fn get_model(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, OpenAiError> {
     state.require_key(&headers)?;
-    let mut known = models(&state);
+    let mut known = models(&state)?;
     match known.iter().position(|model| model["id"] == id.as_str()) {
         Some(place) => Ok(Json(known.swap_remove(place))),
         None => {
@@ -36,15 +36,17 @@ pub async fn get_model(
 
 /// For load tools that wait for a server; needs no key.
 pub async fn health(State(state): State<Arc<OpenAiState>>) -> Response {
-    match state.llm.healthy() {
+    match state.serving().is_ok_and(|serving| serving.llm.healthy()) {
         true => Json(json!({ "status": "ok" })).into_response(),
         false => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "failed" }))).into_response(),
     }
 }
 
 /// LLM first; with canned answers both have one name and are one entry.
-fn models(state: &OpenAiState) -> Vec<Value> {
-    let mut ids = vec![state.llm.model_id(), state.encoder.model_id()];
+fn models(state: &OpenAiState) -> Result<Vec<Value>, OpenAiError> {
+    let serving = state.serving()?;
+    let mut ids = vec![serving.llm.model_id(), serving.encoder.model_id()];
     ids.dedup();
-    ids.iter().map(|id| json!({ "id": id, "object": "model", "created": state.started, "owned_by": "taiji" })).collect()
+    let entry = |id: &&str| json!({ "id": id, "object": "model", "created": state.started, "owned_by": "taiji" });
+    Ok(ids.iter().map(entry).collect())
 }

@@ -2,10 +2,9 @@
 //!
 //! In: the request's [`Fields`] and the model's own defaults. Out: [`Options`], and from them engine requests.
 
-use super::model::ServedModel;
 use super::respond::Plan;
 use super::{Fields, OpenAiError};
-use crate::llm::{GenerateRequest, Priority, Prompt, Sampling};
+use crate::llm::{GenerateRequest, Priority, Prompt, Sampling, ServedModel};
 use rand::Rng;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

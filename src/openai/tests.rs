@@ -1,8 +1,9 @@
 //! The port over a scripted engine: shapes, counts, errors, streams, cancelling. (The built program is in `tests/e2e`.)
 
 use super::*;
+use crate::bundle::{Inference, testing};
 use crate::encode::NullEncoder;
-use crate::llm::{Beam, BeamRequest, Finish, GenerateRequest, Generation, LlmError, Piece, QueueDepth};
+use crate::llm::{Beam, BeamRequest, Finish, GenerateRequest, Generation, LlmError, NullLlm, Piece, QueueDepth};
 use async_trait::async_trait;
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
@@ -158,11 +159,11 @@ fn port_with(keys: ApiKeys, max_in_flight: usize) -> Port {
         deadline_ms: 60_000,
         template: "plain".into(),
     };
-    let model = ServedModel::load(folder.path(), &settings.template).expect("model");
+    let served = Some(Arc::new(ServedModel::load(folder.path(), &settings.template).expect("model")));
+    let encoder = Arc::new(NullEncoder::new(4));
+    let models = Inference { encoder, served, ..testing::models(script.clone()) };
     let state = OpenAiState {
-        llm: script.clone(),
-        encoder: Arc::new(NullEncoder::new(4)),
-        model,
+        live: Live::new(testing::bundle(1, "space", Some(models))),
         settings,
         bodies: BodyLimits::of_size(4096),
         keys,
@@ -332,12 +333,30 @@ async fn a_model_without_a_template_names_the_remedy() {
     let Port { script, state, router } = port();
     drop(router);
     let Ok(mut state) = Arc::try_unwrap(state) else { panic!("shared") };
-    state.model.template = None;
+    let models = Inference { served: Some(Arc::default()), ..testing::models(script.clone()) };
+    state.live = Live::new(testing::bundle(1, "space", Some(models)));
     let port = Port::of(script, state);
     let (status, answer) =
         port.post("/v1/chat/completions", json!({"messages": [{"role": "user", "content": "hi"}]})).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(answer["error"]["message"].as_str().expect("message").contains("openai.template"), "{answer}");
+}
+
+#[tokio::test]
+async fn audit_18_a_request_takes_the_models_that_are_active_as_it_comes() {
+    let port = port();
+    let answer = async || port.post("/v1/completions", json!({"prompt": "a b"})).await;
+    let before = answer().await;
+    assert_eq!((before.0, &before.1["system_fingerprint"]), (StatusCode::OK, &json!("script-1")));
+    let encoder = Arc::new(NullEncoder::new(4));
+    let models = Inference { encoder, served: Some(Arc::default()), ..testing::models(Arc::new(NullLlm::default())) };
+    port.state.live.swap(testing::bundle(2, "space", Some(models)), 1);
+    let after = answer().await;
+    assert_eq!((after.0, &after.1["system_fingerprint"]), (StatusCode::OK, &json!(NullLlm::default().model_id())));
+    port.state.live.swap(testing::bundle(3, "space", None), 2);
+    let (status, refused) = answer().await;
+    assert_eq!((status, &refused["error"]["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable")));
+    assert!(refused["error"]["message"].as_str().expect("message").contains("role infer"), "{refused}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use crate::config::KafkaSettings;
 use crate::feature::{DecodedGroup, Group};
 use crate::kafka::KafkaError;
 use crate::kafka::client::{self, Producer};
+use crate::live::Live;
 use crate::proto::UserFeatures;
 use crate::store::{FeatureStore, RecordKind, StoreError, StoreResult, StoredFeatures};
 use crate::telemetry::Metrics;
@@ -24,11 +25,11 @@ const BATCH: usize = 200;
 /// What the LLM wrote stays inside.
 const PUBLISHED: [Group; 3] = [Group::Intra, Group::Cross, Group::Scid];
 
-/// Publishes one space; one a process.
+/// Publishes the space that answers are read from; one a process.
 pub struct FeaturePublisher {
     producer: Producer,
     topic: String,
-    space: String,
+    live: Arc<Live>,
     store: Arc<dyn FeatureStore>,
     changes: Arc<ChangeFeed>,
     metrics: Arc<Metrics>,
@@ -38,13 +39,13 @@ impl FeaturePublisher {
     /// A publisher to `kafka.features_topic`; connects to nothing yet.
     pub fn new(
         settings: &KafkaSettings,
-        space: String,
+        live: Arc<Live>,
         store: Arc<dyn FeatureStore>,
         changes: Arc<ChangeFeed>,
         metrics: Arc<Metrics>,
     ) -> Result<FeaturePublisher, KafkaError> {
         let producer = client::producer(settings)?;
-        Ok(FeaturePublisher { producer, topic: settings.features_topic.clone(), space, store, changes, metrics })
+        Ok(FeaturePublisher { producer, topic: settings.features_topic.clone(), live, store, changes, metrics })
     }
 
     /// Runs until `stop` turns true. What failed is noted again, so a newer state goes out in its place.
@@ -73,7 +74,8 @@ impl FeaturePublisher {
 
     /// All of them are acknowledged when it returns, but those whose features cannot be read: the topic keeps their last state.
     async fn publish(&self, users: &[String]) -> Result<(), String> {
-        let stored = self.store.feature_groups_each(&self.space, users, &PUBLISHED).await;
+        let view = self.live.view();
+        let stored = self.store.feature_groups_each(view.space(), users, &PUBLISHED).await;
         let stored = stored.map_err(|error| error.to_string())?;
         let mut sent = Vec::with_capacity(users.len());
         for (user, features) in users.iter().zip(stored) {
@@ -89,7 +91,7 @@ impl FeaturePublisher {
                     continue;
                 }
             };
-            let headers = client::protobuf_headers(&self.space);
+            let headers = client::protobuf_headers(view.space());
             let mut record = FutureRecord::<str, [u8]>::to(&self.topic).key(user).headers(headers);
             record.payload = value.as_deref();
             sent.push(self.producer.send_result(record).map_err(|(error, _)| self.failed(&error))?);

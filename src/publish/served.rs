@@ -18,7 +18,6 @@ const CAP: usize = 10_000;
 
 /// Shared by `Arc`; in memory only: what waits in a process that dies is not told.
 pub struct ServedFeed {
-    space: String,
     sample: f64,
     metrics: Arc<Metrics>,
     queue: Mutex<Queue>,
@@ -32,9 +31,9 @@ struct Queue {
 }
 
 impl ServedFeed {
-    /// A feed of one space; `sample` is the share of requests that are told about, 0 to 1.
-    pub fn new(space: String, sample: f64, metrics: Arc<Metrics>) -> ServedFeed {
-        ServedFeed { space, sample, metrics, queue: Mutex::default(), added: Notify::new() }
+    /// `sample` is the share of requests that are told about, 0 to 1.
+    pub fn new(sample: f64, metrics: Arc<Metrics>) -> ServedFeed {
+        ServedFeed { sample, metrics, queue: Mutex::default(), added: Notify::new() }
     }
 
     /// Whether a request is told about: the same answer for the same id in every process.
@@ -43,12 +42,30 @@ impl ServedFeed {
         self.sample >= 1.0 || (xxh3_64(request_id.as_bytes()) as f64) < self.sample * 18_446_744_073_709_551_616.0
     }
 
-    /// Notes what one answer serves, if its request is in the sample: `rows[user][group]`.
-    pub fn offer(&self, request_id: &str, users: &[String], groups: &[Group], rows: &[Vec<GroupView>], now_ms: i64) {
+    /// Notes what one answer serves out of its space, if its request is in the sample: `rows[user][group]`.
+    pub fn offer(
+        &self,
+        request_id: &str,
+        space: &str,
+        users: &[String],
+        groups: &[Group],
+        rows: &[Vec<GroupView>],
+        now_ms: i64,
+    ) {
         if !self.takes(request_id) {
             return;
         }
-        let served = |(user, row): (&String, &Vec<GroupView>)| self.message(request_id, user, groups, row, now_ms);
+        let served = |(user, row): (&String, &Vec<GroupView>)| {
+            let (features, groups) = of_user(user, groups, row);
+            Served {
+                request_id: request_id.to_string(),
+                served_at_ms: now_ms,
+                space: space.to_string(),
+                arm: String::new(),
+                features: Some(features),
+                groups,
+            }
+        };
         let all: Vec<Served> = users.iter().zip(rows).map(served).collect();
         let mut queue = self.queue.lock();
         let room = if queue.closed { 0 } else { CAP - queue.waiting.len().min(CAP) };
@@ -59,38 +76,6 @@ impl ServedFeed {
             ServedDropped { records: dropped as u64, reason: "the queue is full or closed" }.emit(&self.metrics);
         }
         self.added.notify_one();
-    }
-
-    /// What the LLM wrote is for admins and stays out.
-    fn message(&self, request_id: &str, user: &str, groups: &[Group], row: &[GroupView], now_ms: i64) -> Served {
-        let is_present = row.iter().any(|view| view.reason.is_none());
-        let mut features = UserFeatures {
-            user_id: user.to_string(),
-            status: if is_present { "PRESENT" } else { "MISSING" }.to_string(),
-            ..UserFeatures::default()
-        };
-        let mut served = Vec::with_capacity(row.len());
-        for (group, view) in groups.iter().zip(row) {
-            match view.group.clone() {
-                DecodedGroup::Intra(message) => features.intra = Some(message),
-                DecodedGroup::Cross(message) => features.cross = Some(message),
-                DecodedGroup::Scid(message) => features.scid = Some(message),
-                DecodedGroup::Text(_) => continue,
-            }
-            served.push(ServedGroup {
-                name: group.as_str().to_string(),
-                status: view.status().to_string(),
-                reason: view.reason.unwrap_or_default().to_string(),
-            });
-        }
-        Served {
-            request_id: request_id.to_string(),
-            served_at_ms: now_ms,
-            space: self.space.clone(),
-            arm: String::new(),
-            features: Some(features),
-            groups: served,
-        }
     }
 
     /// Takes up to `limit`.
@@ -117,13 +102,38 @@ impl ServedFeed {
     }
 }
 
+/// What one user was given. What the LLM wrote is for admins and stays out.
+fn of_user(user: &str, groups: &[Group], row: &[GroupView]) -> (UserFeatures, Vec<ServedGroup>) {
+    let is_present = row.iter().any(|view| view.reason.is_none());
+    let mut features = UserFeatures {
+        user_id: user.to_string(),
+        status: if is_present { "PRESENT" } else { "MISSING" }.to_string(),
+        ..UserFeatures::default()
+    };
+    let mut served = Vec::with_capacity(row.len());
+    for (group, view) in groups.iter().zip(row) {
+        match view.group.clone() {
+            DecodedGroup::Intra(message) => features.intra = Some(message),
+            DecodedGroup::Cross(message) => features.cross = Some(message),
+            DecodedGroup::Scid(message) => features.scid = Some(message),
+            DecodedGroup::Text(_) => continue,
+        }
+        served.push(ServedGroup {
+            name: group.as_str().to_string(),
+            status: view.status().to_string(),
+            reason: view.reason.unwrap_or_default().to_string(),
+        });
+    }
+    (features, served)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::feature::view;
 
     fn feed(sample: f64) -> ServedFeed {
-        ServedFeed::new("s".into(), sample, Arc::new(Metrics::new().expect("metrics")))
+        ServedFeed::new(sample, Arc::new(Metrics::new().expect("metrics")))
     }
 
     const GROUPS: [Group; 2] = [Group::Intra, Group::Text];
@@ -133,7 +143,7 @@ mod tests {
         let row = || GROUPS.iter().map(|group| view(None, *group, 0, 2)).collect();
         let rows: Vec<Vec<GroupView>> = (0..users).map(|_| row()).collect();
         let users: Vec<String> = (0..users).map(|user| format!("u{user}")).collect();
-        feed.offer("r", &users, &GROUPS, &rows, now_ms);
+        feed.offer("r", "s", &users, &GROUPS, &rows, now_ms);
     }
 
     #[test]

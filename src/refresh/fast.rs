@@ -9,13 +9,12 @@
 //! a user is taken by one replica at a time, once, also after a crash. The user's place in the due queue is not touched.
 //! One user at a time: the LLM's refreshes share the encoder, and so none waits for more than one quick text.
 
-use super::user::{Made, WRITTEN};
+use super::user::{Attempt, Made, WRITTEN};
 use super::write::Draft;
 use super::{RefreshError, Refreshed, Refresher, Told, shown_neighbour};
 use crate::answer::history_input;
 use crate::catalogue::Grounding;
 use crate::due::fast_queue;
-use crate::feature::Version;
 use crate::prompt::{ParsedAnswer, history_text};
 use crate::store::{Claim, StoreError};
 use crate::telemetry::events::{QuickEnded, StoreCallFailed};
@@ -40,6 +39,12 @@ pub enum Quick {
 impl Refresher {
     /// Makes a first answer out of the user's own history: its text is embedded, quantised and looked up, without the LLM.
     pub async fn quick(&self, user: &str) -> Result<Quick, RefreshError> {
+        self.begin()?.quick(user).await
+    }
+}
+
+impl Attempt<'_> {
+    async fn quick(&self, user: &str) -> Result<Quick, RefreshError> {
         // First the cheap look: users whose LLM answer is not there yet are marked with each of their events.
         if self.has_features(user).await? {
             return Ok(Quick::Needless);
@@ -48,7 +53,8 @@ impl Refresher {
         if !read.history.state.has_events() {
             return Ok(Quick::Needless);
         }
-        let text = history_text(&self.bundle.schema, &history_input(&read.history, &self.bundle.catalogue));
+        let text =
+            history_text(&self.view.bundle().schema, &history_input(&read.history, &self.view.bundle().catalogue));
         if text.is_empty() {
             return Ok(Quick::Needless);
         }
@@ -57,24 +63,22 @@ impl Refresher {
         let chosen = self.neighbour(user, &read.history, &vector, previous.as_ref()).await?;
         let parsed = ParsedAnswer { reasoning: String::new(), answer: String::new(), format_ok: false };
         let made = Made { parsed, grounding: Grounding::None, vector, sparse_ids };
-        let version = Version { seq: read.history.state.seq, turn: 0 };
+        let version = self.version(&read.history);
         let draft = Draft { tier: 0, version, hash: 0, truncated: false, made, chosen, previous };
         match self.write(user, &read, draft).await? {
             Refreshed::Written { seq, .. } => Ok(Quick::Written { seq }),
             _ => Ok(Quick::Refused),
         }
     }
-}
 
-impl Refresher {
     /// Whether every group is there and alive, whoever made it.
     async fn has_features(&self, user: &str) -> Result<bool, RefreshError> {
-        let stored = match self.store.feature_groups(self.space(), &[user.to_string()], &WRITTEN).await {
+        let stored = match self.shared.store.feature_groups(self.space(), &[user.to_string()], &WRITTEN).await {
             Err(error) if error.is_unreadable() => return Ok(false),
             stored => stored?.pop().flatten(),
         };
         let Some(stored) = stored else { return Ok(false) };
-        let now_ms = self.store.now_ms().await?;
+        let now_ms = self.shared.store.now_ms().await?;
         Ok(WRITTEN.into_iter().all(|group| stored.living(group, now_ms).is_some()))
     }
 }
@@ -86,9 +90,9 @@ pub(super) async fn run(
     told: &Told,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
-    let queue = fast_queue(refresher.space());
     let poll = Duration::from_millis(refresher.refresh.poll_ms);
     while !*stop.borrow() {
+        let queue = fast_queue(refresher.live.view().space());
         if !refresher.is_stalled()
             && let Some(claim) = claim_one(refresher, &queue).await
         {

@@ -40,6 +40,8 @@ pub enum RefreshError {
     Answer(#[from] AnswerError),
     #[error(transparent)]
     Retrieve(#[from] RetrieveError),
+    #[error("the models of the active bundle are not loaded in this process (role infer)")]
+    NotLoaded,
     #[error("not done after {0:?} (refresh.deadline_ms); the user is due again")]
     Deadline(Duration),
     #[error("a refresh task was cancelled or panicked: {0}")]

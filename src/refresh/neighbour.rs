@@ -5,6 +5,7 @@ use super::RefreshError;
 use crate::catalogue::Catalogue;
 use crate::config::RetrieveSettings;
 use crate::feature::CrossFinding;
+use crate::live::View;
 use crate::proto::Behaviour;
 use crate::retrieve::{Neighbour, UserIndex, UserSnapshot};
 use crate::store::{Each, FeatureStore, HISTORY_CAP, StoreError, StoreResult, UserHistory};
@@ -29,7 +30,7 @@ pub(super) struct Chooser<'a> {
     pub catalogue: &'a Catalogue,
     pub snapshot: &'a UserSnapshot,
     pub settings: &'a RetrieveSettings,
-    pub space: &'a str,
+    pub view: &'a View,
 }
 
 /// For whom a neighbour is chosen.
@@ -142,7 +143,7 @@ impl Chooser<'_> {
         if part.is_empty() {
             return Ok(Vec::new());
         }
-        let counts = self.store.referrer_counts_each(self.space, &names(part)).await?;
+        let counts = self.store.referrer_counts_each(self.view.space(), &names(part)).await?;
         // Of whom nobody can say how many show them is shown by nobody more.
         let is_open = |(candidate, count): (&&Neighbour, StoreResult<usize>)| {
             let Ok(count) = count else { return false };

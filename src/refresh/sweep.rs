@@ -1,15 +1,16 @@
 //! The sweep: finds users whose features are behind and who stand in no queue, and counts the users on its way.
 
+use crate::live::Live;
 use crate::store::chore::Chore;
 use crate::store::{FeatureStore, StoreResult};
 use crate::telemetry::Metrics;
 use async_trait::async_trait;
 use std::sync::Arc;
 
-/// Walks all users of the store, for one space.
+/// Walks all users of the store.
 pub struct Sweep {
-    /// Whose features are looked at.
-    pub space: String,
+    /// Which features are looked at: of each step, what is active then.
+    pub live: Arc<Live>,
     /// Counts who is found.
     pub metrics: Arc<Metrics>,
 }
@@ -17,11 +18,11 @@ pub struct Sweep {
 #[async_trait]
 impl Chore for Sweep {
     fn name(&self) -> String {
-        format!("sweep:{}", self.space)
+        format!("sweep:{}", self.live.view().space())
     }
 
     async fn step(&mut self, store: &dyn FeatureStore, place: &str) -> StoreResult<String> {
-        let step = store.sweep_step(&self.space, place).await?;
+        let step = store.sweep_step(self.live.view().space(), place).await?;
         if step.marked > 0 {
             self.metrics.queue_swept.inc_by(step.marked as u64);
             tracing::info!(found = step.marked, "sweep marked forgotten users due");

@@ -1,17 +1,19 @@
 //! One refresh of one user: read → prompt → LLM → embed → quantise → neighbour → write (`write`).
 //!
-//! In: a user and the due class. Out: what became of them. Caller: the `worker`.
+//! In: a user and the due class. Out: what became of them. Caller: the `worker`. It works with one view of what is loaded
+//! ([`Attempt`]) from its beginning to its end.
 
 use super::neighbour::{Chooser, Seeker};
 use super::write::Draft;
 use super::{RefreshError, Seen, TokenBudget, shown_neighbour};
 use crate::answer::{AnswerError, Answering, Embedded, history_input};
-use crate::bundle::{Bundle, Inference};
+use crate::bundle::Inference;
 use crate::catalogue::Grounding;
 use crate::clock::unix_ms;
 use crate::config::{RefreshSettings, RetrieveSettings};
 use crate::due::CLASS_SYNC;
 use crate::feature::{CrossFinding, DecodedGroup, Group, GroupBlob, Version};
+use crate::live::{Live, View};
 use crate::llm::Priority;
 use crate::prompt::{ParsedAnswer, RenderedPrompt, prompt_hash};
 use crate::store::{
@@ -44,15 +46,21 @@ pub enum Refreshed {
     Unknown,
 }
 
-/// Refreshes users with one bundle; shared by all tasks of a worker.
+/// Refreshes users with what is active; shared by all tasks of a worker.
 pub struct Refresher {
     pub(super) store: Arc<dyn FeatureStore>,
-    pub(super) bundle: Arc<Bundle>,
-    pub(super) models: Arc<Inference>,
+    pub(super) live: Arc<Live>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) refresh: RefreshSettings,
     pub(super) retrieve: RetrieveSettings,
     pub(super) budget: TokenBudget,
+}
+
+/// One refresh under way, with what was active at its beginning.
+pub(super) struct Attempt<'a> {
+    pub shared: &'a Refresher,
+    pub view: Arc<View>,
+    pub models: Arc<Inference>,
 }
 
 /// What was read at the start of a refresh.
@@ -74,24 +82,20 @@ pub(super) struct Made {
 pub(super) const WRITTEN: [Group; 3] = [Group::Intra, Group::Cross, Group::Text];
 
 impl Refresher {
-    /// A refresher over these parts; `models` are those of the bundle.
+    /// A refresher over these parts.
     pub fn new(
         store: Arc<dyn FeatureStore>,
-        bundle: Arc<Bundle>,
-        models: Arc<Inference>,
+        live: Arc<Live>,
         metrics: Arc<Metrics>,
         refresh: RefreshSettings,
         retrieve: RetrieveSettings,
     ) -> Refresher {
+        let view = live.view();
+        let schema = &view.bundle().schema;
         // The first refreshes are taken to cost the most they can. (This process's clock: the store's would cost a call.)
-        let most = bundle.schema.max_prompt_tokens + bundle.schema.max_new_tokens;
+        let most = schema.max_prompt_tokens + schema.max_new_tokens;
         let budget = TokenBudget::new(refresh.tokens_per_second, refresh.tokens_per_day, most, unix_ms());
-        Refresher { store, bundle, models, metrics, refresh, retrieve, budget }
-    }
-
-    /// The space it writes.
-    pub fn space(&self) -> &str {
-        &self.bundle.manifest.space
+        Refresher { store, live, metrics, refresh, retrieve, budget }
     }
 
     /// Longest time of one refresh.
@@ -101,21 +105,44 @@ impl Refresher {
 
     /// Whether a model of this process makes no step: whoever it takes out of the queue would only lose time.
     pub(super) fn is_stalled(&self) -> bool {
-        !self.models.stalls().is_empty()
+        !self.live.view().stalls().is_empty()
     }
 
     /// Refreshes one user, once; the due class decides who goes first at the LLM.
     pub async fn refresh(&self, user: &str, class: u8) -> Result<Refreshed, RefreshError> {
-        let until = Instant::now() + self.deadline();
+        self.begin()?.refresh(user, class).await
+    }
+
+    /// A refresh with what is active now.
+    pub(super) fn begin(&self) -> Result<Attempt<'_>, RefreshError> {
+        let view = self.live.view();
+        let models = view.models().cloned().ok_or(RefreshError::NotLoaded)?;
+        Ok(Attempt { shared: self, view, models })
+    }
+}
+
+impl Attempt<'_> {
+    /// The space it writes.
+    pub(super) fn space(&self) -> &str {
+        self.view.space()
+    }
+
+    /// Of what is made from a history.
+    pub(super) fn version(&self, history: &UserHistory) -> Version {
+        Version { seq: history.state.seq, turn: self.view.turn() }
+    }
+
+    async fn refresh(&self, user: &str, class: u8) -> Result<Refreshed, RefreshError> {
+        let until = Instant::now() + self.shared.deadline();
         let Some(read) = self.timed("read", self.read(user)).await? else {
             return Ok(Refreshed::Unknown);
         };
         if !read.history.state.has_events() {
             return Ok(Refreshed::Unknown);
         }
-        let version = Version { seq: read.history.state.seq, turn: 0 };
+        let version = self.version(&read.history);
         let prompt = self.prompt(&read.history);
-        let hash = prompt_hash(&prompt.text, self.bundle.manifest.epoch);
+        let hash = prompt_hash(&prompt.text, self.view.epoch());
         let previous = shown_neighbour(&read.stored);
         if self.unchanged(&read, hash) && !self.must_go(previous.as_ref()).await? {
             return self.skip(user, &read, version).await;
@@ -131,19 +158,19 @@ impl Refresher {
     pub(super) async fn read(&self, user: &str) -> Result<Option<Read>, RefreshError> {
         let users = [user.to_string()];
         // Features that cannot be read are as good as none: the put writes over them.
-        let features = async { readable_or_none(self.store.features(self.space(), &users).await) };
+        let features = async { readable_or_none(self.shared.store.features(self.space(), &users).await) };
         // At once: whatever changes in between, the put compares era and version.
         let (mut histories, mut stored, now_ms) =
-            tokio::try_join!(self.store.histories(&users), features, self.store.now_ms())?;
+            tokio::try_join!(self.shared.store.histories(&users), features, self.shared.store.now_ms())?;
         let Some(history) = histories.pop().flatten() else { return Ok(None) };
         Ok(Some(Read { history, stored: stored.pop().flatten().unwrap_or_default(), now_ms }))
     }
 
     fn prompt(&self, history: &UserHistory) -> RenderedPrompt {
         let started = Instant::now();
-        let prompt = self.answering().prompt(&history_input(history, &self.bundle.catalogue));
+        let prompt = self.answering().prompt(&history_input(history, &self.view.bundle().catalogue));
         if prompt.truncated {
-            self.metrics.prompts_truncated.inc();
+            self.shared.metrics.prompts_truncated.inc();
         }
         self.observe("prompt", started);
         prompt
@@ -159,7 +186,7 @@ impl Refresher {
     /// Whether the neighbour now shown asked since not to be, was erased, or nobody can say: then `cross` must be made anew.
     async fn must_go(&self, neighbour: Option<&Seen>) -> Result<bool, RefreshError> {
         let Some(neighbour) = neighbour else { return Ok(false) };
-        let history = match self.store.histories(std::slice::from_ref(&neighbour.user)).await {
+        let history = match self.shared.store.histories(std::slice::from_ref(&neighbour.user)).await {
             Err(error) if error.is_unreadable() => return Ok(true),
             histories => histories?.pop().flatten(),
         };
@@ -171,7 +198,10 @@ impl Refresher {
         let shown = !read.history.is_opted_out() && !read.stored.embedding.is_empty();
         let vector = shown.then(|| read.stored.embedding.clone());
         let era = read.history.state.era;
-        self.store.append_vector(self.space(), &FreshVector { user: user.to_string(), era, version, vector }).await?;
+        self.shared
+            .store
+            .append_vector(self.space(), &FreshVector { user: user.to_string(), era, version, vector })
+            .await?;
         let put = FeaturePut {
             user: user.to_string(),
             era,
@@ -179,7 +209,7 @@ impl Refresher {
             tier: 1,
             body: PutBody::Skip { source_ts_ms: newest_event(&read.history) },
         };
-        Ok(match self.store.put(self.space(), put).await? {
+        Ok(match self.shared.store.put(self.space(), put).await? {
             PutOutcome::Written { current_seq } => Refreshed::Skipped { seq: version.seq, current_seq },
             PutOutcome::Refused(refusal) => Refreshed::Refused(refusal),
         })
@@ -188,11 +218,11 @@ impl Refresher {
     /// The bundle's parts that make answers.
     pub(super) fn answering(&self) -> Answering<'_> {
         Answering {
-            schema: &self.bundle.schema,
+            schema: &self.view.bundle().schema,
             llm: self.models.llm.as_ref(),
             encoder: &self.models.encoder,
-            codebook: &self.bundle.codebook,
-            catalogue: &self.bundle.catalogue,
+            codebook: &self.view.bundle().codebook,
+            catalogue: &self.view.bundle().catalogue,
         }
     }
 
@@ -204,10 +234,10 @@ impl Refresher {
             async { Ok(answering.generate(std::slice::from_ref(&prompt.text), priority, Some(until)).await?) };
         let generations = self.timed("llm", generate).await?;
         let spent = generations.iter().map(|generation| generation.prompt_tokens + generation.new_tokens).sum();
-        self.budget.spend(spent, unix_ms());
+        self.shared.budget.spend(spent, unix_ms());
         let mut answers = self.timed("encode", async { Ok(answering.complete(generations).await?) }).await?;
         let answer = answers.pop().ok_or_else(|| RefreshError::Task("no answer".to_string()))?;
-        let sparse_ids = self.bundle.codebook.sparse_ids(&answer.codes).map_err(AnswerError::from)?;
+        let sparse_ids = self.view.bundle().codebook.sparse_ids(&answer.codes).map_err(AnswerError::from)?;
         Ok(Made { parsed: answer.parsed, grounding: answer.grounding, vector: answer.vector, sparse_ids })
     }
 
@@ -216,7 +246,7 @@ impl Refresher {
         let answering = self.answering();
         let mut embedded = self.timed("encode", async { Ok(answering.embed(vec![text]).await?) }).await?;
         let Embedded { vector, codes } = embedded.pop().ok_or_else(|| RefreshError::Task("no vector".to_string()))?;
-        let sparse_ids = self.bundle.codebook.sparse_ids(&codes).map_err(AnswerError::from)?;
+        let sparse_ids = self.view.bundle().codebook.sparse_ids(&codes).map_err(AnswerError::from)?;
         Ok((vector, sparse_ids))
     }
 
@@ -228,17 +258,17 @@ impl Refresher {
         previous: Option<&Seen>,
     ) -> Result<Option<CrossFinding>, RefreshError> {
         let chooser = Chooser {
-            store: self.store.as_ref(),
+            store: self.shared.store.as_ref(),
             index: &self.models.index,
-            catalogue: &self.bundle.catalogue,
+            catalogue: &self.view.bundle().catalogue,
             snapshot: &self.models.snapshot,
-            settings: &self.retrieve,
-            space: self.space(),
+            settings: &self.shared.retrieve,
+            view: &self.view,
         };
         let seeker = Seeker::new(user, vector, history, previous.map(|seen| seen.user.as_str()));
         let chosen = chooser.choose(&seeker).await?;
         let result = if chosen.is_some() { "found" } else { "none" };
-        self.metrics.neighbours.with_label_values(&[result]).inc();
+        self.shared.metrics.neighbours.with_label_values(&[result]).inc();
         Ok(chosen)
     }
 
@@ -249,7 +279,7 @@ impl Refresher {
             Grounding::Category(_) => "category",
             Grounding::None => "none",
         };
-        self.metrics.answers.with_label_values(&[format, grounded]).inc();
+        self.shared.metrics.answers.with_label_values(&[format, grounded]).inc();
     }
 
     pub(super) async fn timed<T>(
@@ -264,7 +294,7 @@ impl Refresher {
     }
 
     fn observe(&self, stage: &str, started: Instant) {
-        self.metrics.stage_duration.with_label_values(&[stage]).observe(started.elapsed().as_secs_f64());
+        self.shared.metrics.stage_duration.with_label_values(&[stage]).observe(started.elapsed().as_secs_f64());
     }
 }
 

@@ -3,8 +3,8 @@
 //!
 //! In: what was read and what the models made. Out: groups, a vector, notes of who shows whom. Callers: `user`, `fast`.
 
-use super::user::{Made, Read, newest_event};
-use super::{RefreshError, Refreshed, Refresher, Seen, drop_note, look_back};
+use super::user::{Attempt, Made, Read, newest_event};
+use super::{RefreshError, Refreshed, Seen, drop_note, look_back};
 use crate::catalogue::Grounding;
 use crate::feature::{CrossFinding, Finding, Version, assemble, flags};
 use crate::proto::GroupMeta;
@@ -34,7 +34,7 @@ pub(super) struct Draft {
     pub previous: Option<Seen>,
 }
 
-impl Refresher {
+impl Attempt<'_> {
     pub(super) async fn write(&self, user: &str, read: &Read, mut draft: Draft) -> Result<Refreshed, RefreshError> {
         let (space, era) = (self.space(), read.history.state.era);
         let (version, tier, previous) = (draft.version, draft.tier, draft.previous.clone());
@@ -49,11 +49,11 @@ impl Refresher {
         let (hash, groups) = (draft.hash, assemble(self.finding(read, draft)));
         let body = PutBody::Write { groups, prompt_hash: hash, embedding };
         let put = FeaturePut { user: user.to_string(), era, version, tier, body };
-        let current_seq = match self.store.put(space, put).await? {
+        let current_seq = match self.shared.store.put(space, put).await? {
             PutOutcome::Written { current_seq } => current_seq,
             PutOutcome::Refused(refusal) => {
                 if let Some(noted) = &neighbour {
-                    drop_note(self.store.as_ref(), space, user, &noted.user).await?;
+                    drop_note(self.shared.store.as_ref(), space, user, &noted.user).await?;
                 }
                 return Ok(Refreshed::Refused(refusal));
             }
@@ -69,12 +69,12 @@ impl Refresher {
         read: &Read,
         draft: &Draft,
     ) -> Result<Option<CrossFinding>, RefreshError> {
-        let (store, space, previous) = (self.store.as_ref(), self.space(), draft.previous.as_ref());
+        let (store, space, previous) = (self.shared.store.as_ref(), self.space(), draft.previous.as_ref());
         let mut chosen = draft.chosen.clone();
         for _ in 0..CHOICES {
             let Some(neighbour) = chosen.as_ref().map(|chosen| chosen.user.as_str()) else { return Ok(None) };
             let referrers = store.add_referrer(space, neighbour, user).await?;
-            if referrers <= self.retrieve.max_referrers || previous.is_some_and(|seen| seen.user == neighbour) {
+            if referrers <= self.shared.retrieve.max_referrers || previous.is_some_and(|seen| seen.user == neighbour) {
                 return Ok(chosen);
             }
             drop_note(store, space, user, neighbour).await?;
@@ -85,7 +85,7 @@ impl Refresher {
 
     /// After the put: takes the note at the neighbour shown before away, and looks back at the one shown now.
     async fn settle(&self, user: &Seen, previous: Option<Seen>, current: Option<Seen>) -> Result<(), RefreshError> {
-        let (store, space) = (self.store.as_ref(), self.space());
+        let (store, space) = (self.shared.store.as_ref(), self.space());
         let is_shown = |old: &Seen| current.as_ref().is_some_and(|now| now.user == old.user);
         let replaced = previous.filter(|old| !is_shown(old));
         let leave = async {
@@ -110,7 +110,7 @@ impl Refresher {
         let vector = (!opted_out).then(|| embedding.to_vec());
         let version = if draft.tier == 0 { QUICK_VECTOR } else { draft.version };
         let fresh = FreshVector { user: user.to_string(), era: read.history.state.era, version, vector };
-        self.store.append_vector(self.space(), &fresh).await?;
+        self.shared.store.append_vector(self.space(), &fresh).await?;
         Ok(())
     }
 
@@ -127,12 +127,12 @@ impl Refresher {
             _ => "",
         };
         let set = |flag: u32, on: bool| if on { flag } else { 0 };
-        let ttl = self.refresh.ttl_ms;
+        let ttl = self.shared.refresh.ttl_ms;
         let meta = GroupMeta {
-            epoch: self.bundle.manifest.epoch,
+            epoch: self.view.epoch(),
             space: self.space().to_string(),
-            catalogue_generation: self.bundle.manifest.generation,
-            index_generation: self.bundle.manifest.generation,
+            catalogue_generation: self.view.bundle().manifest.generation,
+            index_generation: self.view.bundle().manifest.generation,
             generated_at_ms: read.now_ms,
             source_ts_ms: newest_event(&read.history),
             expires_at_ms: if ttl == 0 { 0 } else { read.now_ms.saturating_add(ttl) },

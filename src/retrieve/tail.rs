@@ -34,6 +34,11 @@ impl VectorTail {
         VectorTail { store, index, space, cursor: FeedCursor::default() }
     }
 
+    /// Whether this is the index it fills.
+    pub fn follows(&self, index: &Arc<dyn UserIndex>) -> bool {
+        Arc::ptr_eq(&self.index, index)
+    }
+
     /// Applies everything the feed holds beyond the cursor; returns how many entries that were.
     pub async fn catch_up(&mut self) -> Result<usize, StoreError> {
         let mut applied = 0;

@@ -9,6 +9,7 @@ use taiji::bundle::{self, Bundle, Engine, LoadOptions};
 use taiji::config;
 use taiji::erase::carry_out;
 use taiji::event::{ActionClass, Item};
+use taiji::live::Live;
 use taiji::proto::Behaviour;
 use taiji::refresh::{Refreshed, Refresher, shown_neighbour};
 use taiji::retrieve::VectorTail;
@@ -206,7 +207,7 @@ async fn the_repeat_of_a_refresh_that_died_does_not_skip_over_an_erased_neighbou
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let (refresh, retrieve) = (settings.refresh.clone(), settings.retrieve.clone());
     let models = bundle.inference.clone().expect("models");
-    let refresher = Refresher::new(store.clone(), bundle.clone(), models.clone(), metrics, refresh, retrieve);
+    let refresher = Refresher::new(store.clone(), Live::new(bundle.clone()), metrics, refresh, retrieve);
     let space = bundle.manifest.space.clone();
     let items = small_catalogue();
     let record = |(place, item): (usize, &Item)| {

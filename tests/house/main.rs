@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod owners;
 mod rooms;
 mod source;
 mod workspace;

@@ -35,7 +35,7 @@ impl Bench {
         let store = EmbeddedStore::open(&folder.path().join("store"), options).unwrap();
         let settings = crate::config::load(None, std::iter::empty(), &[]).unwrap();
         let policy = DuePolicy::new(&settings.refresh);
-        let ingest = Ingest::new(store.clone(), SPACE.into(), settings.events.actions.clone(), policy);
+        let ingest = Ingest::new(store.clone(), settings.events.actions.clone(), policy);
         let decoder = EventDecoder::new(settings.events.actions, settings.events.field_map);
         Bench { data, checkpoint: folder.path().join("checkpoint"), store, clock, ingest, decoder, _folder: folder }
     }
@@ -43,7 +43,8 @@ impl Bench {
     async fn run(&self, options: BackfillOptions) -> (BackfillReport, Vec<Rejection>) {
         let mut checkpoint = Checkpoint::open(&self.checkpoint, &self.data, "here").unwrap();
         let mut rejections = Vec::new();
-        let backfill = Backfill { ingest: &self.ingest, decoder: &self.decoder, options };
+        let spaces = Spaces::only(SPACE);
+        let backfill = Backfill { ingest: &self.ingest, decoder: &self.decoder, spaces: &spaces, options };
         let reject = |rejection: &Rejection| {
             rejections.push(rejection.clone());
             Ok(())

@@ -196,7 +196,7 @@ impl<'a> Session<'a> {
         let (items, receiver) = mpsc::unbounded_channel();
         let lane = ItemLane {
             batch_records: self.settings.batch_records,
-            catalogue: self.parts.catalogue.clone(),
+            live: self.parts.live.clone(),
             shared: self.shared.clone(),
             dead_letters: dead_letters.clone(),
             give_up: give_up.clone(),
@@ -210,6 +210,7 @@ impl<'a> Session<'a> {
                 number,
                 batch_records: self.settings.batch_records,
                 ingest: self.parts.ingest.clone(),
+                live: self.parts.live.clone(),
                 shared: self.shared.clone(),
                 dead_letters: dead_letters.clone(),
                 wake: self.parts.wake.clone(),

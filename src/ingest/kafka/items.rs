@@ -10,8 +10,9 @@ use super::partitions::{Place, Role};
 use super::record::Record;
 use super::shared::Shared;
 use crate::backoff::Backoff;
-use crate::catalogue::{Catalogue, NO_ROOM};
+use crate::catalogue::NO_ROOM;
 use crate::event::{BadReason, Item};
+use crate::live::Live;
 use crate::store::StoreResult;
 use crate::telemetry::events::ItemsStored;
 use crate::telemetry::kafka::KafkaRetried;
@@ -28,7 +29,7 @@ pub(super) struct ItemRecord {
 /// The part that stores them; one a session.
 pub(super) struct ItemLane {
     pub batch_records: usize,
-    pub catalogue: Arc<Catalogue>,
+    pub live: Arc<Live>,
     pub shared: Arc<Shared>,
     pub dead_letters: mpsc::UnboundedSender<DeadLetter>,
     /// Turns true when the drain's time is over.
@@ -87,9 +88,11 @@ impl ItemLane {
 
     /// Stores the last change of each item; returns the ids of those there is no room for.
     async fn store(&self, entries: &[ItemRecord]) -> StoreResult<BTreeSet<String>> {
+        let view = self.live.view();
+        let catalogue = &view.bundle().catalogue;
         let deletes = entries.iter().any(|entry| matches!(entry.change, ItemChange::Delete(_)));
-        if deletes || self.catalogue.is_limited() {
-            self.catalogue.catch_up(self.shared.store.as_ref()).await?;
+        if deletes || catalogue.is_limited() {
+            catalogue.catch_up(self.shared.store.as_ref()).await?;
         }
         let mut latest: BTreeMap<&str, Item> = BTreeMap::new();
         for entry in entries {
@@ -98,14 +101,14 @@ impl ItemLane {
                     latest.insert(&item.id, item.clone());
                 }
                 // An item nobody ever heard of leaves no mark.
-                ItemChange::Delete(id) => match self.catalogue.get(id) {
+                ItemChange::Delete(id) => match catalogue.get(id) {
                     Some(_) => drop(latest.insert(id, Item::deleted(id))),
                     None => drop(latest.remove(id.as_str())),
                 },
             }
         }
         let mut items: Vec<Item> = latest.into_values().collect();
-        let full = self.catalogue.without_room(&items);
+        let full = catalogue.without_room(&items);
         let without_room: BTreeSet<String> = full.iter().map(|position| items[*position].id.clone()).collect();
         items.retain(|item| !without_room.contains(&item.id));
         if !items.is_empty() {

@@ -14,6 +14,7 @@ use crate::backoff::Backoff;
 use crate::event::BadReason;
 use crate::event::Event;
 use crate::ingest::{Appended, Ingest, Prepared};
+use crate::live::Live;
 use crate::telemetry::events::EventsStored;
 use crate::telemetry::kafka::KafkaRetried;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub(super) struct Lane {
     pub number: usize,
     pub batch_records: usize,
     pub ingest: Arc<Ingest>,
+    pub live: Arc<Live>,
     pub shared: Arc<Shared>,
     pub dead_letters: mpsc::UnboundedSender<DeadLetter>,
     /// Rung when users became due.
@@ -74,7 +76,7 @@ impl Lane {
         let mut backoff = Backoff::default();
         let part = Part::Lane(self.number);
         loop {
-            let error = match self.ingest.store(prepared).await {
+            let error = match self.ingest.store(self.live.view().spaces(), prepared).await {
                 Ok(appended) => {
                     self.shared.health.well(part);
                     return Some(appended);

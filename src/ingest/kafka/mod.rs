@@ -42,11 +42,11 @@ pub use health::LATCH as KAFKA_LATCH;
 
 use super::Ingest;
 use crate::backoff::Backoff;
-use crate::catalogue::Catalogue;
 use crate::config::KafkaSettings;
 use crate::event::EventDecoder;
 use crate::kafka::KafkaError;
 use crate::kafka::client::{self, Producer};
+use crate::live::Live;
 use crate::store::FeatureStore;
 use crate::telemetry::{Metrics, Readiness};
 use consumer::{Session, SessionEnd};
@@ -65,8 +65,8 @@ pub struct KafkaParts {
     pub ingest: Arc<Ingest>,
     /// The same as HTTP's.
     pub decoder: EventDecoder,
-    /// Knows which items there are, and whether there is room.
-    pub catalogue: Arc<Catalogue>,
+    /// In which spaces users may be behind; which items there are, and whether there is room.
+    pub live: Arc<Live>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Gets the latch [`health::LATCH`].

@@ -36,7 +36,7 @@ async fn a_user_without_features_gets_a_quick_answer_and_then_the_llms() {
     let (folder, settings) = (tempfile::tempdir().unwrap(), fast());
     let (store, llm) = (embedded(folder.path()), GatedLlm::new(false, Duration::ZERO));
     let refresher = refresher(store.clone(), bundle(llm.clone()), &settings);
-    let (space, told) = (refresher.space().to_string(), told());
+    let (space, told) = (SPACE.to_string(), told());
     let worker = Worker::new(refresher.clone(), Arc::new(Notify::new()), told.clone());
     let users = ["a", "b", "c"];
     take_in(store.as_ref(), &space, &settings, &users.map(|user| events(user, &[9]))).await;
@@ -88,7 +88,7 @@ async fn it_fills_gaps_and_leaves_what_lives_alone() {
     };
     let store: Arc<dyn FeatureStore> = EmbeddedStore::open(folder.path(), options).unwrap();
     let refresher = refresher(store.clone(), bundle(GatedLlm::new(true, Duration::ZERO)), &settings);
-    let space = refresher.space().to_string();
+    let space = SPACE.to_string();
     assert_eq!(refresher.quick("nobody").await.unwrap(), Quick::Needless);
     let only_profile = UserBatch { user: "mute".into(), records: events("mute", &[]).records[..1].to_vec() };
     store.append(&space, &[events("u", &[]), only_profile]).await.unwrap();
@@ -143,9 +143,9 @@ async fn who_opted_out_is_not_indexed_by_it_either() {
         weight: 1.0,
         body: RecordBody::Profile(attributes),
     });
-    store.append(refresher.space(), &[batch]).await.unwrap();
+    store.append(SPACE, &[batch]).await.unwrap();
     assert_eq!(refresher.quick("u").await.unwrap(), Quick::Written { seq: 6 });
-    assert_eq!(vector_version(store.as_ref(), refresher.space(), "u").await, None);
+    assert_eq!(vector_version(store.as_ref(), SPACE, "u").await, None);
 }
 
 /// The LLM and the fast path write the same users at the same time: in the end the LLM's answer stands, and whoever is shown is
@@ -155,7 +155,7 @@ async fn beside_the_llm_no_note_of_a_neighbour_is_lost() {
     let (folder, settings) = (tempfile::tempdir().unwrap(), fast());
     let (store, bundle) = (embedded(folder.path()), bundle(GatedLlm::new(true, Duration::ZERO)));
     let refresher = refresher(store.clone(), bundle.clone(), &settings);
-    let space = refresher.space().to_string();
+    let space = SPACE.to_string();
     let names: Vec<String> = (0..60).map(|user| format!("u{user}")).collect();
     for (place, user) in names.iter().enumerate() {
         store.append(&space, &[events(user, &[20 + place % 50])]).await.unwrap();
@@ -187,7 +187,7 @@ async fn a_note_is_taken_back_only_where_nobody_is_shown() {
     let (folder, settings) = (tempfile::tempdir().unwrap(), fast());
     let (store, bundle) = (embedded(folder.path()), bundle(GatedLlm::new(true, Duration::ZERO)));
     let refresher = refresher(store.clone(), bundle.clone(), &settings);
-    let space = refresher.space().to_string();
+    let space = SPACE.to_string();
     store.append(&space, &[events("hub", &[]), events("u", &[7])]).await.unwrap();
     refresher.refresh("hub", 1).await.unwrap();
     VectorTail::new(store.clone(), bundle.inference.as_ref().unwrap().index.clone(), space.clone())

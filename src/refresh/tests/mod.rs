@@ -4,21 +4,21 @@
 mod fast;
 mod neighbours;
 mod replicas;
+mod swap;
 mod worker;
 
 use super::*;
-use crate::bundle::{Bundle, Inference, Lineage, Manifest, Models, space_id};
-use crate::catalogue::{Catalogue, CatalogueRow};
+use crate::bundle::testing::{self, DIM, STALL};
+use crate::bundle::{Bundle, Inference};
 use crate::config::{self, Settings};
 use crate::due::{DuePolicy, FastQueue};
 use crate::encode::NullEncoder;
-use crate::event::{ActionClass, Item, ItemState};
+use crate::event::ActionClass;
+use crate::live::Live;
 use crate::llm::{
     Beam, BeamRequest, GenerateRequest, Generation, LlmEngine, LlmError, NullLlm, Piece, Prompt, QueueDepth, Scored,
 };
-use crate::prompt::PromptSchema;
 use crate::proto::Behaviour;
-use crate::quantize::PqCodebook;
 use crate::retrieve::{FaissUserIndex, UserSnapshot};
 use crate::store::{
     EmbeddedOptions, EmbeddedStore, FeatureStore, Record, RecordBody, StoredFeatures, UserBatch, UserMarks,
@@ -26,17 +26,16 @@ use crate::store::{
 use crate::telemetry::Metrics;
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
-const DIM: usize = 16;
+/// Where every bundle but those of `swap` writes.
+const SPACE: &str = "space";
 /// Items that every user knows; each is used by enough users to be shown.
 const COMMON: usize = 4;
-/// A model without a step for so long is stalled.
-const STALL: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(60);
 
 /// Canned answers that come when the gate is open; knows for whom it works, by the attribute `who` of the prompt.
@@ -154,57 +153,15 @@ impl LlmEngine for GatedLlm {
     }
 }
 
-/// A bundle in memory: real codebook, catalogue and index, this LLM, the canned encoder.
+/// A bundle in memory: this LLM, the canned encoder.
 fn bundle(llm: Arc<GatedLlm>) -> Arc<Bundle> {
     bundle_with(llm, FaissUserIndex::empty(DIM).unwrap(), UserSnapshot::default())
 }
 
 /// The same over an index and the histories of its main part.
 fn bundle_with(llm: Arc<GatedLlm>, index: FaissUserIndex, snapshot: UserSnapshot) -> Arc<Bundle> {
-    let centroids = (0..256 * DIM).map(|place| ((place * 37 % 101) as f32 - 50.0) / 100.0).collect();
-    let codebook = PqCodebook::new(8, 256, DIM, centroids, None).unwrap();
-    let row = |item: usize| CatalogueRow {
-        item: Arc::new(Item {
-            id: format!("i{item}"),
-            title: format!("Thing number {item}"),
-            categories: vec!["Things".into()],
-            brand: None,
-            price: None,
-            state: ItemState::Active,
-        }),
-        distinct_users: 5,
-    };
-    let models = Models {
-        llm: "gated".into(),
-        encoder: "null".into(),
-        codebook: codebook.content_hash(),
-        prompt_schema: "small-1".into(),
-    };
-    let manifest = Manifest {
-        format_version: Manifest::current_format(),
-        name: "test".into(),
-        epoch: 1,
-        space: space_id("null", &codebook.content_hash()),
-        generation: 1,
-        models,
-        lineage: Lineage { recipe: String::new(), data: String::new(), parents: vec![], licences: vec![] },
-        external: BTreeMap::new(),
-        files: BTreeMap::new(),
-    };
-    Arc::new(Bundle {
-        manifest,
-        schema: PromptSchema::small(),
-        codebook,
-        catalogue: Arc::new(Catalogue::from_rows((0..100).map(row).collect())),
-        inference: Some(Arc::new(Inference {
-            llm,
-            encoder: Arc::new(NullEncoder::new(DIM)),
-            index: Arc::new(index),
-            snapshot,
-            canned: false,
-            stall: STALL,
-        })),
-    })
+    let models = Inference { index: Arc::new(index), snapshot, ..testing::models(llm) };
+    testing::bundle(1, SPACE, Some(models))
 }
 
 /// Every user with news is due at once.
@@ -218,8 +175,8 @@ fn eager() -> Settings {
 
 fn refresher(store: Arc<dyn FeatureStore>, bundle: Arc<Bundle>, settings: &Settings) -> Arc<Refresher> {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let models = bundle.inference.clone().unwrap();
-    Arc::new(Refresher::new(store, bundle, models, metrics, settings.refresh.clone(), settings.retrieve.clone()))
+    let live = Live::new(bundle);
+    Arc::new(Refresher::new(store, live, metrics, settings.refresh.clone(), settings.retrieve.clone()))
 }
 
 fn embedded(folder: &Path) -> Arc<dyn FeatureStore> {
@@ -252,7 +209,7 @@ async fn take_in(store: &dyn FeatureStore, space: &str, settings: &Settings, bat
     });
     store.mark_due(space, &due.collect::<Vec<_>>()).await.unwrap();
     let users: Vec<String> = batches.iter().map(|batch| batch.user.clone()).collect();
-    FastQueue::new(&settings.refresh, space).mark(store, &users, now_ms).await.unwrap();
+    FastQueue::new(&settings.refresh).mark(store, space, &users, now_ms).await.unwrap();
 }
 
 async fn marks(store: &dyn FeatureStore, space: &str, user: &str) -> UserMarks {

@@ -50,7 +50,7 @@ impl World {
         };
         let store = embedded(&folder.path().join("store"));
         let refresher = refresher(store.clone(), bundle_with(llm, index, snapshot), &settings);
-        let space = refresher.space().to_string();
+        let space = SPACE.to_string();
         World { store, refresher, space, _folder: folder }
     }
 
@@ -136,7 +136,11 @@ async fn audit_07_forty_thousand_users_of_one_vector_all_get_a_neighbour_and_the
     );
     assert!(most <= 16, "spread evenly: each is among the first 8 of 8 users");
     // Their vectors are in the fresh part now, beside those of the main part, and it goes on as before.
-    let mut tail = VectorTail::new(world.store.clone(), world.refresher.models.index.clone(), world.space.clone());
+    let mut tail = VectorTail::new(
+        world.store.clone(),
+        world.refresher.live.view().models().unwrap().index.clone(),
+        world.space.clone(),
+    );
     assert_eq!(tail.catch_up().await.unwrap(), refreshed.len());
     let again: Vec<String> = refreshed.iter().take(500).cloned().collect();
     world.take_in(&again.iter().map(|user| events(user, &[9])).collect::<Vec<_>>()).await;
@@ -170,7 +174,7 @@ async fn audit_07_nobody_is_shown_by_more_than_may_and_the_search_goes_further_w
 #[tokio::test(flavor = "multi_thread")]
 async fn audit_07_among_equals_items_in_common_decide_then_who_came_last() {
     let world = Arc::new(World::new(&[], |_| {}));
-    let index = world.refresher.models.index.clone();
+    let index = world.refresher.live.view().models().unwrap().index.clone();
     let near = |user: &str, vector: Vec<f32>| {
         let version = Version { seq: 1, turn: 1 };
         index.apply(&FreshVector { user: user.into(), era: 0, version, vector: Some(encode_f16(&vector)) }).unwrap();

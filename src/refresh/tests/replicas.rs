@@ -47,8 +47,8 @@ impl Replica {
         self.written()
     }
 
-    fn space(&self) -> &str {
-        self.refresher.space()
+    fn space(&self) -> &'static str {
+        SPACE
     }
 
     fn written(&self) -> u64 {

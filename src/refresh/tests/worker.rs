@@ -33,7 +33,7 @@ impl Running {
         change(refresh);
         let store = embedded(folder.path());
         let refresher = refresher(store.clone(), bundle(llm.clone()), &settings);
-        let (wake, space) = (Arc::new(Notify::new()), refresher.space().to_string());
+        let (wake, space) = (Arc::new(Notify::new()), SPACE.to_string());
         let worker = Worker::new(refresher, wake.clone(), Told { arrivals: Arc::default(), changes: None });
         let (stop, stopped) = watch::channel(false);
         let ended = tokio::spawn(async move { worker.run(stopped).await });

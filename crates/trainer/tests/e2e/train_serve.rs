@@ -9,6 +9,7 @@ use taiji::due::DuePolicy;
 use taiji::event::ActionTable;
 use taiji::feature::{DecodedGroup, Group};
 use taiji::ingest::Ingest;
+use taiji::live::{Live, Spaces};
 use taiji::prompt::{PromptSchema, render};
 use taiji::refresh::{Refreshed, Refresher};
 use taiji::store::{EmbeddedOptions, EmbeddedStore, FeatureStore, HISTORY_CAP};
@@ -30,9 +31,9 @@ async fn training_and_serving_render_the_same_prompt() {
     let store: Arc<dyn FeatureStore> = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).expect("store");
     let settings = config::load(None, std::iter::empty(), &[]).expect("defaults");
     let policy = DuePolicy::new(&settings.refresh);
-    let ingest = Ingest::new(store.clone(), "space".into(), actions.clone(), policy);
+    let ingest = Ingest::new(store.clone(), actions.clone(), policy);
     for batch in world.events.chunks(500) {
-        ingest.append(batch.to_vec()).await.expect("append");
+        ingest.append(&Spaces::only("space"), batch.to_vec()).await.expect("append");
     }
     let row = |item: &taiji::event::Item| CatalogueRow { item: Arc::new(item.clone()), distinct_users: 0 };
     let catalogue = Catalogue::from_rows(world.items.iter().map(row).collect());
@@ -71,12 +72,11 @@ fn audit_15_a_bundle_is_served_as_it_is_judged() {
     let served = runtime.block_on(async {
         let store: Arc<dyn FeatureStore> = EmbeddedStore::open(kept.path(), EmbeddedOptions::default()).expect("store");
         let policy = DuePolicy::new(&settings.refresh);
-        let ingest = Ingest::new(store.clone(), space.clone(), actions.clone(), policy);
-        ingest.append(world.events.clone()).await.expect("append");
-        let models = bundle.inference.clone().expect("models");
+        let ingest = Ingest::new(store.clone(), actions.clone(), policy);
+        ingest.append(&Spaces::only(&space), world.events.clone()).await.expect("append");
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let (refresh, retrieve) = (settings.refresh.clone(), settings.retrieve.clone());
-        let refresher = Refresher::new(store.clone(), bundle.clone(), models, metrics, refresh, retrieve);
+        let refresher = Refresher::new(store.clone(), Live::new(bundle), metrics, refresh, retrieve);
         for user in &users {
             let refreshed = refresher.refresh(user, 1).await.expect("refresh");
             assert!(matches!(refreshed, Refreshed::Written { .. }), "{user}: {refreshed:?}");

@@ -34,8 +34,9 @@ async fn features_go_out_without_text_and_a_user_without_any_gets_a_tombstone() 
 
     let changes = Arc::new(ChangeFeed::default());
     let metrics = running.metrics.clone();
+    let live = Live::new(testing::bundle(1, SPACE, None));
     let publisher =
-        FeaturePublisher::new(&world.settings.kafka, SPACE.into(), store.clone(), changes.clone(), metrics).unwrap();
+        FeaturePublisher::new(&world.settings.kafka, live, store.clone(), changes.clone(), metrics).unwrap();
     let (stop, stopped) = watch::channel(false);
     // Away at first: nothing is lost by that.
     store.is_away.store(true, Ordering::SeqCst);

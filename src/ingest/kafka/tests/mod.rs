@@ -9,6 +9,8 @@ mod features;
 mod secured;
 
 use super::*;
+use crate::bundle::testing;
+use crate::catalogue::Catalogue;
 use crate::config::{Settings, load};
 use crate::due::DuePolicy;
 use crate::event::{ActionTable, Event};
@@ -98,12 +100,13 @@ impl World {
         let readiness = Readiness::default();
         let actions = ActionTable::default();
         let policy = DuePolicy::new(&self.settings.refresh);
-        let catalogue = Arc::new(Catalogue::from_rows(Vec::new()));
+        let live = Live::new(testing::bundle(1, SPACE, None));
+        let catalogue = live.view().bundle().catalogue.clone();
         let parts = KafkaParts {
             store: store.clone(),
-            ingest: Arc::new(Ingest::new(store, SPACE.into(), actions.clone(), policy)),
+            ingest: Arc::new(Ingest::new(store, actions.clone(), policy)),
             decoder: EventDecoder::new(actions, BTreeMap::new()),
-            catalogue: catalogue.clone(),
+            live,
             metrics: metrics.clone(),
             readiness: readiness.clone(),
             wake: Arc::new(Notify::new()),

@@ -1,7 +1,7 @@
 //! The model's chat template (Jinja, as Hugging Face stores it): messages in, prompt text out.
 //!
 //! Rendered as `transformers` does: blocks are trimmed, Python's string methods work, `raise_exception` and
-//! `strftime_now` exist, `tojson` does not escape for HTML. Callers: `model` loads, `chat` renders.
+//! `strftime_now` exist, `tojson` does not escape for HTML. Callers: `chat` loads, `openai` renders.
 
 use chrono::{DateTime, Utc};
 use minijinja::value::{Kwargs, Value as JinjaValue};

@@ -1,10 +1,14 @@
-//! What this port must know of the model's folder besides the engine: chat template, default sampling, stop tokens.
+//! What an OpenAI-compatible port must know of a model's folder besides the engine: chat template, default sampling, stop tokens.
 //!
-//! In: the folder of the LLM in the bundle. Out: [`ServedModel`], or an error that names the file. Caller: `cli::wiring`.
+//! In: the folder of the LLM in the bundle. Out: [`ServedModel`], or an error that names the file. Callers: `bundle` loads it with
+//! the engine, `openai` serves it.
 
-use super::template::{ChatTemplate, TemplateError};
-use crate::llm::Sampling;
-use crate::llm::generation::load_generation;
+mod template;
+
+pub use template::{ChatTemplate, TemplateError};
+
+use super::Sampling;
+use super::generation::load_generation;
 use crate::onnx::folder;
 use std::path::Path;
 

@@ -6,7 +6,7 @@ use serde_json::json;
 use std::io::Read;
 
 /// Our own, with the constructs that reasoning models' templates use.
-const REASONING: &str = include_str!("../../../tests/fixtures/chat/reasoning.jinja");
+const REASONING: &str = include_str!("../../../../tests/fixtures/chat/reasoning.jinja");
 
 fn message(role: &str, content: &str) -> Value {
     json!({ "role": role, "content": content })
