@@ -77,10 +77,11 @@ async fn open_redis(settings: &Settings, address: Address) -> Result<Arc<RedisSt
     RedisStore::open(address, redis_options(settings)).await
 }
 
-/// The address of `store.url`, with the authority of `store.ca_file`.
+/// The address of `store.url`, with the authority of `store.ca_file` and the sentinels' login.
 pub(super) fn redis_address(settings: &Settings) -> Result<Address, CommandError> {
     let address =
         Address::parse(&settings.store.url).map_err(|message| CommandError::Usage(format!("store.url: {message}")))?;
+    let address = address.with_sentinel_login(&settings.store.sentinel_user, &settings.store.sentinel_password);
     if settings.store.ca_file.is_empty() {
         return Ok(address);
     }

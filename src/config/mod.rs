@@ -121,6 +121,8 @@ pub struct StoreSettings {
     pub user_idle_ttl_ms: i64,
     pub shards: u32,
     pub ca_file: String,
+    pub sentinel_user: String,
+    pub sentinel_password: String,
 }
 
 /// What must have happened to a write before it is acknowledged.
@@ -135,7 +137,7 @@ pub enum AckKind {
     Synced,
 }
 
-/// The url may hold a password, which never reaches a log.
+/// The url may hold a password, and the sentinels have one; neither ever reaches a log.
 impl std::fmt::Debug for StoreSettings {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "StoreSettings(namespace {})", self.namespace)

@@ -103,6 +103,12 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         settings.store.ack == AckKind::Applied || Address::is_redis(&settings.store.url),
         "store.ack other than applied needs a Redis as store.url".to_string(),
     );
+    check(
+        Address::is_sentinel(&settings.store.url)
+            || (settings.store.sentinel_user.is_empty() && settings.store.sentinel_password.is_empty()),
+        "store.sentinel_user and store.sentinel_password need redis+sentinel:// or rediss+sentinel:// as store.url"
+            .to_string(),
+    );
     check(settings.store.retries <= 100, "store.retries must be 0 to 100".to_string());
     check((1..=1024).contains(&settings.store.shards), "store.shards must be 1 to 1024".to_string());
     check(settings.store.flush_interval_ms > 0, "store.flush_interval_ms must be at least 1".to_string());
@@ -168,7 +174,8 @@ fn check_store_url(url: &str) -> Result<(), String> {
         Some(folder) if !folder.is_empty() => Ok(()),
         Some(_) => Err("store.url: embedded: is followed by a folder".to_string()),
         None => {
-            Err("store.url must begin with embedded:, redis://, rediss://, redis+cluster:// or rediss+cluster://"
+            Err("store.url must begin with embedded:, redis://, rediss://, redis+cluster:// or redis+sentinel:// (rediss+… \
+                 with TLS)"
                 .into())
         }
     }

@@ -30,6 +30,7 @@ mod real_data;
 mod redis_store;
 mod refusals;
 mod roles;
+mod sentinel;
 mod silent;
 mod stall;
 mod upgrade;

@@ -1,6 +1,6 @@
 //! What tests stand on. Depends on no crate of ours, so that all of them can use it.
 //!
-//! `redis` and `kafka` start real servers, `certificates` makes them TLS, `package_index` serves wheels, `proxy` is a network that can be cut, `process` starts our
+//! `redis`, `sentinel` and `kafka` start real servers, `certificates` makes them TLS, `package_index` serves wheels, `proxy` is a network that can be cut, `process` starts our
 //! programs and speaks HTTP to them, `tensors` reads references. [`skip`] says that a test is left out, and why.
 
 // A rig that breaks ends its test.
@@ -16,6 +16,7 @@ pub mod process;
 mod program;
 pub mod proxy;
 pub mod redis;
+pub mod sentinel;
 mod skipping;
 pub mod tensors;
 

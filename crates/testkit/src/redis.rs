@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub const RIGHTS: &str =
     "+@read +@write +@connection -@dangerous +fcall +function|load +info +time +cluster|slots +cluster|nodes";
 /// Who has those rights, with the password `pw`.
-const USER: &str = "service";
+pub(crate) const USER: &str = "service";
 
 /// One server.
 pub struct RedisServer {
@@ -65,14 +65,16 @@ impl RedisServer {
         wait("a replica that follows", || self.command(&["INFO", "replication"]).contains("master_link_status:up"));
     }
 
-    /// A server that speaks TLS only and knows the user `taiji` with the password `p@ss word`, and `reader`, who may only
-    /// read, with the password `reader`. The authority's certificate is `ca.pem` in its folder.
+    /// A server that speaks TLS only and knows the user `taiji` with the password `p@ss_word`, who has the rights and keys that
+    /// the README asks for, and `reader`, who may only read, with the password `reader`. The authority's certificate is `ca.pem` in
+    /// its folder.
     pub fn with_tls_and_users() -> RedisServer {
         let folder = tempfile::tempdir().expect("a folder");
         make_certificates(folder.path());
-        let users = "user default off\nuser taiji on #b0f1d0c7 ~* &* +@all\n".to_string();
-        let users =
-            users.replace("#b0f1d0c7", ">p@ss_word") + "user reader on >reader ~* &* +@read +@connection +fcall_ro\n";
+        let users = format!(
+            "user default off\nuser taiji on >p@ss_word ~taiji:* {RIGHTS}\n\
+             user reader on >reader ~* &* +@read +@connection +fcall_ro\n"
+        );
         std::fs::write(folder.path().join("users.acl"), users).expect("users.acl");
         let path = |name: &str| folder.path().join(name).display().to_string();
         let options = vec![
@@ -90,6 +92,16 @@ impl RedisServer {
             path("users.acl"),
         ];
         RedisServer::launch("redis-server", folder, "--tls-port", options)
+    }
+
+    /// A sentinel with that configuration, which says its port, too.
+    pub(crate) fn sentinel(folder: tempfile::TempDir, port: u16, configuration: &str) -> RedisServer {
+        let path = folder.path().join("sentinel.conf");
+        std::fs::write(&path, configuration).expect("sentinel.conf");
+        let arguments = vec![path.display().to_string(), "--sentinel".to_string()];
+        let mut server = RedisServer { folder, port, program: "redis-server".to_string(), arguments, child: None };
+        server.restart();
+        server
     }
 
     fn launch(program: &str, folder: tempfile::TempDir, port_option: &str, options: Vec<String>) -> RedisServer {
@@ -185,7 +197,7 @@ impl RedisServer {
 
     /// Sends one command over a plain connection and returns the raw answer.
     pub fn command(&self, parts: &[&str]) -> String {
-        command(self.port, parts)
+        command(self.port, parts, self.arguments.iter().any(|argument| argument == "--sentinel"))
     }
 }
 
@@ -346,22 +358,31 @@ fn valkey() -> Result<String, String> {
     VALKEY.get_or_init(fetch).clone()
 }
 
-fn command(port: u16, parts: &[&str]) -> String {
+fn command(port: u16, parts: &[&str], is_sentinel: bool) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("time-out");
     let mut text = format!("*{}\r\n", parts.len());
     for part in parts {
         text.push_str(&format!("${}\r\n{part}\r\n", part.len()));
     }
-    text.push_str("*1\r\n$4\r\nQUIT\r\n");
+    // A sentinel knows no QUIT.
+    if !is_sentinel {
+        text.push_str("*1\r\n$4\r\nQUIT\r\n");
+    }
     stream.write_all(text.as_bytes()).expect("write");
+    if is_sentinel {
+        stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
+    }
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("answer");
+    if is_sentinel {
+        return String::from_utf8_lossy(&answer).into_owned();
+    }
     // The last line answers the QUIT.
     String::from_utf8_lossy(answer.strip_suffix(b"+OK\r\n").unwrap_or(&answer)).into_owned()
 }
 
-fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < until, "waited in vain for {what}");

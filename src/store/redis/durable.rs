@@ -48,6 +48,13 @@ impl Default for Durable {
     }
 }
 
+impl Durable {
+    /// Drops the connections to a node that is a master no more.
+    pub(super) fn forget(&self, node: &Node) {
+        self.idle.lock().remove(node);
+    }
+}
+
 /// The answers of a batch's part for one node, and what they lack to be acknowledged.
 pub struct Confirmed {
     pub answers: Vec<Value>,
@@ -155,6 +162,9 @@ impl Link {
 
     /// A key of ours that lives on that node; `None` when it owns no slot.
     fn key_on(&self, topology: &Topology, node: &Node) -> Option<String> {
+        if !topology.masters.contains(node) {
+            return None;
+        }
         let mut names = (0..NAMES).map(|number| format!("{}:ack:{{{number}}}", self.namespace()));
         names.find(|key| topology.owner(slot_of(key)) == Some(node))
     }

@@ -71,6 +71,10 @@ pub fn failed(operation: &'static str, node: &str, error: &RedisError) -> StoreE
             operation,
             message: named("it is a read-only replica; name the master in store.url".into()),
         },
+        "NOREPLICAS" => StoreError::Busy {
+            operation,
+            message: named("it refuses writes because it has fewer replicas than its min-replicas-to-write".into()),
+        },
         "MISCONF" => StoreError::Busy {
             operation,
             message: named("it refuses writes because it cannot persist them; see its log, free disk space".into()),
@@ -100,6 +104,11 @@ pub fn failed(operation: &'static str, node: &str, error: &RedisError) -> StoreE
         _ if is_connection(error) => StoreError::Unreachable { operation, message: named(text) },
         _ => StoreError::Engine { operation, message: named(text) },
     }
+}
+
+/// Whether the node is a master no more, or one that may have been cut off from those who replaced it.
+pub fn is_replaced(error: &RedisError) -> bool {
+    matches!(error.code(), Some("READONLY" | "NOREPLICAS"))
 }
 
 /// Whether the answer to `FUNCTION LOAD` says that our library is there: its name carries its content.

@@ -10,6 +10,7 @@
 //! or the disk, over connections of its own (`durable`).
 
 mod loading;
+mod sending;
 mod slots;
 
 use super::address::{Address, Node};
@@ -21,14 +22,16 @@ use super::durable::{Confirmed, Durable};
 use super::errors::{self, Remedy};
 use super::functions::Refusals;
 use super::pace::{self, Pace};
+use super::sentinels::Sentinels;
 use super::topology::Topology;
 use super::values;
+use super::watch;
 use super::{RedisOptions, SCAN_STEP};
 use crate::backoff::Backoff;
 use crate::store::{StoreError, StoreResult};
 use futures::future::join_all;
 use parking_lot::RwLock;
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, Value};
+use redis::{Cmd, Pipeline, RedisError, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -51,6 +54,8 @@ pub struct Link {
     patience: Patience,
     assurance: Assurance,
     namespace: String,
+    /// Where the url names some: who is the master.
+    sentinels: Option<Sentinels>,
     topology: RwLock<Arc<Topology>>,
     connections: Connections,
     durable: Durable,
@@ -76,15 +81,17 @@ enum Way {
 type Place = (Node, bool);
 
 impl Link {
-    /// Connects and, on a cluster, reads the slot map.
+    /// Connects and, on a cluster, reads the slot map, or has the sentinels name the master.
     pub async fn open(address: Address, options: &RedisOptions) -> StoreResult<Arc<Link>> {
         let patience = options.patience;
+        let sentinels = Sentinels::of(&address)?;
         let link = Arc::new_cyclic(|myself: &Weak<Link>| Link {
             connections: Connections::new(address.clone(), patience),
             address,
             patience,
             assurance: options.assurance,
             namespace: options.namespace.clone(),
+            sentinels,
             topology: Default::default(),
             durable: Durable::default(),
             breaker: Breaker::default(),
@@ -94,14 +101,16 @@ impl Link {
         });
         let mut pause = Tries::new();
         loop {
-            match link.remap().await {
-                Ok(()) => return Ok(link),
-                Err((node, error)) if pause.rounds >= patience.retries || errors::remedy(&error) == Remedy::GiveUp => {
-                    return Err(errors::failed("open", &node, &error));
-                }
+            match link.remap("open").await {
+                Ok(()) => break,
+                Err(refusal) if refusal.is_final || pause.rounds >= patience.retries => return Err(refusal.error),
                 Err(_) => pause.wait().await,
             }
         }
+        if link.sentinels.is_some() {
+            tokio::spawn(watch::look_at_sentinels(link.myself()));
+        }
+        Ok(link)
     }
 
     /// For messages.
@@ -112,6 +121,11 @@ impl Link {
     /// Whether keys of different slots need calls of their own.
     pub fn is_cluster(&self) -> bool {
         self.address.cluster
+    }
+
+    /// Whether another node may take over what one node had.
+    pub(super) fn may_move(&self) -> bool {
+        self.address.cluster || self.sentinels.is_some()
     }
 
     /// The masters now.
@@ -216,9 +230,9 @@ impl Link {
             } else {
                 pause.rounds += 1;
             }
-            if trouble.remap && self.address.cluster {
+            if trouble.remap && self.may_move() {
                 // A map that cannot be read now leaves the old one; the next round shows whether it will do.
-                let _ = self.remap().await;
+                let _ = self.remap("remap").await;
             }
         };
         match way {
@@ -258,9 +272,9 @@ impl Link {
                 return Err(refusal.error);
             }
             pause.wait().await;
-            if self.address.cluster {
+            if self.may_move() {
                 // As in `run`: the next round shows whether the map will do.
-                let _ = self.remap().await;
+                let _ = self.remap(operation).await;
             }
         }
     }
@@ -322,82 +336,6 @@ impl Link {
         self.topology.read().owner(slot).cloned().unwrap_or_else(|| self.address.seeds[0].clone())
     }
 
-    /// Sends a batch's part for one node in pieces, each when the one before was answered. What comes behind a piece that was
-    /// lost is not sent.
-    async fn send(
-        &self,
-        operation: &'static str,
-        (node, asking): Place,
-        indices: Vec<usize>,
-        calls: &[Call],
-        way: Way,
-    ) -> Vec<Sent> {
-        let mut pieces = Vec::new();
-        for (range, cost) in pace::pieces(indices.iter().map(|index| calls[*index].cost)) {
-            let piece = (&indices[range.clone()], cost);
-            let is_last = range.end == indices.len();
-            let (outcome, is_late) = self.send_piece((&node, asking), piece, calls, (way, is_last)).await;
-            let is_lost = outcome.is_err();
-            let indices = if is_lost { indices[range.start..].to_vec() } else { indices[range].to_vec() };
-            pieces.push(Sent { operation, node: node.clone(), indices, outcome, is_late });
-            if is_lost {
-                break;
-            }
-        }
-        if way == Way::Confirmed { confirmed_together(pieces) } else { pieces }
-    }
-
-    /// The answers, or why there are none, and whether the reason is that the time of a read was over.
-    async fn send_piece(
-        &self,
-        (node, asking): (&Node, bool),
-        (indices, cost): (&[usize], u32),
-        calls: &[Call],
-        (way, is_last): (Way, bool),
-    ) -> (Result<Confirmed, RedisError>, bool) {
-        let mut pipeline = Pipeline::new();
-        for index in indices {
-            if asking {
-                pipeline.add_command(redis::cmd("ASKING"));
-            }
-            pipeline.add_command(calls[*index].cmd.clone());
-        }
-        let (outcome, is_late) = match way {
-            Way::Patient => (self.watched(node, self.exchange_shared(node, &pipeline, cost)).await, false),
-            Way::Confirmed if is_last => (self.watched(node, self.send_confirmed(node, pipeline)).await, false),
-            Way::Confirmed => (self.watched(node, self.exchange_alone(node, &pipeline, cost)).await, false),
-            Way::Until(deadline) => match timeout_at(deadline, self.exchange_shared(node, &pipeline, cost)).await {
-                Ok(ended) => (ended, false),
-                Err(_) => (Err(self.late()), true),
-            },
-        };
-        // Of each pair only the command's own answer counts.
-        let step = if asking { 2 } else { 1 };
-        let every = |values: Vec<Value>| values.into_iter().skip(step - 1).step_by(step).collect();
-        (outcome.map(|sent| Confirmed { answers: every(sent.answers), ..sent }), is_late)
-    }
-
-    /// Over the connection that everybody shares, when there is room for so much more work on it.
-    async fn exchange_shared(&self, node: &Node, pipeline: &Pipeline, cost: u32) -> Result<Confirmed, RedisError> {
-        let _room = self.pace.enter(node, cost).await;
-        let mut connection = self.connections.shared(node).await?;
-        let answers = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
-        Ok(Confirmed { answers, shortfall: None })
-    }
-
-    /// The same over a connection of the caller's own: what comes last is confirmed for all.
-    async fn exchange_alone(&self, node: &Node, pipeline: &Pipeline, cost: u32) -> Result<Confirmed, RedisError> {
-        let _room = self.pace.enter(node, cost).await;
-        let answers = self.exchange(node, pipeline, self.assurance.ack_timeout).await?;
-        Ok(Confirmed { answers, shortfall: None })
-    }
-
-    /// A read's time is over.
-    fn late(&self) -> RedisError {
-        let limit_ms = self.assurance.read_deadline.as_millis();
-        RedisError::from((ErrorKind::Io, "no answer", format!("within {limit_ms} ms (store.read_deadline_ms)")))
-    }
-
     /// Files answers, and notes what must be sent again; until then its error stands in its place.
     fn sort_out(
         &self,
@@ -448,8 +386,8 @@ impl Link {
                     open.push((index, Some(((host, port), true))));
                     continue;
                 }
-                // A master that was taken over: on a cluster the map names the new one, else its name may lead there now.
-                Remedy::GiveUp if error.code() == Some("READONLY") => {
+                // A master that was taken over: the map or the sentinels name the new one, else its name may lead there now.
+                Remedy::GiveUp if errors::is_replaced(&error) => {
                     self.connections.forget(&node);
                     trouble.note(true, true);
                 }
@@ -506,7 +444,11 @@ impl Link {
     /// Why no node can be asked now, or which one refuses our functions; `None` while all is well.
     pub fn trouble(&self) -> Option<String> {
         let nodes: Vec<String> = self.masters().iter().map(name).collect();
-        self.breaker.all_open(&nodes).or_else(|| self.refusals.of_any(&nodes))
+        let away = self.breaker.all_open(&nodes).map(|why| match &self.sentinels {
+            Some(sentinels) => format!("{why}; {}", sentinels.words()),
+            None => why,
+        });
+        away.or_else(|| self.refusals.of_any(&nodes))
     }
 
     /// What is promised.
@@ -528,6 +470,10 @@ impl Link {
 
     pub(super) fn connections(&self) -> &Connections {
         &self.connections
+    }
+
+    pub(super) fn sentinels(&self) -> Option<&Sentinels> {
+        self.sentinels.as_ref()
     }
 
     pub(super) fn breaker(&self) -> &Breaker<String> {
@@ -563,24 +509,6 @@ impl Link {
     }
 }
 
-/// Of a batch in pieces only the last is confirmed, for all that the server carried out before; if that is lost, all goes again.
-fn confirmed_together(mut pieces: Vec<Sent>) -> Vec<Sent> {
-    let Some(mut last) = pieces.pop() else { return pieces };
-    match &last.outcome {
-        Ok(confirmed) => {
-            for earlier in pieces.iter_mut().filter_map(|piece| piece.outcome.as_mut().ok()) {
-                earlier.shortfall = confirmed.shortfall.clone();
-            }
-        }
-        Err(_) => {
-            let earlier = pieces.drain(..).flat_map(|piece| piece.indices);
-            last.indices = earlier.chain(std::mem::take(&mut last.indices)).collect();
-        }
-    }
-    pieces.push(last);
-    pieces
-}
-
 fn not_durable(operation: &'static str, node: &Node, what: &str) -> StoreError {
     StoreError::NotDurable { operation, message: format!("redis {}: {what}", name(node)) }
 }
@@ -591,8 +519,8 @@ pub fn name(node: &Node) -> String {
 }
 
 /// Why a try failed, and whether another one is worth it.
-struct Refusal {
-    error: StoreError,
+pub struct Refusal {
+    pub(super) error: StoreError,
     is_final: bool,
 }
 

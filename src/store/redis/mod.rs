@@ -6,6 +6,7 @@
 //! | file | job |
 //! |---|---|
 //! | `address`, `link`, `topology`, `errors` | the URL; the way of a batch, retries; slots and their owners; errors in our words |
+//! | `sentinels` | who is the master, by the word of Redis Sentinel |
 //! | `call`, `link/` | a command with its slot and cost; functions loaded and slots read anew on the way |
 //! | `connections` | one a node that everybody shares, and others |
 //! | `pace` | what calls cost, and how much may be under way |
@@ -41,6 +42,7 @@ mod migration;
 mod pace;
 mod queue;
 mod schema;
+mod sentinels;
 #[cfg(test)]
 pub(crate) mod tests;
 mod topology;

@@ -16,6 +16,7 @@ mod neighbours;
 mod outage;
 mod poison;
 mod reads;
+mod sentinel;
 mod silent;
 mod slow_log;
 mod upgrade;

@@ -9,6 +9,7 @@
 use super::address::Node;
 use super::errors::{self, Remedy};
 use super::link::{Link, name};
+use super::sentinels::Glance;
 use crate::backoff::Backoff;
 use redis::{ErrorKind, RedisError};
 use std::sync::Weak;
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 /// Pauses between two questions to a node that does not answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Pause between two looks at the sentinels.
+const SENTINEL_PAUSE: Duration = Duration::from_millis(500);
 
 impl Link {
     /// A call to a node that may take its time. If it takes longer than a read may, the node is asked whether it is there, and
@@ -75,6 +78,23 @@ impl Link {
     }
 }
 
+/// Looks again and again whom the sentinels name, until the store is closed. A master that was replaced while it lives goes on
+/// taking writes for some 10 s, until the sentinels make it a replica and throw them away: nobody's call finds that out.
+pub(super) async fn look_at_sentinels(link: Weak<Link>) {
+    let mut glance = Glance::default();
+    loop {
+        tokio::time::sleep(SENTINEL_PAUSE).await;
+        let Some(link) = link.upgrade() else { return };
+        let Some(sentinels) = link.sentinels() else { return };
+        if let Some(named) = sentinels.glance(&mut glance).await
+            && link.masters() != [named]
+        {
+            // It may be no master yet; then the next look finds it.
+            let _ = link.remap("ask sentinels").await;
+        }
+    }
+}
+
 async fn ask_until_answered(link: Weak<Link>, node: Node) {
     let (mut backoff, node_name) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), name(&node));
     loop {
@@ -88,10 +108,10 @@ async fn ask_until_answered(link: Weak<Link>, node: Node) {
             // Whoever comes when it is back must not find a connection that broke meanwhile.
             link.connections().forget(&node);
         }
-        if link.is_cluster() {
+        if link.may_move() {
             // Another may own its slots by now; nobody's call finds that out while they are refused. A map that cannot be read
             // leaves the old one.
-            let _ = link.remap().await;
+            let _ = link.remap("ping").await;
             if !link.masters().contains(&node) {
                 return link.breaker().forget(&node_name);
             }

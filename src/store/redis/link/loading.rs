@@ -62,7 +62,7 @@ impl Link {
         let failed = errors::failed(operation, &name, &error);
         let is_final = match errors::remedy(&error) {
             // It became a replica: the next round asks who is the master now.
-            Remedy::GiveUp if error.code() == Some("READONLY") => {
+            Remedy::GiveUp if errors::is_replaced(&error) => {
                 self.connections.forget(node);
                 false
             }

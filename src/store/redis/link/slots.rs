@@ -1,10 +1,11 @@
-//! Who owns which slots: the map, read anew where a batch met another owner, and the owners' lineages.
+//! Who owns which slots: the map, or the sentinels' master, read anew where a batch met another owner, and the owners' lineages.
 
 use super::super::address::Node;
 use super::super::errors::{self, Remedy};
+use super::super::sentinels::Sentinels;
 use super::super::topology::{self, Claim, Lineages, Topology};
 use super::super::values;
-use super::{Link, name};
+use super::{Link, Refusal, name};
 use crate::store::{StoreError, StoreResult};
 use futures::future::join_all;
 use redis::{RedisError, Value};
@@ -15,8 +16,12 @@ use std::time::Duration;
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Link {
-    /// Reads the slot map from all nodes that answer. (A master that was cut off would give an old one.)
-    pub(in crate::store::redis) async fn remap(&self) -> Result<(), (String, RedisError)> {
+    /// Finds out anew who is to be asked: of a cluster the slot map from all nodes that answer (a master that was cut off would
+    /// give an old one), of sentinels the master. A single Redis is asked whether it is there.
+    pub(in crate::store::redis) async fn remap(&self, operation: &'static str) -> Result<(), Refusal> {
+        if let Some(sentinels) = &self.sentinels {
+            return self.follow(operation, sentinels).await;
+        }
         let mut nodes = self.topology.read().nodes.clone();
         nodes.extend(self.address.seeds.iter().filter(|seed| !nodes.contains(seed)).cloned().collect::<Vec<_>>());
         if !self.address.cluster {
@@ -40,9 +45,30 @@ impl Link {
         let single = || nodes.first().filter(|_| !self.address.cluster && last.is_none()).map(Topology::single);
         let Some(topology) = single().or_else(|| Topology::of_claims(claims)) else {
             let unassigned = || RedisError::from((redis::ErrorKind::Io, "the cluster has no slots assigned yet"));
-            return Err(last.unwrap_or_else(|| (self.printable(), unassigned())));
+            let (node, error) = last.unwrap_or_else(|| (self.printable(), unassigned()));
+            let is_final = errors::remedy(&error) == Remedy::GiveUp;
+            return Err(Refusal { error: errors::failed(operation, &node, &error), is_final });
         };
         *self.topology.write() = Arc::new(topology);
+        Ok(())
+    }
+
+    /// Goes to the master that the sentinels name, and drops what belongs to the one before.
+    async fn follow(&self, operation: &'static str, sentinels: &Sentinels) -> Result<(), Refusal> {
+        let master = sentinels.master().await.map_err(|error| {
+            let is_final = errors::remedy(&error) == Remedy::GiveUp;
+            Refusal { error: sentinels.failed(operation, &error), is_final }
+        })?;
+        let before = {
+            let mut topology = self.topology.write();
+            std::mem::replace(&mut *topology, Arc::new(Topology::single(&master)))
+        };
+        for gone in before.masters.iter().filter(|node| **node != master) {
+            tracing::warn!(from = name(gone), to = name(&master), "the sentinels name another master of the store");
+            self.connections.forget(gone);
+            self.durable.forget(gone);
+            self.breaker.forget(&name(gone));
+        }
         Ok(())
     }
 
@@ -67,7 +93,7 @@ impl Link {
     /// Looks who owns what now, and asks every owner for its lineage.
     pub async fn look_again(&self, operation: &'static str) -> StoreResult<Lineages> {
         if self.address.cluster {
-            self.remap().await.map_err(|(node, error)| errors::failed(operation, &node, &error))?;
+            self.remap(operation).await.map_err(|refusal| refusal.error)?;
         }
         self.lineages(operation).await
     }
