@@ -37,7 +37,7 @@ pub async fn post_items(
     for (index, entry) in
         parse_batch(&bytes, "items", state.limits.max_events, says_ndjson(&headers))?.into_iter().enumerate()
     {
-        match entry.and_then(decode) {
+        match entry.and_then(|entry| Item::of_json(&entry)) {
             Ok(item) => items.push((index, item)),
             Err(error) => rejected.push(Rejection { index, error }),
         }
@@ -61,15 +61,6 @@ pub async fn post_items(
     ItemsStored { accepted: items.len() as u64, rejected: rejected.len() as u64 }.emit(&state.metrics);
     let status = if items.is_empty() { StatusCode::BAD_REQUEST } else { StatusCode::ACCEPTED };
     Ok((status, Json(ItemsAnswer { accepted: items.len(), rejected })).into_response())
-}
-
-fn decode(value: Value) -> Result<Item, FieldError> {
-    let item: Item = serde_path_to_error::deserialize(&value).map_err(|error| {
-        let path = error.path().to_string();
-        FieldError::new(if path == "." { "item".to_string() } else { path }, error.into_inner().to_string())
-    })?;
-    item.validate()?;
-    Ok(item)
 }
 
 /// Takes an item out of the catalogue of every replica, within the tail interval. One that nobody knows leaves no mark.

@@ -2,6 +2,7 @@
 
 use super::decode::{FieldError, check_id};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Longest title, in bytes; prompts cut shorter.
 pub const MAX_TITLE_BYTES: usize = 1024;
@@ -69,6 +70,20 @@ impl Item {
         Ok(item)
     }
 
+    /// An item as it comes in: a JSON object with known fields within their limits; else the first field that is wrong.
+    pub fn of_json(value: &Value) -> Result<Item, FieldError> {
+        // An array of the fields' values would be taken, too.
+        if !value.is_object() {
+            return Err(FieldError::new("item", "must be a json object"));
+        }
+        let item: Item = serde_path_to_error::deserialize(value).map_err(|error| {
+            let path = error.path().to_string();
+            FieldError::new(if path == "." { "item".to_string() } else { path }, error.into_inner().to_string())
+        })?;
+        item.validate()?;
+        Ok(item)
+    }
+
     /// What takes the place of an item that was deleted, so that every replica hears of it.
     pub fn deleted(id: &str) -> Item {
         let (id, title) = (id.to_owned(), DELETED_TITLE.to_owned());
@@ -120,6 +135,8 @@ mod tests {
         let item = Item::of_stored(later).expect("read");
         assert_eq!((item.id.as_str(), item.state, item.price), ("i", ItemState::Paused, Some(2.5)));
         assert!(serde_json::from_slice::<Item>(later).expect_err("refused").to_string().contains("colour"));
+        let array = serde_json::json!(["id", "a title"]);
+        assert!(Item::of_json(&array).expect_err("an array").to_string().contains("must be a json object"));
         for bad in [&later[..20], b"", b"{}", b"\xff", b"[]"] {
             assert!(Item::of_stored(bad).is_err(), "{}", bad.escape_ascii());
         }

@@ -19,6 +19,7 @@ mod greedy;
 mod hang;
 mod items;
 mod kafka;
+mod kafka_poison;
 mod lagging;
 mod odd_ids;
 mod openai;

@@ -117,10 +117,7 @@ impl RecordDecoder {
         if format_of(content_type)? == Format::Protobuf {
             return Err(BadRecord::new(BadReason::ContentType, "items are read as application/json only"));
         }
-        let item: Item = serde_path_to_error::deserialize(&read_json(bytes)?)
-            .map_err(|error| field(FieldError::new(error.path().to_string(), error.inner().to_string())))?;
-        item.validate().map_err(field)?;
-        Ok(ItemChange::Put(item))
+        Item::of_json(&read_json(bytes)?).map(ItemChange::Put).map_err(field)
     }
 
     /// Size and framing, which every value must get past.
