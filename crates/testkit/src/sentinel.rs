@@ -91,6 +91,21 @@ impl RedisSentinels {
     }
 }
 
+/// A sentinel that speaks TLS only, with the certificates of [`RedisServer::with_tls_and_users`], and watches that server over TLS.
+pub fn sentinel_with_tls(master: &RedisServer) -> RedisServer {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (port, of) = (free_port(), master.port);
+    let (place, theirs) = (folder.path().display(), master.folder.path().display());
+    let configuration = format!(
+        "port 0\ntls-port {port}\ntls-replication yes\ntls-auth-clients no\ndir {place}\nlogfile sentinel.log\n\
+         tls-cert-file {theirs}/server.pem\ntls-key-file {theirs}/server.key\ntls-ca-cert-file {theirs}/ca.pem\n\
+         sentinel monitor {SERVICE} 127.0.0.1 {of} 1\n\
+         sentinel auth-user {SERVICE} taiji\nsentinel auth-pass {SERVICE} p@ss_word\n\
+         sentinel down-after-milliseconds {SERVICE} 60000\n"
+    );
+    RedisServer::sentinel(folder, port, &configuration)
+}
+
 fn sentinel(master: u16) -> RedisServer {
     let folder = tempfile::tempdir().expect("a folder");
     let port = free_port();

@@ -77,6 +77,13 @@ async fn a_single_master_that_became_a_replica_is_refused_in_plain_words() {
     let before = store.incarnation().await.unwrap();
     let batch = [UserBatch { user: "u".into(), records: vec![conformance::engagement(1, "e", "i")] }];
     store.append("s", &batch).await.unwrap();
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let refused = store.append("s", &batch).await.unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Busy { message, .. } if message.contains("min-replicas-to-write")),
+        "{refused}"
+    );
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     // Nothing answers there, so its data stay.
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     let refused = store.append("s", &batch).await.unwrap_err();

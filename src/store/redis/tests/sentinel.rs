@@ -3,7 +3,7 @@
 use super::*;
 use crate::store::StoreError;
 use std::time::Instant;
-use testkit::sentinel::{RedisSentinels, SENTINEL_PASSWORD, SENTINEL_USER, SERVICE};
+use testkit::sentinel::{RedisSentinels, SENTINEL_PASSWORD, SENTINEL_USER, SERVICE, sentinel_with_tls};
 
 fn address(url: &str) -> Address {
     Address::parse(url).unwrap().with_sentinel_login(SENTINEL_USER, SENTINEL_PASSWORD)
@@ -90,4 +90,21 @@ async fn audit_10_sentinel_hand_over_costs_no_call_and_functions_are_loaded_on_t
     let away = RedisStore::open(address(&rig.url()), RedisOptions { patience: options(2).patience, ..options(2) });
     let error = away.await.err().unwrap();
     assert!(matches!(&error, StoreError::Unreachable { message, .. } if message.contains("sentinels 127")), "{error}");
+}
+
+/// With the README's rights, which have no ROLE.
+#[tokio::test]
+async fn audit_10_sentinel_and_master_are_reached_over_tls() {
+    let master = RedisServer::with_tls_and_users();
+    let sentinel = sentinel_with_tls(&master);
+    let authority = std::fs::read(master.folder.path().join("ca.pem")).unwrap();
+    let url = format!("rediss+sentinel://taiji:p%40ss_word@127.0.0.1:{}/{SERVICE}", sentinel.port);
+    let trusted = Address::parse(&url).unwrap().with_authority(authority);
+    let store = RedisStore::open(trusted, options(2)).await.unwrap();
+    assert_eq!(append(&store, 1).await, 1);
+    assert_eq!(store.link.masters(), [("127.0.0.1".to_string(), master.port)]);
+    let mut options = options(2);
+    options.patience.retries = 1;
+    let error = RedisStore::open(Address::parse(&url).unwrap(), options).await.err().unwrap();
+    assert!(matches!(error, StoreError::Unreachable { .. }), "an authority that is not trusted: {error}");
 }
