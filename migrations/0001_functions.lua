@@ -23,6 +23,8 @@ local LIBRARY = '@LIBRARY@'
 local EPOCH = 175921860444160
 local HISTORY_CAP, QUERY_CAP, PROFILE_CAP, ITEM_USERS_CAP = 100, 20, 64, 5
 local REMEMBERED_CAP, CLOCK_STEP_MS = 220, 60000
+-- Nothing that lies further ahead was ever accepted.
+local AHEAD_MS = 86400000 + CLOCK_STEP_MS
 local OPT_OUT = 'cross_opt_out'
 local CLASSES = 4
 -- Empty but in rehearsals of an upgrade: a field, and its value, that are added to a user's counters.
@@ -348,12 +350,13 @@ local function evict_older_than(profile, ts, id)
   return false
 end
 
-local function merge(profile, ts, id, head, args, first, pairs_count)
+-- `former`: the id under which an older build kept the same event, or nil.
+local function merge(profile, ts, id, former, head, args, first, pairs_count)
   local bucket, newer = nil, false
   for nth = 0, pairs_count - 1 do
     local name = args[first + nth * 2]
     local held = profile.buckets[name]
-    local takes = held == nil or stamp_above(ts, id, held.ts, held.id)
+    local takes = held == nil or stamp_above(ts, id, held.ts, held.id) and not (held.ts == ts and held.id == former)
     if takes and held == nil and profile.size >= PROFILE_CAP then takes = evict_older_than(profile, ts, id) end
     if takes then
       if held == nil then profile.size = profile.size + 1 end
@@ -444,7 +447,7 @@ local function append(keys, args)
       flag = 'k'
     elseif kind == 'p' then
       local head = string.sub(stored, 1, 6) .. string.char(#id) .. id
-      if merge(profile, ts, id, head, args, at + 1, tonumber(args[at])) then flag = 'a' end
+      if merge(profile, ts, id, former, head, args, at + 1, tonumber(args[at])) then flag = 'a' end
     elseif list and insert(lists[list], ts, id, stored) then
       flag = 'a'
     end
@@ -514,11 +517,13 @@ local function readable_state(key)
   return st
 end
 
--- Ids and times of what is kept, can be read and lies after a time, the latest first.
+-- Ids and times of what is kept, can be read and lies after a time, the latest first; and the newest time up to that one, 0 = none.
 local function kept_after(keys, now)
-  local found, ids = {}, {}
+  local found, ids, newest = {}, {}, 0
   local function note(ts, id)
-    if ts > now and not ids[id] then
+    if ts <= now then
+      newest = math.max(newest, ts)
+    elseif ts <= now + AHEAD_MS and not ids[id] then
       ids[id] = true
       found[#found + 1] = { ts, id }
     end
@@ -531,18 +536,18 @@ local function kept_after(keys, now)
         id = element
       elseif id and #element >= 6 then
         local ts = ts_at(element, 1)
-        if ts <= now then break end
         note(ts, id)
+        if ts <= now then break end
         id = nil
       end
     end
   end
   local values = redis.pcall('HVALS', keys[5])
   for _, value in ipairs(values.err and {} or values) do
-    if #value >= 7 then note(ts_at(value, 1), string.sub(value, 8, 7 + string.byte(value, 7))) end
+    if #value >= 7 and is_body(value) then note(ts_at(value, 1), string.sub(value, 8, 7 + string.byte(value, 7))) end
   end
   table.sort(found, function(left, right) return left[1] > right[1] end)
-  return found
+  return found, newest
 end
 
 -- Remembers erased events that lie ahead of the clock, so that each is a duplicate until its time has come.
@@ -559,7 +564,8 @@ end
 
 -- KEYS: st, engagements, impressions, queries, profile, remembered, then the features and the referrers of every space. ARGV:
 -- time, id of the erasure, the `seq` it must find or nothing, the spaces. Returns whether a space is missing (2: another `seq` was
--- found), whether the user is new, and the counters; an id not above the last changes nothing. The keys go whatever they hold, but
+-- found, or nothing that could go), whether the user is new, and the counters; an id not above the last changes nothing. The keys go
+-- whatever they hold, but
 -- referrers only where they are no set: the job needs them. Where the counters cannot be read a new era begins, the time, which is
 -- above every one counted, and `seq` with it.
 local function erase(keys, args)
@@ -570,7 +576,8 @@ local function erase(keys, args)
     return { changed, st[1] and 0 or 1, st[1] or '0', st[2] or '0', st[3] or '0', st[4] or '0', st[5] or '0', st[6] or '0' }
   end
   if not is_lost and tonumber(args[2]) <= tonumber(st[7] or '0') then return state(0) end
-  if args[3] ~= '' and args[3] ~= (st[1] or '0') then return state(2) end
+  local is_idle = args[3] ~= ''
+  if is_idle and (args[3] ~= (st[1] or '0') or args[3] == (st[6] or '0')) then return state(2) end
   local given, refreshed = {}, {}
   for at = 4, #args do given['r:' .. args[at]] = true end
   local fields = redis.pcall('HKEYS', keys[1])
@@ -580,9 +587,15 @@ local function erase(keys, args)
       refreshed[#refreshed + 1] = field
     end
   end
-  local ahead, before = kept_after(keys, now), tonumber(st[5] or '0')
+  local before = tonumber(st[5] or '0')
+  local ahead, newest = kept_after(keys, now)
   -- A clock may go back a little, at a fail-over. What lies further ahead is an older build's, which took the newest event's time.
-  if before > now + CLOCK_STEP_MS or before < now then before = now end
+  -- Nobody asked to erase an idle user's events that are on their way.
+  if before > now + CLOCK_STEP_MS then
+    before = now
+  else
+    before = math.max(before, is_idle and newest or now)
+  end
   local was_new, seq = not is_lost and not st[1], st[1] or '0'
   local era = is_lost and now or tonumber(st[4] or '0') + 1
   st[1], st[2], st[3], st[4], st[5], st[6] = seq, '0', '0', integer(era), integer(before), seq
@@ -622,13 +635,51 @@ local function file_erasure(keys, user)
   return id, era ~= '' and era or nil
 end
 
+local function next_erasure(keys, now)
+  local id = integer(math.max((tonumber(redis.call('GET', keys[2]) or '0') or 0) + 1, now))
+  redis.call('SET', keys[2], id)
+  return id
+end
+
 -- ARGV: time, user.
 local function note_erasure(keys, args)
-  local id = math.max((tonumber(redis.call('GET', keys[2]) or '0') or 0) + 1, now_ms(args[1]))
-  redis.call('SET', keys[2], integer(id))
-  redis.call('HSET', keys[1], args[2], integer(id) .. ' ')
+  local id = next_erasure(keys, now_ms(args[1]))
+  redis.call('HSET', keys[1], args[2], id .. ' ')
   file_erasure(keys, args[2])
-  return integer(id)
+  return id
+end
+
+-- KEYS: of erasures, then the plans of erasures of idle users: user → `id plan`. ARGV: time, user, plan. Returns the id, 0 where
+-- another erasure of the user is unfinished.
+local function plan_idle_erasure(keys, args)
+  local noted, planned = redis.call('HGET', keys[1], args[2]), redis.call('HEXISTS', keys[5], args[2])
+  if planned == 1 or noted and string.match(noted, '^%d+ $') then return '0' end
+  local id = next_erasure(keys, now_ms(args[1]))
+  redis.call('HSET', keys[5], args[2], id .. ' ' .. args[3])
+  return id
+end
+
+-- KEYS: the same. ARGV: time, user, id, 1 where it took place.
+local function settle_idle_erasure(keys, args)
+  local user, id = args[2], args[3]
+  local plan, noted = redis.call('HGET', keys[5], user), redis.call('HGET', keys[1], user)
+  local noted_id = string.match(noted or '', '^%d+')
+  if args[4] == '1' and (not noted_id or tonumber(noted_id) < tonumber(id)) then
+    redis.call('HSET', keys[1], user, id .. ' ')
+    file_erasure(keys, user)
+  end
+  if string.match(plan or '', '^%d+') == id then redis.call('HDEL', keys[5], user) end
+  return 1
+end
+
+-- KEYS: a hash. ARGV: time, how much may have passed since the last call at most. Returns the sum of what passed.
+local function quiet_time(keys, args)
+  local now, stored = now_ms(args[1]), redis.call('HMGET', keys[1], 'ms', 'looked')
+  local ms = tonumber(string.match(stored[1] or '', '^%d+$') or '0')
+  local looked = tonumber(string.match(stored[2] or '', '^%d+$') or integer(now))
+  ms = integer(ms + math.max(0, math.min(now - looked, tonumber(args[2]))))
+  redis.call('HSET', keys[1], 'ms', ms, 'looked', integer(now))
+  return ms
 end
 
 -- ARGV: time, user, id, era.
@@ -1054,6 +1105,9 @@ redis.register_function(LIBRARY .. '_put', put)
 redis.register_function(LIBRARY .. '_rewrite', rewrite)
 redis.register_function({ function_name = LIBRARY .. '_erase', callback = erase, flags = { 'allow-oom' } })
 redis.register_function(LIBRARY .. '_note_erasure', note_erasure)
+redis.register_function(LIBRARY .. '_plan_idle_erasure', plan_idle_erasure)
+redis.register_function(LIBRARY .. '_settle_idle_erasure', settle_idle_erasure)
+redis.register_function(LIBRARY .. '_quiet_time', quiet_time)
 redis.register_function(LIBRARY .. '_finish_erasure', finish_erasure)
 redis.register_function(LIBRARY .. '_expire_erasures', expire_erasures)
 redis.register_function(LIBRARY .. '_unfinished_erasures', unfinished_erasures)

@@ -222,8 +222,8 @@ impl Parts {
         }
         if settings.store.user_idle_ttl_ms > 0 {
             let ttl_ms = settings.store.user_idle_ttl_ms;
-            let idle = IdleUsers { ttl_ms, metrics: self.metrics.clone() };
             let every = Duration::from_millis(ttl_ms.unsigned_abs() / 10).clamp(IDLE_LOOKS.0, IDLE_LOOKS.1);
+            let idle = IdleUsers { ttl_ms, every, metrics: self.metrics.clone(), stop: stopped.clone() };
             tasks.spawn(self.chore("idle users", idle, every, stopped.clone()));
         }
         let (eraser, stop) = (self.api.eraser.clone(), stopped.clone());

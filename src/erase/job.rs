@@ -158,7 +158,7 @@ async fn leave(
 }
 
 /// What was read, or nothing where one record cannot be: the erasure goes on without it.
-fn if_readable<T>(read: StoreResult<T>) -> StoreResult<Option<T>> {
+pub(super) fn if_readable<T>(read: StoreResult<T>) -> StoreResult<Option<T>> {
     match read {
         Err(error) if error.is_unreadable() => Ok(None),
         read => read.map(Some),
@@ -170,6 +170,6 @@ async fn mark_due(store: &dyn FeatureStore, space: &str, user: &str, class: u8) 
     store.mark_due(space, &[DueEntry { user: user.to_string(), class, due_ms }]).await
 }
 
-fn next(go_on: GoOn<'_>) -> Result<(), EraseStop> {
+pub(super) fn next(go_on: GoOn<'_>) -> Result<(), EraseStop> {
     if go_on() { Ok(()) } else { Err(EraseStop::Asked) }
 }

@@ -7,11 +7,15 @@
 //! unfinished goes on with it, after a crash or beside another replica.
 
 mod idle;
+#[cfg(test)]
+mod idle_tests;
 mod job;
 #[cfg(test)]
 mod tests;
 
 pub use idle::IdleUsers;
+#[cfg(test)]
+pub(crate) use idle::erase_all_idle;
 pub use job::{EraseStop, carry_out, tombstone};
 
 use crate::publish::ChangeFeed;

@@ -17,27 +17,27 @@ use prost::Message;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-const SPACES: [&str; 2] = ["s1", "s2"];
+pub(super) const SPACES: [&str; 2] = ["s1", "s2"];
 /// A minute ahead of every clock in these tests, so that such an event starts a new life.
 const AHEAD_MS: i64 = 60_000;
 
-fn open(folder: &Path) -> Arc<EmbeddedStore> {
+pub(super) fn open(folder: &Path) -> Arc<EmbeddedStore> {
     let options = EmbeddedOptions { cache_bytes: 4 << 20, ..EmbeddedOptions::default() };
     EmbeddedStore::open(folder, options).unwrap()
 }
 
-async fn append(store: &EmbeddedStore, user: &str, ts_ms: i64) {
+pub(super) async fn append(store: &EmbeddedStore, user: &str, ts_ms: i64) {
     let behaviour = Behaviour { item_id: "i".into(), action: "click".into(), ..Behaviour::default() };
     let body = RecordBody::Behaviour { class: ActionClass::Engagement, behaviour };
     let record = Record { ts_ms, event_id: format!("e{ts_ms}"), former_id: None, weight: 1.0, body };
     store.append(SPACES[0], &[UserBatch { user: user.into(), records: vec![record] }]).await.unwrap();
 }
 
-async fn history(store: &EmbeddedStore, user: &str) -> UserHistory {
+pub(super) async fn history(store: &EmbeddedStore, user: &str) -> UserHistory {
     store.histories(&[user.to_string()]).await.unwrap().remove(0).unwrap_or_default()
 }
 
-async fn shown(store: &EmbeddedStore, space: &str, user: &str) -> Option<Seen> {
+pub(super) async fn shown(store: &EmbeddedStore, space: &str, user: &str) -> Option<Seen> {
     let stored = store.features(space, &[user.to_string()]).await.unwrap().remove(0);
     stored.as_ref().and_then(shown_neighbour)
 }
@@ -69,7 +69,7 @@ fn seen(user: &str, era: u64) -> Seen {
 }
 
 /// "hub" shows "friend" and is shown by r0 … in both spaces; "bystander" shows "friend"; "hub" waits for a refresh.
-async fn world(store: &EmbeddedStore, referrers: usize) {
+pub(super) async fn world(store: &EmbeddedStore, referrers: usize) {
     for user in ["hub", "friend", "bystander"] {
         append(store, user, 10).await;
     }
@@ -91,7 +91,7 @@ async fn world(store: &EmbeddedStore, referrers: usize) {
 }
 
 /// What an erased hub must look like, however the job got there. Times differ between runs and are left out.
-async fn check_erased(store: &EmbeddedStore, referrers: usize) {
+pub(super) async fn check_erased(store: &EmbeddedStore, referrers: usize) {
     let kept = history(store, "hub").await;
     assert_eq!((kept.state.era, kept.state.seq, kept.engagements.len()), (1, 1, 0));
     assert!(store.erasures().await.unwrap().iter().all(|erasure| erasure.finished_era == Some(1)));
@@ -120,7 +120,7 @@ async fn check_erased(store: &EmbeddedStore, referrers: usize) {
 }
 
 /// Says "go on" so many times.
-fn steps(count: usize) -> impl Fn() -> bool + Sync {
+pub(super) fn steps(count: usize) -> impl Fn() -> bool + Sync {
     let left = AtomicUsize::new(count);
     move || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
 }

@@ -5,8 +5,8 @@
 //! A later version may add to the end of a record of the same format; what is behind the last known field is passed over.
 //! Callers: the stores. The kept lists of a history have their own file, [`super::kept`].
 
-use super::rehearsal::extend_record;
-use super::types::{Erasure, FreshVector, StoredFeatures, UserState};
+use super::rehearsal::{self, extend_record};
+use super::types::{Erasure, FreshVector, IdlePlan, StoredFeatures, UserState};
 use crate::feature::{Group, GroupBlob, Version};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -107,6 +107,19 @@ pub fn decode_erasure(user: &str, bytes: &[u8]) -> CodecResult<Erasure> {
     let finished = reader.u8()? == 1;
     let era = reader.u64()?;
     Ok(Erasure { user: user.to_string(), id, finished_era: finished.then_some(era) })
+}
+
+/// What is kept of an erasure of an idle user beside its id, as JSON.
+pub fn encode_plan(plan: &IdlePlan) -> CodecResult<Vec<u8>> {
+    rehearsal::json(plan).map_err(|error| error.to_string())
+}
+
+/// Id and plan of `id plan`.
+pub fn decode_plan(bytes: &[u8]) -> CodecResult<(u64, IdlePlan)> {
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let (id, plan) = text.split_once(' ').ok_or("no plan of an erasure")?;
+    let id = id.parse().map_err(|_| format!("{id:?} is no number"))?;
+    Ok((id, serde_json::from_str(plan).map_err(|error| error.to_string())?))
 }
 
 /// Features as stored: what readers get, and the full version behind `refreshed_seq`.

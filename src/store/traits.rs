@@ -3,8 +3,8 @@
 
 use super::{
     AppendOutcome, ChoreLease, Claim, CrossBlank, DueEntry, Each, Erasure, FeaturePut, FeedCursor, FeedPage,
-    FreshVector, Member, PutOutcome, QueueDepth, Replicas, StoreResult, StoreStats, StoredFeatures, SweepStep,
-    Unreadable, UserBatch, UserHistory, UserMarks, UserState,
+    FreshVector, IdleErasure, IdlePlan, Member, PutOutcome, QueueDepth, Replicas, StoreResult, StoreStats,
+    StoredFeatures, SweepStep, Unreadable, UserBatch, UserHistory, UserMarks, UserState,
 };
 use crate::clock::unix_ms;
 use crate::event::Item;
@@ -64,8 +64,9 @@ pub trait Histories: Send + Sync {
     async fn let_go(&self, users: &[String]) -> StoreResult<()>;
 
     /// Users with events whose `seq` has stood still for so long, each with that `seq`: a step of a walk over all users, from `place`
-    /// (empty at the beginning); returns the next place, empty at the end. It notes on its way since when each `seq` has stood.
-    async fn quiet_users(&self, for_ms: i64, place: &str) -> StoreResult<(Vec<(String, u64)>, String)>;
+    /// (empty at the beginning); returns the next place, empty at the end. It notes on its way since when each `seq` has stood, by
+    /// [`Erasures::quiet_time`], which says `at_ms` now.
+    async fn quiet_users(&self, for_ms: i64, at_ms: i64, place: &str) -> StoreResult<(Vec<(String, u64)>, String)>;
 
     /// Distinct users who engaged with each item, counted up to [`super::ITEM_USERS_CAP`]; 0 where nobody can say.
     async fn item_user_counts(&self, items: &[String]) -> StoreResult<Vec<u32>>;
@@ -219,8 +220,24 @@ pub trait Erasures: Send + Sync {
     /// the store's clock, and `seq` begins at 0: who compares versions compares the era first.
     async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState>;
 
-    /// The same where the user's `seq` is still this one; else nothing changes. Returns the counters, and whether it was.
-    async fn erase_quiet_user(&self, erasure: &Erasure, seq: u64) -> StoreResult<(UserState, bool)>;
+    /// Time in which users of whom nothing comes were looked at, in ms: carried on by what passed since the last call, `at_most_ms` of
+    /// it. So one wrong reading of the clock adds little, and time in which nobody looks hardly counts.
+    async fn quiet_time(&self, at_most_ms: i64) -> StoreResult<i64>;
+
+    /// Keeps an erasure that is to take place only while nothing comes; nobody but who asks for [`Self::idle_erasures`] sees it. `None`,
+    /// and nothing changed, where another erasure of the user is unfinished, noted or not.
+    async fn plan_idle_erasure(&self, user: &str, plan: &IdlePlan) -> StoreResult<Option<IdleErasure>>;
+
+    /// Those that are planned and not settled.
+    async fn idle_erasures(&self) -> StoreResult<Vec<IdleErasure>>;
+
+    /// As [`Self::erase_user`], where the user has events and their `seq` is still the planned one; else nothing changes. Returns the
+    /// counters, and whether it took place, now or before. `erased_before_ms` becomes the newest kept event's ts up to the store's
+    /// clock: an event that is on its way is news, and counts.
+    async fn erase_idle_user(&self, idle: &IdleErasure) -> StoreResult<(UserState, bool)>;
+
+    /// Forgets the plan. Where it took place, the erasure is noted now, under its id, unless this or a later one stands there.
+    async fn settle_idle_erasure(&self, idle: &IdleErasure, took_place: bool) -> StoreResult<()>;
 
     /// Empties `user`'s `cross` if it shows `neighbour` as they were before `era`: no items, `neighbour_user_id` cleared,
     /// prompt hash cleared, so that no skip keeps it. Version, tier and expiry stay, so that no older refresh fills the

@@ -1,8 +1,9 @@
 //! What goes into and comes out of a [`super::FeatureStore`].
 
-use crate::event::{ActionClass, is_opted_out};
+use crate::event::{ActionClass, MAX_FUTURE_MS, is_opted_out};
 use crate::feature::{Group, GroupBlob, Version};
 use crate::proto;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Engagements and impressions kept, each (DESIGN 2).
@@ -13,6 +14,8 @@ pub const QUERY_CAP: usize = 20;
 pub const REMEMBERED_CAP: usize = 2 * HISTORY_CAP + QUERY_CAP;
 /// How far the store's clock may go back, at a fail-over, without an erasure taking its time for another program's, in ms.
 pub(crate) const CLOCK_STEP_MS: i64 = 60_000;
+/// How far ahead of the store's clock an event may lie at most, in ms. What is further ahead was never accepted.
+pub(crate) const AHEAD_MS: i64 = MAX_FUTURE_MS + CLOCK_STEP_MS;
 /// Profile attributes kept; beyond it the oldest go, but never an opt-out.
 pub const PROFILE_CAP: usize = 64;
 /// Distinct users counted per item; "≥ 5 users" is all the privacy rule asks (DESIGN 5.3).
@@ -85,7 +88,8 @@ pub struct UserState {
     pub last_refresh_ms: i64,
     /// Rises with every erasure.
     pub era: u64,
-    /// Events up to this ts are refused as duplicates. Never ahead of the store's clock (but where a program before wrote it).
+    /// Events up to this ts are refused as duplicates. The store's clock at a `DELETE`; the newest event kept at the erasure of an idle user.
+    /// (Ahead of the clock where that went back, or where a program before wrote it.)
     pub erased_before_ms: i64,
     /// `seq` at the last erasure: while they are equal nothing is kept, and there is nothing to refresh from.
     pub erased_seq: u64,
@@ -125,6 +129,34 @@ pub struct Erasure {
     pub id: u64,
     /// The user's era after it, once it is finished; `None` = steps are left to do.
     pub finished_era: Option<u64>,
+}
+
+/// An erasure that takes place only while nothing comes. It is kept apart from the noted ones, which everybody carries out, until it
+/// has taken place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdleErasure {
+    /// Whose.
+    pub user: String,
+    /// From the same numbers as the noted ones' ids.
+    pub id: u64,
+    /// What it needs after a crash, too.
+    pub plan: IdlePlan,
+}
+
+impl IdleErasure {
+    /// As it is noted when it has taken place.
+    pub fn as_erasure(&self) -> Erasure {
+        Erasure { user: self.user.clone(), id: self.id, finished_era: None }
+    }
+}
+
+/// What an [`IdleErasure`] is to find and to clear.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdlePlan {
+    /// The user's `seq`; another one says that something came.
+    pub seq: u64,
+    /// Space and id of the neighbours that the user's features show.
+    pub shown: Vec<(String, String)>,
 }
 
 /// What [`super::Erasures::blank_cross`] found.

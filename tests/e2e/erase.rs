@@ -267,8 +267,8 @@ fn audit_08_users_of_whom_nothing_comes_are_erased() {
     });
     let row = server.row("quiet", "intra");
     assert_ne!(row["status"], "PRESENT", "{row}");
-    wait_until("counted", SOON, || (server.metric("taiji_erasures_total{result=\"idle\"}") == 1.0).then_some(()));
-    wait_until("the job's end", SOON, || {
-        (server.metric("taiji_erasures_total{result=\"finished\"}") == 1.0).then_some(())
-    });
+    // (On a busy machine the lively one may be idle by now, too.)
+    let erased = |result: &str| server.metric(&format!("taiji_erasures_total{{result=\"{result}\"}}"));
+    wait_until("counted", SOON, || (erased("idle") >= 1.0).then_some(()));
+    wait_until("the job's end", SOON, || (erased("finished") >= 1.0).then_some(()));
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::proto::TextGroup;
-use crate::store::{Claim, CrossBlank, DueEntry, Erasure, PutRefusal, UserState};
+use crate::store::{Claim, CrossBlank, DueEntry, Erasure, IdleErasure, IdlePlan, PutRefusal, UserState};
 use std::time::Duration;
 
 const LEASE: Duration = Duration::from_millis(100);
@@ -145,22 +145,31 @@ async fn a_new_life(subject: &Subject) {
     assert_eq!(features(subject, "space", user).await.unwrap().groups.len(), 1);
 }
 
+/// Quiet users whose id begins so, by a look that counts so much at most.
+async fn look(subject: &Subject, (for_ms, at_most_ms): (i64, i64), prefix: &str) -> Vec<(String, u64)> {
+    let (mut users, mut place) = (Vec::new(), String::new());
+    let at_ms = subject.store.quiet_time(at_most_ms).await.unwrap();
+    loop {
+        let (some, next) = subject.store.quiet_users(for_ms, at_ms, &place).await.unwrap();
+        users.extend(some.into_iter().filter(|(user, _)| user.starts_with(prefix)));
+        if next.is_empty() {
+            users.sort();
+            return users;
+        }
+        place = next;
+    }
+}
+
+async fn plan(subject: &Subject, user: &str, seq: u64) -> Option<IdleErasure> {
+    let shown = vec![("space".to_string(), "neighbour {%} ü".to_string())];
+    subject.store.plan_idle_erasure(user, &IdlePlan { seq, shown }).await.unwrap()
+}
+
 /// Who has been quiet for long is found, and erased only while nothing comes.
 pub async fn quiet(subject: &Subject) {
     const TTL_MS: i64 = 10_000;
     let store = &subject.store;
-    let found = async || {
-        let (mut users, mut place) = (Vec::new(), String::new());
-        loop {
-            let (some, next) = store.quiet_users(TTL_MS, &place).await.unwrap();
-            users.extend(some.into_iter().filter(|(user, _)| user.starts_with("quiet")));
-            if next.is_empty() {
-                users.sort();
-                return users;
-            }
-            place = next;
-        }
-    };
+    let found = async || look(subject, (TTL_MS, i64::MAX), "quiet").await;
     for user in ["quiet a", "quiet b", "quiet c"] {
         append(subject, user, &[engagement(1, "e", "i")]).await;
     }
@@ -175,16 +184,121 @@ pub async fn quiet(subject: &Subject) {
     assert_eq!(found().await, [("quiet a".to_string(), 1), ("quiet b".to_string(), 2)]);
     // Something came between the look and the erasure.
     append(subject, "quiet b", &[engagement(3, "g", "i")]).await;
-    let late = store.note_erasure("quiet b").await.unwrap();
-    let (state, is_erased) = store.erase_quiet_user(&late, 2).await.unwrap();
-    assert_eq!((is_erased, state.era, state.seq), (false, 0, 3));
+    let late = plan(subject, "quiet b", 2).await.unwrap();
+    let (state, took_place) = store.erase_idle_user(&late).await.unwrap();
+    assert_eq!((took_place, state.era, state.seq), (false, 0, 3));
     assert_eq!(history(subject, "quiet b").await.engagements.len(), 3);
-    store.finish_erasure(&late, state.era).await.unwrap();
-    let erasure = store.note_erasure("quiet a").await.unwrap();
-    let (state, is_erased) = store.erase_quiet_user(&erasure, 1).await.unwrap();
-    assert_eq!((is_erased, state.era, state.has_events()), (true, 1, false));
-    assert_eq!(store.erase_user(&erasure).await.unwrap(), state, "the job goes on from there");
+    store.settle_idle_erasure(&late, false).await.unwrap();
+    let idle = plan(subject, "quiet a", 1).await.unwrap();
+    let (state, took_place) = store.erase_idle_user(&idle).await.unwrap();
+    assert_eq!((took_place, state.era, state.has_events()), (true, 1, false));
+    assert_eq!(store.erase_user(&idle.as_erasure()).await.unwrap(), state, "the job goes on from there");
     assert_eq!(found().await, []);
+    store.settle_idle_erasure(&idle, true).await.unwrap();
+    wrong_clocks(subject).await;
+    plans(subject).await;
+    news_on_its_way(subject).await;
+}
+
+/// No reading of the clock counts for more than it may, and what nobody saw hardly counts.
+async fn wrong_clocks(subject: &Subject) {
+    const TTL_MS: i64 = 10_000;
+    let (store, at_most_ms) = (&subject.store, 2_000);
+    let found = async || look(subject, (TTL_MS, at_most_ms), "clock").await;
+    append(subject, "clock", &[engagement(1, "e", "i")]).await;
+    assert_eq!(found().await, []);
+    for jump_ms in [100 * TTL_MS, -100 * TTL_MS, 100 * TTL_MS] {
+        (subject.advance)(jump_ms);
+        assert_eq!(found().await, [], "a jump of the clock");
+    }
+    let before_ms = store.quiet_time(at_most_ms).await.unwrap();
+    (subject.advance)(500);
+    assert_eq!(store.quiet_time(at_most_ms).await.unwrap(), before_ms + 500);
+    (subject.advance)(500);
+    for _ in 0..2 {
+        (subject.advance)(at_most_ms);
+        assert_eq!(found().await, []);
+    }
+    (subject.advance)(at_most_ms);
+    assert_eq!(found().await, [("clock".to_string(), 1)], "in the end it is long enough");
+}
+
+/// Nobody but the idle job sees an erasure that has not taken place, and it stands back behind every other.
+async fn plans(subject: &Subject) {
+    let store = &subject.store;
+    let planned = async || {
+        let all = store.idle_erasures().await.unwrap();
+        all.into_iter().filter(|idle| idle.user.starts_with("planned")).collect::<Vec<_>>()
+    };
+    let (user, other) = ("planned {%} ü", "planned other");
+    for user in [user, other] {
+        append(subject, user, &[engagement(1, "e", "i")]).await;
+    }
+    let asked_for = store.note_erasure(other).await.unwrap();
+    assert_eq!(plan(subject, other, 1).await, None, "another erasure is under way");
+    assert_eq!(noted(subject, "planned").await, [(other.to_string(), None)]);
+    let first = plan(subject, user, 1).await.unwrap();
+    assert!(first.id > asked_for.id);
+    assert_eq!(plan(subject, user, 1).await, None, "once at a time");
+    assert_eq!(planned().await, [first.clone()]);
+    assert_eq!(noted(subject, "planned").await, [(other.to_string(), None)], "nothing is noted yet");
+    let not_now = IdleErasure { plan: IdlePlan { seq: 2, ..first.plan.clone() }, ..first.clone() };
+    assert!(!store.erase_idle_user(&not_now).await.unwrap().1);
+    let (state, took_place) = store.erase_idle_user(&first).await.unwrap();
+    assert!(took_place && store.erase_idle_user(&first).await.unwrap() == (state, true), "once, and told twice");
+    assert_eq!(state.erased_before_ms, 1, "up to the newest event kept");
+    store.settle_idle_erasure(&first, true).await.unwrap();
+    assert_eq!(planned().await, []);
+    let found = store.unfinished_erasures().await.unwrap();
+    assert!(found.contains(&first.as_erasure()), "{found:?}");
+    assert!(store.note_erasure("planned later").await.unwrap().id > first.id, "ids are given out once");
+    // Finished, and told once more by one who was slow.
+    store.finish_erasure(&first.as_erasure(), state.era).await.unwrap();
+    store.settle_idle_erasure(&first, true).await.unwrap();
+    assert!(noted(subject, user).await == [(user.to_string(), Some(1))], "it stays finished");
+    let again = IdleErasure { id: store.note_erasure("planned later").await.unwrap().id + 1, ..first.clone() };
+    assert!(!store.erase_idle_user(&again).await.unwrap().1, "an erased user has nothing to erase");
+    // A later erasure was asked for meanwhile.
+    append(subject, user, &[engagement(5, "f", "i")]).await;
+    let second = plan(subject, user, 2).await.unwrap();
+    let later = store.note_erasure(user).await.unwrap();
+    store.settle_idle_erasure(&second, true).await.unwrap();
+    let found = store.unfinished_erasures().await.unwrap();
+    assert!(found.contains(&later) && !found.contains(&second.as_erasure()), "{found:?}");
+    assert_eq!(planned().await, []);
+    for erasure in store.unfinished_erasures().await.unwrap() {
+        store.finish_erasure(&erasure, 1).await.unwrap();
+    }
+}
+
+/// Nobody asked for the erasure of an idle user: what happened before it and comes after it counts.
+async fn news_on_its_way(subject: &Subject) {
+    let (store, user) = (&subject.store, "news");
+    let now_ms = now(subject).await;
+    let (kept_ms, ahead_ms) = (now_ms - 100, now_ms + 100_000);
+    let old = [engagement(kept_ms - 1, "a", "i"), profile(kept_ms, "b", &[("age", 1)]), query(ahead_ms, "c")];
+    append(subject, user, &old).await;
+    let idle = plan(subject, user, 3).await.unwrap();
+    let (state, took_place) = store.erase_idle_user(&idle).await.unwrap();
+    assert_eq!((took_place, state.erased_before_ms), (true, kept_ms));
+    assert_eq!(append(subject, user, &old).await.duplicates, 3, "delivered again");
+    let news = [engagement(kept_ms + 1, "d", "i"), impression(now_ms, "e", "i")];
+    assert_eq!(append(subject, user, &news).await.accepted, 2, "on their way");
+    store.settle_idle_erasure(&idle, true).await.unwrap();
+    assert_eq!(store.erase_user(&idle.as_erasure()).await.unwrap().seq, 5);
+    assert_eq!(history(subject, user).await.engagements.len(), 1, "whoever finds the note erases nothing more");
+    // Erased as asked for, and then as idle: what was asked for stays erased.
+    let asked_ms = erase(subject, user).await.erased_before_ms;
+    append(subject, user, &[engagement(asked_ms + 1, "f", "i")]).await;
+    let idle = plan(subject, user, 6).await;
+    assert_eq!(idle, None, "the first is not finished");
+    for erasure in store.unfinished_erasures().await.unwrap() {
+        store.finish_erasure(&erasure, 2).await.unwrap();
+    }
+    let idle = plan(subject, user, 6).await.unwrap();
+    let (state, took_place) = store.erase_idle_user(&idle).await.unwrap();
+    assert!(took_place && state.erased_before_ms == asked_ms, "{state:?}, asked at {asked_ms}");
+    store.settle_idle_erasure(&idle, true).await.unwrap();
 }
 
 /// Events ahead of the clock are erased and stay so, and those of the present count.

@@ -194,6 +194,13 @@ pub async fn former_ids(subject: &Subject) {
     assert_eq!((outcome.accepted, outcome.duplicates), (3, 2));
     let again = append(subject, user, &[zero(impression(5, "other", "i"), "unheard of")]).await;
     assert_eq!(again.duplicates, 1);
+    // A profile stands in no list; its attributes know whose they are. The new id may sort above the former, or below.
+    append(subject, user, &[profile(6, "m", &[("c", 1)])]).await;
+    for new in ["z", "a"] {
+        let outcome = append(subject, user, &[zero(profile(6, new, &[("c", 1)]), "m")]).await;
+        assert_eq!(outcome.duplicates, 1, "{new}");
+    }
+    assert_eq!(append(subject, user, &[zero(profile(6, "z", &[("c", 1)]), "another")]).await.accepted, 1);
     // Ahead of the clock, erased, and sent by a program before.
     let ahead_ms = now(subject).await + 3_600_000;
     append(subject, user, &[engagement(ahead_ms, "ahead old", "i")]).await;

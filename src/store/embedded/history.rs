@@ -16,13 +16,33 @@ use crate::store::codec::{self, CodecResult, Profile, ProfileAttribute, UserReco
 use crate::store::kept::KeptList;
 use crate::store::rehearsal;
 use crate::store::{
-    AppendOutcome, Each, HISTORY_CAP, Histories, PROFILE_CAP, QUERY_CAP, REMEMBERED_CAP, Record, RecordBody,
+    AHEAD_MS, AppendOutcome, Each, HISTORY_CAP, Histories, PROFILE_CAP, QUERY_CAP, REMEMBERED_CAP, Record, RecordBody,
     RecordKind, StoreResult, UserBatch, UserHistory, UserMarks, UserState, unless_all_failed,
 };
 use async_trait::async_trait;
 use fjall::{OwnedWriteBatch, Snapshot};
 use prost::Message;
 use std::collections::{BTreeMap, HashMap};
+
+/// Where a kept list stands, and how much it keeps.
+type ListKeys = (Kind, Kind, usize);
+
+const ENGAGEMENTS: ListKeys = (Kind::Engagements, Kind::EngagementsTail, HISTORY_CAP);
+const IMPRESSIONS: ListKeys = (Kind::Impressions, Kind::ImpressionsTail, HISTORY_CAP);
+const QUERIES: ListKeys = (Kind::Queries, Kind::QueriesTail, QUERY_CAP);
+
+fn load_list(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    user: &str,
+    (main_kind, tail_kind, cap): ListKeys,
+) -> StoreResult<KeptList> {
+    let (main_key, tail_key) = (keys::of_user(user, main_kind), keys::of_user(user, tail_kind));
+    let main = engine.get(snapshot, &engine.users, &main_key)?;
+    let tail = engine.get(snapshot, &engine.users, &tail_key)?;
+    let list = KeptList::decode(main.as_deref().unwrap_or_default(), tail.as_deref().unwrap_or_default(), cap);
+    list.map_err(|message| super::engine::corrupt(&main_key, message))
+}
 
 /// A user's three lists.
 struct KeptLists {
@@ -33,17 +53,10 @@ struct KeptLists {
 
 impl KeptLists {
     fn load(engine: &Engine, snapshot: &Snapshot, user: &str) -> StoreResult<KeptLists> {
-        let list = |main_kind: Kind, tail_kind: Kind, cap: usize| {
-            let (main_key, tail_key) = (keys::of_user(user, main_kind), keys::of_user(user, tail_kind));
-            let main = engine.get(snapshot, &engine.users, &main_key)?;
-            let tail = engine.get(snapshot, &engine.users, &tail_key)?;
-            let list = KeptList::decode(main.as_deref().unwrap_or_default(), tail.as_deref().unwrap_or_default(), cap);
-            list.map_err(|message| super::engine::corrupt(&main_key, message))
-        };
         Ok(KeptLists {
-            engagements: list(Kind::Engagements, Kind::EngagementsTail, HISTORY_CAP)?,
-            impressions: list(Kind::Impressions, Kind::ImpressionsTail, HISTORY_CAP)?,
-            queries: list(Kind::Queries, Kind::QueriesTail, QUERY_CAP)?,
+            engagements: load_list(engine, snapshot, user, ENGAGEMENTS)?,
+            impressions: load_list(engine, snapshot, user, IMPRESSIONS)?,
+            queries: load_list(engine, snapshot, user, QUERIES)?,
         })
     }
 }
@@ -113,22 +126,21 @@ impl Histories for EmbeddedStore {
         })
     }
 
-    async fn quiet_users(&self, for_ms: i64, place: &str) -> StoreResult<(Vec<(String, u64)>, String)> {
+    async fn quiet_users(&self, for_ms: i64, at_ms: i64, place: &str) -> StoreResult<(Vec<(String, u64)>, String)> {
         let (users, next) = self.inner.users_after(place)?;
         let mut quiet = Vec::new();
         self.write(|inner| {
             let _users = inner.user_locks.lock_all(users.iter().map(String::as_str));
-            let (snapshot, now_ms) = (inner.engine.database.snapshot(), inner.now_ms());
-            let mut batch = inner.engine.batch();
+            let (snapshot, mut batch) = (inner.engine.database.snapshot(), inner.engine.batch());
             for user in users {
                 let record = inner.unreadable.skip(RecordKind::State, inner.engine.user_record(&snapshot, &user))?;
                 let Some(record) = record.flatten().filter(|record| record.state.has_events()) else { continue };
                 let mut notes = Notes::read(&inner.engine, &snapshot, &user)?;
-                match notes.quiet_since.filter(|(seq, _)| *seq == record.state.seq) {
-                    Some((seq, ms)) if now_ms.saturating_sub(ms) >= for_ms => quiet.push((user, seq)),
+                match notes.quiet.filter(|(of, ms)| *of == record.state.seq && (0..=at_ms).contains(ms)) {
+                    Some((seq, ms)) if at_ms - ms >= for_ms => quiet.push((user, seq)),
                     Some(_) => {}
                     None => {
-                        notes.quiet_since = Some((record.state.seq, now_ms));
+                        notes.quiet = Some((record.state.seq, at_ms));
                         notes.write(&inner.engine, &mut batch, &user)?;
                     }
                 }
@@ -187,19 +199,30 @@ impl EmbeddedStore {
 }
 
 impl Inner {
-    /// Time and id of what is kept of a user and lies after a time: the latest [`REMEMBERED_CAP`].
-    pub(super) fn kept_after(&self, snapshot: &Snapshot, user: &str, now_ms: i64) -> StoreResult<Vec<(i64, String)>> {
-        let lists = KeptLists::load(&self.engine, snapshot, user)?;
-        let profile =
-            self.engine.read(snapshot, &self.engine.users, &keys::of_user(user, Kind::Profile), decode_profile)?;
-        let kept = [&lists.engagements, &lists.impressions, &lists.queries].into_iter().flat_map(KeptList::iter);
-        let kept = kept.map(|(ts_ms, id, _)| (ts_ms, String::from_utf8_lossy(id).into_owned()));
-        let stamps = profile.unwrap_or_default().into_values().map(|attribute| (attribute.ts_ms, attribute.event_id));
-        let mut after: Vec<(i64, String)> = kept.chain(stamps).filter(|(ts_ms, _)| *ts_ms > now_ms).collect();
-        after.sort_unstable_by(|one, other| other.cmp(one));
-        after.dedup();
-        after.truncate(REMEMBERED_CAP);
-        Ok(after)
+    /// Time and id of what is kept of a user, can be read and lies after a time: the latest [`REMEMBERED_CAP`]; and the newest time up
+    /// to that one, 0 = none.
+    pub(super) fn kept_after(
+        &self,
+        snapshot: &Snapshot,
+        user: &str,
+        now_ms: i64,
+    ) -> StoreResult<(Vec<(i64, String)>, i64)> {
+        let mut stamps: Vec<(i64, String)> = Vec::new();
+        for list_keys in [ENGAGEMENTS, IMPRESSIONS, QUERIES] {
+            let list = load_list(&self.engine, snapshot, user, list_keys);
+            let Some(list) = self.unreadable.skip(RecordKind::History, list)? else { continue };
+            stamps.extend(list.iter().map(|(ts_ms, id, _)| (ts_ms, String::from_utf8_lossy(id).into_owned())));
+        }
+        let key = keys::of_user(user, Kind::Profile);
+        let profile = self.engine.read(snapshot, &self.engine.users, &key, decode_profile);
+        let profile = self.unreadable.skip(RecordKind::History, profile)?.flatten().unwrap_or_default();
+        stamps.extend(profile.into_values().map(|attribute| (attribute.ts_ms, attribute.event_id)));
+        let newest = stamps.iter().map(|(ts_ms, _)| *ts_ms).filter(|ts_ms| *ts_ms <= now_ms).max();
+        stamps.retain(|(ts_ms, _)| *ts_ms > now_ms && *ts_ms <= now_ms.saturating_add(AHEAD_MS));
+        stamps.sort_unstable_by(|one, other| other.cmp(one));
+        stamps.dedup();
+        stamps.truncate(REMEMBERED_CAP);
+        Ok((stamps, newest.unwrap_or_default().max(0)))
     }
 
     fn history(&self, snapshot: &Snapshot, user: &str) -> StoreResult<Option<UserHistory>> {
@@ -301,7 +324,9 @@ impl Draft {
             RecordBody::Query(query) => {
                 self.lists.queries.insert(ts_ms, id, query.as_bytes(), QUERY_CAP).then_some(Kind::Queries)
             }
-            RecordBody::Profile(attributes) => self.merge(ts_ms, id, attributes).then_some(Kind::Profile),
+            RecordBody::Profile(attributes) => {
+                self.merge(ts_ms, id, record.former_id.as_deref(), attributes).then_some(Kind::Profile)
+            }
         }
     }
 
@@ -310,12 +335,20 @@ impl Draft {
         [&lists.engagements, &lists.impressions, &lists.queries].iter().any(|list| list.contains(event_id))
     }
 
-    /// Takes over the attributes that are newer by (ts_ms, event_id) than the stored ones; false if none is.
-    fn merge(&mut self, ts_ms: i64, event_id: &str, attributes: &BTreeMap<String, serde_json::Value>) -> bool {
+    /// Takes over the attributes that are newer by (ts_ms, event_id) than the stored ones; false if none is. What is stored under the
+    /// event's former id is the same.
+    fn merge(
+        &mut self,
+        ts_ms: i64,
+        event_id: &str,
+        former_id: Option<&str>,
+        attributes: &BTreeMap<String, serde_json::Value>,
+    ) -> bool {
         let mut newer = false;
         for (name, value) in attributes {
             let stored = self.profile.get(name).map(|stored| (stored.ts_ms, stored.event_id.as_str()));
-            if stored >= Some((ts_ms, event_id)) {
+            let is_same = former_id.is_some_and(|former| stored == Some((ts_ms, former)));
+            if is_same || stored >= Some((ts_ms, event_id)) {
                 continue;
             }
             if stored.is_none() && self.profile.len() >= PROFILE_CAP && !self.evict_older_than(ts_ms, event_id) {

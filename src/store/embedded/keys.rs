@@ -101,6 +101,22 @@ pub fn parse_space(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key.strip_prefix(SPACE_PREFIX)?).ok()
 }
 
+/// What the keys of planned erasures of idle users, in the `meta` keyspace, begin with.
+pub const IDLE_PREFIX: &[u8] = b"idle.";
+
+/// A planned erasure of an idle user.
+pub fn of_idle(user: &str) -> Vec<u8> {
+    [IDLE_PREFIX, user.as_bytes()].concat()
+}
+
+/// The user in a key made by [`of_idle`].
+pub fn parse_idle(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.strip_prefix(IDLE_PREFIX)?).ok()
+}
+
+/// In the `meta` keyspace: the time in which idle users were looked at, and when that was last.
+pub const QUIET_TIME: &str = "quiet_time";
+
 /// `feed | id`, of the `feeds` keyspace; ids sort as numbers.
 pub fn of_feed(feed: &str, id: u64) -> Vec<u8> {
     let mut key = Vec::with_capacity(feed.len() + 10);

@@ -19,9 +19,9 @@ pub(super) struct Notes {
     /// Time and id of erased events that lay ahead of the clock.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remembered: Vec<(i64, String)>,
-    /// A `seq`, and since when it has stood still.
+    /// A `seq`, and since when it has stood still, by the time of looks (`Erasures::quiet_time`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub quiet_since: Option<(u64, i64)>,
+    pub quiet: Option<(u64, i64)>,
 }
 
 impl Notes {

@@ -7,7 +7,7 @@ use crate::event::Item;
 use crate::feature::{Group, Version};
 use crate::store::{
     DueEntry, DueQueue, Erasures, Features, FeedCursor, Feeds as _, FreshVector, Histories, RecordKind, UserBatch,
-    conformance,
+    UserMarks, conformance,
 };
 use std::collections::BTreeMap;
 
@@ -67,6 +67,7 @@ async fn audit_02_whatever_stands_in_a_record_harms_nobody_else_and_is_erased() 
         Some(Kind::Profile),
         Some(Kind::Features),
         Some(Kind::ReferrerCount),
+        Some(Kind::Notes),
     ];
     let (mut spoilt, mut unreadable) = (0, BTreeMap::<&str, usize>::new());
     for kind in kinds {
@@ -133,6 +134,35 @@ async fn audit_02_whatever_stands_in_a_record_harms_nobody_else_and_is_erased() 
     }
     println!("audit 02: {spoilt} ways to spoil a user's record in a folder; of them unreadable: {unreadable:?}");
     assert!(unreadable.len() == 4 && unreadable.values().all(|count| *count > 0), "{unreadable:?}");
+}
+
+/// Whatever stands in one user's record, the others who are idle are erased, and so is this one where the counters can be read.
+#[tokio::test]
+async fn audit_08_one_bad_record_stops_no_idle_erasure() {
+    let kinds = [None, Some(Kind::Engagements), Some(Kind::Profile), Some(Kind::Features), Some(Kind::Notes)];
+    for (kind, way) in kinds.into_iter().flat_map(|kind| (0..5).map(move |way| (kind, way))) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        fill(&store).await;
+        let engine = &store.inner.engine;
+        let (keyspace, key) = match kind {
+            None => (&engine.states, keys::of_state("bob")),
+            Some(Kind::Features) => (&engine.users, keys::of_user_in_space("bob", Kind::Features, SPACE)),
+            Some(kind) => (&engine.users, keys::of_user("bob", kind)),
+        };
+        let value = keyspace.get(&key).unwrap().unwrap_or_default();
+        keyspace.insert(&key, garbage(&value)[way].clone()).unwrap();
+        engine.meta.insert(keys::of_idle("theirs"), b"theirs").unwrap();
+        engine.meta.insert(keys::QUIET_TIME, b"theirs").unwrap();
+        crate::erase::erase_all_idle(store.as_ref()).await;
+        let left = store.states_each(SPACE, &USERS.map(String::from)).await.unwrap();
+        let is_erased = |found: &StoreResult<Option<UserMarks>>| {
+            found.as_ref().is_ok_and(|found| found.is_some_and(|marks| !marks.state.has_events()))
+        };
+        assert!(is_erased(&left[0]) && is_erased(&left[2]), "{kind:?} {way}: {left:?}");
+        assert!(is_erased(&left[1]) || kind.is_none(), "{kind:?} {way}: {left:?}");
+        assert!(store.idle_erasures().await.unwrap().is_empty(), "{kind:?} {way}");
+    }
 }
 
 #[tokio::test]

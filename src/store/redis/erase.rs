@@ -1,18 +1,18 @@
 //! Erasing a user, step by step (DESIGN 5.2, Erase); the order of the steps is the job of [`crate::erase`].
 //!
 //! Erasures are one hash, user → `id era`, whose ids rise within its slot; two sorted sets beside it find the unfinished ones and those
-//! to expire. What is deleted of a user is one function call in
+//! to expire; those of idle users wait in a hash of their own until they took place. What is deleted of a user is one function call in
 //! the user's slot; it names the spaces it was given, and asks for more when the counters know another one.
 
 use super::aside::{Bad, Source};
 use super::call::Call;
 use super::features::{ROUNDS, contended};
 use super::function;
-use super::pace::{FUNCTION, MEMBER, MEMBERS, STEP};
-use super::values::read;
+use super::pace::{ERASE, FUNCTION, MEMBER, MEMBERS, STEP};
+use super::values::{corrupt, read};
 use super::{RedisStore, SCAN_STEP};
 use crate::event::decode::check_id;
-use crate::store::{CrossBlank, Erasure, Erasures, RecordKind, StoreResult, UserState};
+use crate::store::{CrossBlank, Erasure, Erasures, IdleErasure, IdlePlan, RecordKind, StoreResult, UserState, codec};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -100,11 +100,54 @@ impl Erasures for RedisStore {
     }
 
     async fn erase_user(&self, erasure: &Erasure) -> StoreResult<UserState> {
-        Ok(self.erase_at(erasure, None).await?.0)
+        Ok(self.erase_at(&erasure.user, erasure.id, None).await?.0)
     }
 
-    async fn erase_quiet_user(&self, erasure: &Erasure, seq: u64) -> StoreResult<(UserState, bool)> {
-        self.erase_at(erasure, Some(seq)).await
+    async fn quiet_time(&self, at_most_ms: i64) -> StoreResult<i64> {
+        let [_, key] = self.keys.idle();
+        let call = Call::function(function!("quiet_time"), std::slice::from_ref(&key));
+        let call = call.arg(self.clock_argument()).arg(at_most_ms.max(0));
+        read(&key, self.link.one("quiet time", call).await?)
+    }
+
+    async fn plan_idle_erasure(&self, user: &str, plan: &IdlePlan) -> StoreResult<Option<IdleErasure>> {
+        let keys = self.idle_keys();
+        let stored = codec::encode_plan(plan).map_err(|message| corrupt(&keys[4], message))?;
+        let call = Call::function(function!("plan_idle_erasure"), &keys).arg(self.clock_argument());
+        let call = call.arg(user).arg(stored);
+        let id: u64 = read(&keys[4], self.link.one("plan idle erasure", call).await?)?;
+        Ok((id > 0).then(|| IdleErasure { user: user.to_string(), id, plan: plan.clone() }))
+    }
+
+    async fn idle_erasures(&self) -> StoreResult<Vec<IdleErasure>> {
+        let [key, _] = self.keys.idle();
+        let stored: Vec<(Vec<u8>, Vec<u8>)> = self.scan("read idle erasures", "HSCAN", &key).await?;
+        let stored: HashMap<Vec<u8>, Vec<u8>> = stored.into_iter().collect();
+        let (mut planned, mut bad) = (Vec::with_capacity(stored.len()), Vec::new());
+        for (member, value) in stored {
+            match name_of("user_id", &member).and_then(|user| Ok((user, codec::decode_plan(&value)?))) {
+                Ok((user, (id, plan))) => planned.push(IdleErasure { user, id, plan }),
+                Err(message) => bad.push(Bad { member, value, message }),
+            }
+        }
+        self.set_aside(RecordKind::Erasure, Source::Hash(&key), bad).await;
+        planned.sort_unstable_by_key(|idle| idle.id);
+        Ok(planned)
+    }
+
+    async fn erase_idle_user(&self, idle: &IdleErasure) -> StoreResult<(UserState, bool)> {
+        self.erase_at(&idle.user, idle.id, Some(idle.plan.seq)).await
+    }
+
+    async fn settle_idle_erasure(&self, idle: &IdleErasure, took_place: bool) -> StoreResult<()> {
+        // Who finds the note erases: it must not outlast what was applied on whatever master.
+        if took_place {
+            self.link.confirm_all("settle idle erasure").await?;
+        }
+        let call = Call::function(function!("settle_idle_erasure"), &self.idle_keys()).arg("");
+        let call = call.arg(&idle.user).arg(idle.id).arg(u8::from(took_place));
+        self.link.write_one("settle idle erasure", call).await?;
+        Ok(())
     }
 
     async fn blank_cross(&self, space: &str, user: &str, neighbour: &str, era: u64) -> StoreResult<CrossBlank> {
@@ -172,9 +215,14 @@ fn erasure_of(user: &[u8], value: &[u8]) -> Result<Erasure, String> {
 }
 
 impl RedisStore {
-    /// Erases a user, where a `seq` is given only if it is still that one. Returns the counters, and whether it was.
-    async fn erase_at(&self, erasure: &Erasure, seq: Option<u64>) -> StoreResult<(UserState, bool)> {
-        let user = erasure.user.as_str();
+    /// Keys of the erasures, then of the plans.
+    fn idle_keys(&self) -> Vec<String> {
+        let [plans, _] = self.keys.idle();
+        self.keys.erasures().into_iter().chain([plans]).collect()
+    }
+
+    /// Erases a user, where a `seq` is given as idle and only if it is still that one. Returns the counters, and whether it took place.
+    async fn erase_at(&self, user: &str, id: u64, seq: Option<u64>) -> StoreResult<(UserState, bool)> {
         for _ in 0..ROUNDS {
             let mut spaces: BTreeSet<String> = self.spaces().await?.into_iter().collect();
             let state_key = self.keys.of_user(user, "st");
@@ -190,8 +238,8 @@ impl RedisStore {
                 .collect();
             keys.extend(spaces.iter().map(|space| self.keys.features(user, space)));
             keys.extend(spaces.iter().map(|space| self.keys.referrers(user, space)));
-            let call = Call::function(function!("erase"), &keys).arg(self.clock_argument()).arg(erasure.id);
-            let call = call.arg(seq.map(|seq| seq.to_string()).unwrap_or_default());
+            let call = Call::function(function!("erase"), &keys).arg(self.clock_argument()).arg(id);
+            let call = call.costing(ERASE).arg(seq.map(|seq| seq.to_string()).unwrap_or_default());
             let call = spaces.iter().fold(call, |call, space| call.arg(space));
             let answer: Answer = read(&state_key, self.link.one("erase", call).await?)?;
             let (missing, is_new, seq, weight, last_refresh_ms, era, erased_before_ms, erased_seq) = answer;

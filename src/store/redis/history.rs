@@ -14,7 +14,7 @@ use crate::proto::Behaviour;
 use crate::store::codec::CodecResult;
 use crate::store::rehearsal;
 use crate::store::{
-    AppendOutcome, Each, Health, Histories, ITEM_USERS_CAP, Record, RecordBody, RecordKind, StoreResult, UserBatch,
+    AppendOutcome, Each, Histories, ITEM_USERS_CAP, Record, RecordBody, RecordKind, StoreResult, UserBatch,
     UserHistory, UserMarks, UserState, unless_all_failed,
 };
 use async_trait::async_trait;
@@ -98,11 +98,10 @@ impl Histories for RedisStore {
         Ok(())
     }
 
-    async fn quiet_users(&self, for_ms: i64, place: &str) -> StoreResult<(Vec<(String, u64)>, String)> {
+    async fn quiet_users(&self, for_ms: i64, at_ms: i64, place: &str) -> StoreResult<(Vec<(String, u64)>, String)> {
         let (keys, next) = self.walk("quiet users", place).await?;
-        let fields = |key: &String| Call::new("HMGET", key).arg("seq").arg("erased_seq").arg("quiet_since");
+        let fields = |key: &String| Call::new("HMGET", key).arg("seq").arg("erased_seq").arg("quiet");
         let answers = self.link.run_each("quiet users", keys.iter().map(fields).collect()).await;
-        let now_ms = self.now_ms().await?;
         let (mut quiet, mut moved) = (Vec::new(), Vec::new());
         for (key, answer) in keys.iter().zip(answers) {
             let read_state = answer.and_then(|answer| {
@@ -114,13 +113,13 @@ impl Histories for RedisStore {
                 continue;
             }
             let since = since.as_deref().and_then(|text| std::str::from_utf8(text).ok()?.split_once(' '));
-            let since = since.and_then(|(at, ms)| Some((at.parse::<u64>().ok()?, ms.parse::<i64>().ok()?)));
-            match since.filter(|(at, _)| *at == seq) {
-                Some((_, ms)) if now_ms.saturating_sub(ms) >= for_ms => {
+            let since = since.and_then(|(of, ms)| Some((of.parse::<u64>().ok()?, ms.parse::<i64>().ok()?)));
+            match since.filter(|(of, ms)| *of == seq && (0..=at_ms).contains(ms)) {
+                Some((_, ms)) if at_ms - ms >= for_ms => {
                     quiet.extend(self.keys.user_of_state(key).map(|user| (user, seq)));
                 }
                 Some(_) => {}
-                None => moved.push(Call::new("HSET", key).arg("quiet_since").arg(format!("{seq} {now_ms}"))),
+                None => moved.push(Call::new("HSET", key).arg("quiet").arg(format!("{seq} {at_ms}"))),
             }
         }
         self.link.run("quiet users", moved).await?;

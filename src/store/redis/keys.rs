@@ -90,6 +90,7 @@ impl Keys {
         let mut all = vec![(self.epoch(), "hash"), (self.spaces(), "set"), (self.user_count(), "string")];
         let [erased, last_erasure, open, done] = self.erasures();
         all.extend([(erased, "hash"), (last_erasure, "string"), (open, "zset"), (done, "zset")]);
+        all.extend(self.idle().map(|key| (key, "hash")));
         let feed = |[ids, values, last]: [String; 3]| [(ids, "zset"), (values, "hash"), (last, "string")];
         all.extend(feed(self.items()));
         for (shard, space) in (0..shards).flat_map(|shard| spaces.iter().map(move |space| (shard, space))) {
@@ -124,6 +125,12 @@ impl Keys {
     pub fn erasures(&self) -> [String; 4] {
         let base = format!("{}:erased:{{erased}}", self.namespace);
         [base.clone(), format!("{base}:n"), format!("{base}:open"), format!("{base}:done")]
+    }
+
+    /// Plans of erasures of idle users, by user; and the time in which such users were looked at. In the slot of the erasures.
+    pub fn idle(&self) -> [String; 2] {
+        let [base, ..] = self.erasures();
+        [format!("{base}:idle"), format!("{base}:quiet")]
     }
 
     /// A chore: who is at it, and where.

@@ -22,6 +22,8 @@ pub const COMMAND: u32 = 4;
 pub const FUNCTION: u32 = 30;
 /// All of a kept list or a profile read, in µs.
 pub const WHOLE_KEY: u32 = 25;
+/// All lists and the profile of a user read, and the ids of what lies ahead remembered, in µs.
+pub const ERASE: u32 = 1_500;
 /// A step of a scan over keys or members, in µs.
 pub const STEP: u32 = 1_500;
 /// Users or items that one call of a function is about, at most; each costs [`MEMBER`].

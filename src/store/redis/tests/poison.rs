@@ -3,12 +3,12 @@
 use super::*;
 use crate::event::Item;
 use crate::feature::{Group, GroupBlob, Version};
-use crate::store::{DueEntry, Erasure, FeedCursor, RecordKind, StoreError};
+use crate::store::{DueEntry, Erasure, FeedCursor, RecordKind, StoreError, UserMarks};
 use std::collections::BTreeMap;
 
 const USERS: [&str; 3] = ["ann", "bob", "cat"];
 /// The parts of a user's keys.
-const PARTS: [&str; 7] = ["st", "h:e", "h:i", "q", "prof", "f:s", "refs:s"];
+const PARTS: [&str; 8] = ["st", "h:e", "h:i", "q", "prof", "f:s", "refs:s", "remembered"];
 
 async fn open(server: &RedisServer) -> Arc<RedisStore> {
     RedisStore::open(Address::parse(&server.url()).unwrap(), options(2)).await.unwrap()
@@ -97,6 +97,12 @@ fn plant(server: &RedisServer, user: &str, part: &str, kind: &str) {
             server.command(&["DEL", &key]);
             server.command(&["SET", &key, "theirs"]);
         }
+        // What this build notes beside the counters.
+        "notes" if part == "st" => {
+            for field in ["held", "quiet", "remembered_until"] {
+                server.command(&["HSET", &key, field, "x"]);
+            }
+        }
         "fields" if is_hash => {
             for field in ["seq", "era", "rev", "intra", "r", "age"] {
                 server.command(&["HSET", &key, field, "x"]);
@@ -111,7 +117,7 @@ fn plant(server: &RedisServer, user: &str, part: &str, kind: &str) {
                 server.command(&["HSET", &key, field, ""]);
             }
         }
-        "cut" if part != "refs:s" => {
+        "cut" if !matches!(part, "refs:s" | "remembered") => {
             server.command(&["LSET", &key, "1", ""]);
         }
         _ => {}
@@ -125,7 +131,7 @@ async fn audit_02_whatever_stands_in_a_users_key_harms_nobody_else_and_is_erased
     let users = USERS.map(String::from);
     let (mut spoilt, mut unreadable) = (0, BTreeMap::<&str, usize>::new());
     for part in PARTS {
-        for kind in ["type", "fields", "cut"] {
+        for kind in ["type", "fields", "cut", "notes"] {
             server.command(&["FLUSHDB"]);
             server.command(&["HSET", "taiji:epoch", "schema", "1", "shards", "2"]);
             fill(&store).await;
@@ -161,7 +167,7 @@ async fn audit_02_whatever_stands_in_a_users_key_harms_nobody_else_and_is_erased
             let put =
                 conformance::write_put("bob", version, 1, 1, vec![conformance::blob(Group::Intra, 1, version, 1, 0)]);
             match store.put("s", put).await {
-                Ok(_) => assert!(part != "st" || kind == "cut", "{part} {kind}"),
+                Ok(_) => assert!(part != "st" || matches!(kind, "cut" | "notes"), "{part} {kind}"),
                 Err(error) => assert!(part == "st" && error.is_unreadable(), "{part} {kind}: {error}"),
             }
             store.sweep_step("s", "").await.unwrap();
@@ -169,7 +175,7 @@ async fn audit_02_whatever_stands_in_a_users_key_harms_nobody_else_and_is_erased
             let now = store.now_ms().await.unwrap();
             let erasure = store.note_erasure("bob").await.unwrap();
             let state = store.erase_user(&erasure).await.unwrap();
-            if part == "st" {
+            if part == "st" && kind != "notes" {
                 assert!(state.seq == 0 && state.era >= now as u64, "{kind}: {state:?}");
             } else {
                 assert!(state.era == 1 && state.seq >= 4, "{part} {kind}: {state:?}");
@@ -188,6 +194,42 @@ async fn audit_02_whatever_stands_in_a_users_key_harms_nobody_else_and_is_erased
     }
     println!("audit 02: {spoilt} ways to spoil a user's key in Redis; of them unreadable: {unreadable:?}");
     assert!(unreadable.values().all(|count| *count > 0), "{unreadable:?}");
+}
+
+/// Whatever stands in one user's keys, the others who are idle are erased, and so is this one where the counters can be read.
+#[tokio::test]
+async fn audit_08_one_bad_record_stops_no_idle_erasure() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    for (part, kind) in PARTS.into_iter().flat_map(|part| ["type", "fields", "cut", "notes"].map(|kind| (part, kind))) {
+        server.command(&["FLUSHDB"]);
+        server.command(&["HSET", "taiji:epoch", "schema", "1", "shards", "2"]);
+        fill(&store).await;
+        plant(&server, "bob", part, kind);
+        server.command(&["HSET", "taiji:erased:{erased}:idle", "their", "own", "theirs", "7 {"]);
+        server.command(&["HSET", "taiji:erased:{erased}:quiet", "ms", "nan", "looked", "x"]);
+        crate::erase::erase_all_idle(store.as_ref()).await;
+        let left = store.states_each("s", &USERS.map(String::from)).await.unwrap();
+        let is_erased = |found: &StoreResult<Option<UserMarks>>| {
+            found.as_ref().is_ok_and(|found| found.is_some_and(|marks| !marks.state.has_events()))
+        };
+        assert!(is_erased(&left[0]) && is_erased(&left[2]), "{part} {kind}: {left:?}");
+        assert!(is_erased(&left[1]) || part == "st", "{part} {kind}: {left:?}");
+        assert!(store.idle_erasures().await.unwrap().is_empty(), "{part} {kind}");
+    }
+}
+
+/// A foreign value of a profile is nobody's event ahead of the clock.
+#[tokio::test]
+async fn audit_08_a_foreign_value_is_not_remembered_as_an_event() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    fill(&store).await;
+    server.command(&["HSET", "taiji:{bob}:prof", "theirs", "a value of another program"]);
+    server.command(&["RPUSH", "taiji:{bob}:q", "far", "\u{bf}\u{bf}\u{bf}\u{bf}"]);
+    let erasure = store.note_erasure("bob").await.unwrap();
+    store.erase_user(&erasure).await.unwrap();
+    assert_eq!(server.command(&["EXISTS", "taiji:{bob}:remembered"]), ":0\r\n");
 }
 
 fn lines(server: &RedisServer, command: &[&str]) -> String {

@@ -35,7 +35,7 @@ hand_on! {
         states_each(space: &str, users: &[String]) -> Each<Option<UserMarks>>;
         held_back(space: &str, place: &str) -> (Vec<String>, String);
         let_go(users: &[String]) -> ();
-        quiet_users(for_ms: i64, place: &str) -> (Vec<(String, u64)>, String);
+        quiet_users(for_ms: i64, at_ms: i64, place: &str) -> (Vec<(String, u64)>, String);
         item_user_counts(items: &[String]) -> Vec<u32>;
     }
 
@@ -87,7 +87,11 @@ hand_on! {
         unfinished_erasures() -> Vec<Erasure>;
         file_erasures(place: &str) -> String;
         erase_user(erasure: &Erasure) -> UserState;
-        erase_quiet_user(erasure: &Erasure, seq: u64) -> (UserState, bool);
+        quiet_time(at_most_ms: i64) -> i64;
+        plan_idle_erasure(user: &str, plan: &IdlePlan) -> Option<IdleErasure>;
+        idle_erasures() -> Vec<IdleErasure>;
+        erase_idle_user(idle: &IdleErasure) -> (UserState, bool);
+        settle_idle_erasure(idle: &IdleErasure, took_place: bool) -> ();
         blank_cross(space: &str, user: &str, neighbour: &str, era: u64) -> CrossBlank;
         finish_erasure(erasure: &Erasure, era: u64) -> ();
         expire_erasures(before_ms: i64) -> usize;
