@@ -204,7 +204,8 @@ impl RedisStore {
                 }
             }
         }
-        Ok(call.costing(append_cost(part.records.len(), part.records.iter().map(attributes_of).sum())))
+        let (attributes, formers) = (part.records.iter().map(attributes_of).sum(), formers_of(part.records));
+        Ok(call.costing(append_cost(part.records.len(), attributes, formers)))
     }
 }
 
@@ -221,7 +222,8 @@ pub(super) fn parts_of(batch: &UserBatch) -> Vec<Part<'_>> {
     let (mut parts, mut from, mut attributes) = (Vec::new(), 0, 0);
     for (index, record) in batch.records.iter().enumerate() {
         attributes += attributes_of(record);
-        if index > from && append_cost(index + 1 - from, attributes) > PIECE {
+        let formers = formers_of(&batch.records[from..=index]);
+        if index > from && append_cost(index + 1 - from, attributes, formers) > PIECE {
             parts.push(from..index);
             (from, attributes) = (index, attributes_of(record));
         }
@@ -230,6 +232,11 @@ pub(super) fn parts_of(batch: &UserBatch) -> Vec<Part<'_>> {
     let part =
         |range: Range<usize>| Part { user: &batch.user, is_first: range.start == 0, records: &batch.records[range] };
     parts.into_iter().map(part).collect()
+}
+
+/// How many are looked for under two ids.
+fn formers_of(records: &[Record]) -> usize {
+    records.iter().filter(|record| record.former_id.is_some()).count()
 }
 
 fn attributes_of(record: &Record) -> usize {

@@ -22,7 +22,7 @@ pub const COMMAND: u32 = 4;
 pub const FUNCTION: u32 = 30;
 /// All of a kept list or a profile read, in µs.
 pub const WHOLE_KEY: u32 = 25;
-/// All lists and the profile of a user read, and the ids of what lies ahead remembered, in µs.
+/// An erasure: all lists and the profile of a user are read, and the ids of what lies ahead remembered, in µs.
 pub const ERASE: u32 = 1_500;
 /// A step of a scan over keys or members, in µs.
 pub const STEP: u32 = 1_500;
@@ -60,12 +60,12 @@ pub fn pieces(costs: impl IntoIterator<Item = u32>) -> Vec<(Range<usize>, u32)> 
     pieces
 }
 
-/// What appending so many records with so many profile attributes of one user costs. From nine records on the function works
-/// on loaded lists.
-pub fn append_cost(records: usize, attributes: usize) -> u32 {
-    let (base, each) = if records <= 8 { (FUNCTION, 30) } else { (250, 18) };
+/// What appending so many records with so many profile attributes of one user costs, of which some are looked for under a former id, too.
+/// From nine records on the function works on loaded lists.
+pub fn append_cost(records: usize, attributes: usize, formers: usize) -> u32 {
+    let (base, each, each_former) = if records <= 8 { (FUNCTION, 30, 35) } else { (250, 18, 8) };
     let profile = if attributes == 0 { 0 } else { 60 + 8 * attributes };
-    base + u32::try_from(each * records + profile).unwrap_or(u32::MAX / 2)
+    base + u32::try_from(each * records + each_former * formers + profile).unwrap_or(u32::MAX / 2)
 }
 
 #[cfg(test)]
@@ -79,7 +79,9 @@ mod tests {
         assert_eq!(pieces([]), []);
         assert_eq!(pieces([1000, 1500, 1, 9000, 2]), [(0..2, 2500), (2..3, 1), (3..4, 9000), (4..5, 2)]);
         assert!(
-            append_cost(1000, 64_000) > PIECE && append_cost(1, 64) < PIECE && append_cost(8, 0) < append_cost(9, 0)
+            append_cost(1000, 64_000, 0) > PIECE
+                && append_cost(1, 64, 1) < PIECE
+                && append_cost(8, 0, 0) < append_cost(9, 0, 0)
         );
     }
 
