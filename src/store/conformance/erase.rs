@@ -240,7 +240,7 @@ async fn plans(subject: &Subject) {
     let first = plan(subject, user, 1).await.unwrap();
     assert!(first.id > asked_for.id);
     assert_eq!(plan(subject, user, 1).await, None, "once at a time");
-    assert_eq!(planned().await, [first.clone()]);
+    assert_eq!(planned().await, std::slice::from_ref(&first));
     assert_eq!(noted(subject, "planned").await, [(other.to_string(), None)], "nothing is noted yet");
     let not_now = IdleErasure { plan: IdlePlan { seq: 2, ..first.plan.clone() }, ..first.clone() };
     assert!(!store.erase_idle_user(&not_now).await.unwrap().1);
