@@ -400,33 +400,49 @@ end
 
 -- Bulk history holds a user back from the sweep who was not behind before: `held` is the `seq` up to which nothing but bulk
 -- history came since. Every other event takes that back, as it does, unknowingly, in an older build: it raises `seq`.
-local function hold_back(key, is_bulk, before, seq, st)
-  local refreshed = tonumber(string.match(st[7] or '', '^%d+') or '0')
-  local is_behind = before > math.max(refreshed, tonumber(st[6] or '0') or 0) and tonumber(st[8] or '-1') ~= before
+local function hold_back(key, is_bulk, before, seq, st, refreshed)
+  local done = math.max(tonumber(string.match(refreshed, '^%d+') or '0'), tonumber(st[6] or '0') or 0)
+  local is_behind = before > done and tonumber(st[7] or '-1') ~= before
   if is_bulk and not is_behind then
     redis.call('HSET', key, 'held', integer(seq))
-  elseif st[8] then
+  elseif st[7] then
     redis.call('HDEL', key, 'held')
   end
 end
 
+-- Of the versions refreshed in several spaces (fields of the counters from `first` on) the one of the lowest `seq`; empty where one
+-- space has none. What is no version is told at once.
+local function least_refreshed(st, first)
+  local least, least_seq
+  for at = first, #st do
+    if not st[at] or st[at] == '' then return '' end
+    local seq = tonumber(string.match(st[at], '^%d+'))
+    if not seq then return st[at] end
+    if not least_seq or seq < least_seq then least, least_seq = st[at], seq end
+  end
+  return least or ''
+end
+
 -- KEYS: st, engagements, impressions, queries, profile, remembered.
--- ARGV: time, space, 1 for bulk history or 0, the kind of each record (e, i, q, p; n enters nothing), then of each record: weight,
--- event id, `ts | body`; after that, where the kind is a capital, the id under which it may be kept as well; and of p the number of
--- attributes, then name and value of each.
--- Returns a flag of each record (a accepted, k kept already, o too old), whether the user is new, the state, refreshed.
+-- ARGV: time, number of spaces, the spaces, 1 for bulk history or 0, the kind of each record (e, i, q, p; n enters nothing), then of each
+-- record: weight, event id, `ts | body`; after that, where the kind is a capital, the id under which it may be kept as well; and of p the
+-- number of attributes, then name and value of each.
+-- Returns a flag of each record (a accepted, k kept already, o too old), whether the user is new, the state, the least refreshed.
 --
 -- Every list was asked for the first id before the first entry is written, and the profile before all: a key of
 -- another type ends the call while nothing is changed.
 --
 -- What a call costs is estimated by the caller (`cost.rs`), which cuts a user's records into several calls.
 local function append(keys, args)
+  local fields, first = {}, 4 + tonumber(args[2])
+  for nth = 3, first - 2 do fields[#fields + 1] = 'r:' .. args[nth] end
   local st = redis.call('HMGET', keys[1], 'seq', 'weight', 'last_refresh_ms', 'era', 'erased_before_ms',
-    'erased_seq', 'r:' .. args[2], 'held', 'remembered_until')
+    'erased_seq', 'held', 'remembered_until', unpack(fields))
   local seq, weight, erased = counter(st[1], keys[1]), counter(st[2], keys[1]), counter(st[5], keys[1])
-  local before, now = seq, st[9] and now_ms(args[1])
-  local remembers = now and (tonumber(st[9]) or 0) > now
-  local kinds, lists, flags, at = args[4], {}, {}, 5
+  local refreshed = least_refreshed(st, 9)
+  local before, now = seq, st[8] and now_ms(args[1])
+  local remembers = now and (tonumber(st[8]) or 0) > now
+  local kinds, lists, flags, at = args[first], {}, {}, first + 1
   for nth, cap in ipairs(CAPS) do
     lists[nth] = { key = keys[nth + 1], cap = cap }
     if #kinds > FEW then load(lists[nth]) end
@@ -462,12 +478,12 @@ local function append(keys, args)
   if string.find(flags_text, 'a', 1, true) then
     if not st[1] then is_new = 1 end
     redis.call('HSET', keys[1], 'seq', integer(seq), 'weight', weight_text, unpack(UNKNOWN))
-    hold_back(keys[1], args[3] == '1', before, seq, st)
+    hold_back(keys[1], args[first - 1] == '1', before, seq, st, refreshed)
     if profile then write_profile(keys[5], profile) end
     for _, list in ipairs(lists) do save(list) end
   end
   return { flags_text, is_new, integer(seq), weight_text, st[3] or '0', st[4] or '0', st[5] or '0', st[6] or '0',
-    st[7] or '' }
+    refreshed }
 end
 
 -- ---- features
@@ -748,38 +764,70 @@ local function go_on_with_chore(keys, args)
   return 1
 end
 
--- ---- due queue. KEYS of a queue: one sorted set a class, the leases' ends, the leases (`token class due [again's class, due]`),
--- and the two of what is put aside.
+-- ---- due queue. A user stands in the queue of a shard once: waiting or leased. While programs that know no layout 3 may come
+-- back, a queue has several forms: that of all spaces first, then those of single spaces, which such programs know.
+--
+-- KEYS of a form: one sorted set a class, the leases' ends, the leases (`token class due [again's class, due]`); of callers who wait,
+-- until when (sorted set), and where their users stood before (`class due`, and their due time in class 0, by which a mark of
+-- somebody else is told apart). KEYS of a queue: its forms, and the two of what is put aside. Functions that take several queues
+-- get their keys one queue after the other. ARGV of all: time, forms of each queue, the one where users are marked who stand
+-- nowhere (1 once layout 3 is written); what follows is said at each function.
 
-local LEASES, LEASED, ASIDE = CLASSES + 1, CLASSES + 2, CLASSES + 3
-local QUEUE_KEYS = CLASSES + 4
+local LEASES, LEASED, UNTIL, STOOD = CLASSES + 1, CLASSES + 2, CLASSES + 3, CLASSES + 4
+local FORM_KEYS = CLASSES + 4
+-- The rest of a form's table: what is put aside, of the whole queue.
+local ASIDE = FORM_KEYS + 1
 
-local function place_of(keys, user)
+-- Forms of single spaces that hold nothing are left out: mostly that is all of them.
+local function queues_of(keys, args)
+  local count, into, queues = tonumber(args[2]), tonumber(args[3]), {}
+  local size = count * FORM_KEYS + 2
+  for at = 1, #keys, size do
+    local queue = {}
+    for nth = 1, count do
+      local first = at + (nth - 1) * FORM_KEYS
+      local form = { unpack(keys, first, first + FORM_KEYS - 1) }
+      if nth == 1 or nth == into or redis.call('EXISTS', unpack(form, 1, LEASED)) > 0 then
+        form[ASIDE], form[ASIDE + 1] = keys[at + size - 2], keys[at + size - 1]
+        queue[#queue + 1] = form
+        if nth == into then queue.into = #queue end
+      end
+    end
+    queues[#queues + 1] = queue
+  end
+  return queues
+end
+
+local function place_of(form, user)
   for class = 0, CLASSES - 1 do
-    local due = redis.call('ZSCORE', keys[class + 1], user)
+    local due = redis.call('ZSCORE', form[class + 1], user)
     if due then return class, tonumber(due) end
   end
 end
 
-local function wait(keys, user, class, due)
-  local old_class, old_due = place_of(keys, user)
+local function wait(form, user, class, due)
+  local old_class, old_due = place_of(form, user)
   if old_class then
     if old_class <= class and old_due <= due then return end
-    if old_class > class then redis.call('ZREM', keys[old_class + 1], user) end
+    if old_class > class then redis.call('ZREM', form[old_class + 1], user) end
     class, due = math.min(class, old_class), math.min(due, old_due)
   end
-  redis.call('ZADD', keys[class + 1], integer(due), user)
+  redis.call('ZADD', form[class + 1], integer(due), user)
 end
 
-local function lease_of(keys, user)
-  local stored = redis.call('HGET', keys[LEASED], user)
+local function end_lease(form, user)
+  redis.call('ZREM', form[LEASES], user)
+  redis.call('HDEL', form[LEASED], user)
+end
+
+local function lease_of(form, user)
+  local stored = redis.call('HGET', form[LEASED], user)
   if not stored then return nil end
   local token, class, due, rest = string.match(stored, '^(%d+) (%d+) (%-?%d+)(.*)$')
   if not token or tonumber(class) >= CLASSES then
     -- A lease that is none ends at once: the sweep finds who was meant.
-    redis.call('ZREM', keys[LEASES], user)
-    redis.call('HDEL', keys[LEASED], user)
-    keep_aside({ keys[ASIDE], keys[ASIDE + 1] }, now_ms(''), user, keys[LEASED], stored)
+    end_lease(form, user)
+    keep_aside({ form[ASIDE], form[ASIDE + 1] }, now_ms(''), user, form[LEASED], stored)
     return nil
   end
   local lease = { token = token, class = tonumber(class), due = tonumber(due) }
@@ -788,76 +836,148 @@ local function lease_of(keys, user)
   return lease
 end
 
+local function keep_lease(form, user, lease)
+  local stored = string.format('%s %d %.0f', lease.token, lease.class, lease.due)
+  if lease.again_class then stored = string.format('%s %d %.0f', stored, lease.again_class, lease.again_due) end
+  redis.call('HSET', form[LEASED], user, stored)
+end
+
+local function mark_in(form, user, class, due)
+  local lease = lease_of(form, user)
+  if not lease then return wait(form, user, class, due) end
+  lease.again_class, lease.again_due = math.min(class, lease.again_class or class), math.min(due, lease.again_due or due)
+  keep_lease(form, user, lease)
+end
+
+-- Class and due time of a user who waits, or who will when the lease ends.
+local function stands(form, user)
+  local lease = lease_of(form, user)
+  if lease then return lease.again_class, lease.again_due end
+  return place_of(form, user)
+end
+
+-- Puts a user before everybody for as long as a caller waits. Who stands in class 0 for good already stays so.
+local function await_in(form, user, due, until_ms)
+  local class, stood_due = stands(form, user)
+  local back = class and string.format('%d %.0f', class, stood_due) or string.format('%d %.0f', CLASSES - 1, due)
+  local noted = redis.call('HGET', form[STOOD], user)
+  if class == 0 then
+    local old_back, noted_due = string.match(noted or '', '^(%d+ %-?%d+) (%-?%d+)$')
+    local is_ours = noted_due and tonumber(noted_due) == stood_due
+    back = is_ours and old_back or nil
+    until_ms = math.max(until_ms, tonumber(redis.call('ZSCORE', form[UNTIL], user) or '0'))
+  end
+  mark_in(form, user, 0, due)
+  if back then
+    local _, now_due = stands(form, user)
+    redis.call('HSET', form[STOOD], user, string.format('%s %.0f', back, now_due))
+    redis.call('ZADD', form[UNTIL], integer(until_ms), user)
+  elseif noted then
+    redis.call('HDEL', form[STOOD], user)
+    redis.call('ZREM', form[UNTIL], user)
+  end
+end
+
+-- Brings a user who waits in one form into another one, where they wait, too, or are due again after their lease; callers who wait
+-- for them go along. Removed last: what goes wrong on the way leaves a user twice, never forgotten.
+local function bring(from, to, user)
+  local class, due = place_of(from, user)
+  if not class then return end
+  local ends, noted = redis.call('ZSCORE', from[UNTIL], user), redis.call('HGET', from[STOOD], user)
+  local back_class, back_due, noted_due = string.match(noted or '', '^(%d+) (%-?%d+) (%-?%d+)$')
+  if ends and class == 0 and noted_due and tonumber(noted_due) == due then
+    mark_in(to, user, tonumber(back_class), tonumber(back_due))
+    await_in(to, user, due, tonumber(ends))
+  else
+    mark_in(to, user, class, due)
+  end
+  redis.call('ZREM', from[class + 1], user)
+  if ends then redis.call('ZREM', from[UNTIL], user) end
+  if noted then redis.call('HDEL', from[STOOD], user) end
+end
+
+-- The form that keeps a user: where a lease of theirs runs, else where they wait, else where users are marked. Who waits in the form
+-- of a space is brought into that of all spaces once users are marked there.
+local function home(queue, user)
+  if #queue == 1 then return queue[1] end
+  for _, form in ipairs(queue) do
+    if lease_of(form, user) then return form end
+  end
+  if queue.into == 1 then
+    for nth = 2, #queue do bring(queue[nth], queue[1], user) end
+    return queue[1]
+  end
+  for _, form in ipairs(queue) do
+    if place_of(form, user) then return form end
+  end
+  return queue[queue.into]
+end
+
 -- Leases that a call ends at most, over all its queues.
 local ENDED = 150
 
--- Ends leases whose time is over, `limit` at most; returns how many more it could have ended, 0 = some may be left.
-local function end_leases(keys, now, limit)
+-- Ends leases of a form whose time is over, `limit` at most; returns how many more it could have ended, 0 = some may be left.
+local function end_leases(form, now, limit)
   if limit <= 0 then return 0 end
-  local users = redis.call('ZRANGEBYSCORE', keys[LEASES], '-inf', integer(now), 'LIMIT', 0, limit)
+  local users = redis.call('ZRANGEBYSCORE', form[LEASES], '-inf', integer(now), 'LIMIT', 0, limit)
   for _, user in ipairs(users) do
-    local lease = lease_of(keys, user)
+    local lease = lease_of(form, user)
     if lease then
-      wait(keys, user, lease.class, lease.due)
-      if lease.again_class then wait(keys, user, lease.again_class, lease.again_due) end
+      wait(form, user, lease.class, lease.due)
+      if lease.again_class then wait(form, user, lease.again_class, lease.again_due) end
     end
-    redis.call('ZREM', keys[LEASES], user)
-    redis.call('HDEL', keys[LEASED], user)
+    end_lease(form, user)
   end
   return limit - #users
 end
 
-local function mark_one(keys, user, class, due)
-  local lease = lease_of(keys, user)
-  if not lease then return wait(keys, user, class, due) end
-  class, due = math.min(class, lease.again_class or class), math.min(due, lease.again_due or due)
-  redis.call('HSET', keys[LEASED], user,
-    string.format('%s %d %.0f %d %.0f', lease.token, lease.class, lease.due, class, due))
-end
-
--- Functions that take several queues get their keys one queue after the other.
-local function queues_of(keys)
-  local queues = {}
-  for at = 1, #keys, QUEUE_KEYS do queues[#queues + 1] = { unpack(keys, at, at + QUEUE_KEYS - 1) } end
-  return queues
-end
-
--- KEYS: of several queues. ARGV: time, then which queue (from 1), user, class, due of each.
+-- KEYS: of several queues. ARGV: then which queue (from 1), user, class, due of each.
 local function mark(keys, args)
-  local queues = queues_of(keys)
-  for at = 2, #args, 4 do
-    mark_one(queues[tonumber(args[at])], args[at + 1], tonumber(args[at + 2]), tonumber(args[at + 3]))
+  local queues = queues_of(keys, args)
+  for at = 4, #args, 4 do
+    local user = args[at + 1]
+    mark_in(home(queues[tonumber(args[at])], user), user, tonumber(args[at + 2]), tonumber(args[at + 3]))
   end
-  return (#args - 1) / 4
+  return (#args - 3) / 4
 end
 
--- ARGV: time, class, users. Marks those who neither wait nor are leased due now; returns how many.
+local function is_absent(queue, user)
+  for _, form in ipairs(queue) do
+    if place_of(form, user) or lease_of(form, user) then return false end
+  end
+  return true
+end
+
+-- ARGV: then class, users. Marks those who neither wait nor are leased due now; returns how many.
 local function mark_absent(keys, args)
-  local now, marked = now_ms(args[1]), 0
-  for at = 3, #args do
-    local user = args[at]
-    if not place_of(keys, user) and not lease_of(keys, user) then
-      redis.call('ZADD', keys[tonumber(args[2]) + 1], integer(now), user)
+  local queue, now, marked = queues_of(keys, args)[1], now_ms(args[1]), 0
+  for at = 5, #args do
+    if is_absent(queue, args[at]) then
+      redis.call('ZADD', queue[queue.into][tonumber(args[4]) + 1], integer(now), args[at])
       marked = marked + 1
     end
   end
   return marked
 end
 
--- KEYS: of several queues. ARGV: time, limit. Returns how many members were put aside, then class, due, user of the first who are
--- due in each, class by class; less urgent classes only where the more urgent ones do not reach the limit. Only
+-- KEYS: of several queues. ARGV: then limit. Returns how many members were put aside, then class, due, user of the first who are
+-- due in each form, class by class; less urgent classes only where the more urgent ones do not reach the limit. Only
 -- `more` where leases are left to end first: to be called again.
 local function peek(keys, args)
   put_aside = 0
-  local now, found, left, queues = now_ms(args[1]), {}, tonumber(args[2]), queues_of(keys)
+  local now, found, left, forms = now_ms(args[1]), {}, tonumber(args[4]), {}
   local may_end = ENDED
-  for _, queue in ipairs(queues) do may_end = end_leases(queue, now, may_end) end
+  for _, queue in ipairs(queues_of(keys, args)) do
+    for _, form in ipairs(queue) do
+      may_end, forms[#forms + 1] = end_leases(form, now, may_end), form
+    end
+  end
   if may_end == 0 then return { 'more' } end
   for class = 0, CLASSES - 1 do
     local limit = left
     if limit <= 0 then break end
-    for _, queue in ipairs(queues) do
-      local users = redis.call('ZRANGEBYSCORE', queue[class + 1], '-inf', integer(now), 'WITHSCORES', 'LIMIT', 0, limit)
+    for _, form in ipairs(forms) do
+      local users = redis.call('ZRANGEBYSCORE', form[class + 1], '-inf', integer(now), 'WITHSCORES', 'LIMIT', 0, limit)
       for at = 1, #users, 2 do
         local user, due = users[at], tonumber(users[at + 1])
         if is_id(user) and math.abs(due) < 2 ^ 53 then
@@ -866,8 +986,8 @@ local function peek(keys, args)
           found[#found + 1] = user
           left = left - 1
         else
-          redis.call('ZREM', queue[class + 1], user)
-          keep_aside({ queue[ASIDE], queue[ASIDE + 1] }, now, user, queue[class + 1], users[at + 1])
+          redis.call('ZREM', form[class + 1], user)
+          keep_aside({ form[ASIDE], form[ASIDE + 1] }, now, user, form[class + 1], users[at + 1])
         end
       end
     end
@@ -876,156 +996,205 @@ local function peek(keys, args)
   return found
 end
 
--- KEYS: of several queues. ARGV: time, lease in ms, then which queue (from 1), user, class, due, token of each. Returns a flag of
+-- Whether one who waits in a form may be leased there: not while a lease runs in another one, to which the mark is handed then. Where
+-- they wait elsewhere, too, that mark is served with this one.
+local function leave_others(queue, form, user)
+  for _, other in ipairs(queue) do
+    if other ~= form and lease_of(other, user) then
+      bring(form, other, user)
+      return false
+    end
+  end
+  for _, other in ipairs(queue) do
+    local class = other ~= form and place_of(other, user)
+    if class then redis.call('ZREM', other[class + 1], user) end
+  end
+  return true
+end
+
+local function take_one(queue, user, class, due, lease, ends)
+  for _, form in ipairs(queue) do
+    local score = redis.call('ZSCORE', form[class + 1], user)
+    if score and tonumber(score) == due then
+      if #queue > 1 and not leave_others(queue, form, user) then return 0 end
+      redis.call('ZREM', form[class + 1], user)
+      redis.call('ZADD', form[LEASES], integer(ends), user)
+      redis.call('HSET', form[LEASED], user, lease)
+      return 1
+    end
+  end
+  return 0
+end
+
+-- KEYS: of several queues. ARGV: then lease in ms, then which queue (from 1), user, class, due, token of each. Returns a flag of
 -- each: 1 taken, 0 no longer there.
 local function take(keys, args)
-  local ends, taken, queues = now_ms(args[1]) + tonumber(args[2]), {}, queues_of(keys)
-  for at = 3, #args, 5 do
-    local queue, user, class, due, token = queues[tonumber(args[at])], args[at + 1], args[at + 2], args[at + 3], args[at + 4]
-    local score = redis.call('ZSCORE', queue[tonumber(class) + 1], user)
-    if score and tonumber(score) == tonumber(due) then
-      redis.call('ZREM', queue[tonumber(class) + 1], user)
-      redis.call('ZADD', queue[LEASES], integer(ends), user)
-      redis.call('HSET', queue[LEASED], user, token .. ' ' .. class .. ' ' .. due)
-      taken[#taken + 1] = 1
-    else
-      taken[#taken + 1] = 0
-    end
+  local ends, taken, queues = now_ms(args[1]) + tonumber(args[4]), {}, queues_of(keys, args)
+  for at = 5, #args, 5 do
+    local class, due = args[at + 2], args[at + 3]
+    local lease = args[at + 4] .. ' ' .. class .. ' ' .. due
+    taken[#taken + 1] = take_one(queues[tonumber(args[at])], args[at + 1], tonumber(class), tonumber(due), lease, ends)
   end
   return taken
 end
 
-local function holds(keys, now, user, token)
-  local lease = lease_of(keys, user)
-  if not lease or lease.token ~= token then return nil end
-  local ends = redis.call('ZSCORE', keys[LEASES], user)
-  if not ends or tonumber(ends) <= now then return nil end
-  return lease
-end
-
--- ARGV: time, user, token, lease in ms.
-local function renew(keys, args)
-  local now = now_ms(args[1])
-  if not holds(keys, now, args[2], args[3]) then return 0 end
-  redis.call('ZADD', keys[LEASES], integer(now + tonumber(args[4])), args[2])
-  return 1
-end
-
--- ARGV: time, user, token.
-local function release(keys, args)
-  local lease = holds(keys, now_ms(args[1]), args[2], args[3])
-  if not lease then return 0 end
-  redis.call('ZREM', keys[LEASES], args[2])
-  redis.call('HDEL', keys[LEASED], args[2])
-  if lease.again_class then wait(keys, args[2], lease.again_class, lease.again_due) end
-  return 1
-end
-
--- ARGV: time, user. A running lease stays, without the marks made since.
-local function forget(keys, args)
-  local user, now = args[2], now_ms(args[1])
-  local lease, ends = lease_of(keys, user), redis.call('ZSCORE', keys[LEASES], user)
-  if ends and tonumber(ends) <= now then
-    redis.call('ZREM', keys[LEASES], user)
-    redis.call('HDEL', keys[LEASED], user)
-  elseif lease then
-    redis.call('HSET', keys[LEASED], user, string.format('%s %d %.0f', lease.token, lease.class, lease.due))
-  end
-  for class = 1, CLASSES do redis.call('ZREM', keys[class], user) end
-  return clear_aside({ keys[ASIDE], keys[ASIDE + 1] }, args)
-end
-
--- ARGV: time. Returns the number of leases, then class, length, oldest due of each class in use; only -1 where leases are left to
--- end first: to be called again.
-local function depth(keys, args)
-  if end_leases(keys, now_ms(args[1]), ENDED) == 0 then return { -1 } end
-  local found = { redis.call('ZCARD', keys[LEASES]) }
-  for class = 0, CLASSES - 1 do
-    local first = redis.call('ZRANGE', keys[class + 1], 0, 0, 'WITHSCORES')
-    if first[1] then
-      found[#found + 1] = class
-      found[#found + 1] = redis.call('ZCARD', keys[class + 1])
-      found[#found + 1] = tonumber(first[2])
+-- The form in which that token holds the user, and the lease.
+local function holder(queue, now, user, token)
+  for _, form in ipairs(queue) do
+    local lease = lease_of(form, user)
+    if lease and lease.token == token then
+      local ends = redis.call('ZSCORE', form[LEASES], user)
+      if not ends or tonumber(ends) <= now then return nil end
+      return form, lease
     end
   end
+end
+
+-- ARGV: then user, token, lease in ms.
+local function renew(keys, args)
+  local now = now_ms(args[1])
+  local form = holder(queues_of(keys, args)[1], now, args[4], args[5])
+  if not form then return 0 end
+  redis.call('ZADD', form[LEASES], integer(now + tonumber(args[6])), args[4])
+  return 1
+end
+
+-- ARGV: then user, token.
+local function release(keys, args)
+  local user = args[4]
+  local form, lease = holder(queues_of(keys, args)[1], now_ms(args[1]), user, args[5])
+  if not form then return 0 end
+  end_lease(form, user)
+  if lease.again_class then wait(form, user, lease.again_class, lease.again_due) end
+  return 1
+end
+
+-- ARGV: then user. A running lease stays, without the marks made since.
+local function forget(keys, args)
+  local queue, user, now = queues_of(keys, args)[1], args[4], now_ms(args[1])
+  for _, form in ipairs(queue) do
+    local lease, ends = lease_of(form, user), redis.call('ZSCORE', form[LEASES], user)
+    if ends and tonumber(ends) <= now then
+      end_lease(form, user)
+    elseif lease then
+      lease.again_class = nil
+      keep_lease(form, user, lease)
+    end
+    for class = 1, CLASSES do redis.call('ZREM', form[class], user) end
+  end
+  return clear_aside({ queue[1][ASIDE], queue[1][ASIDE + 1] }, { args[1], user })
+end
+
+-- ARGV: no more. Returns the number of leases, then class, length, oldest due of each class in use, form by form; only -1 where leases
+-- are left to end first: to be called again.
+local function depth(keys, args)
+  local queue, now, may_end, leases = queues_of(keys, args)[1], now_ms(args[1]), ENDED, 0
+  for _, form in ipairs(queue) do may_end = end_leases(form, now, may_end) end
+  if may_end == 0 then return { -1 } end
+  local found = { 0 }
+  for _, form in ipairs(queue) do
+    leases = leases + redis.call('ZCARD', form[LEASES])
+    for class = 0, CLASSES - 1 do
+      local first = redis.call('ZRANGE', form[class + 1], 0, 0, 'WITHSCORES')
+      if first[1] then
+        found[#found + 1] = class
+        found[#found + 1] = redis.call('ZCARD', form[class + 1])
+        found[#found + 1] = tonumber(first[2])
+      end
+    end
+  end
+  found[1] = leases
   return found
 end
 
--- ---- users for whom callers wait, in class 0 for so long. KEYS: of a queue, then until when callers wait (sorted set), and where
--- the users stood before (`class due`, and their due time in class 0, by which a mark of somebody else is told apart).
-
-local UNTIL, STOOD = QUEUE_KEYS + 1, QUEUE_KEYS + 2
-
--- Class and due time of a user who waits, or who will when the lease ends.
-local function stands(queue, user)
-  local lease = lease_of(queue, user)
-  if lease then return lease.again_class, lease.again_due end
-  return place_of(queue, user)
-end
-
--- ARGV: time, until when, due, users. Who stands in class 0 for good already stays so.
+-- ARGV: then until when, due, users. They are in class 0 for so long.
 local function mark_awaited(keys, args)
-  local queue, due = { unpack(keys, 1, QUEUE_KEYS) }, tonumber(args[3])
-  for at = 4, #args do
-    local user = args[at]
-    local class, stood_due = stands(queue, user)
-    local back = class and string.format('%d %.0f', class, stood_due) or string.format('%d %.0f', CLASSES - 1, due)
-    local until_ms, noted = tonumber(args[2]), redis.call('HGET', keys[STOOD], user)
-    if class == 0 then
-      local old_back, noted_due = string.match(noted or '', '^(%d+ %-?%d+) (%-?%d+)$')
-      local is_ours = noted_due and tonumber(noted_due) == stood_due
-      back = is_ours and old_back or nil
-      until_ms = math.max(until_ms, tonumber(redis.call('ZSCORE', keys[UNTIL], user) or '0'))
-    end
-    mark_one(queue, user, 0, due)
-    if back then
-      local _, now_due = stands(queue, user)
-      redis.call('HSET', keys[STOOD], user, string.format('%s %.0f', back, now_due))
-      redis.call('ZADD', keys[UNTIL], integer(until_ms), user)
-    elseif noted then
-      redis.call('HDEL', keys[STOOD], user)
-      redis.call('ZREM', keys[UNTIL], user)
-    end
-  end
-  return #args - 3
+  local queue, until_ms, due = queues_of(keys, args)[1], tonumber(args[4]), tonumber(args[5])
+  for at = 6, #args do await_in(home(queue, args[at]), args[at], due, until_ms) end
+  return #args - 5
 end
 
 -- Sends one back, if the mark in class 0 is still the noted one.
-local function go_back(queue, user, class, due, noted_due)
-  local score = redis.call('ZSCORE', queue[1], user)
+local function go_back(form, user, class, due, noted_due)
+  local score = redis.call('ZSCORE', form[1], user)
   if score then
     if tonumber(score) ~= noted_due then return end
-    redis.call('ZREM', queue[1], user)
-    return wait(queue, user, class, due)
+    redis.call('ZREM', form[1], user)
+    return wait(form, user, class, due)
   end
-  local lease = lease_of(queue, user)
+  local lease = lease_of(form, user)
   if not lease then return end
   if lease.class == 0 and lease.due == noted_due then lease.class, lease.due = class, due end
   if lease.again_class == 0 and lease.again_due == noted_due then lease.again_class, lease.again_due = class, due end
-  local stored = string.format('%s %d %.0f', lease.token, lease.class, lease.due)
-  if lease.again_class then stored = string.format('%s %d %.0f', stored, lease.again_class, lease.again_due) end
-  redis.call('HSET', queue[LEASED], user, stored)
+  keep_lease(form, user, lease)
 end
 
--- KEYS: of several queues. ARGV: time. Users whose callers' time is over go back to where they stood, no more than 100 in one call.
+-- Of a form, `limit` at most; returns how many.
+local function end_awaited_in(form, now, limit)
+  local users = redis.call('ZRANGEBYSCORE', form[UNTIL], '-inf', integer(now), 'LIMIT', 0, limit)
+  for _, user in ipairs(users) do
+    local noted = redis.call('HGET', form[STOOD], user) or ''
+    local class, due, noted_due = string.match(noted, '^(%d+) (%-?%d+) (%-?%d+)$')
+    if class then go_back(form, user, tonumber(class), tonumber(due), tonumber(noted_due)) end
+    redis.call('ZREM', form[UNTIL], user)
+    redis.call('HDEL', form[STOOD], user)
+  end
+  return #users
+end
+
+-- KEYS: of several queues. ARGV: no more. Users whose callers' time is over go back to where they stood, no more than 100 in one call.
 local function end_awaited(keys, args)
   local now, left = now_ms(args[1]), 100
-  for start = 1, #keys, STOOD do
-    local ends, stood = keys[start + UNTIL - 1], keys[start + STOOD - 1]
-    local users = redis.call('ZRANGEBYSCORE', ends, '-inf', integer(now), 'LIMIT', 0, left)
-    for _, user in ipairs(users) do
-      local noted = redis.call('HGET', stood, user) or ''
-      local class, due, noted_due = string.match(noted, '^(%d+) (%-?%d+) (%-?%d+)$')
-      if class then
-        go_back({ unpack(keys, start, start + QUEUE_KEYS - 1) }, user, tonumber(class), tonumber(due), tonumber(noted_due))
-      end
-      redis.call('ZREM', ends, user)
-      redis.call('HDEL', stood, user)
+  for _, queue in ipairs(queues_of(keys, args)) do
+    for _, form in ipairs(queue) do
+      if left > 0 then left = left - end_awaited_in(form, now, left) end
     end
-    left = left - #users
-    if left <= 0 then break end
   end
   return 100 - left
+end
+
+-- A lease goes with its end and its token; who waits or is leased in the other form, too, is due again after it.
+local function bring_lease(from, to, user, now)
+  local lease, ends = lease_of(from, user), redis.call('ZSCORE', from[LEASES], user)
+  local caller_ends, noted = redis.call('ZSCORE', from[UNTIL], user), redis.call('HGET', from[STOOD], user)
+  if lease and lease_of(to, user) then
+    mark_in(to, user, lease.again_class or lease.class, lease.again_due or lease.due)
+  elseif lease then
+    local class, due = place_of(to, user)
+    if class then
+      lease.again_class, lease.again_due = math.min(class, lease.again_class or class), math.min(due, lease.again_due or due)
+      redis.call('ZREM', to[class + 1], user)
+    end
+    redis.call('ZADD', to[LEASES], ends or integer(now), user)
+    keep_lease(to, user, lease)
+    if caller_ends and noted then
+      redis.call('ZADD', to[UNTIL], caller_ends, user)
+      redis.call('HSET', to[STOOD], user, noted)
+    end
+  end
+  end_lease(from, user)
+end
+
+-- KEYS: of a queue of two forms. ARGV: then how many at most, 1 where leases that run go along or 0. Moves users of the form of a space into
+-- that of all spaces; returns how many steps it took, fewer than the most = nothing is left to do. Without the leases: a program that knows the old
+-- form alone may hold them.
+local function move(keys, args)
+  local queue, now, limit = queues_of(keys, args)[1], now_ms(args[1]), tonumber(args[4])
+  if #queue == 1 then return 0 end
+  local to, from = queue[1], queue[2]
+  local left = end_leases(from, now, limit)
+  for class = 1, CLASSES do
+    if left <= 0 then return limit end
+    local users = redis.call('ZRANGE', from[class], 0, left - 1)
+    for _, user in ipairs(users) do bring(from, to, user) end
+    left = left - #users
+  end
+  if args[5] == '1' and left > 0 then
+    local users = redis.call('ZRANGE', from[LEASES], 0, left - 1)
+    for _, user in ipairs(users) do bring_lease(from, to, user, now) end
+    left = left - #users
+  end
+  return limit - left
 end
 
 -- ---- feeds. KEYS: member → id (sorted set), member → value (hash), last id.
@@ -1127,6 +1296,7 @@ redis.register_function(LIBRARY .. '_take', take)
 redis.register_function(LIBRARY .. '_renew', renew)
 redis.register_function({ function_name = LIBRARY .. '_release', callback = release, flags = { 'allow-oom' } })
 redis.register_function(LIBRARY .. '_depth', depth)
+redis.register_function(LIBRARY .. '_move', move)
 redis.register_function(LIBRARY .. '_feed_vector', feed_vector)
 redis.register_function(LIBRARY .. '_feed_items', feed_items)
 redis.register_function({ function_name = LIBRARY .. '_feed_page', callback = feed_page, flags = { 'no-writes', 'allow-oom' } })

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use taiji::store::redis::{Address, Patience};
-use taiji::store::{DueQueue, Health, Histories, RedisOptions, RedisStore};
+use taiji::store::{DueQueue, Health, Histories, Queue, RedisOptions, RedisStore};
 use testkit::TAIJI;
 use testkit::kafka::Broker;
 use testkit::process::Setup;
@@ -240,7 +240,7 @@ impl Bench {
                     assert_eq!(Kept { seq: found.state.seq, lists }, *wanted, "{user}");
                 }
             }
-            let due: usize = store.queue_depth(&self.space).await.expect("queue").classes.iter().map(|c| c.1).sum();
+            let due: usize = store.queue_depth(Queue::Due).await.expect("queue").classes.iter().map(|c| c.1).sum();
             assert_eq!(due, users.len(), "users due");
             assert_eq!(store.stats().await.expect("stats").users, users.len() as u64, "users counted");
         });

@@ -50,7 +50,7 @@ fn fill(runtime: &Runtime, server: &RedisServer, space: &str, users: usize) -> (
         let batches: Vec<UserBatch> = (first..users.min(first + 200)).map(|user| batch(&mut rng, user)).collect();
         kept += batches.iter().map(|batch| batch.records.len().min(200)).sum::<usize>();
         full += batches.iter().filter(|batch| batch.records.len() >= 200).count();
-        runtime.block_on(store.append(space, &batches)).expect("append");
+        runtime.block_on(store.append(&[space.to_string()], &batches)).expect("append");
     }
     let bytes = redis_info(server, "memory", "used_memory:") - before;
     (kept as f64 / users as f64, full as f64 / users as f64, bytes / users as f64)

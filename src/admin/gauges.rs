@@ -2,8 +2,7 @@
 //! background and printed with its age, so that a scrape never waits for a store that does not answer.
 
 use super::{AdminState, Served};
-use crate::due::fast_queue;
-use crate::store::StoreError;
+use crate::store::{Queue, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::events::StoreCallFailed;
 use parking_lot::Mutex;
@@ -74,9 +73,8 @@ pub async fn follow_store(state: Arc<AdminState>, mut stopped: watch::Receiver<b
 }
 
 async fn look(served: &Served, metrics: &Metrics) -> Result<(), StoreError> {
-    let view = served.live.view();
-    let fast = served.store.queue_depth(&fast_queue(view.space())).await?;
-    let depth = served.store.queue_depth(view.space()).await?;
+    let fast = served.store.queue_depth(Queue::Fast).await?;
+    let depth = served.store.queue_depth(Queue::Due).await?;
     let now_ms = served.store.now_ms().await?;
     let stats = served.store.stats().await?;
     metrics.queue_fast.set(fast.classes.iter().map(|(_, users, _)| *users as i64).sum());

@@ -46,7 +46,7 @@ pub async fn post_refresh(
         state.keys.require(&headers, Scope::Read)?;
     }
     let view = state.live.view();
-    let found = state.store.states(view.space(), std::slice::from_ref(&user)).await?.pop().flatten();
+    let found = state.store.states(view.spaces().all(), std::slice::from_ref(&user)).await?.pop().flatten();
     let before = found
         .filter(|marks| marks.state.has_events())
         .ok_or_else(|| ApiError::NotFound(format!("user {user:?} has no events")))?;
@@ -58,7 +58,7 @@ pub async fn post_refresh(
     state.metrics.reader_refreshes.with_label_values(&["granted"]).inc();
     let waited = match limit {
         Some(limit) => refresh_and_wait(&state, &view, vec![awaited], limit).await,
-        None => queue(&state, &view, &[awaited], CLASS_SYNC, None).await.map(|()| Waited::Late),
+        None => queue(&state, &[awaited], CLASS_SYNC, None).await.map(|()| Waited::Late),
     };
     match waited.inspect_err(|_| state.readers.give_back(key, 1))? {
         Waited::Fresh => {

@@ -51,7 +51,7 @@ pub(super) async fn freshen(
     let mut seen = HashSet::new();
     let users: Vec<String> = users.iter().filter(|user| seen.insert(user.as_str())).cloned().collect();
     // The counters first: features that are newer than them are not taken for behind.
-    let marks = state.store.states_each(view.space(), &users).await?;
+    let marks = state.store.states_each(view.spaces().all(), &users).await?;
     let stored = state.store.feature_groups_each(view.space(), &users, groups).await?;
     let now_ms = state.store.clock_ms();
     let mut behind = Vec::new();
@@ -74,7 +74,7 @@ pub(super) async fn freshen(
         return Ok(0);
     }
     let Some(limit) = wanted.deadline else {
-        queue(state, view, &behind, CLASS_URGENT, None).await?;
+        queue(state, &behind, CLASS_URGENT, None).await?;
         return Ok(0);
     };
     let held = state.readers.take(key, behind.len(), Instant::now());

@@ -13,7 +13,7 @@ use crate::due::{CLASS_SYNC, FastQueue};
 use crate::http::ApiError;
 use crate::live::View;
 use crate::refresh::Arrivals;
-use crate::store::{DueEntry, UserMarks};
+use crate::store::{DueEntry, Queue, UserMarks};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
@@ -102,7 +102,7 @@ pub(super) async fn refresh_and_wait(
     let until = Instant::now() + limit;
     let _counted = Counted::new(state);
     let listener = waiting.arrivals.listen(awaited.iter().map(|awaited| awaited.user.clone()).collect());
-    queue(state, view, &awaited, CLASS_SYNC, Some(limit)).await?;
+    queue(state, &awaited, CLASS_SYNC, Some(limit)).await?;
     let began = Instant::now();
     let mut draining = waiting.draining.subscribe();
     let ended = loop {
@@ -133,26 +133,25 @@ pub(super) async fn refresh_and_wait(
 /// Marks users due now (in class 0 for no longer than a caller waits, where one does), and rings the worker.
 pub(super) async fn queue(
     state: &ApiState,
-    view: &View,
     users: &[Awaited],
     class: u8,
     waits: Option<Duration>,
 ) -> Result<(), ApiError> {
     let due_ms = state.store.now_ms().await?;
-    let (store, space) = (&state.store, view.space());
+    let store = &state.store;
     match waits {
         Some(time) => {
             let names: Vec<String> = users.iter().map(|awaited| awaited.user.clone()).collect();
             let until_ms = due_ms.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
-            store.mark_awaited(space, &names, due_ms, until_ms).await?;
+            store.mark_awaited(&names, due_ms, until_ms).await?;
         }
         None => {
             let entry = |awaited: &Awaited| DueEntry { user: awaited.user.clone(), class, due_ms };
-            store.mark_due(space, &users.iter().map(entry).collect::<Vec<_>>()).await?;
+            store.mark_due(Queue::Due, &users.iter().map(entry).collect::<Vec<_>>()).await?;
         }
     }
     let missing = users.iter().filter(|awaited| awaited.without_features).map(|awaited| awaited.user.clone());
-    state.waiting.fast.mark(store.as_ref(), space, &missing.collect::<Vec<_>>(), due_ms).await?;
+    state.waiting.fast.mark(store.as_ref(), &missing.collect::<Vec<_>>(), due_ms).await?;
     state.wake.notify_one();
     Ok(())
 }
@@ -160,7 +159,7 @@ pub(super) async fn queue(
 /// Looks into the store; who was refreshed, or erased, is no longer waited for.
 async fn drop_refreshed(state: &ApiState, view: &View, awaited: &mut Vec<Awaited>) -> Result<(), ApiError> {
     let users: Vec<String> = awaited.iter().map(|awaited| awaited.user.clone()).collect();
-    let found = state.store.states_each(view.space(), &users).await?;
+    let found = state.store.states_each(view.spaces().all(), &users).await?;
     let mut found = found.into_iter();
     awaited.retain(|awaited| match found.next() {
         Some(Ok(now)) => !is_over(&awaited.before, &now.unwrap_or_default()),

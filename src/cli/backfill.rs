@@ -112,6 +112,7 @@ fn run_release(args: &ReleaseArgs) -> Result<(), CommandError> {
     let marked = new_runtime()?.block_on(async {
         let manifest = Manifest::read(&settings.bundle.dir).map_err(|error| unavailable(error.to_string()))?;
         let store = opening::open_store(&settings).await?;
+        store.note_space(&manifest.space).await.map_err(|error| unavailable(error.to_string()))?;
         let actions = settings.events.actions.clone();
         let ingest = Ingest::new(store.clone(), actions, DuePolicy::new(&settings.refresh));
         let spaces = Spaces::only(&manifest.space);
@@ -163,6 +164,7 @@ async fn fill(args: &FillArgs, settings: &Settings) -> Result<BackfillReport, Co
     let mut rejected = args.rejected.as_deref().map(open_rejected).transpose().map_err(unavailable)?;
 
     let store = opening::open_store(settings).await?;
+    store.note_space(&manifest.space).await.map_err(|error| unavailable(error.to_string()))?;
     let actions = settings.events.actions.clone();
     let ingest = Ingest::new(store.clone(), actions.clone(), DuePolicy::new(&settings.refresh));
     let spaces = Spaces::only(&manifest.space);

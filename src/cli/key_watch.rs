@@ -4,7 +4,6 @@
 //! In: the store. Out: the latch. Caller: `wiring`, before what a start reads, and as a task.
 
 use super::wiring::wait;
-use crate::due::fast_queue;
 use crate::live::{Live, View};
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::Readiness;
@@ -16,8 +15,7 @@ const INTERVAL_MS: u64 = 5_000;
 
 /// Holds or releases the latch by what is there now; a store that does not answer leaves it as it is.
 pub(super) async fn look(store: &dyn FeatureStore, view: &View, readiness: &Readiness) {
-    let queues = view.spaces().all().iter().flat_map(|space| [space.clone(), fast_queue(space)]);
-    let Ok(misused) = store.misused_keys(&queues.collect::<Vec<_>>()).await else { return };
+    let Ok(misused) = store.misused_keys(view.spaces().all()).await else { return };
     if misused.is_empty() {
         return readiness.release(LATCH);
     }

@@ -2,12 +2,7 @@
 
 use super::CLASS_URGENT;
 use crate::config::RefreshSettings;
-use crate::store::{DueEntry, FeatureStore, StoreResult};
-
-/// Name of a space's fast queue; no space has it, as a space is named by a hash.
-pub fn fast_queue(space: &str) -> String {
-    format!("{space}.fast")
-}
+use crate::store::{DueEntry, FeatureStore, Queue, StoreResult};
 
 /// Marks users for the fast path; does nothing where it is off.
 #[derive(Debug, Clone)]
@@ -16,17 +11,17 @@ pub struct FastQueue {
 }
 
 impl FastQueue {
-    /// As the settings have it.
+    /// The queue, where the settings have it on.
     pub fn new(settings: &RefreshSettings) -> FastQueue {
         FastQueue { is_on: settings.fast_path }
     }
 
     /// Marks users for whom the LLM may take long; who has living features is left alone when their turn comes.
-    pub async fn mark(&self, store: &dyn FeatureStore, space: &str, users: &[String], now_ms: i64) -> StoreResult<()> {
+    pub async fn mark(&self, store: &dyn FeatureStore, users: &[String], now_ms: i64) -> StoreResult<()> {
         if !self.is_on || users.is_empty() {
             return Ok(());
         }
         let entry = |user: &String| DueEntry { user: user.clone(), class: CLASS_URGENT, due_ms: now_ms };
-        store.mark_due(&fast_queue(space), &users.iter().map(entry).collect::<Vec<_>>()).await
+        store.mark_due(Queue::Fast, &users.iter().map(entry).collect::<Vec<_>>()).await
     }
 }

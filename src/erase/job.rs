@@ -21,10 +21,12 @@
 //! A refresh under way may show the user after the job has passed: it read the old history, and its note and its put
 //! come later. It looks back itself (`refresh::look_back`), and after a crash its repeat sees the old era and does not skip.
 
-use crate::due::{CLASS_THRESHOLD, CLASS_URGENT, fast_queue};
+use crate::due::{CLASS_THRESHOLD, CLASS_URGENT};
 use crate::feature::Version;
 use crate::refresh::read_shown_neighbour;
-use crate::store::{CrossBlank, DueEntry, Erasure, FeatureStore, FreshVector, StoreError, StoreResult, UserState};
+use crate::store::{
+    CrossBlank, DueEntry, Erasure, FeatureStore, FreshVector, Queue, StoreError, StoreResult, UserState,
+};
 use thiserror::Error;
 
 /// Why a job ended before its last step.
@@ -104,11 +106,9 @@ pub(super) async fn hide(
     for space in spaces {
         next(go_on)?;
         store.append_vector(space, &tombstone(user, state.era)).await?;
-        next(go_on)?;
-        store.forget_due(space, user).await?;
-        next(go_on)?;
-        store.forget_due(&fast_queue(space), user).await?;
     }
+    next(go_on)?;
+    store.forget_due(user).await?;
     if store.histories(&[user.to_string()]).await?.pop().flatten().is_some_and(|now| now.state.has_events()) {
         restore_new_life(store, user, spaces, go_on).await?;
     }
@@ -127,10 +127,9 @@ async fn restore_new_life(
             next(go_on)?;
             if_readable(store.add_referrer(space, &shown.user, user).await)?;
         }
-        next(go_on)?;
-        mark_due(store, space, user, CLASS_URGENT).await?;
     }
-    Ok(())
+    next(go_on)?;
+    Ok(mark_due(store, user, CLASS_URGENT).await?)
 }
 
 /// One user who is noted as showing the erased one. False when they show the new life, which stays.
@@ -147,7 +146,7 @@ async fn leave(
     }
     next(go_on)?;
     // Also when nothing was blanked: an earlier run may have ended between the two. A refresh too many is only a skip.
-    mark_due(store, space, referrer, CLASS_THRESHOLD).await?;
+    mark_due(store, referrer, CLASS_THRESHOLD).await?;
     next(go_on)?;
     store.remove_referrer(space, user, referrer).await?;
     // A refresh that shows the user's new life may have come between the look and the removal.
@@ -165,9 +164,9 @@ pub(super) fn if_readable<T>(read: StoreResult<T>) -> StoreResult<Option<T>> {
     }
 }
 
-async fn mark_due(store: &dyn FeatureStore, space: &str, user: &str, class: u8) -> StoreResult<()> {
+async fn mark_due(store: &dyn FeatureStore, user: &str, class: u8) -> StoreResult<()> {
     let due_ms = store.now_ms().await?;
-    store.mark_due(space, &[DueEntry { user: user.to_string(), class, due_ms }]).await
+    store.mark_due(Queue::Due, &[DueEntry { user: user.to_string(), class, due_ms }]).await
 }
 
 pub(super) fn next(go_on: GoOn<'_>) -> Result<(), EraseStop> {

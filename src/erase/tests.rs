@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
-use crate::due::fast_queue;
 use crate::event::ActionClass;
 use crate::feature::{Group, GroupBlob, Version};
 use crate::proto::{Behaviour, CrossGroup, TextGroup};
@@ -10,7 +9,7 @@ use crate::refresh::{Seen, look_back, shown_neighbour};
 use crate::retrieve::{FaissUserIndex, IndexShape, VectorTail, build_main, encode_f16};
 use crate::store::{
     DueEntry, DueQueue, EmbeddedOptions, EmbeddedStore, Erasures, FeaturePut, Features, FeedCursor, Feeds, FreshVector,
-    Health, Histories, PutBody, PutOutcome, Record, RecordBody, UserBatch, UserHistory,
+    Health, Histories, PutBody, PutOutcome, Queue, Record, RecordBody, UserBatch, UserHistory,
 };
 use proptest::prelude::*;
 use prost::Message;
@@ -30,7 +29,7 @@ pub(super) async fn append(store: &EmbeddedStore, user: &str, ts_ms: i64) {
     let behaviour = Behaviour { item_id: "i".into(), action: "click".into(), ..Behaviour::default() };
     let body = RecordBody::Behaviour { class: ActionClass::Engagement, behaviour };
     let record = Record { ts_ms, event_id: format!("e{ts_ms}"), former_id: None, weight: 1.0, body };
-    store.append(SPACES[0], &[UserBatch { user: user.into(), records: vec![record] }]).await.unwrap();
+    store.append(&[SPACES[0].into()], &[UserBatch { user: user.into(), records: vec![record] }]).await.unwrap();
 }
 
 pub(super) async fn history(store: &EmbeddedStore, user: &str) -> UserHistory {
@@ -77,9 +76,9 @@ pub(super) async fn world(store: &EmbeddedStore, referrers: usize) {
         store.note_space(space).await.unwrap();
         refresh(store, space, &seen("hub", 0), Some(&seen("friend", 0))).await;
         refresh(store, space, &seen("bystander", 0), Some(&seen("friend", 0))).await;
-        for queue in [space.to_string(), fast_queue(space)] {
-            store.mark_due(&queue, &[DueEntry { user: "hub".into(), class: 1, due_ms: 1 }]).await.unwrap();
-        }
+    }
+    for queue in Queue::ALL {
+        store.mark_due(queue, &[DueEntry { user: "hub".into(), class: 1, due_ms: 1 }]).await.unwrap();
     }
     for place in 0..referrers {
         let user = format!("r{place}");
@@ -106,17 +105,17 @@ pub(super) async fn check_erased(store: &EmbeddedStore, referrers: usize) {
         for place in 0..referrers {
             assert_eq!(shown(store, space, &format!("r{place}")).await, None);
         }
-        assert!(store.claim(&fast_queue(space), 9, Duration::from_secs(60)).await.unwrap().is_empty());
-        let mut due: Vec<String> = Vec::new();
-        for claim in store.claim(space, 1000, Duration::from_secs(60)).await.unwrap() {
-            assert!(store.release(space, &claim).await.unwrap());
-            due.push(claim.user);
-        }
-        due.sort();
-        let mut expected: Vec<String> = (0..referrers).map(|place| format!("r{place}")).collect();
-        expected.sort();
-        assert_eq!(due, expected, "every referrer is due, the erased user is not");
     }
+    assert!(store.claim(Queue::Fast, 9, Duration::from_secs(60)).await.unwrap().is_empty());
+    let mut due: Vec<String> = Vec::new();
+    for claim in store.claim(Queue::Due, 1000, Duration::from_secs(60)).await.unwrap() {
+        assert!(store.release(Queue::Due, &claim).await.unwrap());
+        due.push(claim.user);
+    }
+    due.sort();
+    let mut expected: Vec<String> = (0..referrers).map(|place| format!("r{place}")).collect();
+    expected.sort();
+    assert_eq!(due, expected, "every referrer is due, the erased user is not");
 }
 
 /// Says "go on" so many times.
@@ -215,8 +214,13 @@ async fn a_job_that_goes_on_late_leaves_the_new_life_alone() {
     friends.sort();
     assert_eq!(friends, ["bystander", "hub"]);
     assert_eq!(shown(&store, "s1", "r0").await, None, "who showed the old one does not");
-    let due: Vec<String> =
-        store.claim("s1", 9, Duration::from_secs(60)).await.unwrap().into_iter().map(|claim| claim.user).collect();
+    let due: Vec<String> = store
+        .claim(Queue::Due, 9, Duration::from_secs(60))
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|claim| claim.user)
+        .collect();
     assert!(due.contains(&"hub".to_string()), "the mark of the new life is there: {due:?}");
     let feed = store.vectors_after("s1", &FeedCursor::default(), 100).await.unwrap().entries;
     let mine: Vec<_> = feed.iter().filter(|fresh| fresh.user == "hub").map(|fresh| fresh.era).collect();
@@ -241,7 +245,7 @@ async fn a_refresh_under_way_is_refused_or_looks_back() {
     assert!(look_back(store.as_ref(), "s1", &seen("late", 0), &seen("hub", 0)).await.unwrap());
     assert_eq!(shown(&store, "s1", "late").await, None);
     assert!(store.referrers("s1", "hub").await.unwrap().is_empty());
-    let due = store.claim("s1", 9, Duration::from_secs(60)).await.unwrap();
+    let due = store.claim(Queue::Due, 9, Duration::from_secs(60)).await.unwrap();
     assert_eq!(due.iter().map(|claim| claim.user.as_str()).collect::<Vec<_>>(), ["late"]);
     // Nothing moved: nothing is done.
     refresh(&store, "s1", &seen("late", 0), Some(&seen("friend", 0))).await;

@@ -19,7 +19,7 @@ use crate::event::decode::former_id;
 use crate::event::{ActionClass, ActionTable, Event, OPT_OUT_ATTRIBUTE};
 use crate::live::Spaces;
 use crate::proto::Behaviour;
-use crate::store::{AppendOutcome, DueEntry, Each, FeatureStore, Record, RecordBody, StoreError, UserBatch};
+use crate::store::{AppendOutcome, DueEntry, Each, FeatureStore, Queue, Record, RecordBody, StoreError, UserBatch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -93,7 +93,7 @@ impl Ingest {
     /// survive a kill of this process.
     pub async fn store(&self, spaces: &Spaces, prepared: &Prepared) -> Result<Appended, StoreError> {
         // Asked for at once: one round trip less. A time from before the append makes nobody due too late.
-        let append = self.store.append_each(spaces.active(), &prepared.batches);
+        let append = self.store.append_each(spaces.all(), &prepared.batches);
         let (outcomes, now_ms) = futures::try_join!(append, self.store.now_ms())?;
         let (stored, mut appended) = prepared.sort_out(outcomes)?;
         let (mut due, mut without_features) = (Vec::new(), Vec::new());
@@ -107,9 +107,9 @@ impl Ingest {
                 }
             }
         }
-        unless_unreadable(self.store.mark_due(spaces.active(), &due).await)?;
+        unless_unreadable(self.store.mark_due(Queue::Due, &due).await)?;
         if let Some(fast) = &self.fast {
-            unless_unreadable(fast.mark(self.store.as_ref(), spaces.active(), &without_features, now_ms).await)?;
+            unless_unreadable(fast.mark(self.store.as_ref(), &without_features, now_ms).await)?;
         }
         Ok(appended)
     }
@@ -117,7 +117,7 @@ impl Ingest {
     /// Appends events and marks nobody due: for bulk history, whose users get their turn by a plan. The sweep passes over them.
     pub async fn append_history(&self, spaces: &Spaces, events: Vec<Event>) -> Result<Appended, StoreError> {
         let prepared = self.prepare(events);
-        let outcomes = self.store.append_bulk_each(spaces.active(), &prepared.batches).await?;
+        let outcomes = self.store.append_bulk_each(spaces.all(), &prepared.batches).await?;
         Ok(prepared.sort_out(outcomes)?.1)
     }
 
@@ -132,7 +132,7 @@ impl Ingest {
         let ask = |user: &String| UserBatch { user: user.clone(), records: Vec::new() };
         let asked: Vec<UserBatch> = users.iter().map(ask).collect();
         let mut outcomes = Vec::with_capacity(users.len());
-        for (user, outcome) in users.iter().zip(self.store.append_each(spaces.active(), &asked).await?) {
+        for (user, outcome) in users.iter().zip(self.store.append_each(spaces.all(), &asked).await?) {
             match outcome {
                 Ok(outcome) => outcomes.push((user, outcome)),
                 Err(error) if error.is_unreadable() => {}
@@ -151,7 +151,7 @@ impl Ingest {
                 due_ms: now_ms.saturating_add(after_ms(place)),
             })
             .collect();
-        self.store.mark_due(spaces.active(), &due).await?;
+        self.store.mark_due(Queue::Due, &due).await?;
         // After the mark: who is lost in between is released once more.
         let marked: Vec<String> = due.into_iter().map(|entry| entry.user).collect();
         self.store.let_go(&marked).await?;
@@ -162,7 +162,7 @@ impl Ingest {
     pub async fn release_held(&self, spaces: &Spaces, rate: f64, most: usize) -> Result<usize, StoreError> {
         let (mut marked, mut place) = (0, String::new());
         loop {
-            let (held, next) = self.store.held_back(spaces.active(), &place).await?;
+            let (held, next) = self.store.held_back(spaces.all(), &place).await?;
             let left = if most == 0 { held.len() } else { most - marked };
             for some in held[..held.len().min(left)].chunks(RELEASE_BATCH) {
                 let after_ms = |nth: usize| ((marked + nth) as f64 * 1000.0 / rate) as i64;

@@ -14,9 +14,8 @@ use super::write::Draft;
 use super::{RefreshError, Refreshed, Refresher, Told, shown_neighbour};
 use crate::answer::history_input;
 use crate::catalogue::Grounding;
-use crate::due::fast_queue;
 use crate::prompt::{ParsedAnswer, history_text};
-use crate::store::{Claim, StoreError};
+use crate::store::{Claim, Queue, StoreError};
 use crate::telemetry::events::{QuickEnded, StoreCallFailed};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,11 +91,10 @@ pub(super) async fn run(
 ) -> Result<(), StoreError> {
     let poll = Duration::from_millis(refresher.refresh.poll_ms);
     while !*stop.borrow() {
-        let queue = fast_queue(refresher.live.view().space());
         if !refresher.is_stalled()
-            && let Some(claim) = claim_one(refresher, &queue).await
+            && let Some(claim) = claim_one(refresher).await
         {
-            let ended = one(refresher, &queue, &claim, told).await;
+            let ended = one(refresher, &claim, told).await;
             match ended.inspect_err(|error| StoreCallFailed { operation: "fast_path", error }.emit(&refresher.metrics))
             {
                 // Only a start opens the engine anew.
@@ -114,9 +112,9 @@ pub(super) async fn run(
     Ok(())
 }
 
-async fn claim_one(refresher: &Refresher, queue: &str) -> Option<Claim> {
+async fn claim_one(refresher: &Refresher) -> Option<Claim> {
     let lease = Duration::from_millis(refresher.refresh.lease_ms);
-    match refresher.store.claim(queue, 1, lease).await {
+    match refresher.store.claim(Queue::Fast, 1, lease).await {
         Ok(mut claims) => claims.pop(),
         Err(error) => {
             StoreCallFailed { operation: "claim", error: &error }.emit(&refresher.metrics);
@@ -126,7 +124,7 @@ async fn claim_one(refresher: &Refresher, queue: &str) -> Option<Claim> {
 }
 
 /// One claimed user. A failure is not tried again: the LLM's refresh of the same user is due anyway.
-async fn one(refresher: &Arc<Refresher>, queue: &str, claim: &Claim, told: &Told) -> Result<(), StoreError> {
+async fn one(refresher: &Arc<Refresher>, claim: &Claim, told: &Told) -> Result<(), StoreError> {
     let (user, started) = (claim.user.as_str(), Instant::now());
     // A task of its own, so that a panic over one user ends neither the worker nor the process.
     let (worker, name) = (refresher.clone(), claim.user.clone());
@@ -151,6 +149,6 @@ async fn one(refresher: &Arc<Refresher>, queue: &str, claim: &Claim, told: &Told
         // One user's record that cannot be read must not end the process; a store that is away says so at the release, too.
         Err(error) => QuickEnded::Failed { user, error: &error }.emit(&refresher.metrics),
     }
-    refresher.store.release(queue, claim).await?;
+    refresher.store.release(Queue::Fast, claim).await?;
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use crate::due::CLASS_THRESHOLD;
 use crate::feature::{DecodedGroup, Group};
-use crate::store::{DueEntry, FeatureStore, StoreResult, StoredFeatures};
+use crate::store::{DueEntry, FeatureStore, Queue, StoreResult, StoredFeatures};
 
 /// A user and the era in which their history was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub async fn read_shown_neighbour(store: &dyn FeatureStore, space: &str, user: &
 pub async fn look_back(store: &dyn FeatureStore, space: &str, user: &Seen, neighbour: &Seen) -> StoreResult<bool> {
     store.add_referrer(space, &neighbour.user, &user.user).await?;
     let names = [user.user.clone(), neighbour.user.clone()];
-    let found = store.states(space, &names).await?;
+    let found = store.states(&[], &names).await?;
     let era = |place: usize| found.get(place).and_then(Option::as_ref).map_or(0, |marks| marks.state.era);
     if era(0) != user.era {
         // The user's own features are gone; the note of whom they showed would stay.
@@ -49,7 +49,7 @@ pub async fn look_back(store: &dyn FeatureStore, space: &str, user: &Seen, neigh
         store.blank_cross(space, &user.user, &neighbour.user, era(1)).await?;
         let due_ms = store.now_ms().await?;
         let entry = DueEntry { user: user.user.clone(), class: CLASS_THRESHOLD, due_ms };
-        store.mark_due(space, &[entry]).await?;
+        store.mark_due(Queue::Due, &[entry]).await?;
         drop_note(store, space, &user.user, &neighbour.user).await?;
         return Ok(true);
     }

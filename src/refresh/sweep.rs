@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// Walks all users of the store.
 pub struct Sweep {
-    /// Which features are looked at: of each step, what is active then.
+    /// Whose live spaces are looked at, of each step those of then: who is behind in one of them is marked.
     pub live: Arc<Live>,
     /// Counts who is found.
     pub metrics: Arc<Metrics>,
@@ -18,11 +18,12 @@ pub struct Sweep {
 #[async_trait]
 impl Chore for Sweep {
     fn name(&self) -> String {
-        format!("sweep:{}", self.live.view().space())
+        // Processes of another bundle look at other spaces.
+        format!("sweep:{}", self.live.view().spaces().all().join(","))
     }
 
     async fn step(&mut self, store: &dyn FeatureStore, place: &str) -> StoreResult<String> {
-        let step = store.sweep_step(self.live.view().space(), place).await?;
+        let step = store.sweep_step(self.live.view().spaces().all(), place).await?;
         if step.marked > 0 {
             self.metrics.queue_swept.inc_by(step.marked as u64);
             tracing::info!(found = step.marked, "sweep marked forgotten users due");

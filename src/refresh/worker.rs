@@ -4,10 +4,9 @@ use super::{Arrivals, RefreshError, Refreshed, Refresher, Ticket, fast};
 use crate::answer::AnswerError;
 use crate::clock::unix_ms;
 use crate::due::{CLASS_ROUTINE, CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT};
-use crate::live::View;
 use crate::llm::LlmError;
 use crate::publish::ChangeFeed;
-use crate::store::{Claim, DueEntry, PutRefusal, QueueDepth, StoreError};
+use crate::store::{Claim, DueEntry, PutRefusal, Queue, QueueDepth, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::events::{ModelStalled, RefreshEnded, StoreCallFailed};
 use crate::telemetry::kafka::ChangeDropped;
@@ -87,13 +86,13 @@ impl Worker {
         let mut held = Held::default();
         let mut stalled = Stalled::default();
         while !*stop.borrow() {
-            let (view, free) = (self.refresher.live.view(), places - running.len());
-            let allowed = if stalled.look(&self.refresher) { 0 } else { self.allowed(&view, free, &mut held).await };
-            let claimed = if allowed > 0 { self.claim(&view, allowed).await } else { Vec::new() };
+            let free = places - running.len();
+            let allowed = if stalled.look(&self.refresher) { 0 } else { self.allowed(free, &mut held).await };
+            let claimed = if allowed > 0 { self.claim(allowed).await } else { Vec::new() };
             let is_short = claimed.len() < allowed.max(1);
             for claim in claimed {
                 let ticket = self.refresher.budget.reserve();
-                running.spawn(one(self.refresher.clone(), view.clone(), claim, ticket, self.told.clone()));
+                running.spawn(one(self.refresher.clone(), claim, ticket, self.told.clone()));
             }
             if running.len() >= places {
                 tokio::select! {
@@ -138,7 +137,7 @@ impl Worker {
     /// How many users to claim into `free` places: what the token budget lets begin, and always those a caller waits for.
     /// A claim takes the most urgent first, so asking for as many as stand in that class takes them. (If another
     /// replica was quicker, somebody else comes: one refresh of debt, which the next ones wait for.)
-    async fn allowed(&self, view: &View, free: usize, held: &mut Held) -> usize {
+    async fn allowed(&self, free: usize, held: &mut Held) -> usize {
         let (refresher, now_ms) = (&self.refresher, unix_ms());
         let left = refresher.budget.left(now_ms);
         for (window, left) in [("second", left.second), ("day", left.day)] {
@@ -151,7 +150,7 @@ impl Worker {
             held.note(false, &refresher.metrics);
             return free;
         }
-        let depth = match refresher.store.queue_depth(view.space()).await {
+        let depth = match refresher.store.queue_depth(Queue::Due).await {
             Ok(depth) => depth,
             Err(error) => {
                 StoreCallFailed { operation: "queue_depth", error: &error }.emit(&refresher.metrics);
@@ -162,9 +161,9 @@ impl Worker {
         free.min(fits.max(waiting_callers(&depth, now_ms)))
     }
 
-    async fn claim(&self, view: &View, limit: usize) -> Vec<Claim> {
+    async fn claim(&self, limit: usize) -> Vec<Claim> {
         let lease = Duration::from_millis(self.refresher.refresh.lease_ms);
-        match self.refresher.store.claim(view.space(), limit, lease).await {
+        match self.refresher.store.claim(Queue::Due, limit, lease).await {
             Ok(claims) => claims,
             Err(error) => {
                 StoreCallFailed { operation: "claim", error: &error }.emit(&self.refresher.metrics);
@@ -260,21 +259,14 @@ fn ended(finished: Result<Result<bool, StoreError>, tokio::task::JoinError>) -> 
 }
 
 /// One claimed user: refresh, mark due again where needed, release. Whether the user was left due at once.
-/// It goes back to the queue of the view it was claimed from.
-async fn one(
-    refresher: Arc<Refresher>,
-    view: Arc<View>,
-    claim: Claim,
-    ticket: Ticket,
-    told: Told,
-) -> Result<bool, StoreError> {
+async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told) -> Result<bool, StoreError> {
     let started = Instant::now();
-    let result = in_time(&refresher, &view, &claim).await;
+    let result = in_time(&refresher, &claim).await;
     drop(ticket);
     if let Ok(refreshed) = &result {
         told.tell(&refresher, &claim.user, refreshed);
     }
-    let finished = finish(&refresher, &view, &claim, result, started).await.inspect_err(|error| {
+    let finished = finish(&refresher, &claim, result, started).await.inspect_err(|error| {
         StoreCallFailed { operation: "release", error }.emit(&refresher.metrics);
     });
     match finished {
@@ -287,14 +279,14 @@ async fn one(
 }
 
 /// Runs the refresh within its deadline. What is cut off in between is what a crash there leaves, too.
-async fn in_time(refresher: &Refresher, view: &View, claim: &Claim) -> Result<Refreshed, RefreshError> {
+async fn in_time(refresher: &Refresher, claim: &Claim) -> Result<Refreshed, RefreshError> {
     let limit = refresher.deadline();
-    let ended = tokio::time::timeout(limit, with_renewal(refresher, view, claim)).await;
+    let ended = tokio::time::timeout(limit, with_renewal(refresher, claim)).await;
     ended.unwrap_or(Err(RefreshError::Deadline(limit)))
 }
 
 /// Runs the refresh, renewing the lease at half time.
-async fn with_renewal(refresher: &Refresher, view: &View, claim: &Claim) -> Result<Refreshed, RefreshError> {
+async fn with_renewal(refresher: &Refresher, claim: &Claim) -> Result<Refreshed, RefreshError> {
     let lease = Duration::from_millis(refresher.refresh.lease_ms);
     let work = refresher.refresh(&claim.user, claim.class);
     tokio::pin!(work);
@@ -302,7 +294,7 @@ async fn with_renewal(refresher: &Refresher, view: &View, claim: &Claim) -> Resu
         tokio::select! {
             result = &mut work => return result,
             _ = tokio::time::sleep(lease / 2) => {
-                if !refresher.store.renew(view.space(), claim, lease).await? {
+                if !refresher.store.renew(Queue::Due, claim, lease).await? {
                     // Another worker has the user now; what we would write is compared by version anyway.
                     return Err(RefreshError::Task("the lease was lost".to_string()));
                 }
@@ -314,23 +306,22 @@ async fn with_renewal(refresher: &Refresher, view: &View, claim: &Claim) -> Resu
 /// Tells how it went, marks due again where needed, releases. Whether the user was left due at once.
 async fn finish(
     refresher: &Refresher,
-    view: &View,
     claim: &Claim,
     result: Result<Refreshed, RefreshError>,
     started: Instant,
 ) -> Result<bool, StoreError> {
-    let (store, space) = (refresher.store.as_ref(), view.space());
+    let store = refresher.store.as_ref();
     let again = report(refresher, claim, &result, started.elapsed());
     let now_ms = match again {
         // Due first, released second: a crash between the two leaves a user due, never forgotten.
         Some((class, delay_ms)) => {
             let now_ms = store.now_ms().await?;
             let entry = DueEntry { user: claim.user.clone(), class, due_ms: now_ms.saturating_add(delay_ms) };
-            store.mark_due(space, &[entry]).await?;
-            store.release(space, claim).await?;
+            store.mark_due(Queue::Due, &[entry]).await?;
+            store.release(Queue::Due, claim).await?;
             now_ms
         }
-        None => tokio::try_join!(store.now_ms(), store.release(space, claim))?.0,
+        None => tokio::try_join!(store.now_ms(), store.release(Queue::Due, claim))?.0,
     };
     if matches!(result, Ok(Refreshed::Written { .. })) {
         refresher.metrics.freshness.observe(((now_ms - claim.due_ms).max(0)) as f64 / 1000.0);

@@ -30,6 +30,13 @@ pub struct UserRecord {
     pub erasure_id: u64,
 }
 
+impl UserRecord {
+    /// The lowest `seq` refreshed in these spaces; `None` where one of them has none.
+    pub fn least_refreshed(&self, spaces: &[String]) -> Option<u64> {
+        spaces.iter().map(|space| self.refreshed.get(space).map(|version| version.seq)).min().flatten()
+    }
+}
+
 /// One profile attribute: its value and the event that set it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProfileAttribute {

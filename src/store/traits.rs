@@ -3,7 +3,7 @@
 
 use super::{
     AppendOutcome, ChoreLease, Claim, CrossBlank, DueEntry, Each, Erasure, FeaturePut, FeedCursor, FeedPage,
-    FreshVector, IdleErasure, IdlePlan, Member, PutOutcome, QueueDepth, Replicas, StoreResult, StoreStats,
+    FreshVector, IdleErasure, IdlePlan, Member, PutOutcome, Queue, QueueDepth, Replicas, StoreResult, StoreStats,
     StoredFeatures, SweepStep, Unreadable, UserBatch, UserHistory, UserMarks, UserState,
 };
 use crate::clock::unix_ms;
@@ -21,22 +21,22 @@ impl<T: Histories + Features + DueQueue + Feeds + Erasures + Chores + Health + M
 #[async_trait]
 pub trait Histories: Send + Sync {
     /// Appends records of many users; one outcome a batch, in order. A user's records are applied in order and idempotently
-    /// (DESIGN 5.2, Append), all at once, or where they are many in several steps, each of them atomic. `space` says whose
-    /// `refreshed_seq` the outcome reports.
-    async fn append_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>>;
+    /// (DESIGN 5.2, Append), all at once, or where they are many in several steps, each of them atomic. The outcome reports the
+    /// lowest `refreshed_seq` of `spaces`, the live ones: a user is behind who is behind in one of them.
+    async fn append_each(&self, spaces: &[String], batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>>;
 
     /// As [`Self::append_each`], where one user's failure is the call's; the others' records are stored.
-    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
-        self.append_each(space, batches).await?.into_iter().collect()
+    async fn append(&self, spaces: &[String], batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+        self.append_each(spaces, batches).await?.into_iter().collect()
     }
 
     /// The same for bulk history. Who was not behind before is held back: the sweep passes over them until an event of another
     /// kind, or [`Self::let_go`].
-    async fn append_bulk_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>>;
+    async fn append_bulk_each(&self, spaces: &[String], batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>>;
 
     /// As [`Self::append_bulk_each`], where one user's failure is the call's; the others' records are stored.
-    async fn append_bulk(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
-        self.append_bulk_each(space, batches).await?.into_iter().collect()
+    async fn append_bulk(&self, spaces: &[String], batches: &[UserBatch]) -> StoreResult<Vec<AppendOutcome>> {
+        self.append_bulk_each(spaces, batches).await?.into_iter().collect()
     }
 
     /// Histories of many users in the order asked; `None` for a user never seen.
@@ -47,18 +47,18 @@ pub trait Histories: Send + Sync {
         self.histories_each(users).await?.into_iter().collect()
     }
 
-    /// Counters of many users in the order asked, with what the last refresh in the space had read; `None` for a user
-    /// never seen. A light read: neither histories nor features.
-    async fn states_each(&self, space: &str, users: &[String]) -> StoreResult<Each<Option<UserMarks>>>;
+    /// Counters of many users in the order asked, with what the last refresh in each of the spaces had read, the least of it; `None` for a
+    /// user never seen. A light read: neither histories nor features.
+    async fn states_each(&self, spaces: &[String], users: &[String]) -> StoreResult<Each<Option<UserMarks>>>;
 
     /// As [`Self::states_each`], where one user's failure is the call's.
-    async fn states(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
-        self.states_each(space, users).await?.into_iter().collect()
+    async fn states(&self, spaces: &[String], users: &[String]) -> StoreResult<Vec<Option<UserMarks>>> {
+        self.states_each(spaces, users).await?.into_iter().collect()
     }
 
     /// Users held back by bulk history: a step of a walk over all users, from `place` (empty at the beginning); returns the next place,
     /// empty at the end.
-    async fn held_back(&self, space: &str, place: &str) -> StoreResult<(Vec<String>, String)>;
+    async fn held_back(&self, spaces: &[String], place: &str) -> StoreResult<(Vec<String>, String)>;
 
     /// Holds these users back no longer. Whoever calls this has marked them due.
     async fn let_go(&self, users: &[String]) -> StoreResult<()>;
@@ -119,40 +119,40 @@ pub trait Features: Send + Sync {
     async fn referrers(&self, space: &str, neighbour: &str) -> StoreResult<Vec<String>>;
 }
 
-/// Whom to refresh next. The queue of a space; a user is in it at most once, waiting or leased.
+/// Whom to refresh next. A [`Queue`] is one for all spaces; a user is in it at most once, waiting or leased.
 #[async_trait]
 pub trait DueQueue: Send + Sync {
-    /// Adds users to the due queue; of two due times the earlier wins, of two classes the lower (more urgent).
-    async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()>;
+    /// Adds users to a queue; of two due times the earlier wins, of two classes the lower (more urgent).
+    async fn mark_due(&self, queue: Queue, entries: &[DueEntry]) -> StoreResult<()>;
 
-    /// Puts users before everybody (class 0, due at `due_ms`) for as long as a caller waits, until the store's time `until_ms`. A claim
+    /// Puts users before everybody in the due queue (class 0, due at `due_ms`) for as long as a caller waits, until the store's time `until_ms`. A claim
     /// that finds that time passed treats a user as of the place they had; who stood nowhere waits in [`super::SWEEP_CLASS`].
-    async fn mark_awaited(&self, space: &str, users: &[String], due_ms: i64, until_ms: i64) -> StoreResult<()>;
+    async fn mark_awaited(&self, users: &[String], due_ms: i64, until_ms: i64) -> StoreResult<()>;
 
     /// Takes up to `limit` users whose time has come, most urgent class first, oldest first within a class, and leases
     /// them. Users under an unexpired lease are not given out; users whose lease ran out are. Fewer than `limit` means that
     /// nobody else was due (or that other replicas kept being quicker).
-    async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>>;
+    async fn claim(&self, queue: Queue, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>>;
 
     /// Prolongs a lease; false when the token no longer holds it.
-    async fn renew(&self, space: &str, claim: &Claim, lease: Duration) -> StoreResult<bool>;
+    async fn renew(&self, queue: Queue, claim: &Claim, lease: Duration) -> StoreResult<bool>;
 
     /// Ends a lease; false when the token no longer holds it. A user marked due meanwhile stays due.
-    async fn release(&self, space: &str, claim: &Claim) -> StoreResult<bool>;
+    async fn release(&self, queue: Queue, claim: &Claim) -> StoreResult<bool>;
 
     /// Queue length and oldest due time by class, and the number of leases.
-    async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth>;
+    async fn queue_depth(&self, queue: Queue) -> StoreResult<QueueDepth>;
 
-    /// Marks due users with `seq > refreshed_seq` (or without features) who stand in neither queue nor lease and are not held back: a
+    /// Marks due users with `seq > refreshed_seq` (or without features) in one of the live `spaces` who stand in neither queue nor lease and are not held back: a
     /// step of a walk over all users, from `place` (empty at the beginning). After the last step the numbers of users and of those held
     /// back are known anew.
-    async fn sweep_step(&self, space: &str, place: &str) -> StoreResult<SweepStep>;
+    async fn sweep_step(&self, spaces: &[String], place: &str) -> StoreResult<SweepStep>;
 
     /// All steps at once; returns how many were marked. Slow.
-    async fn sweep(&self, space: &str) -> StoreResult<usize> {
+    async fn sweep(&self, spaces: &[String]) -> StoreResult<usize> {
         let (mut marked, mut place) = (0, String::new());
         loop {
-            let step = self.sweep_step(space, &place).await?;
+            let step = self.sweep_step(spaces, &place).await?;
             marked += step.marked;
             if step.next.is_empty() {
                 return Ok(marked);
@@ -161,8 +161,8 @@ pub trait DueQueue: Send + Sync {
         }
     }
 
-    /// Takes a user out of the due queue. A lease stays, but a mark made while it runs is dropped, too.
-    async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()>;
+    /// Takes a user out of every queue. A lease stays, but a mark made while it runs is dropped, too.
+    async fn forget_due(&self, user: &str) -> StoreResult<()>;
 }
 
 /// What replicas follow: fresh vectors, and changes of the catalogue.
@@ -187,8 +187,8 @@ pub trait Feeds: Send + Sync {
 /// Erasing users, step by step; the order of the steps is the job of [`crate::erase`].
 #[async_trait]
 pub trait Erasures: Send + Sync {
-    /// Says that this space will be written. Called before anything is, at every start: an erasure looks into the
-    /// spaces named here and nowhere else.
+    /// Says that this process writes this space, and which queues of before concern it. Called before anything is written, by every process
+    /// that marks users due: an erasure looks into the spaces named here and nowhere else.
     async fn note_space(&self, space: &str) -> StoreResult<()>;
 
     /// Every space ever noted, in the order of their names. One that cannot be read is put aside, as in every list of many.
@@ -301,8 +301,8 @@ pub trait Health: Send + Sync {
     /// What could not be read since the store was opened.
     fn unreadable(&self) -> &Unreadable;
 
-    /// Keys that hold something of many users, of no space or of these (queues have names like spaces), and are of another type:
-    /// each with what it holds. None where keys have no type.
+    /// Keys that hold something of many users, of no space or of these, and are of another type: each with what it holds. None where keys
+    /// have no type.
     async fn misused_keys(&self, _spaces: &[String]) -> StoreResult<Vec<String>> {
         Ok(Vec::new())
     }

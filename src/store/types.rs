@@ -107,7 +107,7 @@ impl UserState {
 pub struct UserMarks {
     /// Counters.
     pub state: UserState,
-    /// `seq` the last tier-1 refresh in the space read; `None` without one.
+    /// `seq` the last tier-1 refresh read, of several spaces the lowest; `None` where there was none in one of them.
     pub refreshed_seq: Option<u64>,
 }
 
@@ -179,7 +179,7 @@ pub struct AppendOutcome {
     pub duplicates: u32,
     /// After the append.
     pub state: UserState,
-    /// `seq` the last tier-1 refresh in the space read; `None` without features.
+    /// As [`UserMarks::refreshed_seq`].
     pub refreshed_seq: Option<u64>,
 }
 
@@ -293,6 +293,28 @@ pub enum PutRefusal {
     Stale,
     /// A skip found nothing to keep.
     NothingToSkip,
+}
+
+/// A queue of users, one for all spaces. A user is in each at most once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Queue {
+    /// To be refreshed.
+    Due,
+    /// To get a first answer without the LLM: the fast path's.
+    Fast,
+}
+
+impl Queue {
+    /// All of them.
+    pub const ALL: [Queue; 2] = [Queue::Due, Queue::Fast];
+
+    /// The name that programs before gave to the queue of one space.
+    pub(crate) fn of_space(self, space: &str) -> String {
+        match self {
+            Queue::Due => space.to_string(),
+            Queue::Fast => format!("{space}.fast"),
+        }
+    }
 }
 
 /// A user in the due queue.

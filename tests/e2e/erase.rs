@@ -217,7 +217,7 @@ async fn the_repeat_of_a_refresh_that_died_does_not_skip_over_an_erased_neighbou
     };
     let records: Vec<Record> = items.iter().take(4).enumerate().map(record).collect();
     let batches = ["hub", "other"].map(|user| UserBatch { user: user.into(), records: records.clone() });
-    store.append(&space, &batches).await.expect("append");
+    store.append(std::slice::from_ref(&space), &batches).await.expect("append");
     store.note_space(&space).await.expect("space");
     let written = Refreshed::Written { seq: 4, current_seq: 4 };
     assert_eq!(refresher.refresh("hub", 1).await.expect("refresh"), written);

@@ -185,11 +185,12 @@ fn spoil_members(redis: &RedisServer, space: &str) {
         hash(&format!("{key}:v"), "foreign", "theirs");
         hash(&format!("{key}:v"), "nobody's", "0 1 0 ");
     }
-    for (shard, lease) in (0..8).map(|shard| (shard, format!("taiji:leased:{{{shard}}}:{space}"))) {
-        hash(&lease, "foreign", "theirs");
-        redis.command(&["ZADD", &format!("taiji:lease:{{{shard}}}:{space}"), "1", "foreign"]);
-        redis.command(&["ZADD", &format!("taiji:due:{{{shard}}}:{space}:1"), "1", &"x".repeat(500)]);
-        redis.command(&["ZADD", &format!("taiji:due:{{{shard}}}:{space}:1"), "1", "a\nb"]);
+    // In both forms of the queue.
+    for (shard, form) in (0..8).flat_map(|shard| [(shard, String::new()), (shard, format!(":{space}"))]) {
+        hash(&format!("taiji:leased:{{{shard}}}{form}"), "foreign", "theirs");
+        redis.command(&["ZADD", &format!("taiji:lease:{{{shard}}}{form}"), "1", "foreign"]);
+        redis.command(&["ZADD", &format!("taiji:due:{{{shard}}}{form}:1"), "1", &"x".repeat(500)]);
+        redis.command(&["ZADD", &format!("taiji:due:{{{shard}}}{form}:1"), "1", "a\nb"]);
     }
     redis.command(&["ZADD", "taiji:items:{items}", "0.5", "foreign", "inf", "far"]);
     hash("taiji:items:{items}:v", "foreign", "{\"id\": 7");
@@ -260,7 +261,7 @@ fn audit_02_a_key_of_many_of_another_type_is_named_by_readyz_and_reads_go_on() {
     post_events(&server, &good(), "first");
     let space = server.wait_for_features(&good(), SOON)["space"].as_str().expect("space").to_string();
     let keys = [
-        format!("taiji:due:{{3}}:{space}:1"),
+        "taiji:due:{3}:1".to_string(),
         format!("taiji:leased:{{3}}:{space}"),
         format!("taiji:vec:{{3}}:{space}"),
         "taiji:items:{items}:v".to_string(),

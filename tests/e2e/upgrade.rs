@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock};
+use std::time::Instant;
 use testkit::process::{Ended, SOON, Server, Setup, call, command, run, wait_until};
 use testkit::redis::RedisServer;
 use testkit::{TAIJI, demo_bundle, fixture};
@@ -120,12 +121,61 @@ fn audit_09_two_builds_of_this_tree_take_turns_under_load() {
     }
 }
 
+#[test]
+fn audit_18_one_sweep_after_the_way_back_nobody_is_behind() {
+    way_back(&|setup| setup, &|setup: Setup| setup.env("TAIJI_REHEARSAL", "later"), "two builds of this tree");
+}
+
+/// The new program migrates and takes in events that it does not refresh; the old one comes back alone.
+fn way_back(old: &dyn Fn(Setup) -> Setup, new: &dyn Fn(Setup) -> Setup, name: &str) {
+    let (folder, redis) = (tempfile::tempdir().expect("tempdir"), RedisServer::start());
+    redis.replay(&std::fs::read(fixture("upgrade/redis.aof")).expect("redis.aof"));
+    let bundle = bundle(folder.path());
+    let member = || Setup::canned(&bundle, folder.path()).on(&redis.operators_url());
+    let users: Vec<String> = (0..USERS).map(user).collect();
+    let post = |server: &Server, round: i64| {
+        let events: Vec<Value> =
+            users.iter().map(|user| click(user, &format!("{user} {round}"), 1_700_000_000_000 + round)).collect();
+        server.post("/v1/events", &json!({ "events": events })).expect_status(202);
+    };
+    let mut after = new(member()).flag("--roles", "api").start();
+    post(&after, 1);
+    applied(&redis.operators_url()).expect_code(0);
+    let moved = queued(&redis, "taiji:due:{*}:?");
+    // It writes the new form from the start on.
+    assert_eq!(after.stop(), Some(0), "{}", after.stderr());
+    let mut after = new(member()).flag("--roles", "api").start();
+    post(&after, 2);
+    assert_eq!(after.stop(), Some(0), "{}", after.stderr());
+    let marked = queued(&redis, "taiji:due:{*}:?");
+    assert_eq!([moved, marked].map(|count| count >= USERS), [true; 2], "{moved} moved, {marked} marked");
+
+    let interval_ms = 2_000;
+    let back = old(member()).env("TAIJI__REFRESH__SWEEP_INTERVAL_MS", &interval_ms.to_string()).start();
+    let begun = Instant::now();
+    back.wait_for_features(&users, SOON);
+    println!(
+        "audit 18: after the way back ({name}), with a sweep every {interval_ms} ms, nobody of {USERS} is behind after {} ms",
+        begun.elapsed().as_millis()
+    );
+}
+
+/// Users in the sorted sets of these names.
+fn queued(redis: &RedisServer, pattern: &str) -> usize {
+    let keys = redis.command(&["KEYS", pattern]);
+    let keys = keys.lines().filter(|line| line.starts_with("taiji:"));
+    let count =
+        |key: &str| redis.command(&["ZCARD", key]).trim().trim_start_matches(':').parse::<usize>().expect("count");
+    keys.map(count).sum()
+}
+
 /// Run by `make upgrade-check OLD=…`.
 #[test]
 #[ignore = "needs the program of an earlier release"]
 fn upgrade_check() {
     let old = std::env::var("TAIJI_OLD").expect("OLD=<an earlier release's program>");
     let _ = take_turns(&|setup| setup.of(&old), &|setup| setup, &old);
+    way_back(&|setup| setup.of(&old), &|setup| setup, &old);
 }
 
 const USERS: usize = 40;

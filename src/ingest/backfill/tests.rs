@@ -3,7 +3,7 @@
 use super::*;
 use crate::due::{CLASS_ROUTINE, DuePolicy};
 use crate::feature::{Group, GroupBlob, Version};
-use crate::store::{EmbeddedOptions, EmbeddedStore, FeaturePut, FeatureStore, PutBody, PutOutcome};
+use crate::store::{EmbeddedOptions, EmbeddedStore, FeaturePut, FeatureStore, PutBody, PutOutcome, Queue};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl Bench {
     /// Users in the order in which they are given out, and when.
     async fn queue(&self) -> Vec<(String, i64)> {
         self.clock.store(NOW_MS + 1_000_000, Ordering::SeqCst);
-        let claims = self.store.claim(SPACE, 100, Duration::from_secs(60)).await.unwrap();
+        let claims = self.store.claim(Queue::Due, 100, Duration::from_secs(60)).await.unwrap();
         assert!(claims.iter().all(|claim| claim.class == CLASS_ROUTINE));
         claims.into_iter().map(|claim| (claim.user, claim.due_ms - NOW_MS)).collect()
     }

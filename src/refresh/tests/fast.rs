@@ -1,10 +1,9 @@
 //! The fast path: first its answer, then the LLM's, and neither harms the other.
 
 use super::*;
-use crate::due::fast_queue;
 use crate::feature::{DecodedGroup, Group, Version, flags};
 use crate::retrieve::{UserIndex, VectorTail, encode_f16};
-use crate::store::{FeedCursor, FreshVector};
+use crate::store::{FeedCursor, FreshVector, Queue};
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::Notify;
 
@@ -69,9 +68,9 @@ async fn a_user_without_features_gets_a_quick_answer_and_then_the_llms() {
     stop.send_replace(true);
     running.await.unwrap().unwrap();
     assert_eq!(refreshes("fast"), 3, "once a user");
-    for queue in [space.clone(), fast_queue(&space)] {
-        let depth = store.queue_depth(&queue).await.unwrap();
-        assert!(depth.classes.is_empty() && depth.leased == 0, "{queue}: {depth:?}");
+    for queue in Queue::ALL {
+        let depth = store.queue_depth(queue).await.unwrap();
+        assert!(depth.classes.is_empty() && depth.leased == 0, "{queue:?}: {depth:?}");
     }
 }
 
@@ -91,7 +90,7 @@ async fn it_fills_gaps_and_leaves_what_lives_alone() {
     let space = SPACE.to_string();
     assert_eq!(refresher.quick("nobody").await.unwrap(), Quick::Needless);
     let only_profile = UserBatch { user: "mute".into(), records: events("mute", &[]).records[..1].to_vec() };
-    store.append(&space, &[events("u", &[]), only_profile]).await.unwrap();
+    store.append(std::slice::from_ref(&space), &[events("u", &[]), only_profile]).await.unwrap();
     assert_eq!(refresher.quick("mute").await.unwrap(), Quick::Needless, "nothing to embed");
     assert_eq!(refresher.quick("u").await.unwrap(), Quick::Written { seq: 5 });
     assert_eq!(refresher.quick("u").await.unwrap(), Quick::Needless, "not twice");
@@ -143,7 +142,7 @@ async fn who_opted_out_is_not_indexed_by_it_either() {
         weight: 1.0,
         body: RecordBody::Profile(attributes),
     });
-    store.append(SPACE, &[batch]).await.unwrap();
+    store.append(&[SPACE.into()], &[batch]).await.unwrap();
     assert_eq!(refresher.quick("u").await.unwrap(), Quick::Written { seq: 6 });
     assert_eq!(vector_version(store.as_ref(), SPACE, "u").await, None);
 }
@@ -158,7 +157,7 @@ async fn beside_the_llm_no_note_of_a_neighbour_is_lost() {
     let space = SPACE.to_string();
     let names: Vec<String> = (0..60).map(|user| format!("u{user}")).collect();
     for (place, user) in names.iter().enumerate() {
-        store.append(&space, &[events(user, &[20 + place % 50])]).await.unwrap();
+        store.append(std::slice::from_ref(&space), &[events(user, &[20 + place % 50])]).await.unwrap();
         if place < 20 {
             refresher.refresh(user, 1).await.unwrap();
         }
@@ -188,7 +187,7 @@ async fn a_note_is_taken_back_only_where_nobody_is_shown() {
     let (store, bundle) = (embedded(folder.path()), bundle(GatedLlm::new(true, Duration::ZERO)));
     let refresher = refresher(store.clone(), bundle.clone(), &settings);
     let space = SPACE.to_string();
-    store.append(&space, &[events("hub", &[]), events("u", &[7])]).await.unwrap();
+    store.append(std::slice::from_ref(&space), &[events("hub", &[]), events("u", &[7])]).await.unwrap();
     refresher.refresh("hub", 1).await.unwrap();
     VectorTail::new(store.clone(), bundle.inference.as_ref().unwrap().index.clone(), space.clone())
         .catch_up()

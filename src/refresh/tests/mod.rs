@@ -21,7 +21,7 @@ use crate::llm::{
 use crate::proto::Behaviour;
 use crate::retrieve::{FaissUserIndex, UserSnapshot};
 use crate::store::{
-    EmbeddedOptions, EmbeddedStore, FeatureStore, Record, RecordBody, StoredFeatures, UserBatch, UserMarks,
+    EmbeddedOptions, EmbeddedStore, FeatureStore, Queue, Record, RecordBody, StoredFeatures, UserBatch, UserMarks,
 };
 use crate::telemetry::Metrics;
 use async_trait::async_trait;
@@ -201,19 +201,19 @@ fn engagement(item: usize, ts_ms: i64) -> Record {
 /// Appends and marks due, as the ingest does.
 async fn take_in(store: &dyn FeatureStore, space: &str, settings: &Settings, batches: &[UserBatch]) {
     let policy = DuePolicy::new(&settings.refresh);
-    let outcomes = store.append(space, batches).await.unwrap();
+    let outcomes = store.append(&[space.to_string()], batches).await.unwrap();
     let now_ms = store.now_ms().await.unwrap();
     let due = batches.iter().zip(&outcomes).filter_map(|(batch, outcome)| {
         let (class, due_ms) = policy.due(outcome, false, now_ms)?;
         Some(crate::store::DueEntry { user: batch.user.clone(), class, due_ms })
     });
-    store.mark_due(space, &due.collect::<Vec<_>>()).await.unwrap();
+    store.mark_due(Queue::Due, &due.collect::<Vec<_>>()).await.unwrap();
     let users: Vec<String> = batches.iter().map(|batch| batch.user.clone()).collect();
-    FastQueue::new(&settings.refresh).mark(store, space, &users, now_ms).await.unwrap();
+    FastQueue::new(&settings.refresh).mark(store, &users, now_ms).await.unwrap();
 }
 
 async fn marks(store: &dyn FeatureStore, space: &str, user: &str) -> UserMarks {
-    store.states(space, &[user.to_string()]).await.unwrap().remove(0).unwrap_or_default()
+    store.states(&[space.to_string()], &[user.to_string()]).await.unwrap().remove(0).unwrap_or_default()
 }
 
 async fn stored(store: &dyn FeatureStore, space: &str, user: &str) -> StoredFeatures {

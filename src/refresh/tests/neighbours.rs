@@ -55,7 +55,7 @@ impl World {
     }
 
     async fn take_in(&self, batches: &[UserBatch]) {
-        self.store.append(&self.space, batches).await.unwrap();
+        self.store.append(std::slice::from_ref(&self.space), batches).await.unwrap();
     }
 
     /// Refreshes them, 16 at once.

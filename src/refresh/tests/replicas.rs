@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::redis::{Address, Patience};
-use crate::store::{RedisOptions, RedisStore};
+use crate::store::{Queue, RedisOptions, RedisStore};
 use testkit::redis::RedisServer;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -59,9 +59,9 @@ impl Replica {
 /// Waits until the users' features have read every event, and nobody waits or is leased.
 async fn all_done(replica: &Replica, users: &[String]) {
     eventually("every user refreshed", async || {
-        let marks = replica.store.states(replica.space(), users).await.unwrap();
+        let marks = replica.store.states(&[replica.space().to_string()], users).await.unwrap();
         let behind = marks.iter().flatten().any(|marks| marks.refreshed_seq < Some(marks.state.seq));
-        let depth = replica.store.queue_depth(replica.space()).await.unwrap();
+        let depth = replica.store.queue_depth(Queue::Due).await.unwrap();
         (!behind && depth.classes.is_empty() && depth.leased == 0).then_some(())
     })
     .await;
@@ -141,12 +141,12 @@ async fn who_slept_through_a_lease_can_neither_renew_nor_release_the_next_ones()
     let space = sleeper.space().to_string();
     take_in(sleeper.store.as_ref(), &space, &settings, &[events("u", &[])]).await;
     let lease = Duration::from_millis(200);
-    let claim = sleeper.store.claim(&space, 1, lease).await.unwrap().remove(0);
+    let claim = sleeper.store.claim(Queue::Due, 1, lease).await.unwrap().remove(0);
     let other = Replica::new(&server, &llm, &settings).await.start();
     eventually("the other's call", async || (llm.running() == 1).then_some(())).await;
-    assert!(!sleeper.store.renew(&space, &claim, lease).await.unwrap());
-    assert!(!sleeper.store.release(&space, &claim).await.unwrap());
-    assert_eq!(sleeper.store.queue_depth(&space).await.unwrap().leased, 1, "the other's lease stands");
+    assert!(!sleeper.store.renew(Queue::Due, &claim, lease).await.unwrap());
+    assert!(!sleeper.store.release(Queue::Due, &claim).await.unwrap());
+    assert_eq!(sleeper.store.queue_depth(Queue::Due).await.unwrap().leased, 1, "the other's lease stands");
     llm.open();
     all_done(&sleeper, &["u".to_string()]).await;
     assert_eq!(other.end().await, 1);

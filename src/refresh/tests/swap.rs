@@ -111,7 +111,7 @@ fn epochs(answer: &Value) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn audit_18_a_refresh_writes_the_space_epoch_and_turn_it_began_with() {
     let world = World::new(false);
-    world.store.append(SPACE, &[events("u", &[9])]).await.unwrap();
+    world.store.append(&[SPACE.into()], &[events("u", &[9])]).await.unwrap();
     let refresher = world.refresher.clone();
     let under_way = tokio::spawn(async move { refresher.refresh("u", 1).await });
     eventually("the call of the llm", async || (world.llm.running() == 1).then_some(())).await;
@@ -178,7 +178,7 @@ async fn audit_18_no_answer_and_no_refresh_mixes_spaces_while_the_view_is_swappe
     const ROUNDS: usize = 60;
     let world = Arc::new(World::new(true));
     let users = ["a", "b"];
-    world.store.append(SPACE, &users.map(|user| events(user, &[9]))).await.unwrap();
+    world.store.append(&[SPACE.into()], &users.map(|user| events(user, &[9]))).await.unwrap();
     for epoch in [1, 2] {
         world.swap(epoch, 1);
         for user in users {
@@ -193,7 +193,7 @@ async fn audit_18_no_answer_and_no_refresh_mixes_spaces_while_the_view_is_swappe
             for nth in 0..ROUNDS {
                 let user = users[nth % 2];
                 let batch = UserBatch { user: user.into(), records: vec![engagement(10 + nth, 1000 + nth as i64)] };
-                world.store.append(SPACE, &[batch]).await.unwrap();
+                world.store.append(&[SPACE.into()], &[batch]).await.unwrap();
                 world.refresher.refresh(user, 1).await.unwrap();
             }
         }

@@ -133,7 +133,7 @@ async fn audit_04_a_worker_whose_model_makes_no_step_takes_nobody() {
     let running = Running::start_with(llm, 4, true, |refresh| refresh.poll_ms = 10);
     running.take_in("a", &[]).await;
     running.wake.notify_one();
-    let depth = running.store.queue_depth(&running.space).await.unwrap();
+    let depth = running.store.queue_depth(Queue::Due).await.unwrap();
     assert_eq!((depth.classes.iter().map(|(_, users, _)| users).sum::<usize>(), depth.leased), (1, 0));
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(running.llm.begun(), 0);

@@ -12,7 +12,7 @@ pub(super) async fn check(subject: &Subject) {
     one_call_with_repeats_and_many_users(subject).await;
     users_of_items(subject).await;
     assert_eq!(subject.store.histories(&["nobody".into()]).await.unwrap(), [None]);
-    assert!(subject.store.append("space", &[]).await.unwrap().is_empty());
+    assert!(subject.store.append(&["space".into()], &[]).await.unwrap().is_empty());
 }
 
 async fn order_and_content(subject: &Subject) {
@@ -88,7 +88,7 @@ async fn one_call_with_repeats_and_many_users(subject: &Subject) {
         batch("append call b", vec![engagement(1, "x", "i")]),
         batch("append call a", vec![engagement(1, "x", "i"), engagement(5, "y", "i")]),
     ];
-    let outcomes = subject.store.append("space", &batches).await.unwrap();
+    let outcomes = subject.store.append(&["space".into()], &batches).await.unwrap();
     let shape: Vec<_> = outcomes.iter().map(|o| (o.accepted, o.duplicates, o.state.seq)).collect();
     assert_eq!(shape, [(1, 2, 1), (1, 0, 1), (1, 1, 2)]);
     let users = ["append call b", "nobody", "append call a"].map(String::from);

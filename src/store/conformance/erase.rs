@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::proto::TextGroup;
-use crate::store::{Claim, CrossBlank, DueEntry, Erasure, IdleErasure, IdlePlan, PutRefusal, UserState};
+use crate::store::{Claim, CrossBlank, DueEntry, Erasure, IdleErasure, IdlePlan, PutRefusal, Queue, UserState};
 use std::time::Duration;
 
 const LEASE: Duration = Duration::from_millis(100);
@@ -438,22 +438,23 @@ async fn referrers(subject: &Subject) {
 }
 
 async fn due_marks(subject: &Subject) {
-    let (store, space) = (&subject.store, "erase due");
+    let store = &subject.store;
+    super::queue::now_of_an_empty_queue(subject).await;
     let mark = async |user: &str, class, due_ms| {
-        store.mark_due(space, &[DueEntry { user: user.into(), class, due_ms }]).await.unwrap();
+        store.mark_due(Queue::Due, &[DueEntry { user: user.into(), class, due_ms }]).await.unwrap();
     };
-    let claim = async || -> Vec<Claim> { store.claim(space, 9, LEASE).await.unwrap() };
+    let claim = async || -> Vec<Claim> { store.claim(Queue::Due, 9, LEASE).await.unwrap() };
     let now_ms = now(subject).await;
-    store.forget_due(space, "nobody").await.unwrap();
+    store.forget_due("nobody").await.unwrap();
     mark("waits", 1, now_ms).await;
     mark("stays", 1, now_ms).await;
-    store.forget_due(space, "waits").await.unwrap();
+    store.forget_due("waits").await.unwrap();
     let claims = claim().await;
     assert_eq!(claims.iter().map(|claim| claim.user.as_str()).collect::<Vec<_>>(), ["stays"]);
     mark("stays", 0, now_ms + 7).await;
-    store.forget_due(space, "stays").await.unwrap();
-    assert!(store.renew(space, &claims[0], LEASE).await.unwrap(), "a lease stays");
-    assert!(store.release(space, &claims[0]).await.unwrap());
+    store.forget_due("stays").await.unwrap();
+    assert!(store.renew(Queue::Due, &claims[0], LEASE).await.unwrap(), "a lease stays");
+    assert!(store.release(Queue::Due, &claims[0]).await.unwrap());
     assert!(claim().await.is_empty(), "what was marked during the lease is gone");
     mark("stays", 2, now_ms).await;
     assert_eq!(claim().await.len(), 1, "and can be marked again");
@@ -464,8 +465,8 @@ async fn the_sweep_passes_over_the_erased(subject: &Subject) {
     append(subject, user, &[engagement(1, "e", "i")]).await;
     let state = erase(subject, user).await;
     let swept = async || {
-        store.sweep(space).await.unwrap();
-        let claims = store.claim(space, 100_000, LEASE).await.unwrap();
+        store.sweep(&[space.to_string()]).await.unwrap();
+        let claims = store.claim(Queue::Due, 100_000, LEASE).await.unwrap();
         claims.iter().filter(|claim| claim.user == user).count()
     };
     assert_eq!(swept().await, 0, "nothing is kept to refresh from");

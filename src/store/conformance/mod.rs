@@ -82,7 +82,7 @@ pub(super) fn profile(ts_ms: i64, event_id: &str, attributes: &[(&str, i64)]) ->
 
 pub(super) async fn append(subject: &Subject, user: &str, records: &[Record]) -> AppendOutcome {
     let batch = UserBatch { user: user.into(), records: records.to_vec() };
-    subject.store.append("space", &[batch]).await.unwrap().remove(0)
+    subject.store.append(&["space".into()], &[batch]).await.unwrap().remove(0)
 }
 
 pub(super) async fn history(subject: &Subject, user: &str) -> UserHistory {

@@ -4,7 +4,7 @@
 //! shares no code with a store.
 
 use super::*;
-use crate::store::{Claim, DueEntry, Erasure, HISTORY_CAP, PutRefusal, QUERY_CAP};
+use crate::store::{Claim, DueEntry, Erasure, HISTORY_CAP, PutRefusal, QUERY_CAP, Queue};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeMap;
@@ -237,6 +237,7 @@ pub fn check(subject: &Subject, runtime: &tokio::runtime::Runtime, cases: u32) {
         let users = (0..USERS).map(|_| ModelUser::default()).collect();
         let mut run = Run { subject, space, users, claims: Vec::new() };
         runtime.block_on(async {
+            super::queue::now_of_an_empty_queue(subject).await;
             for call in &calls {
                 run.step(call).await;
                 run.compare().await;
@@ -278,20 +279,20 @@ impl Run<'_> {
             Call::Mark { user, class, in_ms } => {
                 self.users[*user as usize].mark((*class, now_ms + in_ms));
                 let entry = DueEntry { user: self.name(*user as usize), class: *class, due_ms: now_ms + in_ms };
-                store.mark_due(&self.space, &[entry]).await.unwrap();
+                store.mark_due(Queue::Due, &[entry]).await.unwrap();
             }
             Call::Claim { limit } => self.claim(*limit, now_ms).await,
             Call::Renew { nth } => {
                 let Some((user, claim)) = self.claims.get(*nth) else { return };
                 let lease = self.users[*user].leased.as_mut().filter(|lease| lease.token == claim.token);
                 let expected = lease.map(|lease| lease.ends_ms = now_ms + LEASE_MS).is_some();
-                assert_eq!(store.renew(&self.space, claim, lease_time()).await.unwrap(), expected);
+                assert_eq!(store.renew(Queue::Due, claim, lease_time()).await.unwrap(), expected);
             }
             Call::Release { nth } => {
                 let Some((user, claim)) = self.claims.get(*nth) else { return };
                 let model = &mut self.users[*user];
                 let ended = model.leased.take_if(|lease| lease.token == claim.token);
-                assert_eq!(store.release(&self.space, claim).await.unwrap(), ended.is_some());
+                assert_eq!(store.release(Queue::Due, claim).await.unwrap(), ended.is_some());
                 if let Some(again) = ended.and_then(|lease| lease.again) {
                     model.waiting = Some(again);
                 }
@@ -314,7 +315,7 @@ impl Run<'_> {
                 if let Some(lease) = &mut model.leased {
                     lease.again = None;
                 }
-                store.forget_due(&self.space, &self.name(*user as usize)).await.unwrap();
+                store.forget_due(&self.name(*user as usize)).await.unwrap();
             }
             Call::Advance { ms } => (self.subject.advance)(*ms),
         }
@@ -349,7 +350,7 @@ impl Run<'_> {
             };
             sent.push(UserBatch { user: self.name(*user as usize), records: records.iter().map(record).collect() });
         }
-        let outcomes = self.subject.store.append(&self.space, &sent).await.unwrap();
+        let outcomes = self.subject.store.append(std::slice::from_ref(&self.space), &sent).await.unwrap();
         let shape = |o: &AppendOutcome| (o.accepted, o.duplicates, o.state.seq, o.refreshed_seq);
         assert_eq!(outcomes.iter().map(shape).collect::<Vec<_>>(), accepted);
     }
@@ -372,7 +373,7 @@ impl Run<'_> {
         }
         due.sort_unstable();
         due.truncate(limit);
-        let claims = self.subject.store.claim(&self.space, limit, lease_time()).await.unwrap();
+        let claims = self.subject.store.claim(Queue::Due, limit, lease_time()).await.unwrap();
         let shape: Vec<_> = claims.iter().map(|claim| (claim.class, claim.due_ms, claim.user.clone())).collect();
         let expected: Vec<_> = due.iter().map(|(class, ms, user)| (*class, *ms, self.name(*user))).collect();
         assert_eq!(shape, expected);

@@ -129,8 +129,9 @@ async fn weight_and_marks(subject: &Subject) {
     assert_eq!((outcome.refreshed_seq, outcome.state.weight, outcome.state.seq), (Some(3), 1.0, 4));
     assert_eq!(put(subject, "space", write_put(user, v(3, 0), 1, 1, groups(v(3, 0)))).await, written(4));
     assert_eq!(
-        subject.store.append("elsewhere", &[UserBatch { user: user.into(), records: vec![] }]).await.unwrap()[0]
-            .refreshed_seq,
+        subject.store.append(&["elsewhere".into()], &[UserBatch { user: user.into(), records: vec![] }]).await.unwrap()
+            [0]
+        .refreshed_seq,
         None
     );
 }
@@ -142,15 +143,15 @@ async fn states_are_what_histories_and_puts_say(subject: &Subject) {
     }
     put(subject, "space", write_put(&users[3], v(2, 0), 1, 1, vec![blob(INTRA, 1, v(2, 0), 1, 0)])).await;
     put(subject, "space", write_put(&users[2], v(1, 0), 0, 1, vec![blob(INTRA, 1, v(1, 0), 0, 0)])).await;
-    let found = subject.store.states("space", &users).await.unwrap();
+    let found = subject.store.states(&["space".into()], &users).await.unwrap();
     let refreshed: Vec<_> = found.iter().map(|marks| marks.map(|marks| marks.refreshed_seq)).collect();
     assert_eq!(refreshed, [Some(None), None, Some(None), Some(Some(2))], "a quick answer is no refresh");
-    let elsewhere = subject.store.states("states other", &users[3..]).await.unwrap().remove(0).unwrap();
+    let elsewhere = subject.store.states(&["states other".into()], &users[3..]).await.unwrap().remove(0).unwrap();
     assert_eq!(elsewhere.refreshed_seq, None);
     for (user, marks) in users.iter().zip(found).filter(|(user, _)| *user != &users[1]) {
         assert_eq!(marks.unwrap().state, history(subject, user).await.state, "{user}");
     }
-    assert!(subject.store.states("space", &[]).await.unwrap().is_empty());
+    assert!(subject.store.states(&["space".into()], &[]).await.unwrap().is_empty());
 }
 
 async fn skip_moves_marks_only(subject: &Subject) {

@@ -26,7 +26,7 @@ async fn child() {
     let store = EmbeddedStore::open(Path::new(&folder), EmbeddedOptions::default()).unwrap();
     for number in 0..count.parse().unwrap() {
         let event = click(number as i64, &format!("e{number}"), &"x".repeat(100));
-        let appended = store.append("s", &[batch(&user(number), vec![event])]).await;
+        let appended = store.append(&["s".into()], &[batch(&user(number), vec![event])]).await;
         let line = match &appended {
             Ok(outcomes) => format!("ack {number} {}", outcomes[0].accepted),
             Err(error) => format!("error {error}"),
@@ -73,7 +73,7 @@ async fn check_all_there(folder: &Path, acks: u64) {
     ids.sort_unstable();
     assert_eq!(ids, (0..ids.len() as u64).collect::<Vec<_>>(), "each once, none missing");
     assert!((acks..=acks + 1).contains(&(ids.len() as u64)), "{acks} acknowledged, {} found", ids.len());
-    let again = store.append("s", &[batch(&user(0), vec![click(0, "e0", "x")])]).await.unwrap();
+    let again = store.append(&["s".into()], &[batch(&user(0), vec![click(0, "e0", "x")])]).await.unwrap();
     assert_eq!(again[0].duplicates, 1, "and the store works on");
 }
 

@@ -27,7 +27,7 @@ pub struct Engine {
     pub states: Keyspace,
     /// Histories, features and referrers; one range a user ([`keys`]).
     pub users: Keyspace,
-    /// `space | user` → place in the due queue.
+    /// `queue | user` → place in that queue.
     pub due: Keyspace,
     /// Vector and item feeds.
     pub feeds: Keyspace,

@@ -80,12 +80,12 @@ struct Draft {
 
 #[async_trait]
 impl Histories for EmbeddedStore {
-    async fn append_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
-        self.append_as(false, space, batches)
+    async fn append_each(&self, spaces: &[String], batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
+        self.append_as(false, spaces, batches)
     }
 
-    async fn append_bulk_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
-        self.append_as(true, space, batches)
+    async fn append_bulk_each(&self, spaces: &[String], batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
+        self.append_as(true, spaces, batches)
     }
 
     async fn histories_each(&self, users: &[String]) -> StoreResult<Each<Option<UserHistory>>> {
@@ -95,19 +95,17 @@ impl Histories for EmbeddedStore {
         unless_all_failed(users.iter().map(read).collect())
     }
 
-    async fn states_each(&self, space: &str, users: &[String]) -> StoreResult<Each<Option<UserMarks>>> {
+    async fn states_each(&self, spaces: &[String], users: &[String]) -> StoreResult<Each<Option<UserMarks>>> {
         let inner = &self.inner;
         let snapshot = inner.engine.database.snapshot();
-        let marks = |record: UserRecord| UserMarks {
-            state: record.state,
-            refreshed_seq: record.refreshed.get(space).map(|version| version.seq),
-        };
+        let marks =
+            |record: UserRecord| UserMarks { state: record.state, refreshed_seq: record.least_refreshed(spaces) };
         let read = |user: &String| inner.unreadable.watch(RecordKind::State, inner.engine.user_record(&snapshot, user));
         unless_all_failed(users.iter().map(|user| Ok(read(user)?.map(marks))).collect())
     }
 
-    async fn held_back(&self, space: &str, place: &str) -> StoreResult<(Vec<String>, String)> {
-        let found = self.write(|inner| inner.behind_after(space, place))?;
+    async fn held_back(&self, spaces: &[String], place: &str) -> StoreResult<(Vec<String>, String)> {
+        let found = self.write(|inner| inner.behind_after(spaces, place))?;
         Ok((found.held, found.next))
     }
 
@@ -157,7 +155,7 @@ impl Histories for EmbeddedStore {
 
 impl EmbeddedStore {
     /// What both ways of appending do.
-    fn append_as(&self, is_bulk: bool, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
+    fn append_as(&self, is_bulk: bool, spaces: &[String], batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
         self.write(|inner| {
             let _users = inner.user_locks.lock_all(batches.iter().map(|batch| batch.user.as_str()));
             let snapshot = inner.engine.database.snapshot();
@@ -178,7 +176,7 @@ impl EmbeddedStore {
                         }
                     }
                 };
-                outcomes.push(Ok(draft.apply(space, &batch.records, is_bulk)));
+                outcomes.push(Ok(draft.apply(spaces, &batch.records, is_bulk)));
             }
             drafts.retain(|_, draft| !draft.changed.is_empty());
             if drafts.is_empty() {
@@ -262,7 +260,7 @@ impl Draft {
         })
     }
 
-    fn apply(&mut self, space: &str, records: &[Record], is_bulk: bool) -> AppendOutcome {
+    fn apply(&mut self, spaces: &[String], records: &[Record], is_bulk: bool) -> AppendOutcome {
         let (before, mut accepted) = (self.user.state.seq, 0);
         for record in records {
             if let Some(kind) = self.add(record) {
@@ -275,19 +273,19 @@ impl Draft {
             }
         }
         if accepted > 0 {
-            self.hold_back(space, is_bulk, before);
+            self.hold_back(spaces, is_bulk, before);
         }
         AppendOutcome {
             accepted,
             duplicates: records.len() as u32 - accepted,
             state: self.user.state,
-            refreshed_seq: self.user.refreshed.get(space).map(|version| version.seq),
+            refreshed_seq: self.user.least_refreshed(spaces),
         }
     }
 
     /// Bulk history holds a user back from the sweep who was not behind before; every other event takes that back.
-    fn hold_back(&mut self, space: &str, is_bulk: bool, before: u64) {
-        let refreshed = self.user.refreshed.get(space).map_or(0, |version| version.seq);
+    fn hold_back(&mut self, spaces: &[String], is_bulk: bool, before: u64) {
+        let refreshed = self.user.least_refreshed(spaces).unwrap_or(0);
         let is_behind = before > refreshed.max(self.user.state.erased_seq) && self.notes.held != Some(before);
         let held = (is_bulk && !is_behind).then_some(self.user.state.seq);
         self.notes_changed |= self.notes.held != held;

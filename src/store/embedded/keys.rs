@@ -3,6 +3,7 @@
 //! Ids are preceded by their length, so that no id can run into another's keys whatever characters it holds.
 
 use crate::log_id::LogId;
+use crate::store::Queue;
 
 /// What a key of the `users` keyspace holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,19 +68,27 @@ pub fn of_referrer(neighbour: &str, space: &str, user: &str) -> Vec<u8> {
     key
 }
 
-/// `space | user`, of the `due` keyspace.
-pub fn of_due(space: &str, user: &str) -> Vec<u8> {
-    let mut key = Vec::with_capacity(space.len() + user.len() + 4);
-    push(&mut key, space);
+/// `queue | user`, of the `due` keyspace. Programs before had a queue of each kind a space; to them, ours is that of the space without a
+/// name, which they leave alone.
+pub fn of_due(queue: Queue, user: &str) -> Vec<u8> {
+    of_due_in(&queue.of_space(""), user)
+}
+
+/// `queue | user`, where the queue is one of a space.
+pub fn of_due_in(queue: &str, user: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(queue.len() + user.len() + 4);
+    push(&mut key, queue);
     push(&mut key, user);
     key
 }
 
-/// The space and the user in a key made by [`of_due`].
-pub fn parse_due(key: &[u8]) -> Option<(&str, &str)> {
-    let (space, rest) = pop(key)?;
+/// The queue and the user in a key of the `due` keyspace, and whether it is the queue of one space.
+pub fn parse_due(key: &[u8]) -> Option<(Queue, &str, bool)> {
+    let (name, rest) = pop(key)?;
     let (user, rest) = pop(rest)?;
-    rest.is_empty().then_some((space, user))
+    let suffix = Queue::Fast.of_space("");
+    let (queue, space) = name.strip_suffix(&suffix).map_or((Queue::Due, name), |space| (Queue::Fast, space));
+    rest.is_empty().then_some((queue, user, !space.is_empty()))
 }
 
 /// Whether a key of the `users` keyspace, of this user, holds a referrer, their number, or the user's notes.
@@ -219,7 +228,7 @@ mod tests {
         let (user, space) = (LogId("carol"), LogId("space"));
         assert_eq!(loggable(&of_state("carol")), user.to_string());
         assert_eq!(loggable(&of_user_in_space("carol", Kind::Features, "space")), format!("{user}f{space}"));
-        assert_eq!(loggable(&of_due("space", "carol")), format!("{space}{user}"));
+        assert_eq!(loggable(&of_due_in("space", "carol")), format!("{space}{user}"));
         for odd in [&b"carol"[..], &of_user("carol", Kind::Profile)[1..], &of_feed("feed", 7)] {
             assert!(!loggable(odd).contains("carol"), "{}", loggable(odd));
         }

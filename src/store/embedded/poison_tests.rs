@@ -6,8 +6,8 @@ use super::*;
 use crate::event::Item;
 use crate::feature::{Group, Version};
 use crate::store::{
-    DueEntry, DueQueue, Erasures, Features, FeedCursor, Feeds as _, FreshVector, Histories, RecordKind, UserBatch,
-    UserMarks, conformance,
+    DueEntry, DueQueue, Erasures, Features, FeedCursor, Feeds as _, FreshVector, Histories, Queue, RecordKind,
+    UserBatch, UserMarks, conformance,
 };
 use std::collections::BTreeMap;
 
@@ -34,9 +34,9 @@ async fn fill(store: &EmbeddedStore) -> Version {
     store.note_space(SPACE).await.unwrap();
     for user in USERS {
         let batch = everything(user);
-        store.append(SPACE, &[batch]).await.unwrap();
+        store.append(&[SPACE.into()], &[batch]).await.unwrap();
         let later = vec![conformance::engagement(99, "last", "item")];
-        store.append(SPACE, &[UserBatch { user: user.into(), records: later }]).await.unwrap();
+        store.append(&[SPACE.into()], &[UserBatch { user: user.into(), records: later }]).await.unwrap();
         store.add_referrer(SPACE, user, "friend").await.unwrap();
     }
     let version = Version { seq: 24, turn: 0 };
@@ -95,7 +95,7 @@ async fn audit_02_whatever_stands_in_a_record_harms_nobody_else_and_is_erased() 
             };
             let histories = store.histories_each(&users).await.unwrap();
             check("histories", histories.into_iter().map(Result::err).collect());
-            let states = store.states_each(SPACE, &users).await.unwrap();
+            let states = store.states_each(&[SPACE.into()], &users).await.unwrap();
             check("states", states.into_iter().map(Result::err).collect());
             let groups = store.feature_groups_each(SPACE, &users, &[Group::Intra]).await.unwrap();
             check("groups", groups.into_iter().map(Result::err).collect());
@@ -103,7 +103,7 @@ async fn audit_02_whatever_stands_in_a_record_harms_nobody_else_and_is_erased() 
                 user: user.into(),
                 records: vec![conformance::engagement(999, "more", "item")],
             };
-            let appended = store.append_each(SPACE, &USERS.map(more)).await.unwrap();
+            let appended = store.append_each(&[SPACE.into()], &USERS.map(more)).await.unwrap();
             check("appends", appended.into_iter().map(Result::err).collect());
             assert_eq!(store.referrer_counts(SPACE, &users).await.unwrap(), [1, 1, 1], "{kind:?} {way}");
             let intra = conformance::blob(Group::Intra, 1, version, 1, 0);
@@ -111,9 +111,9 @@ async fn audit_02_whatever_stands_in_a_record_harms_nobody_else_and_is_erased() 
                 Ok(_) => assert!(kind.is_some() || way == 4, "{way}"),
                 Err(error) => assert!(kind.is_none() && error.is_unreadable(), "{kind:?} {way}: {error}"),
             }
-            store.sweep_step(SPACE, "").await.unwrap();
+            store.sweep_step(&[SPACE.into()], "").await.unwrap();
 
-            let lost = store.states(SPACE, &users[1..2]).await.is_err();
+            let lost = store.states(&[SPACE.into()], &users[1..2]).await.is_err();
             let now = store.now_ms().await.unwrap();
             let erasure = store.note_erasure("bob").await.unwrap();
             let state = store.erase_user(&erasure).await.unwrap();
@@ -127,7 +127,8 @@ async fn audit_02_whatever_stands_in_a_record_harms_nobody_else_and_is_erased() 
             store.finish_erasure(&erasure, state.era).await.unwrap();
             let late = store.now_ms().await.unwrap() + 1000;
             let records = vec![conformance::engagement(late, "anew", "item")];
-            let outcome = store.append(SPACE, &[UserBatch { user: "bob".into(), records }]).await.unwrap().remove(0);
+            let outcome =
+                store.append(&[SPACE.into()], &[UserBatch { user: "bob".into(), records }]).await.unwrap().remove(0);
             assert_eq!((outcome.accepted, outcome.state.era), (1, state.era), "{kind:?} {way}");
             assert_eq!(store.histories(&users[1..2]).await.unwrap()[0].as_ref().unwrap().engagements.len(), 1);
         }
@@ -155,7 +156,7 @@ async fn audit_08_one_bad_record_stops_no_idle_erasure() {
         engine.meta.insert(keys::of_idle("theirs"), b"theirs").unwrap();
         engine.meta.insert(keys::QUIET_TIME, b"theirs").unwrap();
         crate::erase::erase_all_idle(store.as_ref()).await;
-        let left = store.states_each(SPACE, &USERS.map(String::from)).await.unwrap();
+        let left = store.states_each(&[SPACE.into()], &USERS.map(String::from)).await.unwrap();
         let is_erased = |found: &StoreResult<Option<UserMarks>>| {
             found.as_ref().is_ok_and(|found| found.is_some_and(|marks| !marks.state.has_events()))
         };
@@ -176,9 +177,9 @@ async fn audit_02_bad_records_about_many_are_put_aside_and_the_folder_opens() {
         store.note_erasure(user).await.unwrap();
     }
     let entry = |user: &str| DueEntry { user: user.into(), class: 1, due_ms: 1 };
-    store.mark_due(SPACE, &USERS.map(entry)).await.unwrap();
+    store.mark_due(Queue::Due, &USERS.map(entry)).await.unwrap();
     let engine = &store.inner.engine;
-    engine.due.insert(keys::of_due(SPACE, "bob"), b"theirs").unwrap();
+    engine.due.insert(keys::of_due(Queue::Due, "bob"), b"theirs").unwrap();
     engine.due.insert(b"\xFF\xFFforeign", b"theirs").unwrap();
     engine.erased.insert(keys::of_state("bad"), b"theirs").unwrap();
     engine.meta.insert([keys::SPACE_PREFIX, b"\xFF"].concat(), b"").unwrap();
@@ -190,7 +191,7 @@ async fn audit_02_bad_records_about_many_are_put_aside_and_the_folder_opens() {
     drop(store);
 
     let store = open(folder.path());
-    let claimed = store.claim(SPACE, 9, Duration::from_secs(60)).await.unwrap();
+    let claimed = store.claim(Queue::Due, 9, Duration::from_secs(60)).await.unwrap();
     let mut claimed: Vec<&str> = claimed.iter().map(|claim| claim.user.as_str()).collect();
     claimed.sort_unstable();
     assert_eq!(claimed, ["ann", "cat"]);

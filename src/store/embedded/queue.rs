@@ -4,7 +4,7 @@
 //! the durable copy. In memory because a queue kept in an LSM tree leaves a tombstone for every user taken off its head,
 //! and every later claim would step over them; it costs about 200 bytes a waiting user.
 
-use crate::store::{Claim, QueueDepth};
+use crate::store::{Claim, Queue, QueueDepth};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -24,20 +24,26 @@ impl Mark {
     }
 }
 
-/// The queues of all spaces.
+/// All queues.
 #[derive(Debug, Default)]
-pub struct DueQueues(HashMap<String, SpaceQueue>);
+pub struct DueQueues {
+    due: UserQueue,
+    fast: UserQueue,
+}
 
 impl DueQueues {
-    /// The queue of a space, made at first use.
-    pub fn space(&mut self, space: &str) -> &mut SpaceQueue {
-        self.0.entry(space.to_string()).or_default()
+    /// One of them.
+    pub fn of(&mut self, queue: Queue) -> &mut UserQueue {
+        match queue {
+            Queue::Due => &mut self.due,
+            Queue::Fast => &mut self.fast,
+        }
     }
 }
 
-/// One space's queue. A user is in it at most once: waiting or leased.
+/// One queue. A user is in it at most once: waiting or leased.
 #[derive(Debug, Default)]
-pub struct SpaceQueue {
+pub struct UserQueue {
     users: HashMap<Arc<str>, Place>,
     waiting: BTreeMap<u8, BTreeSet<(i64, Arc<str>)>>,
     lease_ends: BTreeSet<(i64, Arc<str>)>,
@@ -102,7 +108,7 @@ impl Standing {
     }
 }
 
-impl SpaceQueue {
+impl UserQueue {
     /// The mark that must survive a crash: a leased user who was not refreshed is due again.
     pub fn durable(&self, user: &str) -> Option<Mark> {
         match *self.users.get(user)? {

@@ -6,10 +6,11 @@ use super::*;
 use crate::event::ActionClass;
 use crate::feature::Version;
 use crate::proto::Behaviour;
+use crate::store::codec;
 use crate::store::conformance::{self, Subject};
 use crate::store::{
     DueEntry, DueQueue, Erasures, FeaturePut, Features, FeedCursor, Feeds, FreshVector, Histories, PROFILE_CAP,
-    PutBody, PutOutcome, PutRefusal, Record, RecordBody, UserBatch,
+    PutBody, PutOutcome, PutRefusal, Queue, Record, RecordBody, UserBatch,
 };
 use std::sync::atomic::{AtomicI64, Ordering};
 use tempfile::TempDir;
@@ -75,12 +76,12 @@ async fn a_restart_keeps_everything_and_voids_leases() {
     let folder = tempfile::tempdir().unwrap();
     let time = Arc::new(AtomicI64::new(1_700_000_000_000));
     let store = EmbeddedStore::open(folder.path(), options(&time)).unwrap();
-    store.append("s", &[batch("u", vec![click(1, "e", "i")])]).await.unwrap();
+    store.append(&["s".into()], &[batch("u", vec![click(1, "e", "i")])]).await.unwrap();
     let due = |user: &str, class, due_ms| DueEntry { user: user.into(), class, due_ms };
-    store.mark_due("s", &[due("done", 0, 1), due("taken", 1, 2), due("waits", 2, 3)]).await.unwrap();
-    let claims = store.claim("s", 2, Duration::from_secs(60)).await.unwrap();
-    store.mark_due("s", &[due("taken", 0, 9)]).await.unwrap();
-    assert!(store.release("s", &claims[0]).await.unwrap());
+    store.mark_due(Queue::Due, &[due("done", 0, 1), due("taken", 1, 2), due("waits", 2, 3)]).await.unwrap();
+    let claims = store.claim(Queue::Due, 2, Duration::from_secs(60)).await.unwrap();
+    store.mark_due(Queue::Due, &[due("taken", 0, 9)]).await.unwrap();
+    assert!(store.release(Queue::Due, &claims[0]).await.unwrap());
     let vector = FreshVector { user: "u".into(), era: 0, version: Version::default(), vector: None };
     for _ in 0..5 {
         store.append_vector("s", &vector).await.unwrap();
@@ -94,8 +95,8 @@ async fn a_restart_keeps_everything_and_voids_leases() {
 
     let store = EmbeddedStore::open(folder.path(), options(&time)).unwrap();
     assert_eq!((store.histories(&["u".into()]).await.unwrap(), store.stats().await.unwrap().users), before);
-    assert!(!store.release("s", &claims[1]).await.unwrap(), "leases of the dead process are void");
-    let again = store.claim("s", 9, Duration::from_secs(60)).await.unwrap();
+    assert!(!store.release(Queue::Due, &claims[1]).await.unwrap(), "leases of the dead process are void");
+    let again = store.claim(Queue::Due, 9, Duration::from_secs(60)).await.unwrap();
     let shape: Vec<_> = again.iter().map(|claim| (claim.user.as_str(), claim.class, claim.due_ms)).collect();
     assert_eq!(shape, [("taken", 0, 2), ("waits", 2, 3)]);
     let feed = store.vectors_after("s", &FeedCursor::default(), 9).await.unwrap();
@@ -111,7 +112,7 @@ async fn an_erasure_and_its_note_survive_a_restart() {
     let open = || EmbeddedStore::open(folder.path(), options(&time)).unwrap();
     let store = open();
     store.note_space("s").await.unwrap();
-    store.append("s", &[batch("u", vec![click(10, "e", "i")])]).await.unwrap();
+    store.append(&["s".into()], &[batch("u", vec![click(10, "e", "i")])]).await.unwrap();
     store.add_referrer("s", "u", "r").await.unwrap();
     let noted = store.note_erasure("u").await.unwrap();
     drop(store);
@@ -124,7 +125,7 @@ async fn an_erasure_and_its_note_survive_a_restart() {
     assert_eq!((state.era, state.seq, state.erased_before_ms), (1, 1, 1_700_000_000_000));
     assert_eq!(store.referrers("s", "u").await.unwrap(), ["r"]);
     assert_eq!(store.spaces().await.unwrap(), ["s"]);
-    let late = store.append("s", &[batch("u", vec![click(10, "e", "i")])]).await.unwrap().remove(0);
+    let late = store.append(&["s".into()], &[batch("u", vec![click(10, "e", "i")])]).await.unwrap().remove(0);
     assert_eq!((late.accepted, late.duplicates), (0, 1));
     store.finish_erasure(&noted, state.era).await.unwrap();
     drop(store);
@@ -138,7 +139,7 @@ async fn of_an_erased_user_only_the_counters_are_left() {
     let (folder, subject) = subject();
     let user = "nobody else's name";
     let records = vec![click(10, "e", "i"), Record { body: RecordBody::Query("q".into()), ..click(11, "f", "i") }];
-    subject.store.append("s", &[batch(user, records)]).await.unwrap();
+    subject.store.append(&["s".into()], &[batch(user, records)]).await.unwrap();
     let body = PutBody::Write { groups: vec![], prompt_hash: 1, embedding: vec![1, 2] };
     let put = FeaturePut { user: user.into(), era: 0, version: Version::default(), tier: 1, body };
     assert_eq!(subject.store.put("s", put.clone()).await.unwrap(), PutOutcome::Written { current_seq: 2 });
@@ -164,7 +165,7 @@ async fn concurrent_appends_of_the_same_events_count_each_once() {
                 let event = |user: &str| batch(user, vec![click(n, &format!("e{n}"), "shared item")]);
                 let mut users = [event("a"), event("b"), event(&format!("own {task}"))];
                 users.rotate_left(task % 3);
-                store.append("s", &users).await.unwrap();
+                store.append(&["s".into()], &users).await.unwrap();
             }
         })
     });
@@ -190,7 +191,7 @@ async fn a_full_profile_drops_its_oldest_attribute_but_never_an_opt_out() {
         body: RecordBody::Profile([(name.to_string(), serde_json::json!(true))].into()),
     };
     let append = async |record: Record| {
-        let outcome = subject.store.append("s", &[batch("u", vec![record])]).await.unwrap().remove(0);
+        let outcome = subject.store.append(&["s".into()], &[batch("u", vec![record])]).await.unwrap().remove(0);
         (outcome.accepted, outcome.duplicates)
     };
     assert_eq!(append(profile(1, "cross_opt_out")).await, (1, 0));
@@ -225,4 +226,41 @@ async fn audit_12_the_sweep_passes_over_bulk_history() {
 async fn audit_08_who_has_been_quiet_for_long_is_found_and_erased_while_nothing_comes() {
     let (_folder, subject) = subject();
     conformance::erase::quiet(&subject).await;
+}
+
+#[tokio::test]
+async fn audit_18_queues_of_single_spaces_are_moved_when_a_folder_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    let time = Arc::new(AtomicI64::new(1_700_000_000_000));
+    let store = EmbeddedStore::open(folder.path(), options(&time)).unwrap();
+    store.mark_due(Queue::Due, &[DueEntry { user: "both".into(), class: 2, due_ms: 5 }]).await.unwrap();
+    // As programs of before leave them; more than one write moves.
+    let due = &store.inner.engine.due;
+    let mut batch = store.inner.engine.batch();
+    for user in 0..10_001 {
+        batch.insert(due, keys::of_due_in("space", &format!("u{user}")), codec::encode_due(3, i64::MAX));
+    }
+    for (queue, user, class, due_ms) in
+        [("space", "both", 1, 9), ("other", "both", 3, 7), ("space", "one", 1, 3), ("space.fast", "quick", 1, 2)]
+    {
+        batch.insert(due, keys::of_due_in(queue, user), codec::encode_due(class, due_ms));
+    }
+    store.inner.engine.commit("test", batch).unwrap();
+    drop(store);
+
+    for _ in 0..2 {
+        let store = EmbeddedStore::open(folder.path(), options(&time)).unwrap();
+        let left = store.inner.engine.due.iter().map(|entry| entry.key().unwrap().to_vec()).collect::<Vec<_>>();
+        let of_a_space = left.iter().filter(|key| keys::parse_due(key).is_none_or(|(.., is_of_space)| is_of_space));
+        assert_eq!((of_a_space.count(), left.len()), (0, 10_004));
+        let shape = async |queue| -> Vec<(String, u8, i64)> {
+            let claims = store.claim(queue, 9, Duration::from_secs(60)).await.unwrap();
+            claims.into_iter().map(|claim| (claim.user, claim.class, claim.due_ms)).collect()
+        };
+        assert_eq!(shape(Queue::Due).await, [("one".into(), 1, 3), ("both".into(), 1, 5)]);
+        assert_eq!(shape(Queue::Fast).await, [("quick".into(), 1, 2)]);
+    }
+    // 0.1.0 takes a key apart as a space and a user, and must be able to.
+    assert_eq!(keys::of_due(Queue::Due, "u"), keys::of_due_in("", "u"));
+    assert_eq!(keys::of_due(Queue::Fast, "u"), keys::of_due_in(".fast", "u"));
 }

@@ -23,6 +23,7 @@ type Answer = (u8, u64, u64, f64, i64, u64, i64, u64);
 impl Erasures for RedisStore {
     async fn note_space(&self, space: &str) -> StoreResult<()> {
         self.link.one("note space", Call::new("SADD", &self.keys.spaces()).arg(space)).await?;
+        self.forms.note_space(space);
         Ok(())
     }
 

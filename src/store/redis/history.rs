@@ -44,12 +44,12 @@ type Answer = (Vec<u8>, u8, u64, f64, i64, u64, i64, u64, String);
 
 #[async_trait]
 impl Histories for RedisStore {
-    async fn append_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
-        self.append_as(Source::Live, space, batches).await
+    async fn append_each(&self, spaces: &[String], batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
+        self.append_as(Source::Live, spaces, batches).await
     }
 
-    async fn append_bulk_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
-        self.append_as(Source::Bulk, space, batches).await
+    async fn append_bulk_each(&self, spaces: &[String], batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
+        self.append_as(Source::Bulk, spaces, batches).await
     }
 
     async fn histories_each(&self, users: &[String]) -> StoreResult<Each<Option<UserHistory>>> {
@@ -72,24 +72,27 @@ impl Histories for RedisStore {
         unless_all_failed(users.iter().map(history).collect())
     }
 
-    async fn states_each(&self, space: &str, users: &[String]) -> StoreResult<Each<Option<UserMarks>>> {
-        let refreshed = format!("r:{space}");
+    async fn states_each(&self, spaces: &[String], users: &[String]) -> StoreResult<Each<Option<UserMarks>>> {
+        let refreshed: Vec<String> = spaces.iter().map(|space| format!("r:{space}")).collect();
         let call = |user: &String| Call::new("HMGET", &self.keys.of_user(user, "st")).arg(&STATE).arg(&refreshed);
         let answers = self.link.read_each("read states", users.iter().map(call).collect()).await;
         let marks = |(user, answer): (&String, StoreResult<Value>)| {
             let key = self.keys.of_user(user, "st");
             let fields: Vec<Field> = read(&key, answer?)?;
             let Some(state) = state_of(&key, &fields)? else { return Ok(None) };
-            let version = fields.last().and_then(|field| field.as_deref()).unwrap_or_default();
-            Ok(Some(UserMarks { state, refreshed_seq: refreshed_seq(&key, &String::from_utf8_lossy(version))? }))
+            let seq =
+                |field: &Field| refreshed_seq(&key, &String::from_utf8_lossy(field.as_deref().unwrap_or_default()));
+            let seqs = fields.iter().skip(STATE.len()).map(seq).collect::<StoreResult<Vec<Option<u64>>>>()?;
+            // No `seq` is below one: a space without features is behind whatever the others read.
+            Ok(Some(UserMarks { state, refreshed_seq: seqs.into_iter().min().flatten() }))
         };
         let watched = |asked| self.unreadable.watch(RecordKind::State, marks(asked));
         unless_all_failed(users.iter().zip(answers).map(watched).collect())
     }
 
-    async fn held_back(&self, space: &str, place: &str) -> StoreResult<(Vec<String>, String)> {
+    async fn held_back(&self, spaces: &[String], place: &str) -> StoreResult<(Vec<String>, String)> {
         let (keys, next) = self.walk("held back", place).await?;
-        Ok((self.states_of(space, &keys).await?.held, next.place))
+        Ok((self.states_of(spaces, &keys).await?.held, next.place))
     }
 
     async fn let_go(&self, users: &[String]) -> StoreResult<()> {
@@ -143,9 +146,14 @@ impl Histories for RedisStore {
 
 impl RedisStore {
     /// What both ways of appending do.
-    async fn append_as(&self, source: Source, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
+    async fn append_as(
+        &self,
+        source: Source,
+        spaces: &[String],
+        batches: &[UserBatch],
+    ) -> StoreResult<Each<AppendOutcome>> {
         let parts: Vec<Part<'_>> = batches.iter().flat_map(parts_of).collect();
-        let calls = parts.iter().map(|part| self.append_call(source, space, part)).collect::<StoreResult<Vec<_>>>()?;
+        let calls = parts.iter().map(|part| self.append_call(source, spaces, part)).collect::<StoreResult<Vec<_>>>()?;
         let answers = self.link.write_each("append", calls).await;
         let mut outcomes: Each<AppendOutcome> = Vec::with_capacity(batches.len());
         let (mut engaged, mut new_users) = (BTreeMap::new(), 0);
@@ -182,10 +190,10 @@ impl RedisStore {
         unless_all_failed(outcomes)
     }
 
-    pub(super) fn append_call(&self, source: Source, space: &str, part: &Part<'_>) -> StoreResult<Call> {
+    pub(super) fn append_call(&self, source: Source, spaces: &[String], part: &Part<'_>) -> StoreResult<Call> {
         let keys = ["st", "h:e", "h:i", "q", "prof", "remembered"].map(|name| self.keys.of_user(part.user, name));
         let kinds: Vec<u8> = part.records.iter().map(kind_of).collect();
-        let call = Call::function(function!("append"), &keys).arg(self.clock_argument()).arg(space);
+        let call = Call::function(function!("append"), &keys).arg(self.clock_argument()).arg(spaces.len()).arg(spaces);
         let mut call = call.arg(u8::from(source == Source::Bulk)).arg(kinds);
         for record in part.records {
             let stored = stored_bytes(record);

@@ -4,6 +4,7 @@
 //! the tag or look like another's.
 
 use crate::log_id::LogId;
+use crate::store::Queue;
 use std::borrow::Cow;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -11,6 +12,8 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const SLOTS: u16 = 16384;
 /// Classes of the due queue that have a sorted set; what is less urgent waits in the last one.
 pub const CLASSES: u8 = 4;
+/// Keys of one form of a queue in a shard.
+const FORM_KEYS: usize = CLASSES as usize + 4;
 
 /// Makes keys of one namespace.
 #[derive(Debug, Clone)]
@@ -50,29 +53,33 @@ impl Keys {
         unescape(inner)
     }
 
-    /// The queue of a shard: a sorted set a class, the leases' ends, the leases, and the two of what is put aside.
-    pub fn queue(&self, shard: u32, space: &str) -> Vec<String> {
-        let namespace = &self.namespace;
-        let mut keys: Vec<String> =
-            (0..CLASSES).map(|class| format!("{namespace}:due:{{{shard}}}:{space}:{class}")).collect();
-        keys.push(format!("{namespace}:lease:{{{shard}}}:{space}"));
-        keys.push(format!("{namespace}:leased:{{{shard}}}:{space}"));
+    /// The queue of a shard: the form of all spaces, those of these spaces, and the two of what is put aside.
+    pub fn queue_forms(&self, queue: Queue, shard: u32, spaces: &[String]) -> Vec<String> {
+        let mut keys = self.queue(queue, shard);
+        keys.extend(spaces.iter().flat_map(|space| self.queue_of_space(queue, shard, space)));
         keys.extend(self.unreadable(&shard.to_string()));
         keys
+    }
+
+    /// A queue's form of all spaces: a sorted set a class, the leases' ends, the leases, until when callers wait, and where their users
+    /// stood before.
+    fn queue(&self, queue: Queue, shard: u32) -> Vec<String> {
+        let base = match queue {
+            Queue::Due => self.namespace.clone(),
+            Queue::Fast => format!("{}:fast", self.namespace),
+        };
+        form(&base, shard, "")
+    }
+
+    /// The same of one space, as programs that know no layout 3 keep it.
+    fn queue_of_space(&self, queue: Queue, shard: u32, space: &str) -> Vec<String> {
+        form(&self.namespace, shard, &format!(":{}", queue.of_space(space)))
     }
 
     /// What could not be read of the keys in a tag's slot: when it was put aside, and what it was.
     pub fn unreadable(&self, tag: &str) -> [String; 2] {
         let base = format!("{}:unreadable:{{{tag}}}", self.namespace);
         [base.clone(), format!("{base}:v")]
-    }
-
-    /// The queue of a shard with what is known of callers who wait: until when, and where the users stood before.
-    pub fn awaited_queue(&self, shard: u32, space: &str) -> Vec<String> {
-        let mut keys = self.queue(shard, space);
-        let base = format!("{}:awaited:{{{shard}}}:{space}", self.namespace);
-        keys.extend([format!("{base}:until"), format!("{base}:stood")]);
-        keys
     }
 
     /// A shard of a space's feed of vectors: ids, values, last id.
@@ -85,8 +92,8 @@ impl Keys {
         feed(format!("{}:items:{{items}}", self.namespace))
     }
 
-    /// Every key that holds something of many users, with its type.
-    pub fn of_many(&self, spaces: &[String], shards: u32) -> Vec<(String, &'static str)> {
+    /// Every key that holds something of many users, with its type; `read` are the spaces whose form of the queues is read.
+    pub fn of_many(&self, spaces: &[String], read: &[String], shards: u32) -> Vec<(String, &'static str)> {
         let mut all = vec![(self.epoch(), "hash"), (self.spaces(), "set"), (self.user_count(), "string")];
         let [erased, last_erasure, open, done] = self.erasures();
         all.extend([(erased, "hash"), (last_erasure, "string"), (open, "zset"), (done, "zset")]);
@@ -95,8 +102,14 @@ impl Keys {
         all.extend(feed(self.items()));
         for (shard, space) in (0..shards).flat_map(|shard| spaces.iter().map(move |space| (shard, space))) {
             all.extend(feed(self.vectors(shard, space)));
-            let kinds = std::iter::repeat_n("zset", usize::from(CLASSES) + 1).chain(["hash", "zset", "hash"]);
-            all.extend(self.queue(shard, space).into_iter().zip(kinds));
+        }
+        for shard in 0..shards {
+            for queue in Queue::ALL {
+                let form = std::iter::repeat_n("zset", usize::from(CLASSES) + 1).chain(["hash", "zset", "hash"]);
+                let kinds = form.cycle().take(FORM_KEYS * (1 + read.len()));
+                all.extend(self.queue_forms(queue, shard, read).into_iter().zip(kinds));
+            }
+            all.extend(self.unreadable(&shard.to_string()).into_iter().zip(["zset", "hash"]));
         }
         all
     }
@@ -152,6 +165,16 @@ impl Keys {
     pub fn held_count(&self) -> String {
         format!("{}:held", self.namespace)
     }
+}
+
+/// Keys of one form of a queue in a shard; `tail` is what follows the shard.
+fn form(base: &str, shard: u32, tail: &str) -> Vec<String> {
+    let mut keys: Vec<String> = (0..CLASSES).map(|class| format!("{base}:due:{{{shard}}}{tail}:{class}")).collect();
+    keys.push(format!("{base}:lease:{{{shard}}}{tail}"));
+    keys.push(format!("{base}:leased:{{{shard}}}{tail}"));
+    keys.push(format!("{base}:awaited:{{{shard}}}{tail}:until"));
+    keys.push(format!("{base}:awaited:{{{shard}}}{tail}:stood"));
+    keys
 }
 
 fn feed(base: String) -> [String; 3] {

@@ -29,6 +29,8 @@ pub struct Found {
     pub build: String,
     /// Its library of functions.
     pub library: String,
+    /// The newest layout it knew to be allowed; 0 where it says nothing of that.
+    pub written: u64,
 }
 
 #[async_trait]
@@ -43,6 +45,7 @@ impl Members for RedisStore {
             ("build", env!("CARGO_PKG_VERSION")),
             ("library", functions::library()),
             ("layouts", &format!("{}-{}", schema::OLDEST_KNOWN, schema::NEWEST_KNOWN)),
+            ("written", &self.forms.written().to_string()),
             ("epochs", &epochs.join(",")),
         ] {
             call = call.arg(field).arg(value);
@@ -52,11 +55,14 @@ impl Members for RedisStore {
         }
         self.link.one("announce", call).await?;
         // Layouts may have changed since the start; and a server that lost everything is a new, empty namespace.
-        let epoch = Epoch::read(&self.link, &self.keys).await?;
+        let mut epoch = Epoch::read(&self.link, &self.keys).await?;
         if epoch.schema.is_none() {
             schema::initialise(&self.link, &self.keys, self.shards).await?;
+            epoch = Epoch::read(&self.link, &self.keys).await?;
         }
-        epoch.check_known(&self.link)
+        epoch.check_known(&self.link)?;
+        self.forms.learn(&epoch);
+        Ok(())
     }
 
     async fn leave(&self, id: &str) -> StoreResult<()> {
@@ -85,6 +91,7 @@ pub async fn all(link: &Link) -> StoreResult<Vec<Found>> {
                 roles: field("roles"),
                 build: field("build"),
                 library: field("library"),
+                written: field("written").parse().unwrap_or(0),
             });
         }
     }

@@ -1,26 +1,30 @@
 //! `taiji migrate`: what would bring a namespace to this program's layout, and what would close the way back.
 //!
 //! In: an address. Out: the steps, carried out on demand; each may be repeated. `apply` carries data over and raises `written`;
-//! earlier programs go on beside it. `clean` raises `readable_from` and `schema` and removes the functions of earlier builds.
+//! earlier programs go on beside it. `clean` carries over what they wrote since, raises `readable_from` and `schema`, and removes the
+//! functions of earlier builds.
 //!
 //! A layout whose records must be carried over gets a [`Step`] of its own here, before [`Step::RaiseWritten`].
 
 use super::RedisOptions;
 use super::address::Address;
 use super::call::Call;
-use super::functions;
+use super::functions::{self, function};
 use super::keys::Keys;
 use super::link::{self, Link};
 use super::members::{self, Found};
-use super::schema::{self, Epoch, NEWEST_KNOWN};
+use super::schema::{self, Epoch, NEWEST_KNOWN, ONE_QUEUE};
 use super::values::read;
-use crate::store::StoreResult;
+use crate::store::{Queue, StoreResult};
 use redis::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// The library of 0.1.0.
 const FIRST_LIBRARY: &str = "taiji_1";
+/// Users of a queue that one call moves, and what one costs, in µs: much, where a caller waits for them.
+const MOVED: u32 = 50;
+const MOVED_COST: u32 = 50;
 /// Leases of one shard that are looked at; one of 0.1.0 among them is enough.
 const LEASES_SEEN: usize = 1000;
 
@@ -33,6 +37,13 @@ pub enum Step {
     Initialise {
         /// Shards of the due queue; never changed later.
         shards: u32,
+    },
+    /// Move users out of the queues of single spaces into those of all spaces; may be broken off and begun again.
+    MoveQueues {
+        /// Those spaces.
+        spaces: Vec<String>,
+        /// Leases that run go along: no program holds them that looks for them where they are.
+        with_leases: bool,
     },
     /// Say that records of the newest layout this program knows may stand there.
     RaiseWritten {
@@ -62,6 +73,9 @@ impl std::fmt::Display for Step {
             Step::Initialise { shards } => {
                 write!(formatter, "initialise the namespace: layout {NEWEST_KNOWN}, {shards} shards of the due queue")
             }
+            Step::MoveQueues { spaces, .. } => {
+                write!(formatter, "move the due queues of single spaces ({}) into one of all", spaces.join(", "))
+            }
             Step::RaiseWritten { from, .. } => {
                 write!(formatter, "allow layout {NEWEST_KNOWN} to be written, beside layout {from}")
             }
@@ -73,8 +87,9 @@ impl std::fmt::Display for Step {
 
 /// What `taiji migrate` found and would do.
 pub struct Migration {
-    link: Arc<Link>,
-    keys: Keys,
+    pub(super) link: Arc<Link>,
+    pub(super) keys: Keys,
+    pub(super) shards: u32,
     /// Of `apply`, in order; none when all is up to date.
     pub steps: Vec<Step>,
 }
@@ -99,9 +114,11 @@ impl Migration {
         if epoch.schema.is_none() {
             steps.push(Step::Initialise { shards: options.shards });
         } else if epoch.written < NEWEST_KNOWN {
+            let spaces = noted_spaces(&link, &keys).await?;
+            steps.extend((!spaces.is_empty()).then_some(Step::MoveQueues { spaces, with_leases: false }));
             steps.push(Step::RaiseWritten { from: epoch.written, readable_from: epoch.readable_from });
         }
-        Ok(Migration { link, keys, steps })
+        Ok(Migration { link, keys, shards: epoch.shards.max(1), steps })
     }
 
     /// Carries the steps out.
@@ -126,8 +143,21 @@ impl Migration {
                 functions::library()
             ));
         }
+        for late in alive.iter().filter(ours).filter(|member| member.library == functions::library()) {
+            if late.written < epoch.written {
+                let Found { id, roles, .. } = late;
+                objections.push(format!(
+                    "process {id} (roles {roles}) has not noticed yet that layout {} may be written: wait half a minute",
+                    epoch.written
+                ));
+            }
+        }
         let mut steps = Vec::new();
         let newest = epoch.written.max(NEWEST_KNOWN);
+        if epoch.readable_from < ONE_QUEUE {
+            let spaces = noted_spaces(&self.link, &self.keys).await?;
+            steps.extend((!spaces.is_empty()).then_some(Step::MoveQueues { spaces, with_leases: true }));
+        }
         if epoch.readable_from < newest || epoch.schema.is_some_and(|schema| schema < newest) {
             steps.push(Step::CloseWayBack { to: newest });
         }
@@ -151,7 +181,7 @@ impl Migration {
         Ok(Cleaning { steps, objections })
     }
 
-    /// Carries a cleaning out. The way back is closed first: who starts in between is refused.
+    /// Carries a cleaning out. The way back is closed before functions go: who starts in between is refused.
     pub async fn clean(&self, cleaning: &Cleaning) -> StoreResult<()> {
         self.carry_out(&cleaning.steps).await
     }
@@ -185,6 +215,11 @@ impl Migration {
             match step {
                 Step::LoadFunctions(node) => self.on(node, &schema::present()).await?,
                 Step::Initialise { shards } => schema::initialise(&self.link, &self.keys, *shards).await?,
+                Step::MoveQueues { spaces, with_leases } => {
+                    for space in spaces {
+                        self.move_queues(space, *with_leases).await?;
+                    }
+                }
                 Step::RaiseWritten { readable_from, .. } => {
                     let calls = vec![
                         Call::new("HSETNX", &key).arg("readable_from").arg(*readable_from),
@@ -206,6 +241,24 @@ impl Migration {
         Ok(())
     }
 
+    /// Moves what stands in the queues of one space, until nothing is left.
+    async fn move_queues(&self, space: &str, with_leases: bool) -> StoreResult<()> {
+        let space = [space.to_string()];
+        for (queue, shard) in Queue::ALL.into_iter().flat_map(|queue| (0..self.shards).map(move |shard| (queue, shard)))
+        {
+            let keys = self.keys.queue_forms(queue, shard, &space);
+            loop {
+                // Two forms, and users are marked in the first one.
+                let call = Call::function(function!("move"), &keys).arg("").arg(2).arg(1).arg(MOVED);
+                let call = call.arg(u8::from(with_leases)).costing(MOVED * MOVED_COST);
+                if read::<u32>(&keys[0], self.link.one("migrate", call).await?)? < MOVED {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// One command on a master of that name; nothing where it is none any more.
     async fn on(&self, name: &str, cmd: &redis::Cmd) -> StoreResult<()> {
         if let Some(node) = self.link.masters().into_iter().find(|node| link::name(node) == *name) {
@@ -213,6 +266,16 @@ impl Migration {
         }
         Ok(())
     }
+}
+
+/// Spaces that were noted, by programs of any layout.
+async fn noted_spaces(link: &Link, keys: &Keys) -> StoreResult<Vec<String>> {
+    let key = keys.spaces();
+    let noted: Vec<Vec<u8>> = read(&key, link.one("read spaces", Call::new("SMEMBERS", &key)).await?)?;
+    // One that cannot be read is put aside by who serves; no queue is named by it.
+    let mut spaces: Vec<String> = noted.into_iter().filter_map(|space| String::from_utf8(space).ok()).collect();
+    spaces.sort_unstable();
+    Ok(spaces)
 }
 
 /// The libraries of taiji that each master holds.

@@ -16,6 +16,7 @@
 //! | `functions` | source and names of the functions inside Redis |
 //! | `schema`, `migration`, `members` | layouts of a namespace; `taiji migrate`; live processes |
 //! | `history`, `features`, `queue`, `feeds`, `erase`, `chores` | the traits, by subject |
+//! | `forms` | forms of the queues, while programs that know the old one alone may come back |
 //! | `aside` | members of keys of many that cannot be read |
 //! | `item_users` | how many users engaged with an item |
 
@@ -32,6 +33,7 @@ mod erase;
 mod errors;
 pub(crate) mod features;
 mod feeds;
+mod forms;
 mod functions;
 mod history;
 mod item_users;
@@ -59,6 +61,7 @@ use super::{Health, RecordKind, Replicas, StoreResult, StoreStats, Unreadable};
 use crate::clock::unix_ms;
 use async_trait::async_trait;
 use call::Call;
+use forms::Forms;
 use functions::function;
 use keys::Keys;
 use link::Link;
@@ -89,6 +92,7 @@ pub struct RedisStore {
     link: Arc<Link>,
     keys: Keys,
     shards: u32,
+    forms: Forms,
     full_items: item_users::FullItems,
     /// By how much Redis' clock is ahead of ours.
     ahead_ms: AtomicI64,
@@ -118,9 +122,10 @@ impl RedisStore {
         let link = Link::open(address, &options).await?;
         assurance::check(&link).await?;
         let keys = Keys::new(&options.namespace);
-        let shards = schema::ready(&link, &keys, options.shards).await?;
+        let epoch = schema::ready(&link, &keys, options.shards).await?;
+        let (shards, forms) = (epoch.shards, Forms::new(&keys, epoch.shards, &epoch));
         let (full_items, unreadable, ahead_ms) = Default::default();
-        let store = RedisStore { link, keys, shards, full_items, unreadable, ahead_ms, stopped_clock };
+        let store = RedisStore { link, keys, shards, forms, full_items, unreadable, ahead_ms, stopped_clock };
         store.now_ms().await?;
         Ok(Arc::new(store))
     }
@@ -213,7 +218,8 @@ impl Health for RedisStore {
     }
 
     async fn misused_keys(&self, spaces: &[String]) -> StoreResult<Vec<String>> {
-        let keys = self.keys.of_many(spaces, self.shards);
+        let read = self.forms.spaces_read();
+        let keys = self.keys.of_many(spaces, &read, self.shards);
         let calls = keys.iter().map(|(key, _)| Call::new("TYPE", key)).collect();
         let mut misused = Vec::new();
         for ((key, wanted), answer) in keys.iter().zip(self.link.run("check keys", calls).await?) {

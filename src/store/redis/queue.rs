@@ -1,4 +1,5 @@
-//! Due queue, leases and the sweep. The queue of a space lies in N shards by user; each shard is one slot.
+//! Due queue, leases and the sweep. A queue lies in N shards by user; each shard is one slot. While programs that know the queues of
+//! single spaces alone may come back, those are read, too ([`super::forms`]); the functions keep a user in one of them.
 //!
 //! A claim takes two steps: all shards tell their first due users, then the most urgent of all of them are taken. So the
 //! order promised by the trait holds over all shards, as of the first step; for those whom another replica took in between
@@ -6,13 +7,16 @@
 
 use super::address::Node;
 use super::call::Call;
+use super::forms::QueueKeys;
 use super::function;
 use super::keys::{CLASSES, shard_of};
 use super::link;
 use super::pace::{FUNCTION, MEMBER, MEMBERS};
 use super::values::{corrupt, number, read};
 use super::{RedisStore, SCAN_STEP};
-use crate::store::{Claim, DueEntry, DueQueue, QueueDepth, RecordKind, SWEEP_CLASS, StoreResult, SweepStep};
+use crate::store::{
+    Claim, DueEntry, DueQueue, Erasures, Queue, QueueDepth, RecordKind, SWEEP_CLASS, StoreResult, SweepStep,
+};
 use async_trait::async_trait;
 use redis::Value;
 use std::collections::BTreeMap;
@@ -21,7 +25,7 @@ use std::time::Duration;
 /// A field of a user's counters, absent or text.
 type Field = Option<Vec<u8>>;
 
-/// Queues of a single Redis that one call looks into.
+/// Queues of a single Redis that one call looks into, or forms of them.
 const QUEUES: usize = 32;
 /// What a call that may end leases costs, in µs: it ends 150 at most.
 const ENDING_LEASES: u32 = 1_500;
@@ -36,51 +40,51 @@ const CLAIM_ROUNDS: u32 = 3;
 
 /// Queues of one call, and whom it is about: which of the queues (from 1), and the place in the list it was made from.
 struct Queues {
-    keys: Vec<String>,
-    count: usize,
+    shards: Vec<u32>,
     members: Vec<(usize, usize)>,
 }
 
 #[async_trait]
 impl DueQueue for RedisStore {
-    async fn mark_due(&self, space: &str, entries: &[DueEntry]) -> StoreResult<()> {
-        match self.mark(space, entries, self.link.is_cluster()).await {
+    async fn mark_due(&self, queue: Queue, entries: &[DueEntry]) -> StoreResult<()> {
+        match self.mark(queue, entries, self.link.is_cluster()).await {
             // A queue of another type spoils the call of all of them; apart it spoils its own.
-            Err(error) if error.is_unreadable() => self.mark(space, entries, true).await,
+            Err(error) if error.is_unreadable() => self.mark(queue, entries, true).await,
             marked => marked,
         }
     }
 
-    async fn mark_awaited(&self, space: &str, users: &[String], due_ms: i64, until_ms: i64) -> StoreResult<()> {
+    async fn mark_awaited(&self, users: &[String], due_ms: i64, until_ms: i64) -> StoreResult<()> {
+        let keys = self.forms.now();
         let mut by_shard: BTreeMap<u32, Vec<&String>> = BTreeMap::new();
         for user in users {
             by_shard.entry(self.shard(user)).or_default().push(user);
         }
         let mut calls = Vec::new();
         for (shard, users) in by_shard {
-            let keys = self.keys.awaited_queue(shard, space);
-            for piece in users.chunks(AWAITED_STEP) {
-                let call = Call::function(function!("mark_awaited"), &keys).arg(self.clock_argument());
+            for piece in users.chunks(AWAITED_STEP.div_ceil(keys.forms)) {
+                let call = self.queue_call(function!("mark_awaited"), &keys, Queue::Due, &[shard]);
                 let call = piece.iter().fold(call.arg(until_ms).arg(due_ms), |call, user| call.arg(*user));
-                calls.push(call.costing(AWAITED_COST * piece.len() as u32));
+                calls.push(call.costing(AWAITED_COST * (piece.len() * keys.forms) as u32));
             }
         }
         self.link.run("mark due", calls).await?;
         Ok(())
     }
 
-    async fn claim(&self, space: &str, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
+    async fn claim(&self, queue: Queue, limit: usize, lease: Duration) -> StoreResult<Vec<Claim>> {
+        let keys = self.forms.now();
         let (mut claims, mut lost_rounds) = (Vec::new(), 0);
         while claims.len() < limit && lost_rounds < CLAIM_ROUNDS {
-            let wanted = (limit - claims.len()).min(self.claim_step());
-            let due = match self.due(space, wanted).await {
+            let wanted = (limit - claims.len()).min(self.claim_step(&keys));
+            let due = match self.due(&keys, queue, wanted).await {
                 Ok(due) => due,
                 // Who was taken before is worth more than who comes next.
                 Err(_) if !claims.is_empty() => break,
                 Err(error) => return Err(error),
             };
             let found = due.len();
-            let taken = match self.lease(space, due, lease).await {
+            let taken = match self.lease(&keys, queue, due, lease).await {
                 Ok(taken) => taken,
                 Err(_) if !claims.is_empty() => break,
                 Err(error) => return Err(error),
@@ -95,21 +99,24 @@ impl DueQueue for RedisStore {
         Ok(claims)
     }
 
-    async fn renew(&self, space: &str, claim: &Claim, lease: Duration) -> StoreResult<bool> {
-        let call = self.lease_call(function!("renew"), space, claim).arg(millis(lease));
+    async fn renew(&self, queue: Queue, claim: &Claim, lease: Duration) -> StoreResult<bool> {
+        let call = self.lease_call(function!("renew"), queue, claim).arg(millis(lease));
         read("lease", self.link.one("renew", call).await?)
     }
 
-    async fn release(&self, space: &str, claim: &Claim) -> StoreResult<bool> {
-        read("lease", self.link.one("release", self.lease_call(function!("release"), space, claim)).await?)
+    async fn release(&self, queue: Queue, claim: &Claim) -> StoreResult<bool> {
+        read("lease", self.link.one("release", self.lease_call(function!("release"), queue, claim)).await?)
     }
 
-    async fn queue_depth(&self, space: &str) -> StoreResult<QueueDepth> {
+    async fn queue_depth(&self, queue: Queue) -> StoreResult<QueueDepth> {
+        let keys = self.forms.now();
         let (mut classes, mut leased): (BTreeMap<u8, (usize, i64)>, usize) = Default::default();
         let mut open: Vec<u32> = (0..self.shards).collect();
-        let mut ending = self.end_awaited(space);
+        let mut ending = self.end_awaited(&keys, queue);
         while !open.is_empty() {
-            let depth = |shard: &u32| self.queue_call(function!("depth"), *shard, space).costing(ENDING_LEASES);
+            let depth = |shard: &u32| {
+                self.queue_call(function!("depth"), &keys, queue, std::slice::from_ref(shard)).costing(ENDING_LEASES)
+            };
             let mut calls = std::mem::take(&mut ending);
             let first = calls.len();
             calls.extend(open.iter().map(depth));
@@ -136,14 +143,14 @@ impl DueQueue for RedisStore {
     }
 
     /// The place is the users and those held back counted so far, and a place of a [`RedisStore::walk`].
-    async fn sweep_step(&self, space: &str, place: &str) -> StoreResult<SweepStep> {
+    async fn sweep_step(&self, spaces: &[String], place: &str) -> StoreResult<SweepStep> {
         let (users, held, place) = counted(place).unwrap_or((0, 0, ""));
         let (keys, next) = self.walk("sweep", place).await?;
-        let found = self.states_of(space, &keys).await?;
+        let found = self.states_of(spaces, &keys).await?;
         // A walk that had to begin anew counts anew.
         let (users, held) = if next.is_anew { (0, 0) } else { (users, held) };
         let (users, held) = (users + keys.len() as u64, held + found.held.len() as u64);
-        let marked = self.mark_absent(space, found.behind).await?;
+        let marked = self.mark_absent(found.behind).await?;
         if !next.place.is_empty() {
             return Ok(SweepStep { marked, next: format!("{users} {held} {}", next.place) });
         }
@@ -153,30 +160,42 @@ impl DueQueue for RedisStore {
         Ok(SweepStep { marked, next: String::new() })
     }
 
-    async fn forget_due(&self, space: &str, user: &str) -> StoreResult<()> {
-        self.link.one("forget due", self.queue_call(function!("forget"), self.shard(user), space).arg(user)).await?;
+    async fn forget_due(&self, user: &str) -> StoreResult<()> {
+        let shard = self.shard(user);
+        // Also where another bundle's programs of before left a mark.
+        let spaces = if self.forms.spaces_read().is_empty() { Vec::new() } else { self.spaces().await? };
+        let forget = |queue, spaces: &[String]| {
+            let keys = self.keys.queue_forms(queue, shard, spaces);
+            let call = Call::function(function!("forget"), &keys).arg(self.clock_argument());
+            call.arg(1 + spaces.len()).arg(1).arg(user).costing(FUNCTION * (1 + spaces.len() as u32))
+        };
+        // Once, where there are none.
+        let parts: Vec<&[String]> = if spaces.is_empty() { vec![&[]] } else { spaces.chunks(QUEUES).collect() };
+        let calls = parts.iter().flat_map(|part| Queue::ALL.map(|queue| forget(queue, part)));
+        self.link.run("forget due", calls.collect()).await?;
         Ok(())
     }
 }
 
 impl RedisStore {
     /// Queues that one call looks into: of a cluster's those of one slot.
-    fn queues_a_call(&self) -> usize {
-        if self.link.is_cluster() { 1 } else { QUEUES.min(self.shards as usize) }
+    fn queues_a_call(&self, keys: &QueueKeys) -> usize {
+        if self.link.is_cluster() { 1 } else { (QUEUES / keys.forms).clamp(1, self.shards as usize) }
     }
 
-    /// Users sought in one step of a claim, because each queue tells so many.
-    fn claim_step(&self) -> usize {
-        (MEMBERS * 4 / self.queues_a_call()).clamp(1, MEMBERS)
+    /// Users sought in one step of a claim, because each form of each queue tells so many.
+    fn claim_step(&self, keys: &QueueKeys) -> usize {
+        (MEMBERS * 4 / (self.queues_a_call(keys) * keys.forms)).clamp(1, members(keys))
     }
 
     /// One call for some queues, or `apart`, which a cluster needs, one a queue.
-    async fn mark(&self, space: &str, entries: &[DueEntry], apart: bool) -> StoreResult<()> {
+    async fn mark(&self, queue: Queue, entries: &[DueEntry], apart: bool) -> StoreResult<()> {
+        let keys = self.forms.now();
         let mut calls = Vec::new();
-        for some in entries.chunks(MEMBERS) {
-            for queues in self.by_queue(space, some.iter().map(|entry| entry.user.as_str()), apart) {
-                let call = Call::function(function!("mark"), &queues.keys).arg(self.clock_argument());
-                let call = call.costing(FUNCTION + MEMBER * queues.members.len() as u32);
+        for some in entries.chunks(members(&keys)) {
+            for queues in self.by_queue(some.iter().map(|entry| entry.user.as_str()), apart) {
+                let call = self.queue_call(function!("mark"), &keys, queue, &queues.shards);
+                let call = call.costing(cost(&keys, queues.members.len()));
                 calls.push(queues.members.into_iter().fold(call, |call, (queue, index)| {
                     let entry = &some[index];
                     call.arg(queue).arg(&entry.user).arg(entry.class.min(CLASSES - 1)).arg(entry.due_ms)
@@ -187,29 +206,30 @@ impl RedisStore {
     }
 
     /// Calls that send users back whose callers' time is over.
-    fn end_awaited(&self, space: &str) -> Vec<Call> {
+    fn end_awaited(&self, keys: &QueueKeys, queue: Queue) -> Vec<Call> {
+        // No caller waits for an answer of the fast path.
+        if queue == Queue::Fast {
+            return Vec::new();
+        }
         let shards: Vec<u32> = (0..self.shards).collect();
-        let end = |shards: &[u32]| {
-            let keys: Vec<String> = shards.iter().flat_map(|shard| self.keys.awaited_queue(*shard, space)).collect();
-            Call::function(function!("end_awaited"), &keys).arg(self.clock_argument()).costing(ENDING_WAITS)
-        };
-        shards.chunks(self.queues_a_call()).map(end).collect()
+        let end = |shards: &[u32]| self.queue_call(function!("end_awaited"), keys, queue, shards).costing(ENDING_WAITS);
+        shards.chunks(self.queues_a_call(keys)).map(end).collect()
     }
 
     /// The first who are due: class, due, user; no more than `limit`.
-    async fn due(&self, space: &str, limit: usize) -> StoreResult<Vec<(u8, i64, String)>> {
+    async fn due(&self, keys: &QueueKeys, queue: Queue, limit: usize) -> StoreResult<Vec<(u8, i64, String)>> {
         if limit == 0 {
             return Ok(Vec::new());
         }
         let shards: Vec<u32> = (0..self.shards).collect();
-        let mut open: Vec<Vec<u32>> = shards.chunks(self.queues_a_call()).map(<[u32]>::to_vec).collect();
-        let mut ending = self.end_awaited(space);
+        let mut open: Vec<Vec<u32>> = shards.chunks(self.queues_a_call(keys)).map(<[u32]>::to_vec).collect();
+        let mut ending = self.end_awaited(keys, queue);
         let mut due: Vec<(u8, i64, String)> = Vec::new();
         while !open.is_empty() {
             // Of a node's calls, those that send users back come first.
             let mut calls = std::mem::take(&mut ending);
             let first = calls.len();
-            calls.extend(open.iter().map(|some| self.peek(space, some, limit)));
+            calls.extend(open.iter().map(|some| self.peek(keys, queue, some, limit)));
             let answers = self.link.run_each("claim", calls).await.into_iter().skip(first);
             let mut again = Vec::new();
             for (some, answer) in open.into_iter().zip(answers) {
@@ -230,10 +250,9 @@ impl RedisStore {
     }
 
     /// Asks these shards' queues who is due.
-    fn peek(&self, space: &str, shards: &[u32], limit: usize) -> Call {
-        let keys: Vec<String> = shards.iter().flat_map(|shard| self.keys.queue(*shard, space)).collect();
-        let cost = ENDING_LEASES + (2 * limit * shards.len()) as u32;
-        Call::function(function!("peek"), &keys).arg(self.clock_argument()).arg(limit).costing(cost)
+    fn peek(&self, keys: &QueueKeys, queue: Queue, shards: &[u32], limit: usize) -> Call {
+        let cost = ENDING_LEASES + (2 * limit * shards.len() * keys.forms) as u32;
+        self.queue_call(function!("peek"), keys, queue, shards).arg(limit).costing(cost)
     }
 
     /// Who is due; the first number says how many members the function put aside. `None` = to be asked again.
@@ -255,27 +274,40 @@ impl RedisStore {
         Ok(Some(places.collect::<StoreResult<Vec<_>>>()?.into_iter().flatten().collect()))
     }
 
-    async fn lease(&self, space: &str, due: Vec<(u8, i64, String)>, lease: Duration) -> StoreResult<Vec<Claim>> {
+    async fn lease(
+        &self,
+        keys: &QueueKeys,
+        queue: Queue,
+        due: Vec<(u8, i64, String)>,
+        lease: Duration,
+    ) -> StoreResult<Vec<Claim>> {
         let wanted: Vec<Claim> = due
             .into_iter()
             // Random tokens: two replicas never hold the same one.
             .map(|(class, due_ms, user)| Claim { user, class, due_ms, token: rand::random() })
             .collect();
         // A queue of another type spoils the call of all of them; those taken apart are of one class of few.
-        let taken = self.take(space, &wanted, lease, self.link.is_cluster()).await;
+        let taken = self.take(keys, queue, &wanted, lease, self.link.is_cluster()).await;
         let taken = match taken {
-            Err(error) if error.is_unreadable() => self.take(space, &wanted, lease, true).await?,
+            Err(error) if error.is_unreadable() => self.take(keys, queue, &wanted, lease, true).await?,
             taken => taken?,
         };
         Ok(wanted.into_iter().zip(taken).filter_map(|(claim, taken)| taken.then_some(claim)).collect())
     }
 
     /// Which of these were still there and are taken now. Apart, queues that cannot be read are passed over.
-    async fn take(&self, space: &str, wanted: &[Claim], lease: Duration, apart: bool) -> StoreResult<Vec<bool>> {
-        let groups = self.by_queue(space, wanted.iter().map(|claim| claim.user.as_str()), apart);
+    async fn take(
+        &self,
+        keys: &QueueKeys,
+        queue: Queue,
+        wanted: &[Claim],
+        lease: Duration,
+        apart: bool,
+    ) -> StoreResult<Vec<bool>> {
+        let groups = self.by_queue(wanted.iter().map(|claim| claim.user.as_str()), apart);
         let calls = groups.iter().map(|queues| {
-            let call = Call::function(function!("take"), &queues.keys).arg(self.clock_argument()).arg(millis(lease));
-            let call = call.costing(FUNCTION + MEMBER * queues.members.len() as u32);
+            let call = self.queue_call(function!("take"), keys, queue, &queues.shards).arg(millis(lease));
+            let call = call.costing(cost(keys, queues.members.len()));
             queues.members.iter().fold(call, |call, (queue, index)| {
                 let claim = &wanted[*index];
                 call.arg(queue).arg(&claim.user).arg(claim.class).arg(claim.due_ms).arg(token_of(claim))
@@ -294,7 +326,7 @@ impl RedisStore {
     }
 
     /// The queues of these users, by the calls they take: a cluster takes keys of one slot a call, a single Redis all at once.
-    fn by_queue<'a>(&self, space: &str, users: impl Iterator<Item = &'a str>, apart: bool) -> Vec<Queues> {
+    fn by_queue<'a>(&self, users: impl Iterator<Item = &'a str>, apart: bool) -> Vec<Queues> {
         let mut by_shard: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (index, user) in users.enumerate() {
             by_shard.entry(self.shard(user)).or_default().push(index);
@@ -302,12 +334,12 @@ impl RedisStore {
         let mut groups: Vec<Queues> = Vec::new();
         for (shard, indices) in by_shard {
             if groups.is_empty() || apart {
-                groups.push(Queues { keys: Vec::new(), count: 0, members: Vec::new() });
+                groups.push(Queues { shards: Vec::new(), members: Vec::new() });
             }
             if let Some(queues) = groups.last_mut() {
-                queues.keys.extend(self.keys.queue(shard, space));
-                queues.count += 1;
-                queues.members.extend(indices.into_iter().map(|index| (queues.count, index)));
+                queues.shards.push(shard);
+                let place = queues.shards.len();
+                queues.members.extend(indices.into_iter().map(|index| (place, index)));
             }
         }
         groups
@@ -333,10 +365,10 @@ impl RedisStore {
         Ok((keys, Next { place, is_anew }))
     }
 
-    /// Of some users those whose features are behind, and those of them who are held back.
-    pub(super) async fn states_of(&self, space: &str, state_keys: &[String]) -> StoreResult<Behind> {
-        let field = format!("r:{space}");
-        let fields = |key: &String| Call::new("HMGET", key).arg("seq").arg("erased_seq").arg(&field).arg("held");
+    /// Of some users those whose features are behind in one of the spaces, and those of them who are held back.
+    pub(super) async fn states_of(&self, spaces: &[String], state_keys: &[String]) -> StoreResult<Behind> {
+        let refreshed: Vec<String> = spaces.iter().map(|space| format!("r:{space}")).collect();
+        let fields = |key: &String| Call::new("HMGET", key).arg("seq").arg("erased_seq").arg("held").arg(&refreshed);
         let answers = self.link.run_each("sweep", state_keys.iter().map(fields).collect()).await;
         let mut found = Behind::default();
         for (key, answer) in state_keys.iter().zip(answers) {
@@ -352,15 +384,16 @@ impl RedisStore {
     }
 
     /// Marks users due who neither wait nor are leased; returns how many.
-    async fn mark_absent(&self, space: &str, users: Vec<String>) -> StoreResult<usize> {
+    async fn mark_absent(&self, users: Vec<String>) -> StoreResult<usize> {
+        let keys = self.forms.now();
         let mut by_shard: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for user in users {
             by_shard.entry(self.shard(&user)).or_default().push(user);
         }
         let calls = by_shard.iter().flat_map(|(shard, users)| {
-            users.chunks(MEMBERS).map(|some| {
-                let call = self.queue_call(function!("mark_absent"), *shard, space).arg(SWEEP_CLASS).arg(some);
-                call.costing(FUNCTION + MEMBER * some.len() as u32)
+            users.chunks(members(&keys)).map(|some| {
+                let call = self.queue_call(function!("mark_absent"), &keys, Queue::Due, std::slice::from_ref(shard));
+                call.arg(SWEEP_CLASS).arg(some).costing(cost(&keys, some.len()))
             })
         });
         let mut marked = 0;
@@ -375,13 +408,26 @@ impl RedisStore {
         shard_of(user, self.shards)
     }
 
-    fn queue_call(&self, name: &str, shard: u32, space: &str) -> Call {
-        Call::function(name, &self.keys.queue(shard, space)).arg(self.clock_argument())
+    /// A call on these shards of a queue, in all forms that are read.
+    fn queue_call(&self, name: &str, keys: &QueueKeys, queue: Queue, shards: &[u32]) -> Call {
+        let all: Vec<String> = shards.iter().flat_map(|shard| keys.of(queue, *shard)).cloned().collect();
+        Call::function(name, &all).arg(self.clock_argument()).arg(keys.forms).arg(keys.into)
     }
 
-    fn lease_call(&self, name: &str, space: &str, claim: &Claim) -> Call {
-        self.queue_call(name, self.shard(&claim.user), space).arg(&claim.user).arg(token_of(claim))
+    fn lease_call(&self, name: &str, queue: Queue, claim: &Claim) -> Call {
+        let call = self.queue_call(name, &self.forms.now(), queue, &[self.shard(&claim.user)]);
+        call.arg(&claim.user).arg(token_of(claim))
     }
+}
+
+/// Users that one call is about, at most: each is looked for in every form.
+fn members(keys: &QueueKeys) -> usize {
+    (MEMBERS / keys.forms).max(1)
+}
+
+/// What a call about so many users costs, in µs.
+fn cost(keys: &QueueKeys, users: usize) -> u32 {
+    FUNCTION + MEMBER * (users * keys.forms) as u32
 }
 
 /// How a user's features stand to what came.
@@ -394,11 +440,16 @@ enum Standing {
 }
 
 fn standing(key: &str, answer: Value) -> StoreResult<Standing> {
-    let (seq, erased_seq, refreshed, held): (Field, Field, Field, Field) = read(key, answer)?;
-    let refreshed = refreshed.as_deref().and_then(|version| version.split(|byte| *byte == b' ').next());
-    let refreshed = refreshed.filter(|seq| !seq.is_empty());
-    let done = number::<u64>(key, refreshed)?.max(number(key, erased_seq.as_deref())?);
-    if number::<u64>(key, seq.as_deref())? <= done {
+    let fields: Vec<Field> = read(key, answer)?;
+    let field = |nth: usize| fields.get(nth).and_then(Option::as_deref);
+    let (seq, erased_seq, held) = (field(0), field(1), field(2));
+    let mut done = u64::MAX;
+    for refreshed in fields.iter().skip(3) {
+        let version = refreshed.as_deref().unwrap_or_default();
+        let refreshed_seq = version.split(|byte| *byte == b' ').next().filter(|seq| !seq.is_empty());
+        done = done.min(number(key, refreshed_seq)?);
+    }
+    if number::<u64>(key, seq)? <= done.max(number(key, erased_seq)?) {
         return Ok(Standing::Done);
     }
     // An event of another kind raised `seq` above the mark.

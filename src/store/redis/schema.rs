@@ -11,13 +11,16 @@
 //! | `readable_from` | oldest layout in use: a program must know that, too |
 //! | `shards` | shards of the due queue, for ever |
 //!
-//! A form changes in two steps. A release that reads both forms goes out first; the next one writes the new form once `migrate
-//! apply` has raised `written`. So the release before can come back until `migrate clean` raises `readable_from`.
+//! A form changes in two steps. A release that reads both forms goes out first and writes the old one; once `migrate apply` has raised
+//! `written`, it writes the new one. So the release before can come back until `migrate clean` raises `readable_from`. (A queue is what the
+//! sweep makes anew: a release that does not read its new form marks users in the old one within a sweep's interval.) An
+//! empty namespace begins in the newest layout.
 //!
 //! | layout | what is new |
 //! |---|---|
 //! | 1 | 0.1.0: neither `written` nor `readable_from` stands in `ns:epoch` |
 //! | 2 | entries of members, functions named by their content; nothing of layout 1 has another form |
+//! | 3 | one due queue and one fast queue for all spaces (`forms`); before, one of each a space |
 
 use super::call::Call;
 use super::functions::function;
@@ -31,7 +34,9 @@ pub const FIRST_LAYOUT: u64 = 1;
 /// Oldest and newest layout this program knows.
 pub const OLDEST_KNOWN: u64 = FIRST_LAYOUT;
 /// See [`OLDEST_KNOWN`].
-pub const NEWEST_KNOWN: u64 = 2;
+pub const NEWEST_KNOWN: u64 = 3;
+/// The layout from which on one queue serves all spaces.
+pub const ONE_QUEUE: u64 = 3;
 
 /// What `ns:epoch` holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,8 +104,8 @@ pub async fn initialise(link: &Link, keys: &Keys, shards: u32) -> StoreResult<()
 }
 
 /// Initialises an empty namespace, refuses one whose layouts this program does not know, and sees to it that every master
-/// holds the functions. Returns the shard count.
-pub async fn ready(link: &Link, keys: &Keys, shards: u32) -> StoreResult<u32> {
+/// holds the functions. Returns what stands there; the shard count is 1 at least.
+pub async fn ready(link: &Link, keys: &Keys, shards: u32) -> StoreResult<Epoch> {
     let mut epoch = Epoch::read(link, keys).await?;
     epoch.check_known(link)?;
     if epoch.schema.is_none() {
@@ -109,7 +114,7 @@ pub async fn ready(link: &Link, keys: &Keys, shards: u32) -> StoreResult<u32> {
         epoch.check_known(link)?;
     }
     link.everywhere("open", &present()).await?;
-    Ok(epoch.shards.max(1))
+    Ok(Epoch { shards: epoch.shards.max(1), ..epoch })
 }
 
 /// A call that a master answers if it holds the functions; a link loads them where they are missing.

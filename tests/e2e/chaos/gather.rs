@@ -119,7 +119,7 @@ fn read(member: &Member, users: &[&String], groups: &[&str]) -> Option<Value> {
 
 /// Keys of the due queue that are still there; a sorted set without members is no key.
 fn queues(site: &Site) -> Vec<String> {
-    let keys = ["taiji:due:*", "taiji:lease:*", "taiji:leased:*"].into_iter();
+    let keys = ["taiji:due:*", "taiji:lease:*", "taiji:leased:*", "taiji:fast:*"].into_iter();
     let found = keys.flat_map(|pattern| site.redis_answers(&["KEYS", pattern]));
     found.filter(|answer| answer != "*0\r\n").map(|answer| answer.replace("\r\n", " ")).collect()
 }

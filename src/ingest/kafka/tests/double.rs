@@ -17,7 +17,7 @@ pub struct Double {
     /// The store in use is the last one.
     stores: RwLock<Vec<(Arc<EmbeddedStore>, TempDir)>>,
     /// Appends in the order they were acknowledged.
-    acknowledged: Mutex<Vec<(String, Vec<UserBatch>)>>,
+    acknowledged: Mutex<Vec<(Vec<String>, Vec<UserBatch>)>>,
     incarnation: AtomicU64,
     pub is_away: AtomicBool,
     /// Appends do not come back while it is true.
@@ -45,8 +45,8 @@ impl Double {
         acknowledged.truncate(had.saturating_sub(appends));
         let options = EmbeddedOptions { cache_bytes: 8 << 20, ..EmbeddedOptions::default() };
         let store = EmbeddedStore::open(folder.path(), options).unwrap();
-        for (space, batches) in acknowledged.iter() {
-            futures::executor::block_on(store.append(space, batches)).unwrap();
+        for (spaces, batches) in acknowledged.iter() {
+            futures::executor::block_on(store.append(spaces, batches)).unwrap();
         }
         self.stores.write().push((store, folder));
         self.incarnation.fetch_add(1, Ordering::SeqCst);
@@ -59,7 +59,7 @@ impl Double {
         stores.last().filter(|_| !self.is_away.load(Ordering::SeqCst)).map(|(store, _)| store.clone()).ok_or_else(away)
     }
 
-    async fn append(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
+    async fn append(&self, spaces: &[String], batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
         let corrupt = self.corrupt_user.lock().clone();
         let is_corrupt = |batch: &UserBatch| corrupt.as_ref() == Some(&batch.user);
         let kept: Vec<UserBatch> = batches.iter().filter(|batch| !is_corrupt(batch)).cloned().collect();
@@ -69,8 +69,8 @@ impl Double {
         let store = self.store()?;
         // Under the lock, so that the journal has the appends in the order in which they took effect.
         let mut acknowledged = self.acknowledged.lock();
-        let mut outcomes = futures::executor::block_on(store.append(space, &kept))?.into_iter();
-        acknowledged.push((space.to_string(), kept));
+        let mut outcomes = futures::executor::block_on(store.append(spaces, &kept))?.into_iter();
+        acknowledged.push((spaces.to_vec(), kept));
         let says_so = |key: &str| StoreError::Corrupt { key: key.into(), message: "the double says so".into() };
         let mut readable = |batch: &UserBatch| if is_corrupt(batch) { None } else { outcomes.next() };
         Ok(batches.iter().map(|batch| readable(batch).ok_or_else(|| says_so(&batch.user))).collect())

@@ -29,14 +29,14 @@ fn item() -> Item {
 
 /// (accepted, duplicates) of a call that is acknowledged.
 async fn acknowledged(store: &RedisStore, batches: &[UserBatch]) -> (u32, u32) {
-    let outcomes = store.append("s", batches).await.unwrap();
+    let outcomes = store.append(&["s".into()], batches).await.unwrap();
     let sum = |count: fn(&AppendOutcome) -> u32| outcomes.iter().map(count).sum();
     (sum(|outcome| outcome.accepted), sum(|outcome| outcome.duplicates))
 }
 
 async fn refused(store: &RedisStore, batches: &[UserBatch]) -> String {
     let started = Instant::now();
-    let error = store.append("s", batches).await.unwrap_err();
+    let error = store.append(&["s".into()], batches).await.unwrap_err();
     assert!(started.elapsed() >= LIMIT, "it was waited for");
     assert!(error.is_transient(), "{error}");
     match error {
@@ -67,8 +67,8 @@ async fn check_replicated(master: RedisServer, replica: RedisServer) {
     let lacking = store.replicas().await.unwrap().lacking.unwrap();
     assert!(lacking.contains("0 of 1 replicas"), "{lacking}");
     // Who reads does not stand behind who waits.
-    let third = batches(1, 3);
-    let (_, read) = tokio::join!(store.append("s", &third), async {
+    let (live, third) = (["s".to_string()], batches(1, 3));
+    let (_, read) = tokio::join!(store.append(&live, &third), async {
         let started = Instant::now();
         store.histories(&["u1".to_string()]).await.unwrap();
         started.elapsed()

@@ -23,7 +23,7 @@ async fn write(store: &RedisStore, n: u64) {
     let record = conformance::engagement(n as i64, &format!("e{n}"), "item");
     let batches: Vec<UserBatch> =
         users().into_iter().map(|user| UserBatch { user, records: vec![record.clone()] }).collect();
-    let outcomes = store.append("s", &batches).await.unwrap();
+    let outcomes = store.append(&["s".into()], &batches).await.unwrap();
     assert!(outcomes.iter().all(|outcome| outcome.accepted + outcome.duplicates == 1 && outcome.state.seq == n));
     for user in users() {
         let vector = Some(encode_f16(&[n as f32, 1.0, 0.0, 0.0]));
@@ -76,9 +76,9 @@ async fn a_single_master_that_became_a_replica_is_refused_in_plain_words() {
     let store = RedisStore::open(Address::parse(&server.url()).unwrap(), options).await.unwrap();
     let before = store.incarnation().await.unwrap();
     let batch = [UserBatch { user: "u".into(), records: vec![conformance::engagement(1, "e", "i")] }];
-    store.append("s", &batch).await.unwrap();
+    store.append(&["s".into()], &batch).await.unwrap();
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
-    let refused = store.append("s", &batch).await.unwrap_err();
+    let refused = store.append(&["s".into()], &batch).await.unwrap_err();
     assert!(
         matches!(&refused, StoreError::Busy { message, .. } if message.contains("min-replicas-to-write")),
         "{refused}"
@@ -86,7 +86,7 @@ async fn a_single_master_that_became_a_replica_is_refused_in_plain_words() {
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     // Nothing answers there, so its data stay.
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
-    let refused = store.append("s", &batch).await.unwrap_err();
+    let refused = store.append(&["s".into()], &batch).await.unwrap_err();
     assert!(
         matches!(&refused, StoreError::Denied { message, .. } if message.contains("read-only replica")),
         "{refused}"

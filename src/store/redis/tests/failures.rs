@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::unix_ms;
 use crate::store::redis::keys::slot_of;
-use crate::store::{PROFILE_CAP, Record, RecordBody, StoreError};
+use crate::store::{PROFILE_CAP, Queue, Record, RecordBody, StoreError};
 
 fn batch(user: &str, records: &[Record]) -> UserBatch {
     UserBatch { user: user.into(), records: records.to_vec() }
@@ -30,13 +30,13 @@ async fn any_user_id_is_kept_apart_and_found_again() {
     let long = "é".repeat(64);
     let users = ["{}", "{", "}", "a{b}", "%", "%7B", " ", "a b", "😀 👩‍👩‍👧", "u:st", long.as_str()].map(String::from);
     let batches: Vec<UserBatch> = users.iter().map(|user| batch(user, &[click(1, user)])).collect();
-    assert!(store.append("s", &batches).await.unwrap().iter().all(|outcome| outcome.accepted == 1));
+    assert!(store.append(&["s".into()], &batches).await.unwrap().iter().all(|outcome| outcome.accepted == 1));
     let histories = store.histories(&users).await.unwrap();
     for (user, history) in users.iter().zip(histories) {
         assert_eq!(history.unwrap().engagements[0].event_id, *user);
     }
-    assert_eq!(store.sweep("s").await.unwrap(), users.len());
-    let claims = store.claim("s", 100, Duration::from_secs(9)).await.unwrap();
+    assert_eq!(store.sweep(&["s".into()]).await.unwrap(), users.len());
+    let claims = store.claim(Queue::Due, 100, Duration::from_secs(9)).await.unwrap();
     assert!(users.iter().all(|user| claims.iter().any(|claim| claim.user == *user)));
 }
 
@@ -51,7 +51,8 @@ async fn a_full_profile_drops_its_oldest_attribute_but_never_an_opt_out() {
         weight: 1.0,
         body: RecordBody::Profile([(name.to_string(), serde_json::json!(true))].into()),
     };
-    let append = async |record: Record| store.append("s", &[batch("u", &[record])]).await.unwrap()[0].accepted;
+    let append =
+        async |record: Record| store.append(&["s".into()], &[batch("u", &[record])]).await.unwrap()[0].accepted;
     assert_eq!(append(profile(1, crate::event::OPT_OUT_ATTRIBUTE)).await, 1);
     for ts_ms in 2..=(PROFILE_CAP as i64 + 1) {
         assert_eq!(append(profile(ts_ms, &format!("a{ts_ms}"))).await, 1);
@@ -66,9 +67,10 @@ async fn a_full_profile_drops_its_oldest_attribute_but_never_an_opt_out() {
 async fn what_was_before_an_erasure_is_refused() {
     let server = RedisServer::start();
     let store = open(&server.url()).await.unwrap();
-    store.append("s", &[batch("u", &[click(10, "e")])]).await.unwrap();
+    store.append(&["s".into()], &[batch("u", &[click(10, "e")])]).await.unwrap();
     server.command(&["HSET", "taiji:{u}:st", "era", "1", "erased_before_ms", "50"]);
-    let outcome = store.append("s", &[batch("u", &[click(10, "x"), click(50, "y"), click(51, "z")])]).await.unwrap();
+    let outcome =
+        store.append(&["s".into()], &[batch("u", &[click(10, "x"), click(50, "y"), click(51, "z")])]).await.unwrap();
     assert_eq!((outcome[0].accepted, outcome[0].duplicates, outcome[0].state.seq), (1, 2, 2));
     let put = conformance::write_put("u", Default::default(), 1, 1, vec![]);
     let refused = crate::store::PutRefusal::Era;
@@ -84,7 +86,7 @@ async fn wrong_types_under_our_namespace_are_named_and_nothing_is_written() {
     server.command(&["SET", "taiji:{x}:prof", "theirs"]);
     for user in ["u", "v", "x"] {
         let records = [click(1, "e"), conformance::profile(2, "p", &[("age", 1)])];
-        let error = store.append("s", &[batch(user, &records)]).await.unwrap_err();
+        let error = store.append(&["s".into()], &[batch(user, &records)]).await.unwrap_err();
         assert!(
             matches!(&error, StoreError::Corrupt { message, .. } if message.contains("store.namespace")),
             "{error}"
@@ -96,7 +98,7 @@ async fn wrong_types_under_our_namespace_are_named_and_nothing_is_written() {
     server.command(&["SET", "taiji:{w}:h:e", "not a list"]);
     server.command(&["RPUSH", "taiji:{y}:h:e", "their", "list"]);
     for user in ["w", "y"] {
-        let refused = store.append("s", &[batch(user, &[click(1, "e")])]).await;
+        let refused = store.append(&["s".into()], &[batch(user, &[click(1, "e")])]).await;
         assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
     }
     server.command(&["SET", "other:epoch", "theirs"]);
@@ -125,15 +127,15 @@ async fn another_schema_is_refused_and_missing_functions_are_loaded() {
 async fn passwords_permissions_replicas_and_memory_are_told_apart() {
     let server = RedisServer::start();
     let store = open(&server.url()).await.unwrap();
-    store.append("s", &[batch("u", &[click(1, "e")])]).await.unwrap();
+    store.append(&["s".into()], &[batch("u", &[click(1, "e")])]).await.unwrap();
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    let full = store.append("s", &[batch("u", &[click(2, "f")])]).await.unwrap_err();
+    let full = store.append(&["s".into()], &[batch("u", &[click(2, "f")])]).await.unwrap_err();
     assert!(matches!(full, StoreError::Full { .. }) && full.is_transient(), "{full}");
     assert_eq!(store.histories(&["u".into()]).await.unwrap()[0].as_ref().unwrap().state.seq, 1, "reads go on");
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
-    assert_eq!(store.append("s", &[batch("u", &[click(2, "f")])]).await.unwrap()[0].accepted, 1);
+    assert_eq!(store.append(&["s".into()], &[batch("u", &[click(2, "f")])]).await.unwrap()[0].accepted, 1);
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
-    let replica = store.append("s", &[batch("u", &[click(3, "g")])]).await.unwrap_err();
+    let replica = store.append(&["s".into()], &[batch("u", &[click(3, "g")])]).await.unwrap_err();
     assert!(matches!(replica, StoreError::Denied { .. }), "{replica}");
     server.command(&["REPLICAOF", "NO", "ONE"]);
 
@@ -164,7 +166,7 @@ async fn a_restart_in_the_middle_loses_nothing_and_doubles_nothing() {
                 let batches: Vec<UserBatch> =
                     (0..50).map(|user| batch(&format!("u{user}"), &[click(round, &format!("e{round}"))])).collect();
                 // The client's way: repeat until it is acknowledged.
-                while store.append("s", &batches).await.is_err() {}
+                while store.append(&["s".into()], &batches).await.is_err() {}
             }
         })
     };
@@ -199,7 +201,7 @@ async fn slots_move_under_appends_without_an_error() {
     } else {
         2
     };
-    store.append("s", &[batch("mover", &[click(0, "e0")])]).await.unwrap();
+    store.append(&["s".into()], &[batch("mover", &[click(0, "e0")])]).await.unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let appends = {
         let store = store.clone();
@@ -208,7 +210,7 @@ async fn slots_move_under_appends_without_an_error() {
             while !*stopped.borrow() && sent < 90 {
                 let all = [batch("mover", &[click(sent, &format!("e{sent}"))]), batch("rest", &[click(sent, "once")])];
                 // Half a user's keys here and half there is answered TRYAGAIN until the move is over.
-                while store.append("s", &all).await.is_err() {}
+                while store.append(&["s".into()], &all).await.is_err() {}
                 sent += 1;
             }
             sent as u64
@@ -234,7 +236,7 @@ async fn slots_move_under_appends_without_an_error() {
 async fn features_expire_with_their_last_group() {
     let server = RedisServer::start();
     let store = open(&server.url()).await.unwrap();
-    store.append("s", &[batch("u", &[click(1, "e")])]).await.unwrap();
+    store.append(&["s".into()], &[batch("u", &[click(1, "e")])]).await.unwrap();
     let version = crate::feature::Version { seq: 1, turn: 0 };
     let group = |ends| conformance::blob(crate::feature::Group::Intra, 1, version, 1, ends);
     let ends = unix_ms() + 60_000;

@@ -40,7 +40,7 @@ async fn comes_back(late: i64, others: &[i64], commands: usize) -> bool {
     let send = async |times: &[i64]| {
         let records = times.iter().map(|ts_ms| engagement(*ts_ms, &format!("e{ts_ms}"), "item")).collect();
         let batch = UserBatch { user: "u".into(), records };
-        store.append("s", &[batch]).await.unwrap().remove(0)
+        store.append(&["s".into()], &[batch]).await.unwrap().remove(0)
     };
     let history = async || store.histories(&["u".to_string()]).await.unwrap().remove(0).unwrap();
     send(&[10, 20, 30]).await;

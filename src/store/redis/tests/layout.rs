@@ -124,7 +124,7 @@ async fn layouts_compared() {
                 0 => batches
                     .iter()
                     .flat_map(parts_of)
-                    .map(|part| store.append_call(Source::Live, "s", &part).unwrap())
+                    .map(|part| store.append_call(Source::Live, &["s".into()], &part).unwrap())
                     .collect(),
                 1 => calls(packed_call),
                 _ => calls(sorted_sets_call),

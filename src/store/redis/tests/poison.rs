@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::Item;
 use crate::feature::{Group, GroupBlob, Version};
-use crate::store::{DueEntry, Erasure, FeedCursor, RecordKind, StoreError, UserMarks};
+use crate::store::{DueEntry, Erasure, FeedCursor, Queue, RecordKind, StoreError, UserMarks};
 use std::collections::BTreeMap;
 
 const USERS: [&str; 3] = ["ann", "bob", "cat"];
@@ -75,7 +75,7 @@ fn everything(user: &str) -> UserBatch {
 /// Every user has something under each key.
 async fn fill(store: &RedisStore) {
     store.note_space("s").await.unwrap();
-    store.append("s", &USERS.map(everything)).await.unwrap();
+    store.append(&["s".into()], &USERS.map(everything)).await.unwrap();
     let version = Version { seq: 4, turn: 0 };
     let groups = || -> Vec<GroupBlob> {
         [Group::Intra, Group::Cross, Group::Text].map(|group| conformance::blob(group, 1, version, 1, 0)).into()
@@ -148,7 +148,7 @@ async fn audit_02_whatever_stands_in_a_users_key_harms_nobody_else_and_is_erased
             let histories = store.histories_each(&users).await.unwrap();
             *unreadable.entry("histories").or_default() +=
                 check("history", histories.into_iter().map(Result::err).collect());
-            let states = store.states_each("s", &users).await.unwrap();
+            let states = store.states_each(&["s".into()], &users).await.unwrap();
             *unreadable.entry("states").or_default() += check("state", states.into_iter().map(Result::err).collect());
             let groups = store.feature_groups_each("s", &users, &[Group::Intra]).await.unwrap();
             *unreadable.entry("groups").or_default() += check("groups", groups.into_iter().map(Result::err).collect());
@@ -159,7 +159,7 @@ async fn audit_02_whatever_stands_in_a_users_key_harms_nobody_else_and_is_erased
                 user: user.into(),
                 records: vec![conformance::engagement(9, "more", "item"), conformance::profile(9, "p", &[("b", 1)])],
             });
-            let appended = store.append_each("s", &more).await.unwrap();
+            let appended = store.append_each(&["s".into()], &more).await.unwrap();
             *unreadable.entry("appends").or_default() +=
                 check("append", appended.into_iter().map(Result::err).collect());
             // Unreadable features are made anew; of a user with unreadable counters nothing can be.
@@ -170,7 +170,7 @@ async fn audit_02_whatever_stands_in_a_users_key_harms_nobody_else_and_is_erased
                 Ok(_) => assert!(part != "st" || matches!(kind, "cut" | "notes"), "{part} {kind}"),
                 Err(error) => assert!(part == "st" && error.is_unreadable(), "{part} {kind}: {error}"),
             }
-            store.sweep_step("s", "").await.unwrap();
+            store.sweep_step(&["s".into()], "").await.unwrap();
 
             let now = store.now_ms().await.unwrap();
             let erasure = store.note_erasure("bob").await.unwrap();
@@ -186,7 +186,7 @@ async fn audit_02_whatever_stands_in_a_users_key_harms_nobody_else_and_is_erased
             assert_eq!(store.feature_groups("s", &users[1..2], &[Group::Intra]).await.unwrap(), [None]);
             let late = store.now_ms().await.unwrap() + 1000;
             let anew = UserBatch { user: "bob".into(), records: vec![conformance::engagement(late, "anew", "item")] };
-            let outcome = store.append("s", &[anew]).await.unwrap().remove(0);
+            let outcome = store.append(&["s".into()], &[anew]).await.unwrap().remove(0);
             assert_eq!((outcome.accepted, outcome.state.era), (1, state.era), "{part} {kind}");
             let history = store.histories(&users[1..2]).await.unwrap().remove(0).unwrap();
             assert_eq!(history.engagements.len(), 1, "{part} {kind}");
@@ -209,7 +209,7 @@ async fn audit_08_one_bad_record_stops_no_idle_erasure() {
         server.command(&["HSET", "taiji:erased:{erased}:idle", "their", "own", "theirs", "7 {"]);
         server.command(&["HSET", "taiji:erased:{erased}:quiet", "ms", "nan", "looked", "x"]);
         crate::erase::erase_all_idle(store.as_ref()).await;
-        let left = store.states_each("s", &USERS.map(String::from)).await.unwrap();
+        let left = store.states_each(&["s".into()], &USERS.map(String::from)).await.unwrap();
         let is_erased = |found: &StoreResult<Option<UserMarks>>| {
             found.as_ref().is_ok_and(|found| found.is_some_and(|marks| !marks.state.has_events()))
         };
@@ -245,12 +245,15 @@ async fn audit_02_bad_members_of_keys_of_many_are_put_aside_and_the_good_ones_fo
     store.put_items(&[item("i1"), item("i2")]).await.unwrap();
     store.note_erasure("gone").await.unwrap();
     let entry = |user: &str| DueEntry { user: user.into(), class: 1, due_ms: 1 };
-    store.mark_due("s", &USERS.map(entry)).await.unwrap();
+    store.mark_due(Queue::Due, &USERS.map(entry)).await.unwrap();
     for shard in ["0", "1"] {
         let key = |name: &str| format!("taiji:{name}:{{{shard}}}:s");
-        server.command(&["ZADD", &format!("{}:1", key("due")), "0", "a\nb", "0", &"x".repeat(300), "-inf", "endless"]);
-        server.command(&["HSET", &key("leased"), "ann", "theirs"]);
-        server.command(&["ZADD", &key("lease"), "1", "ann"]);
+        // In one form of the queue or the other.
+        let form = if shard == "0" { "" } else { ":s" };
+        let due = format!("taiji:due:{{{shard}}}{form}:1");
+        server.command(&["ZADD", &due, "0", "a\nb", "0", &"x".repeat(300), "-inf", "endless"]);
+        server.command(&["HSET", &format!("taiji:leased:{{{shard}}}{form}"), "ann", "theirs"]);
+        server.command(&["ZADD", &format!("taiji:lease:{{{shard}}}{form}"), "1", "ann"]);
         server.command(&["ZADD", &key("vec"), "0.5", "half", "1", "empty", "inf", "far"]);
         server.command(&["HSET", &format!("{}:v", key("vec")), "half", "theirs", "empty", "", "far", "0 0 0 x"]);
     }
@@ -260,12 +263,12 @@ async fn audit_02_bad_members_of_keys_of_many_are_put_aside_and_the_good_ones_fo
     server.command(&["HSET", "taiji:erased:{erased}", "bad", "theirs", "later", "5 6 7"]);
     server.command(&["SADD", "taiji:spaces", &"s".repeat(300)]);
 
-    let claimed = store.claim("s", 100, Duration::from_secs(60)).await.unwrap();
+    let claimed = store.claim(Queue::Due, 100, Duration::from_secs(60)).await.unwrap();
     let mut claimed: Vec<&str> = claimed.iter().map(|claim| claim.user.as_str()).collect();
     claimed.sort_unstable();
     assert_eq!(claimed, USERS, "a lease that is none holds nobody");
-    for claim in store.claim("s", 100, Duration::from_secs(60)).await.unwrap() {
-        assert!(store.release("s", &claim).await.unwrap());
+    for claim in store.claim(Queue::Due, 100, Duration::from_secs(60)).await.unwrap() {
+        assert!(store.release(Queue::Due, &claim).await.unwrap());
     }
     for _ in 0..2 {
         let page = store.vectors_after("s", &FeedCursor::default(), 100).await.unwrap();
@@ -299,7 +302,7 @@ async fn audit_02_bad_members_of_keys_of_many_are_put_aside_and_the_good_ones_fo
     for user in ["bad", "ann"] {
         let erasure = Erasure { user: user.into(), id: u64::MAX >> 12, finished_era: None };
         store.erase_user(&erasure).await.unwrap();
-        store.forget_due("s", user).await.unwrap();
+        store.forget_due(user).await.unwrap();
     }
     assert_eq!(kept("taiji:unreadable:{erased}", "bad"), "$-1\r\n");
     let shard = keys::shard_of("ann", 2);
@@ -329,21 +332,25 @@ async fn audit_02_a_queue_of_another_type_stops_its_own_shard_and_is_named() {
     fill(&store).await;
     let users: Vec<String> = (0..20).map(|user| format!("u{user}")).collect();
     let of_shard = |shard: u32| users.iter().filter(move |user| keys::shard_of(user, 2) == shard).count();
-    server.command(&["SET", "taiji:due:{0}:s:2", "theirs"]);
+    server.command(&["SET", "taiji:due:{0}:2", "theirs"]);
     let entries: Vec<DueEntry> =
         users.iter().map(|user| DueEntry { user: user.clone(), class: 1, due_ms: 1 }).collect();
-    assert!(store.mark_due("s", &entries).await.unwrap_err().is_unreadable());
-    let claimed = store.claim("s", 100, Duration::from_secs(60)).await.unwrap();
+    assert!(store.mark_due(Queue::Due, &entries).await.unwrap_err().is_unreadable());
+    let claimed = store.claim(Queue::Due, 100, Duration::from_secs(60)).await.unwrap();
     assert_eq!(claimed.len(), of_shard(1));
     assert!(claimed.iter().all(|claim| keys::shard_of(&claim.user, 2) == 1));
-    assert_eq!(store.queue_depth("s").await.unwrap().leased, of_shard(1));
-    store.sweep_step("s", "").await.unwrap();
+    assert_eq!(store.queue_depth(Queue::Due).await.unwrap().leased, of_shard(1));
+    store.sweep_step(&["s".into()], "").await.unwrap();
+    let named = store.misused_keys(&["s".into()]).await.unwrap();
+    assert_eq!(named, ["taiji:due:{0}:2 holds a string, not a zset"]);
+    server.command(&["RENAME", "taiji:due:{0}:2", "taiji:due:{0}:s:2"]);
+    assert!(store.mark_due(Queue::Due, &entries).await.unwrap_err().is_unreadable(), "nor in the other form");
     let named = store.misused_keys(&["s".into()]).await.unwrap();
     assert_eq!(named, ["taiji:due:{0}:s:2 holds a string, not a zset"]);
     server.command(&["DEL", "taiji:due:{0}:s:2"]);
     assert!(store.misused_keys(&["s".into()]).await.unwrap().is_empty());
-    store.mark_due("s", &entries).await.unwrap();
-    assert_eq!(store.claim("s", 100, Duration::from_secs(60)).await.unwrap().len(), of_shard(0));
+    store.mark_due(Queue::Due, &entries).await.unwrap();
+    assert_eq!(store.claim(Queue::Due, 100, Duration::from_secs(60)).await.unwrap().len(), of_shard(0));
 }
 
 /// An id that lost its body is none, so that a repeat heals it (half of a transaction).
@@ -353,7 +360,7 @@ async fn audit_11_an_id_without_its_body_is_absent_and_a_repeat_heals_it() {
     let store = open(&server).await;
     let batch =
         |id: &str, ts_ms| UserBatch { user: "u".into(), records: vec![conformance::engagement(ts_ms, id, "item")] };
-    store.append("s", &[batch("new", 9)]).await.unwrap();
+    store.append(&["s".into()], &[batch("new", 9)]).await.unwrap();
     for place in ["BEFORE", "AFTER"] {
         server.command(&["LINSERT", "taiji:{u}:h:e", place, "new", &format!("lost-{place}")]);
     }
@@ -361,10 +368,10 @@ async fn audit_11_an_id_without_its_body_is_absent_and_a_repeat_heals_it() {
     server.command(&["LREM", "taiji:{u}:h:e", "1", "new"]);
     server.command(&["LINSERT", "taiji:{u}:h:e", "AFTER", "lost-AFTER", "new"]);
     for id in ["lost-BEFORE", "lost-AFTER"] {
-        assert_eq!(store.append("s", &[batch(id, 5)]).await.unwrap()[0].accepted, 1, "{id}");
-        assert_eq!(store.append("s", &[batch(id, 5)]).await.unwrap()[0].accepted, 0, "{id} again");
+        assert_eq!(store.append(&["s".into()], &[batch(id, 5)]).await.unwrap()[0].accepted, 1, "{id}");
+        assert_eq!(store.append(&["s".into()], &[batch(id, 5)]).await.unwrap()[0].accepted, 0, "{id} again");
     }
-    assert_eq!(store.append("s", &[batch("new", 9)]).await.unwrap()[0].accepted, 0);
+    assert_eq!(store.append(&["s".into()], &[batch("new", 9)]).await.unwrap()[0].accepted, 0);
     let history = store.histories(&["u".into()]).await.unwrap().remove(0).unwrap();
     let ids: Vec<&str> = history.engagements.iter().map(|behaviour| behaviour.event_id.as_str()).collect();
     assert_eq!(ids, ["new", "lost-BEFORE", "lost-AFTER"]);

@@ -18,7 +18,7 @@ async fn fill(store: &RedisStore) -> Vec<String> {
     let record = conformance::engagement(1, "e", "item");
     let batches: Vec<UserBatch> =
         users.iter().map(|user| UserBatch { user: user.clone(), records: vec![record.clone()] }).collect();
-    store.append("s", &batches).await.unwrap();
+    store.append(&["s".into()], &batches).await.unwrap();
     let version = Version { seq: 1, turn: 0 };
     let meta = Some(conformance::meta(version));
     let intra = IntraGroup { meta: meta.clone(), sparse_ids: (0..8).collect(), ..IntraGroup::default() };

@@ -29,7 +29,7 @@ async fn opening(address: Address) -> String {
 
 async fn append(store: &RedisStore, n: i64) -> u32 {
     let record = conformance::engagement(n, &format!("e{n}"), "item");
-    let outcomes = store.append("s", &[UserBatch { user: "u".into(), records: vec![record] }]).await.unwrap();
+    let outcomes = store.append(&["s".into()], &[UserBatch { user: "u".into(), records: vec![record] }]).await.unwrap();
     outcomes[0].accepted
 }
 

@@ -39,14 +39,14 @@ async fn audit_03_a_stopped_redis_costs_a_read_its_deadline_and_then_nothing() {
     assert!(first >= DEADLINE && first < 8 * DEADLINE, "{first:?}");
     // A write that had begun is given up when the node is found away, not after its own time-out.
     let started = Instant::now();
-    assert!(matches!(store.append("s", &batch(1)).await, Err(StoreError::Unreachable { .. })));
+    assert!(matches!(store.append(&["s".into()], &batch(1)).await, Err(StoreError::Unreachable { .. })));
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     let why = store.trouble().expect("the circuit is open");
     assert!(why.contains("PING"), "{why}");
     let started = Instant::now();
     for _ in 0..100 {
         assert!(read(&store).await.unwrap_err().to_string().contains("not asked until it answers"));
-        assert!(store.append("s", &batch(1)).await.is_err());
+        assert!(store.append(&["s".into()], &batch(1)).await.is_err());
     }
     let refused = started.elapsed() / 200;
     assert!(refused < DEADLINE / 10, "{refused:?} a call");
@@ -59,7 +59,7 @@ async fn audit_03_a_stopped_redis_costs_a_read_its_deadline_and_then_nothing() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(store.trouble(), None);
-    store.append("s", &batch(2)).await.unwrap();
+    store.append(&["s".into()], &batch(2)).await.unwrap();
 }
 
 /// `CLIENT PAUSE … WRITE` holds writes back and lets reads and PING through.
@@ -71,7 +71,7 @@ async fn audit_03_a_slow_answer_opens_no_circuit() {
     let started = Instant::now();
     let slow = tokio::spawn({
         let store = store.clone();
-        async move { store.append("s", &batch(1)).await.map(|outcomes| outcomes[0].accepted) }
+        async move { store.append(&["s".into()], &batch(1)).await.map(|outcomes| outcomes[0].accepted) }
     });
     let mut reads = 0;
     while !slow.is_finished() {

@@ -7,7 +7,7 @@ use super::*;
 use crate::event::{Item, ItemState};
 use crate::feature::{Group, GroupBlob, Version};
 use crate::proto::{CrossGroup, TextGroup};
-use crate::store::{Chores, DueEntry, FeaturePut, FeedCursor, Member, Members, PutBody, Record, RecordBody};
+use crate::store::{Chores, DueEntry, FeaturePut, FeedCursor, Member, Members, PutBody, Queue, Record, RecordBody};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use testkit::is_audit;
@@ -84,6 +84,91 @@ impl Log {
     }
 }
 
+/// Notes what a scenario costs.
+macro_rules! run_in {
+    ($log:ident, $scenario:literal, $work:expr) => {{
+        $log.clear().await;
+        let answer = $work;
+        $log.note($scenario).await;
+        answer
+    }};
+}
+
+/// Takes everybody out of the due queue.
+async fn empty(store: &RedisStore, clock: &AtomicI64) {
+    loop {
+        clock.fetch_add(10_000_000, Ordering::Relaxed);
+        let claims = store.claim(Queue::Due, 10_000, Duration::from_secs(1)).await.unwrap();
+        if claims.is_empty() {
+            return;
+        }
+        for claim in &claims {
+            assert!(store.release(Queue::Due, claim).await.unwrap());
+        }
+    }
+}
+
+/// The queue while users stand in the forms of two spaces and in that of all of them. Leaves the queue empty.
+async fn two_forms(store: &RedisStore, clock: &AtomicI64, users: &[String], log: &mut Log) {
+    let layout = |written| schema::Epoch { schema: Some(1), written, readable_from: 1, shards: 8 };
+    let second = Duration::from_secs(1);
+    let entry = |user: &String, class| DueEntry { user: user.clone(), class, due_ms: NOW_MS };
+    let entries: Vec<DueEntry> = users.iter().map(|user| entry(user, 1)).collect();
+    for space in ["form 1", "form 2"] {
+        store.note_space(space).await.unwrap();
+    }
+    let empty = async || empty(store, clock).await;
+    empty().await;
+    store.forms.learn(&layout(2));
+    run_in!(log, "mark in the old form", store.mark_due(Queue::Due, &entries).await.unwrap());
+    store.forms.learn(&layout(3));
+    run_in!(log, "mark and bring along", store.mark_due(Queue::Due, &entries).await.unwrap());
+    empty().await;
+    store.forms.learn(&layout(2));
+    let until_ms = store.now_ms().await.unwrap() + 1000;
+    run_in!(log, "mark awaited in the old form", store.mark_awaited(users, NOW_MS, until_ms).await.unwrap());
+    store.forms.learn(&layout(3));
+    run_in!(log, "mark awaited and bring along", store.mark_awaited(users, NOW_MS, until_ms + 1).await.unwrap());
+    clock.fetch_add(2000, Ordering::Relaxed);
+    run_in!(log, "end awaited, in both forms", store.queue_depth(Queue::Due).await.unwrap());
+    empty().await;
+    // Everybody leased in the old form, and half of them waiting in the new one.
+    store.forms.learn(&layout(2));
+    store.mark_due(Queue::Due, &entries).await.unwrap();
+    assert_eq!(store.claim(Queue::Due, 10_000, second).await.unwrap().len(), users.len());
+    clock.fetch_add(2000, Ordering::Relaxed);
+    store.mark_due(Queue::Due, &entries).await.unwrap();
+    store.forms.learn(&layout(3));
+    run_in!(log, "claim after leases in the old form", {
+        let claims = store.claim(Queue::Due, 10_000, second).await.unwrap();
+        assert_eq!(claims.len(), users.len());
+        assert!(store.renew(Queue::Due, &claims[0], second).await.unwrap());
+        assert!(store.release(Queue::Due, &claims[0]).await.unwrap());
+    });
+    run_in!(log, "mark leased in the old form", store.mark_due(Queue::Due, &entries).await.unwrap());
+    clock.fetch_add(2000, Ordering::Relaxed);
+    run_in!(log, "forget in both forms", store.forget_due(&users[7]).await.unwrap());
+    run_in!(log, "depth after leases in the old form", store.queue_depth(Queue::Due).await.unwrap());
+    // Users for whom callers wait cost the move most; and leases go along.
+    empty().await;
+    store.forms.learn(&layout(2));
+    store.mark_awaited(users, NOW_MS, store.now_ms().await.unwrap() + 1000).await.unwrap();
+    let step = |with_leases| Step::MoveQueues { spaces: vec!["form 1".into(), "form 2".into()], with_leases };
+    let migration = |steps| Migration { link: store.link.clone(), keys: store.keys.clone(), shards: 8, steps };
+    run_in!(log, "move", migration(vec![step(false)]).apply().await.unwrap());
+    empty().await;
+    store.mark_due(Queue::Due, &entries).await.unwrap();
+    // (A migration has the server's own clock.)
+    let claims = store.claim(Queue::Due, 10_000, Duration::from_secs(1_000_000_000)).await.unwrap();
+    assert_eq!(claims.len(), users.len());
+    run_in!(log, "move leases", migration(vec![step(true)]).apply().await.unwrap());
+    store.forms.learn(&layout(3));
+    for claim in &claims {
+        assert!(store.release(Queue::Due, claim).await.unwrap());
+    }
+    empty().await;
+}
+
 fn long_id(n: usize, tail: &str) -> String {
     format!("{n:0120}{tail}")
 }
@@ -148,29 +233,26 @@ async fn audit_01_no_call_costs_the_server_more_than_it_may() {
     let owned = |user: &str| vec![user.to_string(); 1000];
 
     for user in ["a", "b", "few"] {
-        store.append("s", &[full_life(user)]).await.unwrap();
+        store.append(&["s".into()], &[full_life(user)]).await.unwrap();
     }
     macro_rules! run {
-        ($scenario:literal, $work:expr) => {{
-            log.clear().await;
-            let answer = $work;
-            log.note($scenario).await;
-            answer
-        }};
+        ($scenario:literal, $work:expr) => {
+            run_in!(log, $scenario, $work)
+        };
     }
     for nth in 0..runs {
         let fresh = |n: usize| conformance::engagement(NOW_MS + (nth * 1000 + n) as i64, &format!("{nth} {n}"), "i");
-        run!("fresh events", store.append("s", &[batch("a", (0..1000).map(fresh).collect())]).await.unwrap());
+        run!("fresh events", store.append(&["s".into()], &[batch("a", (0..1000).map(fresh).collect())]).await.unwrap());
         let late = |n: usize| conformance::engagement(NOW_MS, &long_id(nth + 1, &format!("f{n:06}")), "i");
-        run!("late events", store.append("s", &[batch("b", (0..1000).map(late).collect())]).await.unwrap());
-        run!("a few late", store.append("s", &[batch("few", (0..8).map(late).collect())]).await.unwrap());
+        run!("late events", store.append(&["s".into()], &[batch("b", (0..1000).map(late).collect())]).await.unwrap());
+        run!("a few late", store.append(&["s".into()], &[batch("few", (0..8).map(late).collect())]).await.unwrap());
         let profile = (0..100).map(|n| stranger(1 + nth * 100 + n, "1")).collect();
-        run!("profile", store.append("s", &[batch("p", profile)]).await.unwrap());
+        run!("profile", store.append(&["s".into()], &[batch("p", profile)]).await.unwrap());
         let one_item = conformance::engagement(NOW_MS, &format!("one {nth}"), &format!("item{nth}"));
         let all: Vec<UserBatch> = users.iter().map(|user| batch(user, vec![one_item.clone()])).collect();
-        run!("one item", store.append("s", &all).await.unwrap());
+        run!("one item", store.append(&["s".into()], &all).await.unwrap());
         run!("histories", store.histories(&owned("b")).await.unwrap());
-        run!("states", store.states("s", &users).await.unwrap());
+        run!("states", store.states(&["s".into()], &users).await.unwrap());
         run!("item users", store.item_user_counts(&users).await.unwrap());
 
         let version = Version { seq: nth as u64 + 1, turn: 0 };
@@ -181,21 +263,23 @@ async fn audit_01_no_call_costs_the_server_more_than_it_may() {
 
         let entry = |user: &String| DueEntry { user: user.clone(), class: 1, due_ms: NOW_MS };
         let entries: Vec<DueEntry> = users.iter().map(entry).collect();
-        run!("mark", store.mark_due("q", &entries).await.unwrap());
-        assert_eq!(store.claim("q", 1000, Duration::from_secs(1)).await.unwrap().len(), 1000);
-        run!("mark leased", store.mark_due("q", &entries).await.unwrap());
+        run!("mark", store.mark_due(Queue::Due, &entries).await.unwrap());
+        assert_eq!(store.claim(Queue::Due, 1000, Duration::from_secs(1)).await.unwrap().len(), 1000);
+        run!("mark leased", store.mark_due(Queue::Due, &entries).await.unwrap());
         clock.fetch_add(2000, Ordering::Relaxed);
-        let claims = run!("claim after leases", store.claim("q", 1000, Duration::from_secs(1)).await.unwrap());
-        run!("renew", assert!(store.renew("q", &claims[0], Duration::from_secs(1)).await.unwrap()));
-        run!("release", assert!(store.release("q", &claims[0]).await.unwrap()));
+        let claims = run!("claim after leases", store.claim(Queue::Due, 1000, Duration::from_secs(1)).await.unwrap());
+        run!("renew", assert!(store.renew(Queue::Due, &claims[0], Duration::from_secs(1)).await.unwrap()));
+        run!("release", assert!(store.release(Queue::Due, &claims[0]).await.unwrap()));
         clock.fetch_add(2000, Ordering::Relaxed);
-        run!("forget", store.forget_due("q", &users[7]).await.unwrap());
-        run!("depth after leases", store.queue_depth("q").await.unwrap());
+        run!("forget", store.forget_due(&users[7]).await.unwrap());
+        run!("depth after leases", store.queue_depth(Queue::Due).await.unwrap());
         let until_ms = store.now_ms().await.unwrap() + 1000;
-        run!("mark awaited", store.mark_awaited("w", &users, NOW_MS, until_ms).await.unwrap());
+        run!("mark awaited", store.mark_awaited(&users, NOW_MS, until_ms).await.unwrap());
         clock.fetch_add(2000, Ordering::Relaxed);
-        run!("end awaited", store.queue_depth("w").await.unwrap());
-        run!("sweep", assert!(store.sweep(&format!("s{nth}")).await.unwrap() >= 1000));
+        run!("end awaited", store.queue_depth(Queue::Due).await.unwrap());
+        empty(&store, &clock).await;
+        run!("sweep", assert!(store.sweep(&[format!("s{nth}")]).await.unwrap() >= 1000));
+        two_forms(&store, &clock, &users, &mut log).await;
 
         let vector = |user: &str| FreshVector { user: user.into(), era: 0, version, vector: Some(vec![1; 2048]) };
         for user in users.iter().take(if nth == 0 { 1000 } else { 0 }) {
@@ -231,7 +315,7 @@ async fn audit_01_no_call_costs_the_server_more_than_it_may() {
         }
         run!("unfinished erasures", assert_eq!(store.unfinished_erasures().await.unwrap().len(), 1000));
         let gone = format!("gone{nth}");
-        store.append("s", &[full_life(&gone)]).await.unwrap();
+        store.append(&["s".into()], &[full_life(&gone)]).await.unwrap();
         let erasure = run!("note erasure", store.note_erasure(&gone).await.unwrap());
         run!("erase", store.erase_user(&erasure).await.unwrap());
         run!("finish erasure", store.finish_erasure(&erasure, 1).await.unwrap());

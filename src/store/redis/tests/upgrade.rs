@@ -4,7 +4,7 @@ use super::*;
 use crate::store::redis::functions;
 use crate::store::redis::link::Link;
 use crate::store::redis::members;
-use crate::store::{DueEntry, FeedCursor, Member, Members, Record, RecordBody, StoreError};
+use crate::store::{DueEntry, FeedCursor, Member, Members, Queue, Record, RecordBody, StoreError};
 use std::collections::BTreeMap;
 use testkit::redis::RIGHTS;
 
@@ -25,11 +25,11 @@ async fn append(store: &RedisStore, user: &str, n: i64) -> StoreResult<u64> {
         body: RecordBody::Query("tea".into()),
     };
     let batch = UserBatch { user: user.into(), records: vec![query] };
-    Ok(store.append("s", &[batch]).await?[0].state.seq)
+    Ok(store.append(&["s".into()], &[batch]).await?[0].state.seq)
 }
 
 /// What 0.1.0 leaves: its schema, its shards, its library under its own name.
-fn as_the_first_build(server: &RedisServer) {
+pub(super) fn as_the_first_build(server: &RedisServer) {
     server.command(&["HSET", "taiji:epoch", "schema", "1", "shards", "2"]);
     let loaded = server.command(&[
         "FUNCTION",
@@ -66,9 +66,10 @@ async fn audit_09_a_program_opens_what_its_range_of_layouts_covers() {
     for (written, readable_from, schema, part) in [
         ("1", "1", "1", ""),
         ("2", "1", "1", ""),
-        ("2", "2", "2", ""),
-        ("3", "1", "1", "use a newer program"),
-        ("3", "3", "3", "use a newer program"),
+        ("3", "1", "1", ""),
+        ("3", "3", "3", ""),
+        ("4", "1", "1", "use a newer program"),
+        ("4", "4", "4", "use a newer program"),
         ("2", "0", "1", "of an earlier release"),
     ] {
         set(written, readable_from, schema);
@@ -103,7 +104,7 @@ async fn audit_09_apply_raises_written_once_and_clean_closes_the_way_back() {
             .nth(1)
             .unwrap()
             .to_string()),
-        ["1", "1", "2"]
+        ["1", "1", "3"]
     );
 
     let migration = look().await;
@@ -119,7 +120,7 @@ async fn audit_09_apply_raises_written_once_and_clean_closes_the_way_back() {
     );
     assert_eq!(
         [epoch("schema"), epoch("readable_from")].map(|text| text.lines().nth(1).unwrap().to_string()),
-        ["2", "2"]
+        ["3", "3"]
     );
     assert_eq!(look().await.look_for_leftovers(false).await.unwrap().steps, []);
     assert_eq!(append(&open(&server.url()).await.unwrap(), "u", 1).await.unwrap(), 1);
@@ -165,21 +166,21 @@ async fn audit_09_leases_of_the_first_build_are_told_from_ours() {
     let server = RedisServer::start();
     let store = open(&server.url()).await.unwrap();
     as_the_first_build(&server);
-    store.mark_due("s", &[DueEntry { user: "u".into(), class: 1, due_ms: 1 }]).await.unwrap();
-    let claims = store.claim("s", 1, Duration::from_secs(600)).await.unwrap();
+    store.mark_due(Queue::Due, &[DueEntry { user: "u".into(), class: 1, due_ms: 1 }]).await.unwrap();
+    let claims = store.claim(Queue::Due, 1, Duration::from_secs(600)).await.unwrap();
     let leftovers = async || {
         let migration = Migration::look(address(&server.operators_url()), &options(2)).await.unwrap();
         migration.look_for_leftovers(true).await.unwrap().objections
     };
     assert_eq!(leftovers().await, [""; 0], "ours do not stand in the way");
-    assert!(store.renew("s", &claims[0], Duration::from_secs(600)).await.unwrap());
+    assert!(store.renew(Queue::Due, &claims[0], Duration::from_secs(600)).await.unwrap());
     let ends = (unix_ms() + 600_000).to_string();
     server.command(&["ZADD", "elsewhere:lease:{0}:x", &ends, "v"]);
     server.command(&["HSET", "elsewhere:leased:{0}:x", "v", "9876543210 1 5"]);
     assert!(leftovers().await[0].contains("elsewhere:lease:{0}:x"), "{:?}", leftovers().await);
     server.command(&["ZADD", "elsewhere:lease:{0}:x", "5", "v"]);
     assert_eq!(leftovers().await, [""; 0], "it has run out");
-    assert!(store.release("s", &claims[0]).await.unwrap());
+    assert!(store.release(Queue::Due, &claims[0]).await.unwrap());
 }
 
 #[tokio::test]
@@ -193,7 +194,7 @@ async fn audit_09_an_entry_tells_what_a_process_is_expires_and_is_taken_back() {
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].roles.as_str(), found[0].library.as_str()), ("api,infer", functions::library()));
     let fields = server.command(&["HGETALL", "taiji:member:00ab"]);
-    for part in ["epochs", "3,4", "layouts", "1-2", "time", env!("CARGO_PKG_VERSION")] {
+    for part in ["epochs", "3,4", "layouts", "1-3", "time", "written", env!("CARGO_PKG_VERSION")] {
         assert!(fields.contains(part), "{part}: {fields}");
     }
     let expiry: i64 = server.command(&["PTTL", "taiji:member:00ab"]).trim().trim_start_matches(':').parse().unwrap();
@@ -218,13 +219,13 @@ async fn audit_10_functions_that_are_gone_are_loaded_and_the_call_repeated() {
         assert_eq!(append(&store, "u", n).await.unwrap(), n as u64);
     }
     flush();
-    store.mark_due("s", &[DueEntry { user: "u".into(), class: 1, due_ms: 1 }]).await.unwrap();
+    store.mark_due(Queue::Due, &[DueEntry { user: "u".into(), class: 1, due_ms: 1 }]).await.unwrap();
     flush();
-    let claims = store.claim("s", 1, Duration::from_secs(60)).await.unwrap();
+    let claims = store.claim(Queue::Due, 1, Duration::from_secs(60)).await.unwrap();
     flush();
-    assert!(store.renew("s", &claims[0], Duration::from_secs(60)).await.unwrap());
+    assert!(store.renew(Queue::Due, &claims[0], Duration::from_secs(60)).await.unwrap());
     flush();
-    assert!(store.release("s", &claims[0]).await.unwrap());
+    assert!(store.release(Queue::Due, &claims[0]).await.unwrap());
     flush();
     assert!(store.items_after(&FeedCursor::default(), 10).await.unwrap().entries.is_empty());
     println!("audit 10: 24 calls right after a FUNCTION FLUSH, 0 failed");
@@ -317,7 +318,7 @@ async fn audit_10_the_rights_in_the_readme_are_those_of_the_tests_and_do() {
         assert_eq!(append(&store, "u", 1).await.unwrap(), 1);
         store.incarnation().await.unwrap();
         store.stats().await.unwrap();
-        store.sweep("s").await.unwrap();
+        store.sweep(&["s".into()]).await.unwrap();
     }
     assert!(server.command(&["ACL", "GETUSER", "service"]).contains("-@all"), "nothing else is granted");
 }

@@ -30,17 +30,17 @@ macro_rules! hand_on {
 
 hand_on! {
     Histories {
-        append_bulk_each(space: &str, batches: &[UserBatch]) -> Each<AppendOutcome>;
+        append_bulk_each(spaces: &[String], batches: &[UserBatch]) -> Each<AppendOutcome>;
         histories_each(users: &[String]) -> Each<Option<UserHistory>>;
-        states_each(space: &str, users: &[String]) -> Each<Option<UserMarks>>;
-        held_back(space: &str, place: &str) -> (Vec<String>, String);
+        states_each(spaces: &[String], users: &[String]) -> Each<Option<UserMarks>>;
+        held_back(spaces: &[String], place: &str) -> (Vec<String>, String);
         let_go(users: &[String]) -> ();
         quiet_users(for_ms: i64, at_ms: i64, place: &str) -> (Vec<(String, u64)>, String);
         item_user_counts(items: &[String]) -> Vec<u32>;
     }
 
-    async fn append_each(&self, space: &str, batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
-        Double::append(self, space, batches).await
+    async fn append_each(&self, spaces: &[String], batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>> {
+        Double::append(self, spaces, batches).await
     }
 }
 
@@ -58,14 +58,14 @@ hand_on! {
 
 hand_on! {
     DueQueue {
-        mark_due(space: &str, entries: &[DueEntry]) -> ();
-        mark_awaited(space: &str, users: &[String], due_ms: i64, until_ms: i64) -> ();
-        claim(space: &str, limit: usize, lease: Duration) -> Vec<Claim>;
-        renew(space: &str, claim: &Claim, lease: Duration) -> bool;
-        release(space: &str, claim: &Claim) -> bool;
-        queue_depth(space: &str) -> QueueDepth;
-        sweep_step(space: &str, place: &str) -> SweepStep;
-        forget_due(space: &str, user: &str) -> ();
+        mark_due(queue: Queue, entries: &[DueEntry]) -> ();
+        mark_awaited(users: &[String], due_ms: i64, until_ms: i64) -> ();
+        claim(queue: Queue, limit: usize, lease: Duration) -> Vec<Claim>;
+        renew(queue: Queue, claim: &Claim, lease: Duration) -> bool;
+        release(queue: Queue, claim: &Claim) -> bool;
+        queue_depth(queue: Queue) -> QueueDepth;
+        sweep_step(spaces: &[String], place: &str) -> SweepStep;
+        forget_due(user: &str) -> ();
     }
 }
 

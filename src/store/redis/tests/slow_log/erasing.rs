@@ -45,14 +45,14 @@ async fn audit_08_erasing_what_lies_ahead_costs_the_server_no_more_than_it_may()
     for nth in 0..if is_audit() { 20 } else { 5 } {
         let gone = format!("gone{nth}");
         for tag in ["a", "b", "c"] {
-            run!("a life by two ids", store.append("s", &[life_ahead(&gone, tag)]).await.unwrap());
+            run!("a life by two ids", store.append(&["s".into()], &[life_ahead(&gone, tag)]).await.unwrap());
             let erasure = store.note_erasure(&gone).await.unwrap();
             run!("all ahead", store.erase_user(&erasure).await.unwrap());
         }
-        store.append("s", &[life_ahead(&gone, "d")]).await.unwrap();
+        store.append(&["s".into()], &[life_ahead(&gone, "d")]).await.unwrap();
         let looked_for = |from: usize, to: usize| batch(&gone, (from..to).map(former).collect());
-        run!("a few by two ids", store.append("s", &[looked_for(0, 8)]).await.unwrap());
-        run!("many by two ids", store.append("s", &[looked_for(8, 1008)]).await.unwrap());
+        run!("a few by two ids", store.append(&["s".into()], &[looked_for(0, 8)]).await.unwrap());
+        run!("many by two ids", store.append(&["s".into()], &[looked_for(8, 1008)]).await.unwrap());
         let plan = IdlePlan { seq: 1, shown: vec![(long_id(0, "s"), long_id(0, "n")); 16] };
         let idle = run!("idle", store.plan_idle_erasure(&gone, &plan).await.unwrap());
         assert_eq!(idle, None, "another is under way");
