@@ -134,7 +134,7 @@ async fn audit_08_a_step_erases_few_users_and_ends_when_it_is_to() {
     let (mut chore, stop) = idle_users();
     let left = async || {
         let users: Vec<String> = (0..USERS).map(|user| format!("u{user}")).collect();
-        let found = store.states("s1", &users).await.unwrap();
+        let found = store.states(&["s1".into()], &users).await.unwrap();
         found.into_iter().flatten().filter(|marks| marks.state.has_events()).count()
     };
     assert_eq!(chore.step(store.as_ref(), "").await.unwrap(), "", "the first look only notes");
