@@ -64,7 +64,7 @@ fn queue_keys(server: &RedisServer) -> BTreeSet<String> {
     found.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("taiji:")).map(String::from).collect()
 }
 
-fn is_of_a_space(key: &String) -> bool {
+fn is_of_a_space(key: &str) -> bool {
     key.contains(&format!("}}:{SPACE}"))
 }
 
@@ -78,7 +78,11 @@ async fn audit_18_marks_of_the_old_form_are_claimed_and_made_until_the_migration
     store.mark_due(Queue::Due, &[entry("new due", 2, 1)]).await.unwrap();
     store.mark_due(Queue::Fast, &[entry("new fast", 1, 1)]).await.unwrap();
     store.mark_awaited(&["waited".into()], 1, 1).await.unwrap();
-    assert!(queue_keys(&server).iter().all(is_of_a_space), "a program of before finds them: {:?}", queue_keys(&server));
+    assert!(
+        queue_keys(&server).iter().all(|key| is_of_a_space(key)),
+        "a program of before finds them: {:?}",
+        queue_keys(&server)
+    );
     assert_eq!(served(&store, Queue::Due).await, ["new due", "old due", "waited"]);
     assert_eq!(served(&store, Queue::Fast).await, ["new fast", "old fast"]);
 
@@ -86,12 +90,12 @@ async fn audit_18_marks_of_the_old_form_are_claimed_and_made_until_the_migration
     migration(&server).await.apply().await.unwrap();
     // This process has not noticed yet.
     store.mark_due(Queue::Due, &[entry("late", 2, 1)]).await.unwrap();
-    let forms: Vec<bool> = queue_keys(&server).iter().map(is_of_a_space).collect();
+    let forms: Vec<bool> = queue_keys(&server).iter().map(|key| is_of_a_space(key)).collect();
     assert!(forms.contains(&true) && forms.contains(&false), "{:?}", queue_keys(&server));
     learn(&store, "01").await;
     store.mark_due(Queue::Due, &[entry("after", 2, 1), entry("late", 1, 1)]).await.unwrap();
     store.mark_due(Queue::Fast, &[entry("after", 1, 1)]).await.unwrap();
-    assert!(!queue_keys(&server).iter().any(is_of_a_space), "who waits in the old form is brought along");
+    assert!(!queue_keys(&server).iter().any(|key| is_of_a_space(key)), "who waits in the old form is brought along");
     assert_eq!(served(&store, Queue::Due).await, ["after", "before", "late"]);
     assert_eq!(served(&store, Queue::Fast).await, ["after"]);
     assert_eq!(queue_keys(&server), BTreeSet::new());
@@ -102,7 +106,7 @@ async fn audit_18_an_empty_namespace_begins_with_one_queue() {
     let server = RedisServer::start();
     let store = open(&server).await;
     store.mark_due(Queue::Due, &[entry("u", 1, 1)]).await.unwrap();
-    assert!(!queue_keys(&server).iter().any(is_of_a_space));
+    assert!(!queue_keys(&server).iter().any(|key| is_of_a_space(key)));
     assert_eq!(served(&store, Queue::Due).await, ["u"]);
     assert_eq!(migration(&server).await.steps, []);
 }
@@ -129,7 +133,7 @@ async fn audit_18_callers_leases_and_held_users_survive_the_move() {
     assert!(matches!(plan.steps[..], [Step::MoveQueues { .. }, Step::RaiseWritten { .. }]), "{:?}", plan.steps);
     plan.apply().await.unwrap();
     plan.apply().await.unwrap();
-    let left: Vec<String> = queue_keys(&server).into_iter().filter(is_of_a_space).collect();
+    let left: Vec<String> = queue_keys(&server).into_iter().filter(|key| is_of_a_space(key)).collect();
     assert_eq!(left.len(), 2, "the lease that runs stays where programs of before look for it: {left:?}");
     let depth = store.queue_depth(Queue::Due).await.unwrap();
     assert_eq!((depth.classes, depth.leased), (vec![(0, 2, now_ms), (3, 1, now_ms + 900_000)], 1));
@@ -169,7 +173,7 @@ async fn audit_18_clean_takes_leases_along_and_waits_for_processes_that_have_not
     let cleaning = looked.look_for_leftovers(true).await.unwrap();
     assert_eq!(cleaning.objections, [""; 0]);
     looked.clean(&cleaning).await.unwrap();
-    assert!(!queue_keys(&server).iter().any(is_of_a_space), "{:?}", queue_keys(&server));
+    assert!(!queue_keys(&server).iter().any(|key| is_of_a_space(key)), "{:?}", queue_keys(&server));
     assert!(store.renew(Queue::Due, &lease, LEASE).await.unwrap());
     learn(&store, "0a").await;
     assert_eq!(store.forms.now().forms, 1, "nothing else is read any more");
@@ -260,7 +264,7 @@ async fn audit_18_a_migration_under_load_loses_nobody_and_nobody_is_taken_twice(
     while let Some(ended) = workers.join_next().await {
         ended.unwrap();
     }
-    let (marked, served) = (marked.lock().unwrap(), load.served.lock().unwrap());
+    let (marked, served) = (marked.lock().unwrap().clone(), load.served.lock().unwrap().clone());
     // Claimed, at the latest, after the last mark was answered; the queue is empty at the end.
     let lost = marked.keys().filter(|user| !served.contains_key(*user)).count();
     let twice = load.twice.load(Ordering::SeqCst);
