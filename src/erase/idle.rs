@@ -12,7 +12,8 @@
 //! | the user's own notes at the neighbours they showed | the features that named them are gone by now, the plan names them |
 //! | settle: the erasure is noted under its id, the plan goes | its erasure was applied: whoever finds it only does the rest |
 //!
-//! Each may be repeated, also by two processes at once: the id is applied once, and the second finds it applied.
+//! Each may be repeated, also by two processes at once: the id is applied once, and the second finds it applied. What took place and was
+//! not settled the [`super::Eraser`] goes on with as well: there may be no idle job any more.
 
 use super::job::{EraseStop, GoOn, if_readable, next};
 use crate::refresh::read_shown_neighbour;
@@ -132,8 +133,32 @@ pub(super) async fn carry_out_idle(
     go_on: GoOn<'_>,
 ) -> Result<bool, EraseStop> {
     next(go_on)?;
-    let (_, took_place) = store.erase_idle_user(idle).await?;
-    for (space, neighbour) in idle.plan.shown.iter().filter(|_| took_place) {
+    if store.erase_idle_user(idle).await?.1 {
+        finish(store, idle, go_on).await?;
+        return Ok(true);
+    }
+    next(go_on)?;
+    store.settle_idle_erasure(idle, false).await?;
+    Ok(false)
+}
+
+/// The last steps of those that took place and whose process died.
+pub(super) async fn finish_applied(store: &dyn FeatureStore, go_on: GoOn<'_>) -> Result<(), EraseStop> {
+    for idle in store.idle_erasures().await? {
+        next(go_on)?;
+        // A `seq` that nobody has: it erases nobody here, and tells who was.
+        let plan = IdlePlan { seq: u64::MAX, ..idle.plan.clone() };
+        let told = store.erase_idle_user(&IdleErasure { plan, ..idle.clone() }).await;
+        if if_readable(told)?.is_some_and(|(_, took_place)| took_place) {
+            finish(store, &idle, go_on).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The steps after it took place.
+async fn finish(store: &dyn FeatureStore, idle: &IdleErasure, go_on: GoOn<'_>) -> Result<(), EraseStop> {
+    for (space, neighbour) in &idle.plan.shown {
         next(go_on)?;
         if_readable(store.remove_referrer(space, neighbour, &idle.user).await)?;
         // A repeat may come when they are back and show the same one.
@@ -143,6 +168,5 @@ pub(super) async fn carry_out_idle(
         }
     }
     next(go_on)?;
-    store.settle_idle_erasure(idle, took_place).await?;
-    Ok(took_place)
+    Ok(store.settle_idle_erasure(idle, true).await?)
 }

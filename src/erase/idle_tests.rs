@@ -29,7 +29,7 @@ fn idle_users() -> (IdleUsers, watch::Sender<bool>) {
     (IdleUsers { ttl_ms: 0, every: Duration::from_secs(1), metrics, stop: stopped }, stop)
 }
 
-/// After step n the process dies; another one goes on with what it left, whatever the Eraser did in between.
+/// After step n the process dies; the next one goes on with what it left, the Eraser, or the idle job where nothing was erased yet.
 #[tokio::test]
 async fn audit_08_a_crash_after_each_step_of_an_idle_erasure_is_healed() {
     for crash_after in 0.. {
@@ -40,11 +40,12 @@ async fn audit_08_a_crash_after_each_step_of_an_idle_erasure_is_healed() {
         let ended = carry_out_idle(store.as_ref(), &idle, &steps(crash_after)).await;
         drop(store);
         let store = open(folder.path());
-        if crash_after % 2 == 0 {
+        let is_erasers = crash_after % 2 == 0;
+        if is_erasers {
             erase_noted(&store).await;
         }
         let left = store.idle_erasures().await.unwrap();
-        assert_eq!(left.is_empty(), ended.is_ok());
+        assert_eq!(left.is_empty(), ended.is_ok() || is_erasers && crash_after > 0, "after {crash_after} steps");
         for idle in left {
             assert!(carry_out_idle(store.as_ref(), &idle, &|| true).await.unwrap());
         }

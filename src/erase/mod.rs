@@ -168,6 +168,11 @@ impl Eraser {
     }
 
     async fn carry_out_all(&self, stop: &watch::Receiver<bool>) -> Result<(), StoreError> {
+        match idle::finish_applied(self.store.as_ref(), &|| !*stop.borrow()).await {
+            Ok(()) | Err(EraseStop::Untold) => {}
+            Err(EraseStop::Asked) => return Ok(()),
+            Err(EraseStop::Store(error)) => return Err(error),
+        }
         let mut patience = self.interval.min(TELL_PATIENCE);
         for erasure in self.store.unfinished_erasures().await? {
             match self.carry_out_one(&erasure, stop, patience).await {

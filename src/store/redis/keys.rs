@@ -98,6 +98,7 @@ impl Keys {
         let [erased, last_erasure, open, done] = self.erasures();
         all.extend([(erased, "hash"), (last_erasure, "string"), (open, "zset"), (done, "zset")]);
         all.extend(self.idle().map(|key| (key, "hash")));
+        all.push((self.held_count(), "string"));
         let feed = |[ids, values, last]: [String; 3]| [(ids, "zset"), (values, "hash"), (last, "string")];
         all.extend(feed(self.items()));
         for (shard, space) in (0..shards).flat_map(|shard| spaces.iter().map(move |space| (shard, space))) {

@@ -219,6 +219,20 @@ async fn audit_08_one_bad_record_stops_no_idle_erasure() {
     }
 }
 
+#[tokio::test]
+async fn audit_12_a_number_of_users_held_back_that_is_none_is_counted_as_such() {
+    let server = RedisServer::start();
+    let store = open(&server).await;
+    for theirs in [["SET", "taiji:held", "many"], ["LPUSH", "taiji:held", "own"]] {
+        server.command(&["DEL", "taiji:held"]);
+        server.command(&theirs);
+        assert_eq!(store.stats().await.unwrap().held, 0);
+        let misused = store.misused_keys(&[]).await.unwrap();
+        assert_eq!(misused.iter().any(|told| told.contains("taiji:held")), theirs[0] == "LPUSH", "{misused:?}");
+    }
+    assert_eq!(store.unreadable().met().get(RecordKind::Count.as_str()), Some(&2));
+}
+
 /// A foreign value of a profile is nobody's event ahead of the clock.
 #[tokio::test]
 async fn audit_08_a_foreign_value_is_not_remembered_as_an_event() {
