@@ -398,13 +398,15 @@ local function is_remembered(key, id, now)
   return type(ts) == 'string' and tonumber(ts) > now
 end
 
--- Bulk history holds a user back from the sweep who was not behind before: `held` is the `seq` up to which nothing but bulk
--- history came since. Every other event takes that back, as it does, unknowingly, in an older build: it raises `seq`.
+-- Bulk history holds a user back from the sweep who was not behind before: `held` is the `seq` before the first of it and the one up to
+-- which nothing else came since. A space whose features have not even seen the former is behind by more than bulk history. Every
+-- other event takes the mark back, as it does, unknowingly, in an older build: it raises `seq`.
 local function hold_back(key, is_bulk, before, seq, st, refreshed)
   local done = math.max(tonumber(string.match(refreshed, '^%d+') or '0'), tonumber(st[6] or '0') or 0)
-  local is_behind = before > done and tonumber(st[7] or '-1') ~= before
-  if is_bulk and not is_behind then
-    redis.call('HSET', key, 'held', integer(seq))
+  local from, to = string.match(st[7] or '', '^(%d+) (%d+)$')
+  if not to or tonumber(to) ~= before then from = integer(before) end
+  if is_bulk and done >= tonumber(from) then
+    redis.call('HSET', key, 'held', from .. ' ' .. integer(seq))
   elseif st[7] then
     redis.call('HDEL', key, 'held')
   end

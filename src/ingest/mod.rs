@@ -154,7 +154,7 @@ impl Ingest {
         self.store.mark_due(Queue::Due, &due).await?;
         // After the mark: who is lost in between is released once more.
         let marked: Vec<String> = due.into_iter().map(|entry| entry.user).collect();
-        self.store.let_go(&marked).await?;
+        self.store.release_held_back(&marked).await?;
         Ok(marked.len())
     }
 

@@ -31,7 +31,7 @@ pub trait Histories: Send + Sync {
     }
 
     /// The same for bulk history. Who was not behind before is held back: the sweep passes over them until an event of another
-    /// kind, or [`Self::let_go`].
+    /// kind, or [`Self::release_held_back`].
     async fn append_bulk_each(&self, spaces: &[String], batches: &[UserBatch]) -> StoreResult<Each<AppendOutcome>>;
 
     /// As [`Self::append_bulk_each`], where one user's failure is the call's; the others' records are stored.
@@ -61,7 +61,7 @@ pub trait Histories: Send + Sync {
     async fn held_back(&self, spaces: &[String], place: &str) -> StoreResult<(Vec<String>, String)>;
 
     /// Holds these users back no longer. Whoever calls this has marked them due.
-    async fn let_go(&self, users: &[String]) -> StoreResult<()>;
+    async fn release_held_back(&self, users: &[String]) -> StoreResult<()>;
 
     /// Users with events whose `seq` has stood still for so long, each with that `seq`: a step of a walk over all users, from `place`
     /// (empty at the beginning); returns the next place, empty at the end. It notes on its way since when each `seq` has stood, by

@@ -182,7 +182,7 @@ async fn several_spaces(subject: &Subject) {
     assert!(!is_swept(&live).await, "held back");
 }
 
-/// Bulk history holds users back from the sweep; events of another kind, a put and letting go end that.
+/// Bulk history holds users back from the sweep; events of another kind, a put and a release end that.
 pub async fn held_back(subject: &Subject) {
     let (store, space) = (&subject.store, "queue held");
     let bulk = |user: &str, ts_ms: i64| UserBatch {
@@ -212,9 +212,9 @@ pub async fn held_back(subject: &Subject) {
     store.append(&[space.to_string()], &[live("held again", 1)]).await.unwrap();
     refreshed("held again", 1).await;
     store.append_bulk(&[space.to_string()], &[bulk("held again", 2)]).await.unwrap();
-    store.let_go(&["held gone".into(), "held unknown".into()]).await.unwrap();
+    store.release_held_back(&["held gone".into(), "held unknown".into()]).await.unwrap();
 
-    let found = async || {
+    let found_in = async |space: &str| {
         let (mut held, mut place) = (Vec::new(), String::new());
         loop {
             let (some, next) = store.held_back(&[space.to_string()], &place).await.unwrap();
@@ -226,7 +226,10 @@ pub async fn held_back(subject: &Subject) {
             place = next;
         }
     };
+    let found = async || found_in(space).await;
     assert_eq!(found().await, ["held again", "held new", "held repeat"]);
+    // A space of a new bundle has not seen what came before the bulk history either.
+    assert_eq!(found_in("queue held elsewhere").await, ["held new", "held put", "held repeat"]);
     store.sweep(&[space.to_string()]).await.unwrap();
     let swept = async || {
         let claims = store.claim(Queue::Due, 10_000, LEASE).await.unwrap();
@@ -245,7 +248,7 @@ pub async fn held_back(subject: &Subject) {
     store.sweep(&[space.to_string()]).await.unwrap();
     assert_eq!(swept().await, ["held again", "held behind", "held gone", "held live", "held new"]);
     assert_eq!((found().await, store.stats().await.unwrap().held), (vec!["held repeat".to_string()], 1));
-    store.let_go(&["held repeat".into()]).await.unwrap();
+    store.release_held_back(&["held repeat".into()]).await.unwrap();
     store.sweep(&[space.to_string()]).await.unwrap();
     assert!(swept().await.contains(&"held repeat".to_string()));
     assert_eq!(store.stats().await.unwrap().held, 0);

@@ -193,11 +193,12 @@ impl Inner {
             let refreshed_seq = record.least_refreshed(spaces).unwrap_or(0);
             // Also true for a user without features: `seq` counts from 1. One at 0, or at the seq of an erasure, has no
             // event to refresh from.
-            if record.state.seq <= refreshed_seq.max(record.state.erased_seq) {
+            let done = refreshed_seq.max(record.state.erased_seq);
+            if record.state.seq <= done {
                 continue;
             }
             let notes = Notes::read(&self.engine, &snapshot, &found.next)?;
-            let is_held = notes.held == Some(record.state.seq);
+            let is_held = notes.held.is_some_and(|(from, to)| from <= done && to == record.state.seq);
             if is_held { &mut found.held } else { &mut found.behind }.push(found.next.clone());
         }
         let mut queues = self.queues.lock();

@@ -109,7 +109,7 @@ impl Histories for EmbeddedStore {
         Ok((found.held, found.next))
     }
 
-    async fn let_go(&self, users: &[String]) -> StoreResult<()> {
+    async fn release_held_back(&self, users: &[String]) -> StoreResult<()> {
         self.write(|inner| {
             let _users = inner.user_locks.lock_all(users.iter().map(String::as_str));
             let snapshot = inner.engine.database.snapshot();
@@ -286,8 +286,9 @@ impl Draft {
     /// Bulk history holds a user back from the sweep who was not behind before; every other event takes that back.
     fn hold_back(&mut self, spaces: &[String], is_bulk: bool, before: u64) {
         let refreshed = self.user.least_refreshed(spaces).unwrap_or(0);
-        let is_behind = before > refreshed.max(self.user.state.erased_seq) && self.notes.held != Some(before);
-        let held = (is_bulk && !is_behind).then_some(self.user.state.seq);
+        let done = refreshed.max(self.user.state.erased_seq);
+        let from = self.notes.held.filter(|(_, to)| *to == before).map_or(before, |(from, _)| from);
+        let held = (is_bulk && done >= from).then_some((from, self.user.state.seq));
         self.notes_changed |= self.notes.held != held;
         self.notes.held = held;
         let remembered = self.notes.remembered.len();

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Notes {
-    /// The `seq` up to which nothing but bulk history came since the user was up to date.
+    /// The `seq` before bulk history began to hold the user back, and the one up to which nothing else came since.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub held: Option<u64>,
+    pub held: Option<(u64, u64)>,
     /// Time and id of erased events that lay ahead of the clock.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remembered: Vec<(i64, String)>,

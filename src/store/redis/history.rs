@@ -95,7 +95,7 @@ impl Histories for RedisStore {
         Ok((self.states_of(spaces, &keys).await?.held, next.place))
     }
 
-    async fn let_go(&self, users: &[String]) -> StoreResult<()> {
+    async fn release_held_back(&self, users: &[String]) -> StoreResult<()> {
         let call = |user: &String| Call::new("HDEL", &self.keys.of_user(user, "st")).arg("held");
         self.link.run("let go", users.iter().map(call).collect()).await?;
         Ok(())

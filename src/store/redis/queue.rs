@@ -449,11 +449,14 @@ fn standing(key: &str, answer: Value) -> StoreResult<Standing> {
         let refreshed_seq = version.split(|byte| *byte == b' ').next().filter(|seq| !seq.is_empty());
         done = done.min(number(key, refreshed_seq)?);
     }
-    if number::<u64>(key, seq)? <= done.max(number(key, erased_seq)?) {
+    let (seq, done) = (number::<u64>(key, seq)?, done.max(number(key, erased_seq)?));
+    if seq <= done {
         return Ok(Standing::Done);
     }
-    // An event of another kind raised `seq` above the mark.
-    Ok(if held.is_some() && held == seq { Standing::Held } else { Standing::Behind })
+    // A mark that cannot be read holds nobody back.
+    let mut held = held.unwrap_or_default().split(|byte| *byte == b' ').map(|part| number::<u64>(key, Some(part)).ok());
+    let is_held = matches!((held.next(), held.next()), (Some(Some(from)), Some(Some(to))) if from <= done && to == seq);
+    Ok(if is_held { Standing::Held } else { Standing::Behind })
 }
 
 /// A lease's token as it is stored. The 0 before it tells our leases from those of 0.1.0, which reads both alike.

@@ -34,7 +34,7 @@ hand_on! {
         histories_each(users: &[String]) -> Each<Option<UserHistory>>;
         states_each(spaces: &[String], users: &[String]) -> Each<Option<UserMarks>>;
         held_back(spaces: &[String], place: &str) -> (Vec<String>, String);
-        let_go(users: &[String]) -> ();
+        release_held_back(users: &[String]) -> ();
         quiet_users(for_ms: i64, at_ms: i64, place: &str) -> (Vec<(String, u64)>, String);
         item_user_counts(items: &[String]) -> Vec<u32>;
     }
