@@ -24,6 +24,20 @@ use xxhash_rust::xxh3::xxh3_64;
 const WRITERS: usize = 4;
 const BATCH: usize = 500;
 
+/// A shard's queue.
+const QUEUE_KEYS: [&str; 10] = [
+    "due:{}:0",
+    "due:{}:1",
+    "due:{}:2",
+    "due:{}:3",
+    "lease:{}",
+    "leased:{}",
+    "awaited:{}:until",
+    "awaited:{}:stood",
+    "unreadable:{}",
+    "unreadable:{}:v",
+];
+
 /// What is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
@@ -195,7 +209,7 @@ fn same_writes(
         for part in ["st", "h:e", "h:i", "q", "prof", "remembered"] {
             call.arg(format!("taiji:{{{user}}}:{part}"));
         }
-        call.arg("").arg(&target.space).arg(0).arg(events.iter().map(|event| event.kind).collect::<Vec<u8>>());
+        call.arg("").arg(1).arg(&target.space).arg(0).arg(events.iter().map(|event| event.kind).collect::<Vec<u8>>());
         for event in events {
             call.arg(event.weight).arg(&event.id).arg(&event.body);
             if event.kind == b'e' {
@@ -212,15 +226,15 @@ fn same_writes(
             asked.push(item.to_string());
         }
     }
-    let (due_ms, space) = (taiji::clock::unix_ms(), &target.space);
-    let call = pipeline.cmd("FCALL").arg(function_name("mark")).arg(6 * shards.len());
+    let due_ms = taiji::clock::unix_ms();
+    let call = pipeline.cmd("FCALL").arg(function_name("mark")).arg(QUEUE_KEYS.len() * shards.len());
     for shard in shards.keys() {
-        for class in 0..4 {
-            call.arg(format!("taiji:due:{{{shard}}}:{space}:{class}"));
+        for key in QUEUE_KEYS {
+            call.arg(format!("taiji:{}", key.replace("{}", &format!("{{{shard}}}"))));
         }
-        call.arg(format!("taiji:lease:{{{shard}}}:{space}")).arg(format!("taiji:leased:{{{shard}}}:{space}"));
     }
-    call.arg("");
+    // The clock is Redis' own; one form of the queue, in which users are marked.
+    call.arg("").arg(1).arg(1);
     for (queue, users) in shards.values().enumerate() {
         for user in users {
             call.arg(queue + 1).arg(user).arg(1).arg(due_ms);

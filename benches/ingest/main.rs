@@ -182,7 +182,13 @@ impl Bench {
         let target = Target { redis: server.url(), space: self.space.clone(), shards: SHARDS };
         let written = Arc::new(AtomicU64::new(0));
         let work = self.runtime.spawn(bare::run(config, TOPIC, self.total, writer, target, written.clone()));
-        let measured = self.measure(std::process::id(), &server, || written.load(Ordering::Relaxed));
+        let count = || {
+            let is_over = work.is_finished();
+            let count = written.load(Ordering::Relaxed);
+            assert!(count >= self.total || !is_over, "the bare pair failed");
+            count
+        };
+        let measured = self.measure(std::process::id(), &server, count);
         self.runtime.block_on(work).expect("the bare pair");
         match writer {
             Writer::SameWrites => self.check(&server),
