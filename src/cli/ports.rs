@@ -16,18 +16,27 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{oneshot, watch};
 use tower::ServiceExt;
 
 /// Connections of the operators' port: probes, a scraper or two, a person.
 const OPERATORS: usize = 64;
 
+/// Connections that may wait to be accepted, as far as the kernel (`net.core.somaxconn`) allows. Where they are fewer than clients
+/// who come at once, each of the others waits a second for its next try.
+const BACKLOG: u32 = 4096;
+
 /// Listens at an address; the error names the setting.
-pub(super) async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, CommandError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| CommandError::Unavailable(format!("{setting} {address}: {error}; choose another address")))
+pub(super) fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, CommandError> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A start right after an end finds connections of before in their last wait.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| CommandError::Unavailable(format!("{setting} {address}: {error}; choose another address")))
 }
 
 /// What the public and the OpenAI-compatible port may take each: as many connections as are configured, or as open files allow.

@@ -66,12 +66,12 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     let mut stop_signals = StopSignals::new()?;
     // Ports before models: a port in use is found at once, and /livez answers while the bundle loads.
     let public = match settings.server.has(Role::Api) {
-        true => Some(bind("server.listen", settings.server.listen).await?),
+        true => Some(bind("server.listen", settings.server.listen)?),
         false => None,
     };
-    let operators = bind("server.admin_listen", settings.server.admin_listen).await?;
+    let operators = bind("server.admin_listen", settings.server.admin_listen)?;
     let openai_listener = match settings.openai.listen {
-        Some(address) => Some(bind("openai.listen", address).await?),
+        Some(address) => Some(bind("openai.listen", address)?),
         None => None,
     };
     let metrics = Arc::new(Metrics::new().map_err(|error| CommandError::Internal(format!("metrics: {error}")))?);

@@ -215,6 +215,22 @@ fn until_closed(mut stream: TcpStream) -> (Vec<u8>, Duration) {
 }
 
 #[test]
+fn audit_05_many_who_connect_at_once_are_all_let_in_at_once() {
+    rlimit::increase_nofile_limit(20_000).expect("open files");
+    let folder = tempfile::tempdir().expect("tempdir");
+    let server = server(&folder).start();
+    // As fast as one thread can; who finds the queue of the port full tries again after a second.
+    let (mut connections, mut second_tries) = (Vec::new(), 0);
+    for _ in 0..2000 {
+        let began = Instant::now();
+        connections.push(connect(server.public()).expect("connect"));
+        second_tries += usize::from(began.elapsed() >= Duration::from_millis(900));
+    }
+    println!("audit 05: 2000 connections at once, {second_tries} of them let in at a later try");
+    assert!(second_tries <= 1, "{second_tries} had to try again");
+}
+
+#[test]
 fn audit_05_who_keeps_the_server_waiting_is_left() {
     let folder = tempfile::tempdir().expect("tempdir");
     let server = server(&folder)
