@@ -191,19 +191,15 @@ fn store_fault(fault: Fault, site: &Site, fleet: &Fleet) -> Option<Duration> {
     let (disturbance, away) = (site.store.disturb(), Instant::now());
     match &site.ground {
         Ground::Single { .. } => single_fault(fault, site),
-        Ground::Cluster(cluster) => {
-            let lost = match fault {
-                Fault::MasterKill { place } => Some(cluster.pair(place).kill_master()),
-                Fault::MasterFreeze { place, time } => Some(cluster.pair(place).freeze_master(time)),
-                Fault::StaleReplica { place, cut } => Some(cluster.pair(place).promote_stale_replica(cut)),
-                Fault::ClientPause { place, time } => {
-                    cluster.pair(place).pause_clients(time);
-                    None
-                }
-                other => unreachable!("{other:?} is not a cluster's"),
-            };
-            lost.into_iter().for_each(|lost| site.lost_tail(lost));
-        }
+        Ground::Cluster(cluster) => match fault {
+            Fault::MasterKill { place } => site.replace_master(|| cluster.pair(place).kill_master()),
+            Fault::MasterFreeze { place, time } => site.replace_master(|| cluster.pair(place).freeze_master(time)),
+            Fault::StaleReplica { place, cut } => {
+                site.replace_master(|| cluster.pair(place).promote_stale_replica(cut))
+            }
+            Fault::ClientPause { place, time } => cluster.pair(place).pause_clients(time),
+            other => unreachable!("{other:?} is not a cluster's"),
+        },
     }
     let (back, asked_again) = (Instant::now(), ASKED_AGAIN.min(away.elapsed() * 2 + Duration::from_secs(1)));
     // From then on a read that fails counts, whether all else has recovered or not.

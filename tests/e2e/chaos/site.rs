@@ -57,6 +57,8 @@ pub struct Site {
     sizes: Mutex<VecDeque<(Instant, u64)>>,
     /// From when to when the store may have lost what it acknowledged.
     tails: Mutex<Vec<Lost>>,
+    /// A master is being replaced: what it alone has may go at any moment.
+    is_losing: AtomicBool,
     rises: Mutex<Instant>,
     started: Instant,
     book: Mutex<Book>,
@@ -102,6 +104,7 @@ impl Site {
             stream_ended: AtomicBool::new(false),
             sizes: Mutex::default(),
             tails: Mutex::default(),
+            is_losing: AtomicBool::new(false),
             rises: Mutex::new(now),
             started: now,
             book: Mutex::default(),
@@ -166,6 +169,18 @@ impl Site {
     pub fn redis_was_killed(&self) {
         let now = Instant::now();
         self.lost_tail((now - POSTPONED, now));
+    }
+
+    /// Replaces a master; what it alone had may go at any moment until [`Self::lost_tail`] says what did.
+    pub fn replace_master(&self, replace: impl FnOnce() -> Lost) {
+        self.is_losing.store(true, Ordering::SeqCst);
+        self.lost_tail(replace());
+        self.is_losing.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether a master is being replaced.
+    pub fn is_losing(&self) -> bool {
+        self.is_losing.load(Ordering::SeqCst)
     }
 
     /// What was acknowledged then may be gone.
