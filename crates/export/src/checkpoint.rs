@@ -1,7 +1,7 @@
 //! Reads a Hugging Face shaped checkpoint folder: `config.json` and `model.safetensors`, whole or in shards.
 //!
 //! In: the folder. Out: a typed configuration and weights as f32, one tensor in memory at a time. Called by `decoder`
-//! and `bert`.
+//! and `bert`, and by the trainer, which has no reader of its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -13,12 +13,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::ExportError;
-use super::config::Config;
+use super::config::{CONFIG_FILE, Config};
 
 /// A safetensors header longer than this is damage, not a header (bytes).
 const HEADER_LIMIT: u64 = 100 << 20;
 /// All weights in one file.
-const WHOLE_FILE: &str = "model.safetensors";
+pub const WHOLE_FILE: &str = "model.safetensors";
 /// Says which of several files holds which weight.
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
@@ -57,11 +57,7 @@ pub struct Weight {
 impl Checkpoint {
     /// Opens a folder and checks that the weight file is whole.
     pub fn open(folder: &Path) -> Result<Self, ExportError> {
-        let config_path = folder.join("config.json");
-        let text = std::fs::read(&config_path).map_err(|source| ExportError::io(&config_path, source))?;
-        let config: Config = serde_json::from_slice(&text)
-            .map_err(|error| ExportError::Config { message: format!("{}: {error}", config_path.display()) })?;
-
+        let config = Config::read(&folder.join(CONFIG_FILE))?;
         let mut checkpoint = Self { folder: folder.to_owned(), config, shards: Vec::new(), tensors: HashMap::new() };
         let (whole, index) = (folder.join(WHOLE_FILE), folder.join(INDEX_FILE));
         if whole.exists() || !index.exists() {
@@ -74,8 +70,8 @@ impl Checkpoint {
             checkpoint.add_shard(folder.join(file))?;
         }
         if let Some((name, file)) = placed.iter().find(|(name, _)| !checkpoint.has(name)) {
-            let message = format!("missing from {file}, where {INDEX_FILE} has it: copy the checkpoint again");
-            return Err(ExportError::Weight { name: name.clone(), message });
+            let message = format!("missing, though {INDEX_FILE} has it there: copy the checkpoint again");
+            return Err(ExportError::Weight { path: folder.join(file), name: name.clone(), message });
         }
         Ok(checkpoint)
     }
@@ -99,16 +95,38 @@ impl Checkpoint {
         self.tensors.get(name).or_else(|| self.tensors.get(name.strip_prefix("model.")?))
     }
 
+    /// Finds one tensor and checks its shape and type, without reading it.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), ExportError> {
+        self.place(name, shape).map(|_| ())
+    }
+
+    /// Its shard and where it stands there; the length fits the shape.
+    fn place(&self, name: &str, shape: &[usize]) -> Result<(usize, TensorInfo), ExportError> {
+        let Some((number, info)) = self.find(name) else {
+            let message = format!("missing; its shape would be {shape:?}");
+            return Err(ExportError::Weight { path: self.folder.clone(), name: name.to_owned(), message });
+        };
+        let shard = &self.shards[*number];
+        let wrong = |message: String| ExportError::Weight { path: shard.path.clone(), name: name.to_owned(), message };
+        if info.shape != shape {
+            return Err(wrong(format!("has shape {:?}, {CONFIG_FILE} asks for {shape:?}", info.shape)));
+        }
+        let width = match info.dtype {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+            other => return Err(wrong(format!("has type {other:?}; F32, F16 and BF16 can be read"))),
+        };
+        let (begin, end) = info.data_offsets;
+        let needed = shape.iter().try_fold(width, |product: usize, &length| product.checked_mul(length));
+        if needed != Some(end - begin) {
+            return Err(wrong(format!("has {} bytes, its shape {shape:?} needs another number", end - begin)));
+        }
+        Ok((*number, info.clone()))
+    }
+
     /// Reads one tensor and checks its shape; f16 and bf16 become f32.
     pub fn read(&mut self, name: &str, shape: &[usize]) -> Result<Weight, ExportError> {
-        let (number, info) = self.find(name).cloned().ok_or_else(|| ExportError::Weight {
-            name: name.to_owned(),
-            message: format!("missing from {}", self.folder.display()),
-        })?;
-        if info.shape != shape {
-            let message = format!("has shape {:?}, config.json asks for {shape:?}", info.shape);
-            return Err(ExportError::Weight { name: name.to_owned(), message });
-        }
+        let (number, info) = self.place(name, shape)?;
         let shard = &mut self.shards[number];
         let (begin, end) = info.data_offsets;
         let mut bytes = vec![0_u8; end - begin];
@@ -117,15 +135,7 @@ impl Checkpoint {
             .seek(SeekFrom::Start(shard.data_start + begin as u64))
             .and_then(|_| shard.file.read_exact(&mut bytes))
             .map_err(|source| ExportError::io(&shard.path, source))?;
-        let values = to_f32(&bytes, info.dtype).ok_or_else(|| ExportError::Weight {
-            name: name.to_owned(),
-            message: format!("has type {:?}; f32, f16 and bf16 can be exported", info.dtype),
-        })?;
-        if values.len() != shape.iter().product::<usize>() {
-            let message = format!("holds {} values, its shape {shape:?} needs another number", values.len());
-            return Err(ExportError::Weight { name: name.to_owned(), message });
-        }
-        Ok(Weight { shape: shape.to_vec(), values })
+        Ok(Weight { shape: shape.to_vec(), values: to_f32(&bytes, info.dtype) })
     }
 }
 
@@ -194,21 +204,22 @@ fn read_header(weights: &mut File, path: &Path) -> Result<(BTreeMap<String, Tens
         }
         let info: TensorInfo = serde_json::from_value(entry).map_err(|error| damaged(format!("{name}: {error}")))?;
         let (begin, end) = info.data_offsets;
-        if begin > end || 8 + length + end as u64 > file_length {
-            return Err(damaged(format!("{name} ends behind the end of the file: copy the checkpoint again")));
+        if begin > end || end as u64 > file_length - 8 - length {
+            let message = "ends behind the end of the file: copy the checkpoint again".to_owned();
+            return Err(ExportError::Weight { path: path.to_owned(), name, message });
         }
         tensors.insert(name, info);
     }
     Ok((tensors, 8 + length))
 }
 
-fn to_f32(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
+fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     let (pairs, _) = bytes.as_chunks::<2>();
     let (quads, _) = bytes.as_chunks::<4>();
     match dtype {
-        Dtype::F32 => Some(quads.iter().map(|&quad| f32::from_le_bytes(quad)).collect()),
-        Dtype::F16 => Some(pairs.iter().map(|&pair| half::f16::from_le_bytes(pair).to_f32()).collect()),
-        Dtype::BF16 => Some(pairs.iter().map(|&pair| half::bf16::from_le_bytes(pair).to_f32()).collect()),
-        _ => None,
+        Dtype::F16 => pairs.iter().map(|&pair| half::f16::from_le_bytes(pair).to_f32()).collect(),
+        Dtype::BF16 => pairs.iter().map(|&pair| half::bf16::from_le_bytes(pair).to_f32()).collect(),
+        // `place` lets no other type through.
+        _ => quads.iter().map(|&quad| f32::from_le_bytes(quad)).collect(),
     }
 }

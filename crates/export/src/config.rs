@@ -1,15 +1,25 @@
-//! What the exporter reads of a checkpoint's `config.json`, in the layouts of older and newer transformers.
+//! What exporter and trainer read of a checkpoint's `config.json`, in the layouts of older and newer transformers.
 //!
-//! In: JSON. Out: typed settings. Called by `checkpoint`, which opens the folder, and by those who write graphs.
+//! In: the file. Out: typed settings; a key that is not known (`settings`) or a value nobody here computes is an error. Called by
+//! `checkpoint`, which opens the folder, and by those who write graphs or build decoders.
+
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::ExportError;
+use super::settings;
 
-/// What the exporter needs of `config.json`; fields of other architectures are ignored.
+/// Name of the file.
+pub const CONFIG_FILE: &str = "config.json";
+
+/// What is needed of `config.json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
+    /// The file, for messages.
+    #[serde(skip)]
+    pub path: PathBuf,
     /// Class names; the first decides the graph.
     #[serde(default)]
     pub architectures: Vec<String>,
@@ -30,7 +40,7 @@ pub struct Config {
     /// Positions the model was made for.
     pub max_position_embeddings: usize,
     /// Decoders: epsilon of the norms.
-    pub rms_norm_eps: Option<f32>,
+    pub rms_norm_eps: Option<f64>,
     /// BERT: epsilon of the norms.
     pub layer_norm_eps: Option<f32>,
     /// Activation.
@@ -41,11 +51,20 @@ pub struct Config {
     /// Attention over a window: not built.
     #[serde(default)]
     pub use_sliding_window: bool,
+    /// Kind of attention of each layer; only `full_attention` is built.
+    #[serde(default)]
+    pub layer_types: Option<Vec<String>>,
     /// BERT: token types.
     #[serde(default = "two")]
     pub type_vocab_size: usize,
     /// BERT: kind of position embedding.
     pub position_embedding_type: Option<String>,
+    /// Token, or several, that ends a text.
+    pub eos_token_id: Option<Value>,
+    /// Token that begins a text.
+    pub bos_token_id: Option<Value>,
+    /// Standard deviation of the first weights.
+    pub initializer_range: Option<f64>,
     /// Older layout of the rope settings.
     pub rope_theta: Option<f64>,
     /// Older layout of the rope scaling.
@@ -60,29 +79,58 @@ pub struct Config {
     pub mlp_bias: bool,
 }
 
-/// How positions turn queries and keys.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rope {
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// Llama 3.1: low frequencies are slowed down to reach further.
-    pub stretch: Option<Llama3Rope>,
-}
-
-/// Settings of `rope_type: llama3`.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-pub struct Llama3Rope {
-    /// Frequencies below the band are divided by this.
-    pub factor: f32,
-    /// Waves longer than original positions / this are below the band.
-    pub low_freq_factor: f32,
-    /// Waves shorter than original positions / this stay as they are.
-    pub high_freq_factor: f32,
-    /// Positions the model was first trained on.
-    pub original_max_position_embeddings: f32,
+/// Kinds of model that are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Biases on query, key and value.
+    Qwen2,
+    /// Query and key are normalised by head.
+    Qwen3,
+    /// Biases only if asked for.
+    Llama,
+    /// An encoder.
+    Bert,
 }
 
 impl Config {
+    /// Reads a file; refuses keys that are not known.
+    pub fn read(path: &Path) -> Result<Self, ExportError> {
+        let wrong = |error: serde_json::Error| ExportError::Config { message: format!("{}: {error}", path.display()) };
+        let text = std::fs::read(path).map_err(|source| ExportError::io(path, source))?;
+        let keys: Map<String, Value> = serde_json::from_slice(&text).map_err(wrong)?;
+        let config: Self = serde_json::from_value(Value::Object(keys.clone())).map_err(wrong)?;
+        let config = Self { path: path.to_owned(), ..config };
+        config.family()?;
+        if let Some((key, message)) = settings::fault(&keys) {
+            return Err(config.setting(&key, message));
+        }
+        if let Some(kind) = config.layer_types.iter().flatten().find(|kind| *kind != "full_attention") {
+            return Err(config.setting("layer_types", format!("holds '{kind}'; only full_attention can be computed")));
+        }
+        Ok(config)
+    }
+
+    /// Class name that decides the graph.
+    pub fn architecture(&self) -> &str {
+        self.architectures.first().map(String::as_str).unwrap_or_default()
+    }
+
+    /// Kind of the model.
+    pub fn family(&self) -> Result<Family, ExportError> {
+        match self.architecture() {
+            "Qwen2ForCausalLM" | "Qwen2Model" => Ok(Family::Qwen2),
+            "Qwen3ForCausalLM" | "Qwen3Model" => Ok(Family::Qwen3),
+            "LlamaForCausalLM" | "LlamaModel" => Ok(Family::Llama),
+            "BertModel" => Ok(Family::Bert),
+            other => Err(ExportError::Architecture { found: other.to_owned() }),
+        }
+    }
+
+    /// An error about a key of this file.
+    pub fn setting(&self, key: &str, message: String) -> ExportError {
+        ExportError::Setting { path: self.path.clone(), key: key.to_owned(), message }
+    }
+
     /// Width of one head.
     pub fn head_width(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
@@ -91,33 +139,6 @@ impl Config {
     /// Key and value heads.
     pub fn kv_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
-    }
-
-    /// Rotary settings from either layout; a scaling that is not known is refused by name.
-    pub fn rope(&self) -> Result<Rope, ExportError> {
-        let mut stretch = None;
-        for settings in [&self.rope_parameters, &self.rope_scaling].into_iter().flatten() {
-            match settings.get("rope_type").or_else(|| settings.get("type")).and_then(Value::as_str) {
-                None | Some("default") => {}
-                Some("llama3") => {
-                    let read = Llama3Rope::deserialize(settings).map_err(|error| ExportError::Config {
-                        message: format!("config.json: rope settings of type llama3: {error}"),
-                    })?;
-                    stretch = Some(read);
-                }
-                Some(other) => return Err(ExportError::NotBuilt(format!("rope scaling of type '{other}'"))),
-            }
-            let turned = settings.get("partial_rotary_factor").and_then(Value::as_f64);
-            if turned.is_some_and(|part| part != 1.0) {
-                return Err(ExportError::NotBuilt("rotation of a part of the head".to_owned()));
-            }
-        }
-        let newer =
-            self.rope_parameters.as_ref().and_then(|settings| settings.get("rope_theta")).and_then(Value::as_f64);
-        let theta = newer.or(self.rope_theta).ok_or_else(|| ExportError::Config {
-            message: "neither rope_parameters.rope_theta nor rope_theta is given".to_owned(),
-        })?;
-        Ok(Rope { theta, stretch })
     }
 }
 

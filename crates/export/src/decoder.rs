@@ -5,7 +5,8 @@
 
 use super::ExportError;
 use super::checkpoint::{Checkpoint, Weight};
-use super::config::Config;
+use super::config::{Config, Family};
+use super::layout::LAST_NORM;
 use super::names;
 use super::onnx::{BASE, FLOAT, Versions, WITH_SCATTER, float, int, microsoft, node};
 use super::options::{Element, Flavour, Numbers};
@@ -16,6 +17,9 @@ use super::writer::GraphWriter;
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
 /// Name of the output head.
 pub const HEAD: &str = "lm_head.weight";
+
+/// No size of a model is larger; products of two stay far from overflow.
+const MOST: usize = 1 << 28;
 
 /// What kind of graph is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,8 +121,8 @@ pub fn write(
 impl Shape {
     /// Reads the sizes and checks what the kernels ask for.
     pub fn of(config: &Config) -> Result<Self, ExportError> {
-        let architecture = config.architectures.first().map(String::as_str).unwrap_or_default();
-        let (qwen2, qwen3) = (architecture.starts_with("Qwen2"), architecture.starts_with("Qwen3"));
+        let family = config.family()?;
+        let (qwen2, qwen3) = (family == Family::Qwen2, family == Family::Qwen3);
         let shape = Self {
             layers: config.num_hidden_layers,
             hidden: config.hidden_size,
@@ -127,26 +131,37 @@ impl Shape {
             kv_heads: config.kv_heads(),
             head: config.head_width(),
             vocabulary: config.vocab_size,
-            epsilon: config.rms_norm_eps.unwrap_or(1e-6),
+            epsilon: config.rms_norm_eps.unwrap_or(1e-6) as f32,
             head_norms: qwen3,
             qkv_bias: qwen2 || config.attention_bias,
             output_bias: !qwen2 && config.attention_bias,
             inner_bias: config.mlp_bias,
         };
         if config.use_sliding_window {
-            return Err(ExportError::NotBuilt("sliding window attention".to_owned()));
+            return Err(config.setting("use_sliding_window", "is true; such attention is not built".to_owned()));
         }
         if config.hidden_act.as_deref() != Some("silu") {
-            return Err(ExportError::NotBuilt(format!("activation {:?} in a decoder", config.hidden_act)));
+            let message = format!("is {:?}; only silu is built for a decoder", config.hidden_act);
+            return Err(config.setting("hidden_act", message));
+        }
+        for (key, value) in [
+            ("num_hidden_layers", shape.layers),
+            ("hidden_size", shape.hidden),
+            ("intermediate_size", shape.inner),
+            ("vocab_size", shape.vocabulary),
+            ("max_position_embeddings", config.max_position_embeddings),
+        ] {
+            if value == 0 || value > MOST {
+                return Err(config.setting(key, format!("is {value}; 1 to {MOST} can be computed")));
+            }
         }
         // Limits of ONNX Runtime's attention kernel.
-        if shape.layers == 0 || shape.head == 0 || !shape.head.is_multiple_of(16) {
-            let message = format!("head_dim {} must be a multiple of 16 and there must be a layer", shape.head);
-            return Err(ExportError::Config { message });
+        if shape.head == 0 || !shape.head.is_multiple_of(16) || shape.head > MOST {
+            return Err(config.setting("head_dim", format!("is {}; a multiple of 16 can be computed", shape.head)));
         }
-        if shape.kv_heads == 0 || !shape.heads.is_multiple_of(shape.kv_heads) {
-            let message = format!("{} heads do not divide among {} key-value heads", shape.heads, shape.kv_heads);
-            return Err(ExportError::Config { message });
+        if shape.kv_heads == 0 || !shape.heads.is_multiple_of(shape.kv_heads) || shape.heads > MOST {
+            let message = format!("is {}, among which {} heads do not divide", shape.kv_heads, shape.heads);
+            return Err(config.setting("num_key_value_heads", message));
         }
         Ok(shape)
     }
@@ -226,7 +241,7 @@ impl DecoderGraph<'_> {
 
         let next = layer + 1;
         let (gamma, normed, new_residual) = match next == self.shape.layers {
-            true => ("model.norm.weight".to_owned(), names::HIDDEN_STATES.to_owned(), String::new()),
+            true => (LAST_NORM.to_owned(), names::HIDDEN_STATES.to_owned(), String::new()),
             false => (
                 format!("model.layers.{next}.input_layernorm.weight"),
                 format!("layers.{next}.normed"),

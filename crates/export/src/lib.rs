@@ -11,6 +11,7 @@ mod checkpoint;
 mod config;
 mod decoder;
 mod inputs;
+mod layout;
 mod linear;
 pub mod names;
 mod nbits;
@@ -18,6 +19,7 @@ mod onnx;
 mod options;
 mod pooling;
 mod rope;
+mod settings;
 mod writer;
 
 #[cfg(test)]
@@ -27,15 +29,17 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+pub use checkpoint::{Checkpoint, WHOLE_FILE as WEIGHTS_FILE, Weight};
+pub use config::{CONFIG_FILE, Config, Family};
 pub use names::{FLAVOUR, GRAPH_FILE, PRECISION};
 pub use options::{ExportOptions, Flavour, Precision, Role};
+pub use rope::{Llama3Rope, Rope, RopeScaling, YarnRope};
 pub use writer::DATA_FILE;
 
-use checkpoint::Checkpoint;
 use decoder::Form;
 use names::{ACCURACY_LEVEL, MAX_POSITIONS};
 use pooling::Pooling;
-use writer::GraphWriter;
+use writer::{GraphWriter, Written};
 
 /// Rope or position rows exported unless asked otherwise.
 pub const DEFAULT_MAX_POSITIONS: usize = 4096;
@@ -101,9 +105,21 @@ pub enum ExportError {
         /// What is wrong.
         message: String,
     },
+    /// A setting that is not known or cannot be computed.
+    #[error("{}: {key}: {message}", path.display())]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// Key, with a dot before that of an object within.
+        key: String,
+        /// What is wrong.
+        message: String,
+    },
     /// A weight is missing or of another shape or type.
-    #[error("weight {name}: {message}")]
+    #[error("{}: tensor {name}: {message}", path.display())]
     Weight {
+        /// File or folder.
+        path: PathBuf,
         /// Name in the checkpoint.
         name: String,
         /// What is wrong.
@@ -129,33 +145,17 @@ impl ExportError {
 pub fn export(checkpoint: &Path, out: &Path, options: &ExportOptions) -> Result<ExportReport, ExportError> {
     options.check_flavours()?;
     let mut source = Checkpoint::open(checkpoint)?;
-    let architecture = source.config.architectures.first().cloned().unwrap_or_default();
     let max_positions = positions(options, &source)?;
-    let forms = match architecture.as_str() {
-        "BertModel" => bert_forms(options)?,
-        "Qwen2ForCausalLM" | "Qwen3ForCausalLM" | "LlamaForCausalLM" | "Qwen2Model" | "Qwen3Model" | "LlamaModel" => {
-            decoder_forms(options, &source, &architecture)?
-        }
-        _ => return Err(ExportError::Architecture { found: architecture }),
+    let forms = match source.config.family()? {
+        Family::Bert => bert_forms(options)?,
+        Family::Qwen2 | Family::Qwen3 | Family::Llama => decoder_forms(options, &source)?,
     };
-
-    let mut graph = GraphWriter::create(out)?;
-    for (file, form) in &forms {
-        graph.begin(file, &architecture, form.map_or(onnx::BASE, Form::versions));
-        graph.note(MAX_POSITIONS, &max_positions.to_string());
-        match form {
-            None => bert::write(&mut source, &mut graph, max_positions)?,
-            Some(form) => {
-                note_choices(&mut graph, options, *form);
-                decoder::write(&mut source, &mut graph, max_positions, options.numbers()?, *form)?;
-            }
-        }
-    }
-    // Companions first: a folder with a graph is whole.
-    let mut files = copy_companions(checkpoint, out)?;
-    let written = graph.finish()?;
+    let written = write(&mut source, out, options, &forms, max_positions)
+        .inspect_err(|_| writer::discard(out, forms.iter().map(|(file, _)| file.as_str())))?;
+    let mut files = written.companions;
     files.push(DATA_FILE.to_owned());
     files.extend(forms.into_iter().map(|(file, _)| file));
+    let (architecture, written) = (source.config.architecture().to_owned(), written.graphs);
     Ok(ExportReport {
         architecture,
         layers: source.config.num_hidden_layers,
@@ -167,6 +167,38 @@ pub fn export(checkpoint: &Path, out: &Path, options: &ExportOptions) -> Result<
         data_sha256: written.data_sha256,
         files,
     })
+}
+
+/// What `write` put into the folder.
+struct WrittenFiles {
+    companions: Vec<String>,
+    graphs: Written,
+}
+
+/// Writes graphs and companions; on an error temporary files may be left.
+fn write(
+    source: &mut Checkpoint,
+    out: &Path,
+    options: &ExportOptions,
+    forms: &Forms,
+    max_positions: usize,
+) -> Result<WrittenFiles, ExportError> {
+    let architecture = source.config.architecture().to_owned();
+    let mut graph = GraphWriter::create(out)?;
+    for (file, form) in forms {
+        graph.begin(file, &architecture, form.map_or(onnx::BASE, Form::versions));
+        graph.note(MAX_POSITIONS, &max_positions.to_string());
+        match form {
+            None => bert::write(source, &mut graph, max_positions)?,
+            Some(form) => {
+                note_choices(&mut graph, options, *form);
+                decoder::write(source, &mut graph, max_positions, options.numbers()?, *form)?;
+            }
+        }
+    }
+    // Companions first: a folder with a graph is whole.
+    let companions = copy_companions(&source.folder, out)?;
+    Ok(WrittenFiles { companions, graphs: graph.finish()? })
 }
 
 /// File name and form of each graph; `None` = BERT.
@@ -184,15 +216,19 @@ fn bert_forms(options: &ExportOptions) -> Result<Forms, ExportError> {
     Ok(vec![(GRAPH_FILE.to_owned(), None)])
 }
 
-/// Graphs of a decoder, as text or as vectors.
-fn decoder_forms(options: &ExportOptions, source: &Checkpoint, architecture: &str) -> Result<Forms, ExportError> {
+/// Graphs of a decoder, as text or as vectors, once the checkpoint has proven whole.
+fn decoder_forms(options: &ExportOptions, source: &Checkpoint) -> Result<Forms, ExportError> {
     let pooling = Pooling::of(&source.folder)?;
     // A checkpoint without a head, or one that says how to pool, is made for vectors.
-    let made_for = match pooling.is_some() || !architecture.ends_with("ForCausalLM") {
+    let made_for = match pooling.is_some() || !source.config.architecture().ends_with("ForCausalLM") {
         true => Role::Encoder,
         false => Role::Decoder,
     };
-    if options.role.unwrap_or(made_for) == Role::Decoder {
+    let role = options.role.unwrap_or(made_for);
+    source.check_decoder(role == Role::Decoder)?;
+    source.config.rope()?;
+    options.numbers()?;
+    if role == Role::Decoder {
         let named = options.flavours.iter().enumerate();
         return Ok(named.map(|(place, flavour)| (flavour.graph_file(place), Some(Form::Text(*flavour)))).collect());
     }

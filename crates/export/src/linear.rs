@@ -114,7 +114,8 @@ impl DecoderGraph<'_> {
         let weight = read(self.source)?;
         if let Some(value) = weight.values.iter().find(|value| !value.is_finite()) {
             let message = format!("holds {value}, which cannot be packed: choose another precision");
-            return Err(ExportError::Weight { name: name.to_owned(), message });
+            let path = self.source.folder.clone();
+            return Err(ExportError::Weight { path, name: name.to_owned(), message });
         }
         let packed = PackedWeight::of(&weight, blocks);
         let mut scale_bytes = Vec::new();

@@ -140,6 +140,7 @@ impl GraphWriter {
     /// Gives the current graph the bytes of weight `of` under another name and shape.
     pub fn alias(&mut self, name: &str, of: &str, shape: &[usize]) -> Result<(), ExportError> {
         let tensor = self.weights.get(of).cloned().ok_or_else(|| ExportError::Weight {
+            path: self.folder.clone(),
             name: of.to_owned(),
             message: format!("is not written, '{name}' cannot share it"),
         })?;
@@ -151,7 +152,7 @@ impl GraphWriter {
     pub fn weight(&mut self, name: &str, weight: &Weight, element: Element) -> Result<(), ExportError> {
         if let Some(value) = weight.values.iter().find(|value| !element.holds(**value)) {
             let message = format!("holds {value}, which {element:?} cannot: choose another precision");
-            return Err(ExportError::Weight { name: name.to_owned(), message });
+            return Err(ExportError::Weight { path: self.folder.clone(), name: name.to_owned(), message });
         }
         self.parameters += weight.values.len() as u64;
         let length = weight.values.len() * element.bytes();
@@ -291,6 +292,14 @@ impl Pending {
         let bytes = model.encode_to_vec();
         write_synced(path, &bytes).map_err(|source| ExportError::io(path, source))?;
         Ok(bytes.len() as u64)
+    }
+}
+
+/// Takes away what a failed export left half-written in `folder`; `graphs` are the names the graphs were to have.
+pub fn discard<'a>(folder: &Path, graphs: impl Iterator<Item = &'a str>) {
+    for name in graphs.chain([DATA_FILE]) {
+        // The export's own error is the one to report; a file that was never begun is no error at all.
+        let _ = std::fs::remove_file(folder.join(temporary(name)));
     }
 }
 

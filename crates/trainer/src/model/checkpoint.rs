@@ -1,6 +1,6 @@
 //! Checkpoints in Hugging Face's Qwen2 layout: `config.json` + `model.safetensors`, every file replaced atomically.
 //!
-//! Callers: `sft` (save, resume), `export` (reads the files), other tools. In memory query/key/value and gate/up are one
+//! Callers: `sft` (save, resume), `export` (reads the files), other tools. Reading is the exporter's. In memory query/key/value and gate/up are one
 //! matrix each; on disk they are apart, as Hugging Face has them.
 
 use std::collections::HashMap;
@@ -8,16 +8,12 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use taiji_export::{CONFIG_FILE, Checkpoint, WEIGHTS_FILE};
 
 use super::ModelError;
 use super::config::DecoderConfig;
 use super::decoder::Decoder;
 use super::tape::{tensor, with_values};
-
-/// Name of the weights' file.
-pub const WEIGHTS_FILE: &str = "model.safetensors";
-/// Name of the shape's file.
-pub const CONFIG_FILE: &str = "config.json";
 
 /// f32 tensors by name, and text metadata.
 #[derive(Debug, Default)]
@@ -65,19 +61,16 @@ pub fn save_checkpoint(decoder: &Decoder, folder: &Path) -> Result<(), ModelErro
     write_atomically(&path, &text)
 }
 
-/// Reads a checkpoint of f32, one file.
+/// Reads a checkpoint in any form that the exporter reads: f32, f16 or bf16, one file or shards.
 pub fn load_checkpoint(folder: &Path) -> Result<Decoder, ModelError> {
-    let path = folder.join(CONFIG_FILE);
-    let text = std::fs::read(&path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
-    let config: DecoderConfig = serde_json::from_slice(&text)
-        .map_err(|error| ModelError::Checkpoint { path: path.clone(), message: error.to_string() })?;
-    let weights = folder.join(WEIGHTS_FILE);
-    let mut file = read_tensors(&weights)?;
+    let mut file = Checkpoint::open(folder)?;
+    file.check_decoder(true)?;
+    let config = DecoderConfig::of_checkpoint(&file.config)?;
     let mut source = |name: &str, shape: &[usize]| -> Result<Tensor, ModelError> {
         let mut values = Vec::with_capacity(shape.iter().product());
         for (part, rows) in parts(name, &config, shape[0]) {
             let part_shape: Vec<usize> = [rows].into_iter().chain(shape.get(1).copied()).collect();
-            values.extend(file.take(&weights, &part, &part_shape)?);
+            values.extend(file.read(&part, &part_shape)?.values);
         }
         Ok(tensor(values, shape)?)
     };

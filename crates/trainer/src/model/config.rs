@@ -1,6 +1,8 @@
 //! Shape of the decoder, in the fields and file format of a Hugging Face `config.json` (Qwen2).
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use taiji_export::{Config, Family, RopeScaling};
 
 use super::ModelError;
 use super::tile::COLUMNS;
@@ -90,6 +92,44 @@ impl DecoderConfig {
             eos_token_id: None,
             bos_token_id: None,
         }
+    }
+
+    /// The shape of a checkpoint that others may have made; what this decoder does not compute is refused by file and key.
+    pub(super) fn of_checkpoint(config: &Config) -> Result<Self, ModelError> {
+        if config.family()? != Family::Qwen2 {
+            let message = format!("is '{}'; only Qwen2ForCausalLM is trained", config.architecture());
+            return Err(config.setting("architectures", message).into());
+        }
+        let derived = config.hidden_size / config.num_attention_heads.max(1);
+        if config.head_width() != derived {
+            let message = format!("is {}; only hidden_size / heads = {derived} is trained", config.head_width());
+            return Err(config.setting("head_dim", message).into());
+        }
+        let rope = config.rope()?;
+        if rope.scaling != RopeScaling::Default {
+            return Err(config.setting("rope_scaling", "is set; only plain rope is trained".into()).into());
+        }
+        // Of several tokens that end a text the first is the model's own.
+        let token = |value: &Option<Value>| {
+            let first = value.as_ref().and_then(|value| value.as_array().map_or(Some(value), |all| all.first()));
+            first.and_then(Value::as_u64).and_then(|token| u32::try_from(token).ok())
+        };
+        let mut shape = Self::small(
+            config.vocab_size,
+            config.hidden_size,
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.kv_heads(),
+            config.intermediate_size,
+        );
+        shape.max_position_embeddings = config.max_position_embeddings;
+        shape.rms_norm_eps = config.rms_norm_eps.unwrap_or(1e-6);
+        shape.rope_theta = rope.theta;
+        shape.tie_word_embeddings = config.tie_word_embeddings;
+        shape.initializer_range = config.initializer_range.unwrap_or_else(initializer_range);
+        shape.eos_token_id = token(&config.eos_token_id);
+        shape.bos_token_id = token(&config.bos_token_id);
+        Ok(shape)
     }
 
     /// Width of one head.

@@ -67,6 +67,9 @@ pub enum ModelError {
         /// What is wrong and how to mend it.
         message: String,
     },
+    /// A checkpoint of Hugging Face's form cannot be read.
+    #[error(transparent)]
+    Reader(#[from] taiji_export::ExportError),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {
@@ -82,3 +85,6 @@ pub enum ModelError {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod checkpoint_tests;
