@@ -1,7 +1,7 @@
 //! Events, items and users in memory, ordered as the service orders them.
 //!
 //! In: the readers' records. Out: [`Dataset`] with each user's engagements, impressions, queries and profile, and the
-//! [`PromptInput`] of a user at a given point of the history. Callers: `examples`, `index`, `evaluate`.
+//! [`PromptInput`] of a user at a given point of the history ([`Cut`]). Callers: `targets`, `examples`, `index`, `evaluate`.
 
 use super::read::find;
 use super::{DataError, Latent, UserRecord, read_events, read_items, read_users};
@@ -32,13 +32,39 @@ pub struct Behaviour {
     pub value: Option<f64>,
 }
 
+/// A value of an attribute, and since when it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfileValue {
+    /// Of the attribute.
+    pub name: String,
+    /// Time of the profile event; `i64::MIN` for what `users.jsonl` says, which has no time.
+    pub since_ms: i64,
+    /// As plain text.
+    pub value: String,
+}
+
+/// A point of a user's history: only what lies before it may be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Engagements before it.
+    pub engagements: usize,
+    /// Searches and profile values count that are older than this instant. Strictly: what has the time of the engagement that
+    /// is cut off may have followed it.
+    pub before_ms: i64,
+}
+
+impl Cut {
+    /// Behind everything.
+    pub const END: Cut = Cut { engagements: usize::MAX, before_ms: i64::MAX };
+}
+
 /// One user's data.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct UserRow {
     /// As in the files.
     pub user_id: String,
-    /// Sorted by name; profile events win over `users.jsonl`.
-    pub profile: Vec<(String, String)>,
+    /// Every value there was, sorted by name, then oldest first.
+    pub profile: Vec<ProfileValue>,
     /// Oldest first.
     pub engagements: Vec<Behaviour>,
     /// Oldest first.
@@ -47,6 +73,23 @@ pub struct UserRow {
     pub queries: Vec<(i64, String)>,
     /// Only in generated worlds.
     pub latent: Option<Latent>,
+}
+
+impl UserRow {
+    /// The newest value of each attribute before an instant, sorted by name; profile events win over `users.jsonl`.
+    pub fn profile_before(&self, before_ms: i64) -> Vec<(String, String)> {
+        let mut newest: Vec<(String, String)> = Vec::new();
+        for known in self.profile.iter().filter(|known| known.since_ms < before_ms) {
+            newest.pop_if(|(name, _)| *name == known.name);
+            newest.push((known.name.clone(), known.value.clone()));
+        }
+        newest
+    }
+
+    /// The engagements before a cut, oldest first.
+    pub fn engagements_before(&self, cut: Cut) -> &[Behaviour] {
+        &self.engagements[..cut.engagements.min(self.engagements.len())]
+    }
 }
 
 /// Everything the trainer knows.
@@ -94,19 +137,18 @@ impl Dataset {
         builder.finish()
     }
 
-    /// What the service would put into the prompt if the user's first `cut` engagements had happened and nothing later.
+    /// What the service would have put into the prompt at a point of the user's history.
     ///
-    /// `limit` bounds the engagements; those without text are skipped. Queries up to the instant `now_ms` count.
-    pub fn prompt_input(&self, user: &UserRow, cut: usize, now_ms: i64, limit: usize) -> PromptInput {
-        let seen = &user.engagements[..cut.min(user.engagements.len())];
-        let engagements = seen.iter().rev().map(|behaviour| Engagement {
+    /// `limit` bounds the engagements; those without text are skipped.
+    pub fn prompt_input(&self, user: &UserRow, cut: Cut, limit: usize) -> PromptInput {
+        let engagements = user.engagements_before(cut).iter().rev().map(|behaviour| Engagement {
             item: behaviour.item.and_then(|place| self.items.get(place)),
             action: &behaviour.action,
             domain: behaviour.domain.unwrap_or_default(),
         });
         let known = engagements.filter(|engagement| engagement.item.is_some()).take(limit);
-        let queries = user.queries.iter().rev().filter(|(ts_ms, _)| *ts_ms <= now_ms).take(QUERY_CAP);
-        prompt_input(user.profile.iter().cloned(), known, queries.map(|(_, query)| query.as_str()))
+        let queries = user.queries.iter().rev().filter(|(ts_ms, _)| *ts_ms < cut.before_ms).take(QUERY_CAP);
+        prompt_input(user.profile_before(cut.before_ms), known, queries.map(|(_, query)| query.as_str()))
     }
 }
 
@@ -120,8 +162,8 @@ struct Builder<'a> {
 #[derive(Default)]
 struct Gathered {
     row: UserRow,
-    /// Attribute → (ts of its newest event, value).
-    profile: BTreeMap<String, (i64, String)>,
+    /// Attribute → (ts, event id) → value: the service's order, in which the later of two at one instant wins.
+    profile: BTreeMap<String, BTreeMap<(i64, String), String>>,
 }
 
 impl<'a> Builder<'a> {
@@ -131,7 +173,9 @@ impl<'a> Builder<'a> {
         for record in records {
             let gathered = users.entry(record.user_id).or_default();
             gathered.row.latent = record.latent;
-            gathered.profile.extend(record.profile.into_iter().map(|(name, value)| (name, (i64::MIN, value))));
+            for (name, value) in record.profile {
+                gathered.profile.entry(name).or_default().insert((i64::MIN, String::new()), value);
+            }
         }
         Builder { dataset: Dataset { items, item_index, users: Vec::new() }, actions, users }
     }
@@ -146,10 +190,8 @@ impl<'a> Builder<'a> {
             }
             "profile" => {
                 for (name, value) in event.context {
-                    let newest = gathered.profile.get(&name).is_none_or(|(ts_ms, _)| *ts_ms <= event.ts_ms);
-                    if newest {
-                        gathered.profile.insert(name, (event.ts_ms, plain(&value)));
-                    }
+                    let values = gathered.profile.entry(name).or_default();
+                    values.insert((event.ts_ms, event.event_id.clone()), plain(&value));
                 }
             }
             action => {
@@ -178,12 +220,66 @@ impl<'a> Builder<'a> {
         for (user_id, gathered) in self.users {
             let mut row = gathered.row;
             row.user_id = user_id;
-            row.profile = gathered.profile.into_iter().map(|(name, (_, value))| (name, value)).collect();
+            let values = gathered.profile.into_iter().flat_map(|(name, values)| {
+                values.into_iter().map(move |((since_ms, _), value)| ProfileValue {
+                    name: name.clone(),
+                    since_ms,
+                    value,
+                })
+            });
+            row.profile = values.collect();
             row.engagements.sort_by(order);
             row.impressions.sort_by(order);
             row.queries.sort();
             self.dataset.users.push(row);
         }
         self.dataset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use serde_json::json;
+
+    fn event(id: &str, action: &str, ts_ms: i64, rest: Value) -> Event {
+        let mut event =
+            json!({"event_id": id, "user_id": "u", "action": action, "ts_ms": 1_500_000_000_000i64 + ts_ms});
+        event.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        serde_json::from_value(event).unwrap()
+    }
+
+    #[test]
+    fn a_prompt_has_the_profile_and_the_searches_of_its_moment() {
+        let item = serde_json::from_value(json!({"id": "1", "title": "thing", "categories": []})).unwrap();
+        let record = UserRecord {
+            user_id: "u".into(),
+            profile: BTreeMap::from([("city".into(), "Bern".into()), ("stage".into(), "student".into())]),
+            latent: None,
+        };
+        let said =
+            |id: &str, ts_ms: i64, stage: &str| event(id, "profile", ts_ms, json!({"context": {"stage": stage}}));
+        let searched =
+            |id: &str, ts_ms: i64| event(id, "search", ts_ms, json!({"context": {"query": format!("q{id}")}}));
+        let events = [
+            said("b", 10, "parent"),
+            said("a", 10, "professional"), // as old, but an earlier id
+            event("c", "purchase", 20, json!({"item_id": "1"})),
+            searched("d", 19),
+            searched("e", 20),
+            said("f", 20, "retired"),
+            searched("g", 21),
+        ];
+        let data = Dataset::from_records(vec![item], vec![record], events, &ActionTable::default());
+        let user = &data.users[0];
+        let at = |ts_ms: i64| data.prompt_input(user, Cut { engagements: 0, before_ms: 1_500_000_000_000 + ts_ms }, 50);
+        let stage = |input: &PromptInput| input.profile.clone();
+        let expected = |stage: &str| vec![("city".into(), "Bern".into()), ("stage".to_string(), stage.to_string())];
+        assert_eq!(stage(&at(5)), expected("student"));
+        assert_eq!((stage(&at(20)), at(20).queries), (expected("parent"), vec!["qd".to_string()]));
+        assert_eq!((stage(&at(21)), at(21).queries), (expected("retired"), vec!["qe".to_string(), "qd".into()]));
+        let end = data.prompt_input(user, Cut::END, 50);
+        assert_eq!((stage(&end), end.queries.len(), end.engagements.len()), (expected("retired"), 3, 1));
     }
 }

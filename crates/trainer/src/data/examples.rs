@@ -1,27 +1,15 @@
 //! [`Dataset`] → training and test examples: what the service would have seen, and what the user bought next.
 //!
-//! The targets of a user are the purchases in order, then, in a generated world, the purchase after the last event.
-//! Leave-one-out: the last target is for the test, the one before for validation, all others for training.
-//! True reasons are taken where the world gives them; otherwise they are read off titles, categories and brands.
+//! Targets and their split are those of `targets`. True reasons are taken where the world gives them; otherwise they are read off titles, categories and brands.
 //! Callers: `sft`, `pipeline`, `evaluate`.
 
 use super::shared_words::WordTable;
+use super::targets::{DEFAULT_TARGET, Split, Target, targets_of};
 use super::{Dataset, UserRow};
 use crate::reason::{Reason, reasoning};
 use rand::Rng;
 use taiji::event::Item;
 use taiji::prompt::{PromptInput, answer_text, completion};
-
-/// Which targets of a user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
-    /// All but the last two.
-    Train,
-    /// The last but one.
-    Validation,
-    /// The last.
-    Test,
-}
 
 /// What becomes an example.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +34,7 @@ impl ExampleSettings {
     pub fn new(split: Split) -> Self {
         ExampleSettings {
             split,
-            target_action: "purchase".to_string(),
+            target_action: DEFAULT_TARGET.to_string(),
             min_history: 3,
             max_per_user: 8,
             max_engagements: 50,
@@ -85,22 +73,16 @@ impl SftSource {
     }
 }
 
-/// A target and how much of the history lies before it.
-struct Target {
-    cut: usize,
-    now_ms: i64,
-    item: usize,
-    /// `None`: to be read off the texts.
-    reasons: Option<Vec<Reason>>,
-}
-
 /// All examples of one split, by user and time.
 pub fn build_examples(dataset: &Dataset, settings: &ExampleSettings) -> Vec<SftSource> {
     let words = WordTable::new(&dataset.items);
     let mut examples = Vec::new();
     for user in &dataset.users {
-        let mut kept: Vec<SftSource> = targets(dataset, user, settings)
-            .into_iter()
+        let all = targets_of(dataset, user, &settings.target_action);
+        let mut kept: Vec<SftSource> = settings
+            .split
+            .of(&all)
+            .iter()
             .rev()
             .filter_map(|target| example(dataset, user, target, settings, &words))
             .take(settings.max_per_user)
@@ -111,45 +93,20 @@ pub fn build_examples(dataset: &Dataset, settings: &ExampleSettings) -> Vec<SftS
     examples
 }
 
-/// The targets of the split, oldest first.
-///
-/// The split is made over all targets; those without text, which cannot be an answer, drop out only afterwards.
-fn targets(dataset: &Dataset, user: &UserRow, settings: &ExampleSettings) -> Vec<Target> {
-    let latent = user.latent.as_ref();
-    let mut all: Vec<Option<Target>> = Vec::new();
-    for (cut, behaviour) in user.engagements.iter().enumerate() {
-        if behaviour.action == settings.target_action {
-            let reasons = latent.and_then(|latent| latent.purchases.get(&behaviour.event_id)).cloned();
-            all.push(behaviour.item.map(|item| Target { cut, now_ms: behaviour.ts_ms, item, reasons }));
-        }
-    }
-    if let Some(next) = latent.and_then(|latent| latent.next_purchase.as_ref()) {
-        let item = dataset.item_index.get(&next.item_id).copied();
-        let cut = user.engagements.len();
-        all.push(item.map(|item| Target { cut, now_ms: i64::MAX, item, reasons: Some(next.reasons.clone()) }));
-    }
-    let count = all.len();
-    let range = match settings.split {
-        Split::Train => 0..count.saturating_sub(2),
-        Split::Validation => count.saturating_sub(2)..count.saturating_sub(1),
-        Split::Test => count.saturating_sub(1)..count,
-    };
-    all.drain(range).flatten().collect()
-}
-
 fn example(
     dataset: &Dataset,
     user: &UserRow,
-    target: Target,
+    target: &Target,
     settings: &ExampleSettings,
     words: &WordTable,
 ) -> Option<SftSource> {
-    let prompt = dataset.prompt_input(user, target.cut, target.now_ms, settings.max_engagements);
+    // A target without text cannot be an answer.
+    let item = dataset.items.get(target.item?)?.clone();
+    let prompt = dataset.prompt_input(user, target.cut, settings.max_engagements);
     if prompt.engagements.len() < settings.min_history {
         return None;
     }
-    let item = dataset.items.get(target.item)?.clone();
-    let reasons = target.reasons.unwrap_or_else(|| derived_reasons(&item, &prompt, words));
+    let reasons = target.reasons.clone().unwrap_or_else(|| derived_reasons(&item, &prompt, words));
     if settings.informative_only && reasons.contains(&Reason::New) {
         return None;
     }

@@ -10,13 +10,17 @@ mod import_amazon;
 mod read;
 mod record;
 mod shared_words;
+mod targets;
+mod test_cases;
 mod write;
 
-pub use dataset::{Behaviour, Dataset, UserRow};
-pub use examples::{ExampleSettings, SftSource, Split, build_examples};
+pub use dataset::{Behaviour, Cut, Dataset, ProfileValue, UserRow};
+pub use examples::{ExampleSettings, SftSource, build_examples};
 pub use import_amazon::{ImportSummary, import_amazon};
 pub use read::{read_events, read_items, read_users};
 pub use record::{Interest, Latent, NextPurchase, UserRecord};
+pub use targets::{DEFAULT_TARGET, Holdout, Split};
+pub use test_cases::{Protocol, TestCase, TestSet, test_cases};
 pub use write::write_jsonl;
 
 use std::path::Path;

@@ -14,13 +14,17 @@ pub struct GenerationCase {
     pub written: ParsedAnswer,
     /// Categories of the item that was bought, broadest first.
     pub categories: Vec<String>,
-    /// Its title, cut as the training answers were (see [`GenerationCase::new`]).
+    /// Its title, cut as the training answers were (see [`GenerationCase::new`]); empty where it has none, and nothing hits that.
     pub title: String,
 }
 
 impl GenerationCase {
     /// Parses what was generated after the prompt; the truth is cut as training cuts it, so that a hit can be one.
-    pub fn new(generated: &str, bought: &Item, max_title_chars: usize) -> Self {
+    /// `None`: an item without text, which no answer can name.
+    pub fn new(generated: &str, bought: Option<&Item>, max_title_chars: usize) -> Self {
+        let Some(bought) = bought else {
+            return GenerationCase { written: parse(generated), categories: Vec::new(), title: String::new() };
+        };
         let truth = answer_text(&bought.categories, &bought.title, max_title_chars);
         let (categories, title) = match bought.categories.is_empty() {
             true => (Vec::new(), truth),
@@ -71,7 +75,8 @@ pub fn score_generations(cases: &[GenerationCase]) -> GenerationMetrics {
     let title_right = |(case, (_, title)): (&GenerationCase, &(Vec<String>, String))| {
         let truth = plain(&case.title);
         // The answer for an item without categories is its title alone, which may hold a colon itself.
-        plain(title) == truth || (case.categories.is_empty() && plain(&case.written.answer) == truth)
+        !truth.is_empty()
+            && (plain(title) == truth || (case.categories.is_empty() && plain(&case.written.answer) == truth))
     };
     GenerationMetrics {
         cases: cases.len(),
@@ -148,7 +153,7 @@ mod tests {
         let cases = items.map(|(title, categories)| {
             let item = Item { id: "1".into(), title, categories, brand: None, price: None, state: Default::default() };
             let answer = answer_text(&item.categories, &item.title, 48);
-            GenerationCase::new(&taiji::prompt::completion("because", &answer), &item, 48)
+            GenerationCase::new(&taiji::prompt::completion("because", &answer), Some(&item), 48)
         });
         let metrics = score_generations(&cases);
         assert_eq!((metrics.format_rate, metrics.title_hit), (1.0, 1.0));
@@ -163,5 +168,14 @@ mod tests {
         ]);
         assert_eq!((metrics.title_hit, metrics.first_category_accuracy), (1.0, 1.0));
         assert_eq!(metrics.category_hits, [1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn an_item_without_text_is_never_hit() {
+        let metrics = score_generations(&[
+            GenerationCase::new("r</think><answer></answer>", None, 48),
+            case("r</think><answer>A: t</answer>", &["A"], "t"),
+        ]);
+        assert_eq!((metrics.cases, metrics.title_hit, metrics.first_category_accuracy), (2, 0.5, 1.0));
     }
 }

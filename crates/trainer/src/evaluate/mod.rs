@@ -12,11 +12,15 @@ pub use features::{
 };
 pub use generations::{GenerationCase, GenerationMetrics, best_constant, score_generations};
 
+use crate::data::Protocol;
 use serde::{Deserialize, Serialize};
 
 /// All offline metrics of a bundle. Parts that were not measured are absent.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct EvaluationReport {
+    /// Who was judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
     /// What the LLM wrote for held-out targets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generations: Option<GenerationMetrics>,

@@ -28,7 +28,7 @@ pub struct Compared {
 /// Compares on generated users of a seed that training did not see.
 pub fn compare_llm(bundle: &Path, other: &Path, seed: u64, users: usize) -> Result<Compared, PipelineError> {
     let (models, _) = open_bundle(bundle)?;
-    let (_, sources) = held_out(SynthSettings::default(), users, seed, &models);
+    let (_, set) = held_out(SynthSettings::default(), users, seed, &models);
     let budget = models.schema.max_new_tokens;
     let options = LlmOptions {
         threads: 2,
@@ -38,7 +38,7 @@ pub fn compare_llm(bundle: &Path, other: &Path, seed: u64, users: usize) -> Resu
     };
     let second = OnnxLlm::load(other, options)?;
 
-    let prompts = sources.iter().map(|source| models.llm.tokenize(&models.prompt(&source.prompt)));
+    let prompts = set.cases.iter().map(|case| models.llm.tokenize(&models.prompt(&case.prompt)));
     let prompts = prompts.collect::<Result<Vec<Vec<u32>>, _>>()?;
     let greedy = |prompt: &Vec<u32>| GenerateRequest {
         logprobs: true,
@@ -60,7 +60,7 @@ pub fn compare_llm(bundle: &Path, other: &Path, seed: u64, users: usize) -> Resu
         .map(|(own, token)| (own - token.logprob).abs())
         .collect();
     Ok(Compared {
-        users: sources.len(),
+        users: set.cases.len(),
         tokens,
         top1_agreement: agreed as f64 / tokens.max(1) as f64,
         mean_logprob_difference: differences.iter().sum::<f64>() / tokens.max(1) as f64,

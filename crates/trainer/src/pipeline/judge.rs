@@ -1,7 +1,7 @@
 //! Judging a bundle on held-out users: does it write well, do its codes and neighbours mean something?
 
 use super::{PipelineError, Recipe};
-use crate::data::{Dataset, ExampleSettings, SftSource, Split, build_examples};
+use crate::data::{DEFAULT_TARGET, Dataset, TestCase, TestSet, test_cases};
 use crate::evaluate::{
     EvaluationReport, GenerationCase, code_health, jaccard_with_neighbours, neighbour_agreement, score_generations,
 };
@@ -48,8 +48,8 @@ pub(super) fn judge(
     match recipe.data.synth() {
         Some(settings) => judge_synth(settings, recipe.evaluate.users, seed, models, generation),
         None => {
-            let sources = test_sources(dataset, models, recipe.evaluate.users);
-            judge_sources(&sources, dataset, models, generation, seed, "last item of each user held out".to_string())
+            let cases = last_targets(dataset, models, recipe.evaluate.users);
+            judge_cases(&cases, dataset, models, generation, seed, "last item of each user held out".to_string())
         }
     }
 }
@@ -61,9 +61,9 @@ fn judge_synth(
     models: &ServedModels,
     generation: &Path,
 ) -> Result<Judged, PipelineError> {
-    let (dataset, sources) = held_out(world, users, seed, models);
+    let (dataset, cases) = held_out(world, users, seed, models);
     let source = format!("generated users of seed {seed}, never seen in training");
-    judge_sources(&sources, &dataset, models, generation, seed, source)
+    judge_cases(&cases, &dataset, models, generation, seed, source)
 }
 
 /// Judges a finished bundle, on the held-out tails of a data folder or on generated users: `taiji-trainer evaluate`.
@@ -73,8 +73,8 @@ pub fn evaluate_bundle(bundle: &Path, data: Option<&Path>, seed: u64, users: usi
         return judge_synth(SynthSettings::default(), users, seed, &models, &generation);
     };
     let dataset = Dataset::load(folder, &ActionTable::default())?;
-    let sources = test_sources(&dataset, &models, users);
-    judge_sources(&sources, &dataset, &models, &generation, seed, format!("last items of {}", folder.display()))
+    let cases = last_targets(&dataset, &models, users);
+    judge_cases(&cases, &dataset, &models, &generation, seed, format!("last items of {}", folder.display()))
 }
 
 /// The models of a finished bundle, and the folder of its generation.
@@ -94,54 +94,43 @@ pub fn open_bundle(bundle: &Path) -> Result<(ServedModels, PathBuf), PipelineErr
 }
 
 /// Prompts of generated users that training never saw, and the data set they come from.
-pub(super) fn held_out(
-    world: SynthSettings,
-    users: usize,
-    seed: u64,
-    models: &ServedModels,
-) -> (Dataset, Vec<SftSource>) {
+pub(super) fn held_out(world: SynthSettings, users: usize, seed: u64, models: &ServedModels) -> (Dataset, TestSet) {
     let per_user = world.events as f64 / world.users.max(1) as f64;
     let events = (per_user * users as f64) as usize;
     let dataset = synth::generate(&SynthSettings { users, events, seed, ..world }).dataset();
-    let sources = test_sources(&dataset, models, users);
-    (dataset, sources)
+    let cases = last_targets(&dataset, models, users);
+    (dataset, cases)
 }
 
-/// One test source a user, at most `users`, evenly over the file.
-fn test_sources(dataset: &Dataset, models: &ServedModels, users: usize) -> Vec<SftSource> {
-    let settings = ExampleSettings {
-        max_per_user: 1,
-        max_engagements: models.schema.max_engagements,
-        ..ExampleSettings::new(Split::Test)
-    };
-    let all = build_examples(dataset, &settings);
-    let step = all.len().div_ceil(users.max(1)).max(1);
-    all.into_iter().step_by(step).collect()
+/// The last target of each user, at most `users` of them, evenly over the file.
+fn last_targets(dataset: &Dataset, models: &ServedModels, users: usize) -> TestSet {
+    test_cases(dataset, DEFAULT_TARGET, models.schema.max_engagements, users)
 }
 
-fn judge_sources(
-    sources: &[SftSource],
+fn judge_cases(
+    set: &TestSet,
     dataset: &Dataset,
     models: &ServedModels,
     generation: &Path,
     seed: u64,
     source: String,
 ) -> Result<Judged, PipelineError> {
-    let inputs: Vec<PromptInput> = sources.iter().map(|source| source.prompt.clone()).collect();
+    let inputs: Vec<PromptInput> = set.cases.iter().map(|case| case.prompt.clone()).collect();
     let answers = models.answer(&inputs)?;
     let again = models.answer(&inputs[..inputs.len().min(64)])?;
     let repeatable = again.iter().zip(&answers).all(|(second, first)| second.codes == first.codes);
     let cases: Vec<GenerationCase> =
-        sources.iter().zip(&answers).map(|(source, answer)| case(source, answer, &models.schema)).collect();
+        set.cases.iter().zip(&answers).map(|(case, answer)| written(case, answer, &models.schema)).collect();
     let codes: Vec<Vec<u16>> = answers.iter().map(|answer| answer.codes.clone()).collect();
-    let people = People::new(sources, dataset, models, generation)?;
-    let neighbours = people.neighbours(sources, &answers, models, generation)?;
+    let people = People::new(&set.cases, dataset, models, generation)?;
+    let neighbours = people.neighbours(&set.cases, &answers, models, generation)?;
     let mean =
         |pick: fn(&Answer) -> usize| answers.iter().map(pick).sum::<usize>() as f64 / answers.len().max(1) as f64;
     Ok(Judged {
-        users: sources.len(),
+        users: set.cases.len(),
         source,
         report: EvaluationReport {
+            protocol: Some(set.protocol.clone()),
             generations: Some(score_generations(&cases)),
             codes: Some(code_health(&codes)),
             neighbours: Some(neighbour_agreement(&people.top_categories, &neighbours)),
@@ -153,8 +142,8 @@ fn judge_sources(
     })
 }
 
-fn case(source: &SftSource, answer: &Answer, schema: &PromptSchema) -> GenerationCase {
-    GenerationCase::new(&answer.text, &source.target, schema.max_title_chars)
+fn written(case: &TestCase, answer: &Answer, schema: &PromptSchema) -> GenerationCase {
+    GenerationCase::new(&answer.text, case.target.as_ref(), schema.max_title_chars)
 }
 
 /// The judged users followed by the users of the index: one numbering for both.
@@ -168,26 +157,18 @@ struct People {
 
 impl People {
     fn new(
-        sources: &[SftSource],
+        cases: &[TestCase],
         dataset: &Dataset,
         models: &ServedModels,
         generation: &Path,
     ) -> Result<People, PipelineError> {
         let (users, snapshot) = UserSnapshot::read(&generation.join("users.parquet"))?;
-        let by_id: HashMap<&str, usize> =
-            dataset.users.iter().enumerate().map(|(place, user)| (user.user_id.as_str(), place)).collect();
-        let mut people = People {
-            top_categories: Vec::new(),
-            histories: Vec::new(),
-            index_users: Vec::new(),
-            judged: sources.len(),
-        };
-        for source in sources {
-            let row = by_id.get(source.user_id.as_str()).map(|place| &dataset.users[*place]);
-            // The target itself is not history.
-            let seen = row.map(|user| user.engagements.iter().map(|behaviour| behaviour.item_id.clone()));
-            let items: Vec<String> = seen.into_iter().flatten().filter(|item| *item != source.target.id).collect();
-            people.add(items, models);
+        let mut people =
+            People { top_categories: Vec::new(), histories: Vec::new(), index_users: Vec::new(), judged: cases.len() };
+        for case in cases {
+            // What lies behind the cut, the target first, is not history.
+            let seen = dataset.users[case.user].engagements_before(case.cut).iter();
+            people.add(seen.map(|behaviour| behaviour.item_id.clone()).collect(), models);
         }
         for user in &users {
             let items = snapshot.engagements(user).unwrap_or_default();
@@ -212,7 +193,7 @@ impl People {
     /// The neighbour each judged user gets from the index, never oneself.
     fn neighbours(
         &self,
-        sources: &[SftSource],
+        cases: &[TestCase],
         answers: &[Answer],
         models: &ServedModels,
         generation: &Path,
@@ -222,8 +203,8 @@ impl People {
         let users = self.index_users.clone();
         let index = FaissUserIndex::load(&generation.join("users.faiss"), users, models.encoder.dim(), NPROBE)?;
         let mut neighbours = Vec::new();
-        for (source, answer) in sources.iter().zip(answers) {
-            let found = index.search(&answer.vector, 1, &source.user_id)?;
+        for (case, answer) in cases.iter().zip(answers) {
+            let found = index.search(&answer.vector, 1, &case.user_id)?;
             neighbours.push(found.first().and_then(|neighbour| numbers.get(neighbour.user.as_str()).copied()));
         }
         // Users of the index are there to be neighbours; they have none themselves.

@@ -65,8 +65,8 @@ pub enum DataRecipe {
         /// Most examples cut out of one user.
         max_per_user: usize,
     },
-    /// A folder of `items.jsonl` and `events.jsonl`, given by `--data`; leave-one-out: the last two engagements of
-    /// every user are kept out of training.
+    /// A folder of `items.jsonl` and `events.jsonl`, given by `--data`; leave-one-out: the last two purchases of
+    /// every user, and what follows the first of them, are kept out of training and index.
     Files {
         /// Most examples cut out of one user.
         max_per_user: usize,

@@ -7,7 +7,7 @@ use super::recipe::{Recipe, hash_of};
 use super::stage::stage;
 use super::{DataRecipe, PipelineError};
 use crate::codebook::train_codebook;
-use crate::data::Dataset;
+use crate::data::{DEFAULT_TARGET, Dataset, Holdout};
 use crate::index::build_index;
 use crate::models::{ModelFolders, ServedModels};
 use crate::sft::tokenizer::END_OF_TEXT;
@@ -86,7 +86,7 @@ pub fn run(recipe_path: &Path, options: &RunOptions) -> Result<PathBuf, Pipeline
 
     let index_hash = hash_of(&[&sft_hash, &codebook_hash, &serde_json::to_string(&recipe.index)?]);
     let generation = stage(&root, "generation", &index_hash, |folder| {
-        Ok(build_index(&recipe.index, &dataset, holdout(&recipe), &models, folder)?)
+        Ok(build_index(&recipe.index, &dataset, &holdout(&recipe), &models, folder)?)
     })?;
     let judged = judge(&recipe, &dataset, &models, &generation)?;
     let input = PublishInput {
@@ -102,11 +102,11 @@ pub fn run(recipe_path: &Path, options: &RunOptions) -> Result<PathBuf, Pipeline
     publish(&input, &models, &options.out)
 }
 
-/// Engagements at the end of a user's history that training and index must not see.
-fn holdout(recipe: &Recipe) -> usize {
+/// What training and index must not see. Of a generated world it is nothing: the users who are judged are others.
+fn holdout(recipe: &Recipe) -> Holdout {
     match recipe.data {
-        DataRecipe::Synth { .. } => 0,
-        DataRecipe::Files { .. } => 2,
+        DataRecipe::Synth { .. } => Holdout::none(),
+        DataRecipe::Files { .. } => Holdout::of_training(DEFAULT_TARGET),
     }
 }
 

@@ -14,7 +14,7 @@ use taiji::prompt::{PromptSchema, render};
 use taiji::refresh::{Refreshed, Refresher};
 use taiji::store::{EmbeddedOptions, EmbeddedStore, FeatureStore, HISTORY_CAP};
 use taiji::telemetry::Metrics;
-use taiji_trainer::data::Dataset;
+use taiji_trainer::data::{Cut, Dataset};
 use taiji_trainer::pipeline::open_bundle;
 use taiji_trainer::synth::{self, SynthSettings, World};
 
@@ -48,7 +48,7 @@ async fn training_and_serving_render_the_same_prompt() {
         // A user whose life held no event has a profile on disk and nothing in the store.
         let Some(history) = history else { continue };
         let served = history_input(&history, &catalogue);
-        let trained = dataset.prompt_input(user, usize::MAX, i64::MAX, HISTORY_CAP);
+        let trained = dataset.prompt_input(user, Cut::END, HISTORY_CAP);
         assert_eq!(served, trained, "{}", user.user_id);
         assert_eq!(render(&schema, &served, &words), render(&schema, &trained, &words));
         compared += usize::from(!served.engagements.is_empty());
@@ -87,8 +87,7 @@ fn audit_15_a_bundle_is_served_as_it_is_judged() {
     let (models, _) = open_bundle(&folder).expect("bundle");
     let dataset = Dataset::from_records(world.items, world.users, world.events, &actions);
     let limit = models.schema.max_engagements;
-    let inputs: Vec<_> =
-        dataset.users.iter().map(|user| dataset.prompt_input(user, usize::MAX, i64::MAX, limit)).collect();
+    let inputs: Vec<_> = dataset.users.iter().map(|user| dataset.prompt_input(user, Cut::END, limit)).collect();
     let judged = models.answer(&inputs).expect("answers");
     for ((user, stored), answer) in dataset.users.iter().zip(served).zip(judged) {
         let stored = stored.expect("features");
