@@ -59,6 +59,9 @@ enum Command {
         /// Folder to write.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Share of a file's rows, 0 to 1, that may be bad: they are left out and told of, in rejected.jsonl, too.
+        #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = share)]
+        max_bad_share: f64,
     },
     /// Write a Hugging Face shaped checkpoint (Qwen2, Qwen3, Llama, BERT) as ONNX graphs.
     #[command(
@@ -207,8 +210,8 @@ fn execute(command: Command) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Command::Import { kind: ImportKind::Amazon, interactions, items, out } => {
-            let summary = import_amazon(&interactions, &items, &out).map_err(unavailable)?;
+        Command::Import { kind: ImportKind::Amazon, interactions, items, out, max_bad_share } => {
+            let summary = import_amazon(&interactions, &items, &out, max_bad_share).map_err(unavailable)?;
             println!("{summary}");
             Ok(())
         }
@@ -269,6 +272,15 @@ fn execute(command: Command) -> Result<(), Failure> {
             println!("{text}");
             Ok(())
         }
+    }
+}
+
+/// A share on the command line.
+fn share(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("'{text}' is not a number"))?;
+    match (0.0..=1.0).contains(&value) {
+        true => Ok(value),
+        false => Err(format!("{value} is not from 0 to 1")),
     }
 }
 

@@ -3,10 +3,12 @@
 //! In: `user item pos ts rating` sorted by user and pos, and `{"item", "title", "brand", "categories", "keywords"}`; both
 //! may be gzip. Out: `items.jsonl`, `events.jsonl` by time, `users.jsonl`. Caller: `taiji-trainer import`.
 //!
-//! The order that counts is `pos`, so time strictly increases with it: see [`times`].
+//! A row that cannot be taken is left out and told of (`rejected.jsonl`), up to a share of its file; a wrong header or a file
+//! that cannot be read is an error. The order that counts is `pos`, so time strictly increases with it: see [`times`].
 
 use super::read::{JsonLines, open};
-use super::{DataError, UserRecord, write_jsonl};
+use super::rejected::RowGate;
+use super::{DataError, RejectedRow, UserRecord, write_jsonl};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,7 +35,14 @@ pub struct ImportSummary {
     pub items_without_text: usize,
     /// Users whose times were replaced by days since 2018-01-01.
     pub users_with_made_up_times: usize,
+    /// Rows of both files that were left out.
+    pub rejected: Vec<RejectedRow>,
 }
+
+/// Rejected rows that the command prints; all of them are in `rejected.jsonl`.
+const SHOWN_REJECTED: usize = 10;
+/// Beside the three files, where there are any.
+const REJECTED_FILE: &str = "rejected.jsonl";
 
 impl fmt::Display for ImportSummary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,18 +50,32 @@ impl fmt::Display for ImportSummary {
             out,
             "{} users ({} with made-up times), {} events, {} items ({} more have no text and were left out)",
             self.users, self.users_with_made_up_times, self.events, self.items, self.items_without_text
-        )
+        )?;
+        if !self.rejected.is_empty() {
+            write!(out, "\n{} bad rows were left out, all in {REJECTED_FILE}:", self.rejected.len())?;
+        }
+        for row in self.rejected.iter().take(SHOWN_REJECTED) {
+            write!(out, "\n  {} line {}: {}", row.file, row.line, row.reason)?;
+        }
+        Ok(())
     }
 }
 
-/// Reads both files and writes the three of ours into `out`, which is created.
-pub fn import_amazon(interactions: &Path, items: &Path, out: &Path) -> Result<ImportSummary, DataError> {
+/// Reads both files and writes the three of ours into `out`, which is created. More bad rows than `max_bad_share` (0 to 1) of a
+/// file are an error.
+pub fn import_amazon(
+    interactions: &Path,
+    items: &Path,
+    out: &Path,
+    max_bad_share: f64,
+) -> Result<ImportSummary, DataError> {
     std::fs::create_dir_all(out).map_err(DataError::io(out))?;
     let mut summary = ImportSummary::default();
-    let catalogue = read_catalogue(items, &mut summary)?;
+    let catalogue = read_catalogue(items, max_bad_share, &mut summary)?;
+    let by_user = read_interactions(interactions, max_bad_share, &mut summary)?;
     let mut events = Vec::new();
     let mut users = Vec::new();
-    for (user, rows) in read_interactions(interactions)? {
+    for (user, rows) in by_user {
         let (times, made_up) = times(&rows.iter().map(|row| (row.pos, row.ts)).collect::<Vec<_>>());
         summary.users_with_made_up_times += usize::from(made_up);
         users.push(UserRecord { user_id: user.to_string(), profile: BTreeMap::new(), latent: None });
@@ -62,6 +85,13 @@ pub fn import_amazon(interactions: &Path, items: &Path, out: &Path) -> Result<Im
     summary.items = write_jsonl(&out.join("items.jsonl"), catalogue)?;
     summary.users = write_jsonl(&out.join("users.jsonl"), users)?;
     summary.events = write_jsonl(&out.join("events.jsonl"), events)?;
+    let rejected = out.join(REJECTED_FILE);
+    if !summary.rejected.is_empty() {
+        write_jsonl(&rejected, &summary.rejected)?;
+    } else if rejected.exists() {
+        // Of an earlier import into the same folder.
+        std::fs::remove_file(&rejected).map_err(DataError::io(&rejected))?;
+    }
     Ok(summary)
 }
 
@@ -107,37 +137,58 @@ fn times(rows: &[(u64, Option<i64>)]) -> (Vec<i64>, bool) {
 }
 
 /// All rows by user, in the order of `pos`.
-fn read_interactions(path: &Path) -> Result<BTreeMap<u64, Vec<Row>>, DataError> {
+fn read_interactions(
+    path: &Path,
+    max_bad_share: f64,
+    summary: &mut ImportSummary,
+) -> Result<BTreeMap<u64, Vec<Row>>, DataError> {
     let mut users: BTreeMap<u64, Vec<Row>> = BTreeMap::new();
-    for (index, text) in open(path)?.lines().enumerate() {
+    let mut gate = RowGate::new(path);
+    for (index, bytes) in open(path)?.split(b'\n').enumerate() {
         let line = index + 1;
-        let text = text.map_err(|error| DataError::line(path, line, format!("cannot be read: {error}")))?;
-        let fields: Vec<&str> = text.trim_end_matches('\r').split('\t').collect();
-        if fields.len() != COLUMNS.len() {
-            let message = format!("{} columns; must be {} (tab-separated)", fields.len(), COLUMNS.join(" "));
-            return Err(DataError::line(path, line, message));
-        }
+        let path_shown = || path.display().to_string();
+        let bytes = bytes.map_err(|source| DataError::Unreadable { path: path_shown(), line, source })?;
         if line == 1 {
-            if fields != COLUMNS {
-                return Err(DataError::line(path, line, format!("the header must be {}", COLUMNS.join(" "))));
-            }
+            check_header(&bytes).map_err(|message| DataError::line(path, line, message))?;
             continue;
         }
-        let (user, row) = parse_row(&fields).map_err(|message| DataError::line(path, line, message))?;
-        let rows = users.entry(user).or_default();
-        if rows.last().is_some_and(|last| last.pos >= row.pos) {
-            let message = format!("column 3 (pos): {} does not rise for user {user}; sort by user and pos", row.pos);
-            return Err(DataError::line(path, line, message));
+        let row = parse_row(&bytes).and_then(|(user, row)| {
+            let last = users.get(&user).and_then(|rows| rows.last());
+            match last.is_some_and(|last| last.pos >= row.pos) {
+                true => Err(format!("column 3 (pos): {} does not rise for user {user}; sort by user and pos", row.pos)),
+                false => Ok((user, row)),
+            }
+        });
+        if let Some((user, row)) = gate.admit(row.map_err(|message| DataError::line(path, line, message)))? {
+            users.entry(user).or_default().push(row);
         }
-        rows.push(row);
     }
+    summary.rejected.extend(gate.finish(max_bad_share)?);
     Ok(users)
+}
+
+/// The five fields of a line.
+fn fields_of(line: &[u8]) -> Result<Vec<&str>, String> {
+    let text = std::str::from_utf8(line).map_err(|error| format!("not utf-8: {error}"))?;
+    let fields: Vec<&str> = text.trim_end_matches('\r').split('\t').collect();
+    match fields.len() == COLUMNS.len() {
+        true => Ok(fields),
+        false => Err(format!("{} columns; must be {} (tab-separated)", fields.len(), COLUMNS.join(" "))),
+    }
+}
+
+fn check_header(line: &[u8]) -> Result<(), String> {
+    match fields_of(line)? == COLUMNS {
+        true => Ok(()),
+        false => Err(format!("the header must be {}", COLUMNS.join(" "))),
+    }
 }
 
 /// The largest `pos` and ids: keeps made-up days within `i64` and ids within their limits.
 const MAX_INTEGER: u64 = 1_000_000_000;
 
-fn parse_row(fields: &[&str]) -> Result<(u64, Row), String> {
+fn parse_row(line: &[u8]) -> Result<(u64, Row), String> {
+    let fields = fields_of(line)?;
     let column = |index: usize| format!("column {} ({})", index + 1, COLUMNS[index]);
     let integer = |index: usize| match fields[index].parse::<u64>() {
         Ok(value) if value <= MAX_INTEGER => Ok(value),
@@ -157,33 +208,44 @@ fn parse_row(fields: &[&str]) -> Result<(u64, Row), String> {
     Ok((integer(0)?, Row { item: integer(1)?, pos: integer(2)?, ts, rating }))
 }
 
-fn read_catalogue(path: &Path, summary: &mut ImportSummary) -> Result<Vec<Item>, DataError> {
+fn read_catalogue(path: &Path, max_bad_share: f64, summary: &mut ImportSummary) -> Result<Vec<Item>, DataError> {
     let mut items: BTreeMap<u64, Item> = BTreeMap::new();
+    let mut gate = RowGate::new(path);
     for entry in JsonLines::open(path)? {
-        let (line, value) = entry?;
-        let id = value["item"]
-            .as_u64()
-            .ok_or_else(|| DataError::line(path, line, "item: must be an integer that is not negative"))?;
-        let Some(title) = ["title", "keywords"].iter().find_map(|field| text_of(&value[*field], MAX_TITLE_BYTES))
-        else {
-            summary.items_without_text += 1;
-            continue;
-        };
-        let levels = value["categories"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let item = Item {
-            id: id.to_string(),
-            title,
-            categories: levels.iter().filter_map(|level| text_of(level, MAX_ID_BYTES)).take(MAX_CATEGORIES).collect(),
-            brand: text_of(&value["brand"], MAX_ID_BYTES),
-            price: value["price"].as_f64().filter(|price| *price >= 0.0),
-            state: ItemState::Active,
-        };
-        item.validate().map_err(|error| DataError::line(path, line, error.to_string()))?;
-        if items.insert(id, item).is_some() {
-            return Err(DataError::line(path, line, format!("item: {id} is there twice")));
+        let row = entry.and_then(|(line, value)| {
+            let (id, item) = parse_item(&value).map_err(|message| DataError::line(path, line, message))?;
+            match items.contains_key(&id) {
+                true => Err(DataError::line(path, line, format!("item: {id} is there twice"))),
+                false => Ok((id, item)),
+            }
+        });
+        match gate.admit(row)? {
+            Some((id, Some(item))) => _ = items.insert(id, item),
+            Some((_, None)) => summary.items_without_text += 1,
+            None => {}
         }
     }
+    summary.rejected.extend(gate.finish(max_bad_share)?);
     Ok(items.into_values().collect())
+}
+
+/// Id and item of one line; no item where it has neither title nor keywords.
+fn parse_item(value: &Value) -> Result<(u64, Option<Item>), String> {
+    let id = value["item"].as_u64().ok_or("item: must be an integer that is not negative")?;
+    let Some(title) = ["title", "keywords"].iter().find_map(|field| text_of(&value[*field], MAX_TITLE_BYTES)) else {
+        return Ok((id, None));
+    };
+    let levels = value["categories"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let item = Item {
+        id: id.to_string(),
+        title,
+        categories: levels.iter().filter_map(|level| text_of(level, MAX_ID_BYTES)).take(MAX_CATEGORIES).collect(),
+        brand: text_of(&value["brand"], MAX_ID_BYTES),
+        price: value["price"].as_f64().filter(|price| *price >= 0.0),
+        state: ItemState::Active,
+    };
+    item.validate().map_err(|error| error.to_string())?;
+    Ok((id, Some(item)))
 }
 
 /// A string value on one line, at most `max_bytes`; `None` when nothing is left.
@@ -238,12 +300,51 @@ mod tests {
             ("user\titem\tpos\tts\trating\n0\t0\t1\t\t\n0\t0\t1\t\t\n", "line 3: column 3 (pos)"),
         ] {
             std::fs::write(&tsv, text).unwrap();
-            let message = import_amazon(&tsv, &items, &folder.path().join("out")).unwrap_err().to_string();
+            let message = import_amazon(&tsv, &items, &folder.path().join("out"), 0.01).unwrap_err().to_string();
             assert!(message.contains("x.tsv") && message.contains(part), "{message}");
         }
         std::fs::write(&tsv, "user\titem\tpos\tts\trating\n0\t0\t0\t\t5\n0\t1\t1\t\t\n").unwrap();
-        let summary = import_amazon(&tsv, &items, &folder.path().join("out")).unwrap();
+        let summary = import_amazon(&tsv, &items, &folder.path().join("out"), 0.01).unwrap();
         assert_eq!((summary.users, summary.events, summary.items, summary.items_without_text), (1, 2, 1, 1));
+    }
+
+    #[test]
+    fn bad_rows_are_left_out_and_told_up_to_the_share() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let mut rows = b"user\titem\tpos\tts\trating\n".to_vec();
+        rows.extend((0..97).flat_map(|pos| format!("0\t{pos}\t{pos}\t\t5\n").into_bytes()));
+        rows.extend(b"0\t1\t3\t\t5\n0\tx\t99\t\t5\n0\t1\t\xff\t\t5\n");
+        std::fs::write(at("x.tsv"), &rows).unwrap();
+        std::fs::write(
+            at("i.jsonl"),
+            "{\"item\":0,\"title\":\"a\"}\n{\"item\":0,\"title\":\"b\"}\n{oops\n{\"item\":1}\n",
+        )
+        .unwrap();
+        let import = |share: f64| import_amazon(&at("x.tsv"), &at("i.jsonl"), &at("out"), share);
+
+        let message = import(0.1).unwrap_err().to_string();
+        assert!(
+            message.contains("i.jsonl: 2 of 4 rows") && message.contains("line 2: item: 0 is there twice"),
+            "{message}"
+        );
+        let summary = import(0.5).unwrap();
+        assert_eq!((summary.events, summary.items, summary.items_without_text), (97, 1, 1));
+        let told: Vec<(usize, bool)> =
+            summary.rejected.iter().map(|row| (row.line, row.file.ends_with("i.jsonl"))).collect();
+        assert_eq!(told, [(2, true), (3, true), (99, false), (100, false), (101, false)]);
+        let shown = summary.to_string();
+        assert!(shown.contains("5 bad rows") && shown.contains("line 101: not utf-8"), "{shown}");
+        assert_eq!(std::fs::read_to_string(at("out/rejected.jsonl")).unwrap().lines().count(), 5);
+
+        std::fs::write(at("i.jsonl"), "{\"item\":0,\"title\":\"a\"}\n").unwrap();
+        let message = import(0.029).unwrap_err().to_string();
+        assert!(message.contains("3 of 100 rows") && message.contains("line 99"), "{message}");
+        import(0.03).unwrap();
+        let good = rows.iter().position(|byte| *byte == b'x').unwrap() - 2 - "0\t1\t3\t\t5\n".len();
+        std::fs::write(at("x.tsv"), &rows[..good]).unwrap();
+        assert_eq!(import(0.0).unwrap().rejected, []);
+        assert!(!at("out/rejected.jsonl").exists(), "what is told is of the latest import");
     }
 
     #[test]
@@ -257,7 +358,7 @@ mod tests {
             }
             let folder = tempfile::tempdir().unwrap();
             let items = shared.join(format!("{set}.items.jsonl.gz"));
-            let summary = import_amazon(&interactions, &items, folder.path()).unwrap();
+            let summary = import_amazon(&interactions, &items, folder.path(), 0.0).unwrap();
             assert_eq!((summary.users, summary.events), (users, events));
             let dataset = Dataset::load(folder.path(), &ActionTable::default()).unwrap();
             let examples = build_examples(&dataset, &ExampleSettings::new(Split::Train));

@@ -9,6 +9,7 @@ pub mod examples;
 mod import_amazon;
 mod read;
 mod record;
+mod rejected;
 mod shared_words;
 mod targets;
 mod test_cases;
@@ -19,6 +20,7 @@ pub use examples::{ExampleSettings, SftSource, build_examples};
 pub use import_amazon::{ImportSummary, import_amazon};
 pub use read::{read_events, read_items, read_users};
 pub use record::{Interest, Latent, NextPurchase, UserRecord};
+pub use rejected::RejectedRow;
 pub use targets::{DEFAULT_TARGET, Holdout, Split};
 pub use test_cases::{Protocol, TestCase, TestSet, test_cases};
 pub use write::write_jsonl;
@@ -46,6 +48,34 @@ pub enum DataError {
         line: usize,
         /// Field or column and what would be right.
         message: String,
+    },
+    /// Reading ended in the midst of a file.
+    #[error("{path} line {line}: cannot be read: {source}")]
+    Unreadable {
+        /// File.
+        path: String,
+        /// 1-based.
+        line: usize,
+        /// From the system or the decompressor.
+        source: std::io::Error,
+    },
+    /// More rows are wrong than was allowed.
+    #[error(
+        "{path}: {bad} of {rows} rows are bad, more than {percent} % (--max-bad-share); the first, line {line}: {reason}"
+    )]
+    TooManyBadRows {
+        /// File.
+        path: String,
+        /// Rows left out.
+        bad: usize,
+        /// Rows in all.
+        rows: usize,
+        /// What was allowed.
+        percent: f64,
+        /// 1-based, of the first bad row.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The folder lacks a file.
     #[error("{folder}: has neither {name} nor {name}.gz; make it with `taiji-trainer synth` or `taiji-trainer import`")]

@@ -91,23 +91,23 @@ impl Iterator for JsonLines {
     type Item = Result<(usize, Value), DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut text = String::new();
+        let mut text = Vec::new();
         loop {
             text.clear();
             self.line += 1;
-            match self.reader.read_line(&mut text) {
+            match self.reader.read_until(b'\n', &mut text) {
                 Ok(0) => return None,
-                Ok(_) if text.trim().is_empty() => continue,
+                Ok(_) if text.trim_ascii().is_empty() => continue,
                 Ok(_) => break,
-                Err(error) => {
-                    // A reader that failed once (broken gzip, not utf-8) would fail for ever: end after telling.
-                    let failed = DataError::line(&self.path, self.line, format!("cannot be read: {error}"));
+                Err(source) => {
+                    // A reader that failed once (broken gzip) would fail for ever: end after telling.
                     self.reader = Box::new(std::io::empty());
-                    return Some(Err(failed));
+                    let path = self.path.display().to_string();
+                    return Some(Err(DataError::Unreadable { path, line: self.line, source }));
                 }
             }
         }
-        let parsed = serde_json::from_str(&text).map_err(|error| {
+        let parsed = serde_json::from_slice(&text).map_err(|error| {
             DataError::line(&self.path, self.line, format!("column {}: not json: {error}", error.column()))
         });
         Some(parsed.map(|value| (self.line, value)))
