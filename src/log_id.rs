@@ -31,7 +31,7 @@ fn hash(key: &[u8], id: &str) -> String {
     // A key of any length is taken.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return "#".to_string() };
     mac.update(id.as_bytes());
-    let digits: String = mac.finalize().into_bytes().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let digits = hex::encode(&mac.finalize().into_bytes()[..8]);
     format!("#{digits}")
 }
 

@@ -76,7 +76,7 @@ fn identity(source: &str, id: &str) -> String {
     hasher.update((source.len() as u64).to_le_bytes());
     hasher.update(source.as_bytes());
     hasher.update(id.as_bytes());
-    hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&hasher.finalize()[..16])
 }
 
 #[cfg(test)]

@@ -280,7 +280,7 @@ fn canonical_id(event: &Event, former: bool) -> String {
         part(key.as_bytes());
         part(value.to_string().as_bytes());
     }
-    hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&hasher.finalize()[..16])
 }
 
 #[cfg(test)]

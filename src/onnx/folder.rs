@@ -28,7 +28,7 @@ pub fn model_id(folder: &Path) -> Result<String, String> {
     let path = folder.join(GRAPH_FILE);
     let graph = std::fs::read(&path)
         .map_err(|error| format!("{}: {error}; write it with 'taiji-trainer export'", path.display()))?;
-    let digest: String = Sha256::digest(&graph).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(&Sha256::digest(&graph)[..6]);
     let resolved = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let name = resolved.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(format!("{name}-{digest}"))

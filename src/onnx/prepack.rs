@@ -97,7 +97,7 @@ fn key(graph: &Path) -> Result<String, PrepackError> {
     hash.update(Sha256::digest(&bytes));
     hash.update(ort::info());
     hash.update(cpu());
-    Ok(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(&hash.finalize()[..16]))
 }
 
 /// Instruction sets of this machine; kernels and their layouts are chosen by them.

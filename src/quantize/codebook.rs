@@ -120,7 +120,7 @@ impl PqCodebook {
         for value in self.centroids.iter().chain(self.rotation.iter().flatten()) {
             hash.update(value.to_le_bytes());
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(hash.finalize())
     }
 
     /// The vector as the slots see it: checked, rotated where the codebook rotates.

@@ -196,7 +196,7 @@ impl GraphWriter {
             .flush()
             .and_then(|()| self.data.get_ref().sync_all())
             .map_err(|source| ExportError::io(&data_path, source))?;
-        let data_sha256: String = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let data_sha256 = hex::encode(self.hash.finalize());
         let mut sizes = Vec::new();
         let mut files = Vec::new();
         self.done.push(self.current);

@@ -35,8 +35,8 @@ impl Library {
     /// The library of a template; another salt makes another name.
     fn of(template: &str, salt: &str) -> Library {
         let hash = Sha256::new().chain_update(template).chain_update(salt).finalize();
-        let hex: String = hash.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
-        let name = format!("{PREFIX}{NEWEST_KNOWN}_{hex}");
+        let digits = hex::encode(&hash[..HASH_BYTES]);
+        let name = format!("{PREFIX}{NEWEST_KNOWN}_{digits}");
         let quoted = |text: &str| format!("'{}'", text.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
         let unknown =
             if salt.is_empty() { String::new() } else { format!("{}, {}", quoted(rehearsal::FIELD), quoted(salt)) };

@@ -90,7 +90,7 @@ fn the_usual_export_has_the_bytes_it_always_had() {
     ] {
         let (out, report) = exported(name);
         let bytes = std::fs::read(out.path().join(GRAPH_FILE)).unwrap();
-        let found: String = Sha256::digest(&bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let found = hex::encode(&Sha256::digest(&bytes)[..8]);
         assert_eq!((found.as_str(), &report.data_sha256[..16]), (graph, data), "{name}");
     }
 }
