@@ -434,7 +434,7 @@ end
 -- Every list was asked for the first id before the first entry is written, and the profile before all: a key of
 -- another type ends the call while nothing is changed.
 --
--- What a call costs is estimated by the caller (`cost.rs`), which cuts a user's records into several calls.
+-- What a call costs is estimated by the caller (`pace.rs`), which cuts a user's records into several calls.
 local function append(keys, args)
   local fields, first = {}, 4 + tonumber(args[2])
   for nth = 3, first - 2 do fields[#fields + 1] = 'r:' .. args[nth] end
@@ -844,10 +844,15 @@ local function keep_lease(form, user, lease)
   redis.call('HSET', form[LEASED], user, stored)
 end
 
+-- Who is marked while leased is due again after the lease.
+local function mark_again(lease, class, due)
+  lease.again_class, lease.again_due = math.min(class, lease.again_class or class), math.min(due, lease.again_due or due)
+end
+
 local function mark_in(form, user, class, due)
   local lease = lease_of(form, user)
   if not lease then return wait(form, user, class, due) end
-  lease.again_class, lease.again_due = math.min(class, lease.again_class or class), math.min(due, lease.again_due or due)
+  mark_again(lease, class, due)
   keep_lease(form, user, lease)
 end
 
@@ -1164,7 +1169,7 @@ local function bring_lease(from, to, user, now)
   elseif lease then
     local class, due = place_of(to, user)
     if class then
-      lease.again_class, lease.again_due = math.min(class, lease.again_class or class), math.min(due, lease.again_due or due)
+      mark_again(lease, class, due)
       redis.call('ZREM', to[class + 1], user)
     end
     redis.call('ZADD', to[LEASES], ends or integer(now), user)

@@ -40,8 +40,12 @@ pub(super) fn refresh_own(state: &AdminState) {
     let Some(served) = state.served.get() else { return };
     let view = served.live.view();
     let (epoch, bundle) = (view.epoch().to_string(), view.bundle());
-    metrics.bundle_info.reset();
-    metrics.bundle_info.with_label_values(&[&epoch, view.space(), &bundle.manifest.models.llm, bundle.engine()]).set(1);
+    let labels = [epoch.as_str(), view.space(), &bundle.manifest.models.llm, bundle.engine()];
+    // Only where another bundle is told of: a scrape beside this one would find none.
+    if metrics.bundle_info.with_label_values(&labels).get() != 1 {
+        metrics.bundle_info.reset();
+    }
+    metrics.bundle_info.with_label_values(&labels).set(1);
     if let Some(models) = view.models() {
         let waiting = models.llm.queue_depth();
         metrics.llm_queue.set(waiting.requests as i64);

@@ -12,11 +12,13 @@ use crate::ingest::{
     Rows,
 };
 use crate::live::Spaces;
+use crate::store::FeatureStore;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Commands beside the backfill itself.
@@ -27,9 +29,9 @@ pub(crate) enum BackfillCommand {
     Release(ReleaseArgs),
 }
 
-/// Flags of `backfill release`.
+/// Where to: flags of both.
 #[derive(Debug, Args)]
-pub(crate) struct ReleaseArgs {
+pub(crate) struct Target {
     /// Settings file (TOML); see `taiji check-config --print-defaults`.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -39,6 +41,19 @@ pub(crate) struct ReleaseArgs {
     /// Folder that holds manifest.json: users become due in its space.
     #[arg(long, value_name = "DIR")]
     bundle: Option<String>,
+}
+
+impl Target {
+    fn settings(&self) -> Result<Settings, CommandError> {
+        load_settings(self.config.as_deref(), &[("store.url", &self.store), ("bundle.dir", &self.bundle)])
+    }
+}
+
+/// Flags of `backfill release`.
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArgs {
+    #[command(flatten)]
+    target: Target,
     /// Users that become due a second.
     #[arg(long, default_value_t = 10.0, value_name = "N")]
     rate: f64,
@@ -63,15 +78,8 @@ pub(crate) struct FillArgs {
     /// Events: one JSON object a line (.gz accepted), or .parquet with the events' fields as columns.
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
-    /// Settings file (TOML); see `taiji check-config --print-defaults`.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The store; an embedded one must not be in use by a service.
-    #[arg(long, value_name = "URL")]
-    store: Option<String>,
-    /// Folder that holds manifest.json: users become due in its space.
-    #[arg(long, value_name = "DIR")]
-    bundle: Option<String>,
+    #[command(flatten)]
+    target: Target,
     /// Events a second; 0 = as fast as they are taken.
     #[arg(long, default_value_t = 0, value_name = "N")]
     rate: u64,
@@ -107,14 +115,10 @@ fn run_release(args: &ReleaseArgs) -> Result<(), CommandError> {
     if !(args.rate.is_finite() && args.rate > 0.0) {
         return Err(CommandError::Usage("--rate must be a number above 0".to_string()));
     }
-    let flags = [("store.url", &args.store), ("bundle.dir", &args.bundle)];
-    let settings = load_settings(args.config.as_deref(), &flags)?;
+    let settings = args.target.settings()?;
     let marked = new_runtime()?.block_on(async {
         let manifest = Manifest::read(&settings.bundle.dir).map_err(|error| unavailable(error.to_string()))?;
-        let store = opening::open_store(&settings).await?;
-        store.note_space(&manifest.space).await.map_err(|error| unavailable(error.to_string()))?;
-        let actions = settings.events.actions.clone();
-        let ingest = Ingest::new(store.clone(), actions, DuePolicy::new(&settings.refresh));
+        let (store, ingest) = open(&settings, &manifest).await?;
         let spaces = Spaces::only(&manifest.space);
         let marked = ingest
             .release_held(&spaces, args.rate, args.users)
@@ -140,6 +144,14 @@ fn new_runtime() -> Result<tokio::runtime::Runtime, CommandError> {
     built.map_err(|error| CommandError::Internal(format!("runtime: {error}")))
 }
 
+/// The store, and the way into it.
+async fn open(settings: &Settings, manifest: &Manifest) -> Result<(Arc<dyn FeatureStore>, Ingest), CommandError> {
+    let store = opening::open_store(settings).await?;
+    store.note_space(&manifest.space).await.map_err(|error| unavailable(error.to_string()))?;
+    let ingest = Ingest::new(store.clone(), settings.events.actions.clone(), DuePolicy::new(&settings.refresh));
+    Ok((store, ingest))
+}
+
 fn run_fill(args: FillArgs) -> Result<(), CommandError> {
     if args.batch == 0 || args.concurrency == 0 {
         return Err(CommandError::Usage("--batch and --concurrency must be at least 1".to_string()));
@@ -147,8 +159,7 @@ fn run_fill(args: FillArgs) -> Result<(), CommandError> {
     if !(args.refresh_rate.is_finite() && args.refresh_rate >= 0.0) {
         return Err(CommandError::Usage("--refresh-rate must be a number from 0 on".to_string()));
     }
-    let flags = [("store.url", &args.store), ("bundle.dir", &args.bundle)];
-    let settings = load_settings(args.config.as_deref(), &flags)?;
+    let settings = args.target.settings()?;
     let started = Instant::now();
     let report = new_runtime()?.block_on(fill(&args, &settings))?;
     println!("{}", summary(&args, &report, started.elapsed()));
@@ -163,12 +174,9 @@ async fn fill(args: &FillArgs, settings: &Settings) -> Result<BackfillReport, Co
     let mut checkpoint = Checkpoint::open(&path, &args.file, &target).map_err(|error| ended(error.into()))?;
     let mut rejected = args.rejected.as_deref().map(open_rejected).transpose().map_err(unavailable)?;
 
-    let store = opening::open_store(settings).await?;
-    store.note_space(&manifest.space).await.map_err(|error| unavailable(error.to_string()))?;
-    let actions = settings.events.actions.clone();
-    let ingest = Ingest::new(store.clone(), actions.clone(), DuePolicy::new(&settings.refresh));
+    let (store, ingest) = open(settings, &manifest).await?;
     let spaces = Spaces::only(&manifest.space);
-    let decoder = EventDecoder::new(actions, settings.events.field_map.clone());
+    let decoder = EventDecoder::new(settings.events.actions.clone(), settings.events.field_map.clone());
     let options = BackfillOptions {
         batch: args.batch,
         concurrency: args.concurrency,

@@ -16,8 +16,8 @@ use crate::store::codec::{self, CodecResult, Profile, ProfileAttribute, UserReco
 use crate::store::kept::KeptList;
 use crate::store::rehearsal;
 use crate::store::{
-    AHEAD_MS, AppendOutcome, Each, HISTORY_CAP, Histories, PROFILE_CAP, QUERY_CAP, REMEMBERED_CAP, Record, RecordBody,
-    RecordKind, StoreResult, UserBatch, UserHistory, UserMarks, UserState, unless_all_failed,
+    AHEAD_MS, AppendOutcome, Each, HISTORY_CAP, Histories, PROFILE_CAP, QUERY_CAP, Record, RecordBody, RecordKind,
+    StoreResult, UserBatch, UserHistory, UserMarks, UserState, unless_all_failed,
 };
 use async_trait::async_trait;
 use fjall::{OwnedWriteBatch, Snapshot};
@@ -120,7 +120,7 @@ impl Histories for EmbeddedStore {
                     notes.write(&inner.engine, &mut batch, user)?;
                 }
             }
-            inner.engine.commit("let go", batch)
+            inner.engine.commit("release held back", batch)
         })
     }
 
@@ -197,8 +197,7 @@ impl EmbeddedStore {
 }
 
 impl Inner {
-    /// Time and id of what is kept of a user, can be read and lies after a time: the latest [`REMEMBERED_CAP`]; and the newest time up
-    /// to that one, 0 = none.
+    /// Time and id of what is kept of a user, can be read and lies after a time, in no order; and the newest time up to that one, 0 = none.
     pub(super) fn kept_after(
         &self,
         snapshot: &Snapshot,
@@ -217,9 +216,6 @@ impl Inner {
         stamps.extend(profile.into_values().map(|attribute| (attribute.ts_ms, attribute.event_id)));
         let newest = stamps.iter().map(|(ts_ms, _)| *ts_ms).filter(|ts_ms| *ts_ms <= now_ms).max();
         stamps.retain(|(ts_ms, _)| *ts_ms > now_ms && *ts_ms <= now_ms.saturating_add(AHEAD_MS));
-        stamps.sort_unstable_by(|one, other| other.cmp(one));
-        stamps.dedup();
-        stamps.truncate(REMEMBERED_CAP);
         Ok((stamps, newest.unwrap_or_default().max(0)))
     }
 

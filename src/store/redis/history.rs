@@ -28,7 +28,7 @@ use xxhash_rust::xxh3::xxh3_64;
 const STATE: [&str; 6] = ["seq", "weight", "last_refresh_ms", "era", "erased_before_ms", "erased_seq"];
 
 /// A field of a hash, absent or text.
-type Field = Option<Vec<u8>>;
+pub(super) type Field = Option<Vec<u8>>;
 
 /// Whose events are appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,11 +80,7 @@ impl Histories for RedisStore {
             let key = self.keys.of_user(user, "st");
             let fields: Vec<Field> = read(&key, answer?)?;
             let Some(state) = state_of(&key, &fields)? else { return Ok(None) };
-            let seq =
-                |field: &Field| refreshed_seq(&key, &String::from_utf8_lossy(field.as_deref().unwrap_or_default()));
-            let seqs = fields.iter().skip(STATE.len()).map(seq).collect::<StoreResult<Vec<Option<u64>>>>()?;
-            // No `seq` is below one: a space without features is behind whatever the others read.
-            Ok(Some(UserMarks { state, refreshed_seq: seqs.into_iter().min().flatten() }))
+            Ok(Some(UserMarks { state, refreshed_seq: least_refreshed(&key, &fields[STATE.len()..])? }))
         };
         let watched = |asked| self.unreadable.watch(RecordKind::State, marks(asked));
         unless_all_failed(users.iter().zip(answers).map(watched).collect())
@@ -97,7 +93,7 @@ impl Histories for RedisStore {
 
     async fn release_held_back(&self, users: &[String]) -> StoreResult<()> {
         let call = |user: &String| Call::new("HDEL", &self.keys.of_user(user, "st")).arg("held");
-        self.link.run("let go", users.iter().map(call).collect()).await?;
+        self.link.run("release held back", users.iter().map(call).collect()).await?;
         Ok(())
     }
 
@@ -162,7 +158,7 @@ impl RedisStore {
             let key = self.keys.of_user(part.user, "st");
             let answer = answer.and_then(|answer| {
                 let answer: Answer = read(&key, answer)?;
-                let refreshed = refreshed_seq(&key, &answer.8)?;
+                let refreshed = refreshed_seq(&key, answer.8.as_bytes())?;
                 Ok((answer, refreshed))
             });
             // Of a user's parts one that failed fails them all: they are repeated, and what is stored counts as duplicate.
@@ -227,13 +223,13 @@ pub(super) struct Part<'a> {
 
 /// A user's records in as many calls as keep each short, one at least.
 pub(super) fn parts_of(batch: &UserBatch) -> Vec<Part<'_>> {
-    let (mut parts, mut from, mut attributes) = (Vec::new(), 0, 0);
+    let (mut parts, mut from, mut attributes, mut formers) = (Vec::new(), 0, 0, 0);
     for (index, record) in batch.records.iter().enumerate() {
-        attributes += attributes_of(record);
-        let formers = formers_of(&batch.records[from..=index]);
+        let (own_attributes, own_formers) = (attributes_of(record), usize::from(record.former_id.is_some()));
+        (attributes, formers) = (attributes + own_attributes, formers + own_formers);
         if index > from && append_cost(index + 1 - from, attributes, formers) > PIECE {
             parts.push(from..index);
-            (from, attributes) = (index, attributes_of(record));
+            (from, attributes, formers) = (index, own_attributes, own_formers);
         }
     }
     parts.push(from..batch.records.len());
@@ -292,11 +288,18 @@ fn note_engagement<'a>(engaged: &mut BTreeMap<&'a str, Vec<i64>>, user: &str, re
     }
 }
 
-fn refreshed_seq(key: &str, text: &str) -> StoreResult<Option<u64>> {
-    match text.split(' ').next() {
-        None | Some("") => Ok(None),
-        Some(seq) => number(key, Some(seq.as_bytes())).map(Some),
+fn refreshed_seq(key: &str, version: &[u8]) -> StoreResult<Option<u64>> {
+    match version.split(|byte| *byte == b' ').next() {
+        None | Some(b"") => Ok(None),
+        seq => number(key, seq).map(Some),
     }
+}
+
+/// The lowest `seq` of these versions, one a space; `None` where a space has none: it is behind whatever the others read.
+pub(super) fn least_refreshed(key: &str, versions: &[Field]) -> StoreResult<Option<u64>> {
+    let seq = |version: &Field| refreshed_seq(key, version.as_deref().unwrap_or_default());
+    let seqs = versions.iter().map(seq).collect::<StoreResult<Vec<Option<u64>>>>()?;
+    Ok(seqs.into_iter().min().flatten())
 }
 
 /// The counters out of the fields [`STATE`]; `None` for a user never seen.

@@ -9,6 +9,7 @@ use super::address::Node;
 use super::call::Call;
 use super::forms::QueueKeys;
 use super::function;
+use super::history::{Field, least_refreshed};
 use super::keys::{CLASSES, shard_of};
 use super::link;
 use super::pace::{FUNCTION, MEMBER, MEMBERS};
@@ -21,9 +22,6 @@ use async_trait::async_trait;
 use redis::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// A field of a user's counters, absent or text.
-type Field = Option<Vec<u8>>;
 
 /// Queues of a single Redis that one call looks into, or forms of them.
 const QUEUES: usize = 32;
@@ -443,13 +441,8 @@ fn standing(key: &str, answer: Value) -> StoreResult<Standing> {
     let fields: Vec<Field> = read(key, answer)?;
     let field = |nth: usize| fields.get(nth).and_then(Option::as_deref);
     let (seq, erased_seq, held) = (field(0), field(1), field(2));
-    let mut done = u64::MAX;
-    for refreshed in fields.iter().skip(3) {
-        let version = refreshed.as_deref().unwrap_or_default();
-        let refreshed_seq = version.split(|byte| *byte == b' ').next().filter(|seq| !seq.is_empty());
-        done = done.min(number(key, refreshed_seq)?);
-    }
-    let (seq, done) = (number::<u64>(key, seq)?, done.max(number(key, erased_seq)?));
+    let refreshed = least_refreshed(key, fields.get(3..).unwrap_or_default())?.unwrap_or(0);
+    let (seq, done) = (number::<u64>(key, seq)?, refreshed.max(number(key, erased_seq)?));
     if seq <= done {
         return Ok(Standing::Done);
     }

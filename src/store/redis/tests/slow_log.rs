@@ -1,5 +1,15 @@
 //! What the worst legal input of every function, and of every command whose answer grows, costs the server, by its slow log.
 
+/// Notes what a scenario costs.
+macro_rules! run_in {
+    ($log:ident, $scenario:literal, $work:expr) => {{
+        $log.clear().await;
+        let answer = $work;
+        $log.note($scenario).await;
+        answer
+    }};
+}
+
 mod erasing;
 mod rest;
 
@@ -37,6 +47,14 @@ struct Log {
 type Entry = (i64, i64, u64, Vec<Vec<u8>>, String, String);
 
 impl Log {
+    /// A server that logs every call, and its log.
+    async fn of_new_server() -> (RedisServer, Log) {
+        let server = RedisServer::with(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "20000"]);
+        let client = ::redis::Client::open(server.operators_url()).unwrap();
+        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        (server, Log { connection, longest: BTreeMap::new() })
+    }
+
     async fn clear(&mut self) {
         ::redis::cmd("SLOWLOG").arg("RESET").exec_async(&mut self.connection).await.unwrap();
     }
@@ -82,16 +100,6 @@ impl Log {
         }
         seen.into_keys().map(String::from).collect()
     }
-}
-
-/// Notes what a scenario costs.
-macro_rules! run_in {
-    ($log:ident, $scenario:literal, $work:expr) => {{
-        $log.clear().await;
-        let answer = $work;
-        $log.note($scenario).await;
-        answer
-    }};
 }
 
 /// Takes everybody out of the due queue.
@@ -221,13 +229,10 @@ fn item(n: usize, title: &str) -> Item {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn audit_01_no_call_costs_the_server_more_than_it_may() {
-    let server = RedisServer::with(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "20000"]);
+    let (server, mut log) = Log::of_new_server().await;
     let clock = Arc::new(AtomicI64::new(NOW_MS));
     let address = Address::parse(&server.url()).unwrap();
     let store = RedisStore::open_with_clock(address, options(8), Some(clock.clone())).await.unwrap();
-    let connection =
-        ::redis::Client::open(server.operators_url()).unwrap().get_multiplexed_async_connection().await.unwrap();
-    let mut log = Log { connection: connection.clone(), longest: BTreeMap::new() };
     let runs = if is_audit() { 20 } else { 5 };
     let users: Vec<String> = (0..1000).map(|n| long_id(n, "u")).collect();
     let owned = |user: &str| vec![user.to_string(); 1000];
@@ -235,61 +240,69 @@ async fn audit_01_no_call_costs_the_server_more_than_it_may() {
     for user in ["a", "b", "few"] {
         store.append(&["s".into()], &[full_life(user)]).await.unwrap();
     }
-    macro_rules! run {
-        ($scenario:literal, $work:expr) => {
-            run_in!(log, $scenario, $work)
-        };
-    }
     for nth in 0..runs {
         let fresh = |n: usize| conformance::engagement(NOW_MS + (nth * 1000 + n) as i64, &format!("{nth} {n}"), "i");
-        run!("fresh events", store.append(&["s".into()], &[batch("a", (0..1000).map(fresh).collect())]).await.unwrap());
+        run_in!(
+            log,
+            "fresh events",
+            store.append(&["s".into()], &[batch("a", (0..1000).map(fresh).collect())]).await.unwrap()
+        );
         let late = |n: usize| conformance::engagement(NOW_MS, &long_id(nth + 1, &format!("f{n:06}")), "i");
-        run!("late events", store.append(&["s".into()], &[batch("b", (0..1000).map(late).collect())]).await.unwrap());
-        run!("a few late", store.append(&["s".into()], &[batch("few", (0..8).map(late).collect())]).await.unwrap());
+        run_in!(
+            log,
+            "late events",
+            store.append(&["s".into()], &[batch("b", (0..1000).map(late).collect())]).await.unwrap()
+        );
+        run_in!(
+            log,
+            "a few late",
+            store.append(&["s".into()], &[batch("few", (0..8).map(late).collect())]).await.unwrap()
+        );
         let profile = (0..100).map(|n| stranger(1 + nth * 100 + n, "1")).collect();
-        run!("profile", store.append(&["s".into()], &[batch("p", profile)]).await.unwrap());
+        run_in!(log, "profile", store.append(&["s".into()], &[batch("p", profile)]).await.unwrap());
         let one_item = conformance::engagement(NOW_MS, &format!("one {nth}"), &format!("item{nth}"));
         let all: Vec<UserBatch> = users.iter().map(|user| batch(user, vec![one_item.clone()])).collect();
-        run!("one item", store.append(&["s".into()], &all).await.unwrap());
-        run!("histories", store.histories(&owned("b")).await.unwrap());
-        run!("states", store.states(&["s".into()], &users).await.unwrap());
-        run!("item users", store.item_user_counts(&users).await.unwrap());
+        run_in!(log, "one item", store.append(&["s".into()], &all).await.unwrap());
+        run_in!(log, "histories", store.histories(&owned("b")).await.unwrap());
+        run_in!(log, "states", store.states(&["s".into()], &users).await.unwrap());
+        run_in!(log, "item users", store.item_user_counts(&users).await.unwrap());
 
         let version = Version { seq: nth as u64 + 1, turn: 0 };
-        run!("put", store.put("s", features("a", version)).await.unwrap());
-        run!("features", store.features("s", &owned("a")).await.unwrap());
-        run!("groups", store.feature_groups("s", &owned("a"), &Group::ALL).await.unwrap());
-        run!("blank", store.blank_cross("s", "a", "n", 1).await.unwrap());
+        run_in!(log, "put", store.put("s", features("a", version)).await.unwrap());
+        run_in!(log, "features", store.features("s", &owned("a")).await.unwrap());
+        run_in!(log, "groups", store.feature_groups("s", &owned("a"), &Group::ALL).await.unwrap());
+        run_in!(log, "blank", store.blank_cross("s", "a", "n", 1).await.unwrap());
 
         let entry = |user: &String| DueEntry { user: user.clone(), class: 1, due_ms: NOW_MS };
         let entries: Vec<DueEntry> = users.iter().map(entry).collect();
-        run!("mark", store.mark_due(Queue::Due, &entries).await.unwrap());
+        run_in!(log, "mark", store.mark_due(Queue::Due, &entries).await.unwrap());
         assert_eq!(store.claim(Queue::Due, 1000, Duration::from_secs(1)).await.unwrap().len(), 1000);
-        run!("mark leased", store.mark_due(Queue::Due, &entries).await.unwrap());
+        run_in!(log, "mark leased", store.mark_due(Queue::Due, &entries).await.unwrap());
         clock.fetch_add(2000, Ordering::Relaxed);
-        let claims = run!("claim after leases", store.claim(Queue::Due, 1000, Duration::from_secs(1)).await.unwrap());
-        run!("renew", assert!(store.renew(Queue::Due, &claims[0], Duration::from_secs(1)).await.unwrap()));
-        run!("release", assert!(store.release(Queue::Due, &claims[0]).await.unwrap()));
+        let claims =
+            run_in!(log, "claim after leases", store.claim(Queue::Due, 1000, Duration::from_secs(1)).await.unwrap());
+        run_in!(log, "renew", assert!(store.renew(Queue::Due, &claims[0], Duration::from_secs(1)).await.unwrap()));
+        run_in!(log, "release", assert!(store.release(Queue::Due, &claims[0]).await.unwrap()));
         clock.fetch_add(2000, Ordering::Relaxed);
-        run!("forget", store.forget_due(&users[7]).await.unwrap());
-        run!("depth after leases", store.queue_depth(Queue::Due).await.unwrap());
+        run_in!(log, "forget", store.forget_due(&users[7]).await.unwrap());
+        run_in!(log, "depth after leases", store.queue_depth(Queue::Due).await.unwrap());
         let until_ms = store.now_ms().await.unwrap() + 1000;
-        run!("mark awaited", store.mark_awaited(&users, NOW_MS, until_ms).await.unwrap());
+        run_in!(log, "mark awaited", store.mark_awaited(&users, NOW_MS, until_ms).await.unwrap());
         clock.fetch_add(2000, Ordering::Relaxed);
-        run!("end awaited", store.queue_depth(Queue::Due).await.unwrap());
+        run_in!(log, "end awaited", store.queue_depth(Queue::Due).await.unwrap());
         empty(&store, &clock).await;
-        run!("sweep", assert!(store.sweep(&[format!("s{nth}")]).await.unwrap() >= 1000));
+        run_in!(log, "sweep", assert!(store.sweep(&[format!("s{nth}")]).await.unwrap() >= 1000));
         two_forms(&store, &clock, &users, &mut log).await;
 
         let vector = |user: &str| FreshVector { user: user.into(), era: 0, version, vector: Some(vec![1; 2048]) };
         for user in users.iter().take(if nth == 0 { 1000 } else { 0 }) {
             store.append_vector("s", &vector(user)).await.unwrap();
         }
-        run!("append vector", store.append_vector("s", &vector("a")).await.unwrap());
-        run!("vectors", store.vectors_after("s", &FeedCursor::default(), 1000).await.unwrap());
+        run_in!(log, "append vector", store.append_vector("s", &vector("a")).await.unwrap());
+        run_in!(log, "vectors", store.vectors_after("s", &FeedCursor::default(), 1000).await.unwrap());
         let items: Vec<Item> = (0..1000).map(|n| item(n, &"t".repeat(1000))).collect();
-        run!("put items", store.put_items(&items).await.unwrap());
-        run!("items", store.items_after(&FeedCursor::default(), 1000).await.unwrap());
+        run_in!(log, "put items", store.put_items(&items).await.unwrap());
+        run_in!(log, "items", store.items_after(&FeedCursor::default(), 1000).await.unwrap());
 
         let mut fill = ::redis::pipe();
         for user in users.iter().take(if nth == 0 { 1000 } else { 0 }) {
@@ -300,30 +313,30 @@ async fn audit_01_no_call_costs_the_server_more_than_it_may() {
             let id = nth * 2000 + n + 1;
             fill.cmd("HSET").arg(&store.keys.erasures()[0]).arg(format!("gone{id}")).arg(format!("{id} 1")).ignore();
         }
-        fill.exec_async(&mut connection.clone()).await.unwrap();
-        run!("referrers", assert_eq!(store.referrers("s", "hub").await.unwrap().len(), 1000));
-        run!("erasures", assert!(store.erasures().await.unwrap().len() >= 2000));
-        run!("file erasures", {
+        fill.exec_async(&mut log.connection).await.unwrap();
+        run_in!(log, "referrers", assert_eq!(store.referrers("s", "hub").await.unwrap().len(), 1000));
+        run_in!(log, "erasures", assert!(store.erasures().await.unwrap().len() >= 2000));
+        run_in!(log, "file erasures", {
             let mut place = store.file_erasures("").await.unwrap();
             while !place.is_empty() {
                 place = store.file_erasures(&place).await.unwrap();
             }
         });
-        run!("expire erasures", assert_eq!(store.expire_erasures(i64::MAX).await.unwrap() / 2000, 1));
+        run_in!(log, "expire erasures", assert_eq!(store.expire_erasures(i64::MAX).await.unwrap() / 2000, 1));
         for user in &users {
             store.note_erasure(user).await.unwrap();
         }
-        run!("unfinished erasures", assert_eq!(store.unfinished_erasures().await.unwrap().len(), 1000));
+        run_in!(log, "unfinished erasures", assert_eq!(store.unfinished_erasures().await.unwrap().len(), 1000));
         let gone = format!("gone{nth}");
         store.append(&["s".into()], &[full_life(&gone)]).await.unwrap();
-        let erasure = run!("note erasure", store.note_erasure(&gone).await.unwrap());
-        run!("erase", store.erase_user(&erasure).await.unwrap());
-        run!("finish erasure", store.finish_erasure(&erasure, 1).await.unwrap());
+        let erasure = run_in!(log, "note erasure", store.note_erasure(&gone).await.unwrap());
+        run_in!(log, "erase", store.erase_user(&erasure).await.unwrap());
+        run_in!(log, "finish erasure", store.finish_erasure(&erasure, 1).await.unwrap());
         let (every, second) = (Duration::ZERO, Duration::from_secs(1));
-        let lease = run!("begin chore", store.begin_chore("c", every, second).await.unwrap()).unwrap();
+        let lease = run_in!(log, "begin chore", store.begin_chore("c", every, second).await.unwrap()).unwrap();
         let member = Member { id: "00ff".into(), roles: "api,ingest,infer".into(), epochs: vec![1, 2, 3, 4] };
-        run!("announce", store.announce(&member).await.unwrap());
-        assert!(run!("end chore", store.go_on_with_chore(&lease, "", every).await.unwrap()));
+        run_in!(log, "announce", store.announce(&member).await.unwrap());
+        assert!(run_in!(log, "end chore", store.go_on_with_chore(&lease, "", every).await.unwrap()));
     }
 
     let seen = log.judged();

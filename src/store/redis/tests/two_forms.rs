@@ -343,13 +343,19 @@ fn names(claims: &[(String, String)]) -> Vec<&str> {
     claims.iter().map(|(user, _)| user.as_str()).collect()
 }
 
-#[tokio::test]
-async fn audit_18_beside_the_first_build_nobody_is_taken_twice_before_the_migration() {
+/// What 0.1.0 left, opened by us; its space is noted.
+async fn left_by_0_1_0() -> (RedisServer, Arc<RedisStore>, String) {
     let server = RedisServer::start();
     server.replay(&std::fs::read(fixture("upgrade/redis.aof")).unwrap());
     let store = RedisStore::open(Address::parse(&server.url()).unwrap(), options(SHARDS)).await.unwrap();
     let space = store.spaces().await.unwrap().remove(0);
     store.note_space(&space).await.unwrap();
+    (server, store, space)
+}
+
+#[tokio::test]
+async fn audit_18_beside_the_first_build_nobody_is_taken_twice_before_the_migration() {
+    let (server, store, space) = left_by_0_1_0().await;
     let old = OldProgram::of(&server, &space, store.shards).await;
     for claim in old.claim().await {
         assert!(old.release(&claim).await);
@@ -381,11 +387,7 @@ async fn audit_18_beside_the_first_build_nobody_is_taken_twice_before_the_migrat
 
 #[tokio::test]
 async fn audit_18_old_new_old_one_sweep_later_nobody_is_behind_and_in_no_queue() {
-    let server = RedisServer::start();
-    server.replay(&std::fs::read(fixture("upgrade/redis.aof")).unwrap());
-    let store = RedisStore::open(Address::parse(&server.url()).unwrap(), options(SHARDS)).await.unwrap();
-    let space = store.spaces().await.unwrap().remove(0);
-    store.note_space(&space).await.unwrap();
+    let (server, store, space) = left_by_0_1_0().await;
     let (old, live) = (OldProgram::of(&server, &space, store.shards).await, [space.clone()]);
     let left: Vec<String> = old.claim().await.into_iter().map(|(user, _)| user).collect();
     migration(&server).await.apply().await.unwrap();

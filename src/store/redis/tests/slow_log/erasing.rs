@@ -27,39 +27,28 @@ fn former(n: usize) -> Record {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn audit_08_erasing_what_lies_ahead_costs_the_server_no_more_than_it_may() {
-    let server = RedisServer::with(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "20000"]);
+    let (server, mut log) = Log::of_new_server().await;
     let clock = Arc::new(AtomicI64::new(NOW_MS));
     let address = Address::parse(&server.url()).unwrap();
     let store = RedisStore::open_with_clock(address, options(8), Some(clock)).await.unwrap();
-    let connection =
-        ::redis::Client::open(server.operators_url()).unwrap().get_multiplexed_async_connection().await.unwrap();
-    let mut log = Log { connection, longest: BTreeMap::new() };
-    macro_rules! run {
-        ($scenario:literal, $work:expr) => {{
-            log.clear().await;
-            let answer = $work;
-            log.note($scenario).await;
-            answer
-        }};
-    }
     for nth in 0..if is_audit() { 20 } else { 5 } {
         let gone = format!("gone{nth}");
         for tag in ["a", "b", "c"] {
-            run!("a life by two ids", store.append(&["s".into()], &[life_ahead(&gone, tag)]).await.unwrap());
+            run_in!(log, "a life by two ids", store.append(&["s".into()], &[life_ahead(&gone, tag)]).await.unwrap());
             let erasure = store.note_erasure(&gone).await.unwrap();
-            run!("all ahead", store.erase_user(&erasure).await.unwrap());
+            run_in!(log, "all ahead", store.erase_user(&erasure).await.unwrap());
         }
         store.append(&["s".into()], &[life_ahead(&gone, "d")]).await.unwrap();
         let looked_for = |from: usize, to: usize| batch(&gone, (from..to).map(former).collect());
-        run!("a few by two ids", store.append(&["s".into()], &[looked_for(0, 8)]).await.unwrap());
-        run!("many by two ids", store.append(&["s".into()], &[looked_for(8, 1008)]).await.unwrap());
+        run_in!(log, "a few by two ids", store.append(&["s".into()], &[looked_for(0, 8)]).await.unwrap());
+        run_in!(log, "many by two ids", store.append(&["s".into()], &[looked_for(8, 1008)]).await.unwrap());
         let plan = IdlePlan { seq: 1, shown: vec![(long_id(0, "s"), long_id(0, "n")); 16] };
-        let idle = run!("idle", store.plan_idle_erasure(&gone, &plan).await.unwrap());
+        let idle = run_in!(log, "idle", store.plan_idle_erasure(&gone, &plan).await.unwrap());
         assert_eq!(idle, None, "another is under way");
-        let idle = run!("idle", store.plan_idle_erasure("idle", &plan).await.unwrap()).unwrap();
-        run!("idle", store.settle_idle_erasure(&idle, true).await.unwrap());
+        let idle = run_in!(log, "idle", store.plan_idle_erasure("idle", &plan).await.unwrap()).unwrap();
+        run_in!(log, "idle", store.settle_idle_erasure(&idle, true).await.unwrap());
         store.finish_erasure(&idle.as_erasure(), 1).await.unwrap();
-        run!("idle", store.quiet_time(1).await.unwrap());
+        run_in!(log, "idle", store.quiet_time(1).await.unwrap());
     }
     for (scenario, name) in log.longest.keys() {
         let micros = &log.longest[&(*scenario, name.clone())];
