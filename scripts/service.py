@@ -17,14 +17,15 @@ def free_port():
 
 
 class Service:
-    """Starts `taiji serve`; use as a context manager. `settings` are TAIJI__SECTION__KEY overrides."""
+    """Starts `taiji serve`; use as a context manager. `store` is a folder or a url; `settings` are TAIJI__SECTION__KEY overrides."""
 
     def __init__(self, binaries, store, bundle, log, engine="onnx", **settings):
         self.port, self.admin_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.binaries = binaries
+        store = store if "://" in str(store) else f"embedded:{store}"
         command = [f"{binaries}/taiji", "serve", "--listen", f"127.0.0.1:{self.port}", "--engine", engine]
-        command += ["--admin-listen", f"127.0.0.1:{self.admin_port}", "--store", store if "://" in str(store) or str(store).startswith("embedded:") else f"embedded:{store}", "--bundle", bundle]
+        command += ["--admin-listen", f"127.0.0.1:{self.admin_port}", "--store", store, "--bundle", bundle]
         self.log = open(log, "w")
         self.child = subprocess.Popen(command, env={**os.environ, **settings}, stderr=self.log)
 

@@ -76,7 +76,7 @@ def main():
     redis = subprocess.Popen(["redis-server", "--port", str(port), "--dir", str(work), "--appendonly", "yes", "--save", ""],
                              stdout=subprocess.DEVNULL)
     try:
-        stores = {"Redis": f"redis://127.0.0.1:{port}", "embedded": f"embedded:{work / 'store'}"}
+        stores = {"Redis": f"redis://127.0.0.1:{port}", "embedded": work / "store"}
         settings = {"TAIJI__REFRESH__MIN_INTERVAL_MS": "0"}
         with Service(binaries, stores["Redis"], BUNDLE, work / "redis.log", "null", **settings) as on_redis, \
              Service(binaries, stores["embedded"], BUNDLE, work / "embedded.log", "null", **settings) as embedded:

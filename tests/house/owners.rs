@@ -12,9 +12,8 @@ const TYPES: [&str; 4] = ["Bundle", "Inference", "View", "Spaces"];
 const EXEMPT: [&str; 3] = ["live/", "store/", "proto.rs"];
 
 /// Struct and field → why it may.
-const ALLOWED: [(&str, &str); 13] = [
-    ("FillArgs.bundle", "a flag of the command line"),
-    ("ReleaseArgs.bundle", "a flag of the command line"),
+const ALLOWED: [(&str, &str); 12] = [
+    ("Target.bundle", "a flag of the command line"),
     ("ServeArgs.bundle", "a flag of the command line"),
     ("Settings.bundle", "the section of the settings"),
     ("Manifest.space", "a file's form: where a view has its space from"),

@@ -5,6 +5,7 @@
 
 use crate::certificates::make_certificates;
 use crate::ports::free_port;
+use crate::process::{SOON, wait_until};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -105,7 +106,7 @@ impl RedisServer {
     }
 
     fn launch(program: &str, folder: tempfile::TempDir, port_option: &str, options: Vec<String>) -> RedisServer {
-        let port = port_below_its_bus();
+        let port = free_port();
         let mut arguments = options;
         let data = folder.path().display().to_string();
         for part in [port_option, &port.to_string(), "--dir", &data, "--save", "", "--logfile", "redis.log"] {
@@ -383,19 +384,5 @@ fn command(port: u16, parts: &[&str], is_sentinel: bool) -> String {
 }
 
 pub(crate) fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < until, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A cluster's bus stands 10000 above.
-fn port_below_its_bus() -> u16 {
-    loop {
-        let port = free_port();
-        if port < 55_000 {
-            return port;
-        }
-    }
+    wait_until(what, SOON, || is_so().then_some(()));
 }
