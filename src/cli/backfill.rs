@@ -68,6 +68,9 @@ pub(crate) struct ReleaseArgs {
 pub(crate) struct BackfillArgs {
     #[command(subcommand)]
     command: Option<BackfillCommand>,
+    // Not within `FillArgs`: clap takes optional flags with flattened ones among them for absent.
+    #[command(flatten)]
+    target: Target,
     #[command(flatten)]
     fill: Option<FillArgs>,
 }
@@ -78,8 +81,6 @@ pub(crate) struct FillArgs {
     /// Events: one JSON object a line (.gz accepted), or .parquet with the events' fields as columns.
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
-    #[command(flatten)]
-    target: Target,
     /// Events a second; 0 = as fast as they are taken.
     #[arg(long, default_value_t = 0, value_name = "N")]
     rate: u64,
@@ -106,7 +107,7 @@ pub(crate) struct FillArgs {
 pub(super) fn run(args: BackfillArgs) -> Result<(), CommandError> {
     match (args.command, args.fill) {
         (Some(BackfillCommand::Release(release)), _) => run_release(&release),
-        (None, Some(fill)) => run_fill(fill),
+        (None, Some(fill)) => run_fill(&args.target, &fill),
         (None, None) => Err(CommandError::Usage("backfill needs --file, or the command release".to_string())),
     }
 }
@@ -152,17 +153,17 @@ async fn open(settings: &Settings, manifest: &Manifest) -> Result<(Arc<dyn Featu
     Ok((store, ingest))
 }
 
-fn run_fill(args: FillArgs) -> Result<(), CommandError> {
+fn run_fill(target: &Target, args: &FillArgs) -> Result<(), CommandError> {
     if args.batch == 0 || args.concurrency == 0 {
         return Err(CommandError::Usage("--batch and --concurrency must be at least 1".to_string()));
     }
     if !(args.refresh_rate.is_finite() && args.refresh_rate >= 0.0) {
         return Err(CommandError::Usage("--refresh-rate must be a number from 0 on".to_string()));
     }
-    let settings = args.target.settings()?;
+    let settings = target.settings()?;
     let started = Instant::now();
-    let report = new_runtime()?.block_on(fill(&args, &settings))?;
-    println!("{}", summary(&args, &report, started.elapsed()));
+    let report = new_runtime()?.block_on(fill(args, &settings))?;
+    println!("{}", summary(args, &report, started.elapsed()));
     Ok(())
 }
 
