@@ -281,7 +281,7 @@ impl Link {
 
     /// Answer of one command on one node.
     pub async fn on(&self, operation: &'static str, node: &Node, cmd: &Cmd) -> StoreResult<Value> {
-        let _room = self.pace.enter(node, pace::STEP).await;
+        let _under_way = self.pace.enter(node, pace::STEP).await;
         let mut pause = Tries::new();
         loop {
             let (is_first, is_last) = (pause.rounds == 0, pause.rounds >= self.patience.retries);

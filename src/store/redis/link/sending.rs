@@ -8,6 +8,9 @@ use super::{Link, Place, Sent, Way};
 use redis::{ErrorKind, Pipeline, RedisError, Value};
 use tokio::time::timeout_at;
 
+/// What a piece does, and what that may cost the server, in µs.
+type Work = (&'static str, u32);
+
 impl Link {
     /// Sends a batch's part for one node in pieces, each when the one before was answered. What comes behind a piece that was
     /// lost is not sent.
@@ -19,17 +22,20 @@ impl Link {
         calls: &[Call],
         way: Way,
     ) -> Vec<Sent> {
-        let mut pieces = Vec::new();
-        for (range, cost) in pace::pieces(indices.iter().map(|index| calls[*index].cost)) {
-            let piece = (&indices[range.clone()], cost);
-            let is_last = range.end == indices.len();
-            let (outcome, is_late) = self.send_piece((&node, asking), piece, calls, (way, is_last)).await;
+        let (mut pieces, mut rest) = (Vec::new(), indices.as_slice());
+        while !rest.is_empty() {
+            let factor = self.pace.factor(&node, operation);
+            let (length, cost) = pace::first_piece(rest.iter().map(|index| calls[*index].cost), factor);
+            let (piece, after) = rest.split_at(length);
+            let way = (operation, way, after.is_empty());
+            let (outcome, is_late) = self.send_piece((&node, asking), (piece, cost), calls, way).await;
             let is_lost = outcome.is_err();
-            let indices = if is_lost { indices[range.start..].to_vec() } else { indices[range].to_vec() };
+            let indices = if is_lost { rest } else { piece }.to_vec();
             pieces.push(Sent { operation, node: node.clone(), indices, outcome, is_late });
             if is_lost {
                 break;
             }
+            rest = after;
         }
         if way == Way::Confirmed { confirmed_together(pieces) } else { pieces }
     }
@@ -40,7 +46,7 @@ impl Link {
         (node, asking): (&Node, bool),
         (indices, cost): (&[usize], u32),
         calls: &[Call],
-        (way, is_last): (Way, bool),
+        (operation, way, is_last): (&'static str, Way, bool),
     ) -> (Result<Confirmed, RedisError>, bool) {
         let mut pipeline = Pipeline::new();
         for index in indices {
@@ -49,11 +55,12 @@ impl Link {
             }
             pipeline.add_command(calls[*index].cmd.clone());
         }
+        let work = (operation, cost);
         let (outcome, is_late) = match way {
-            Way::Patient => (self.watched(node, self.exchange_shared(node, &pipeline, cost)).await, false),
+            Way::Patient => (self.watched(node, self.exchange_shared(node, &pipeline, work)).await, false),
             Way::Confirmed if is_last => (self.watched(node, self.send_confirmed(node, pipeline)).await, false),
-            Way::Confirmed => (self.watched(node, self.exchange_alone(node, &pipeline, cost)).await, false),
-            Way::Until(deadline) => match timeout_at(deadline, self.exchange_shared(node, &pipeline, cost)).await {
+            Way::Confirmed => (self.watched(node, self.exchange_alone(node, &pipeline, work)).await, false),
+            Way::Until(deadline) => match timeout_at(deadline, self.exchange_shared(node, &pipeline, work)).await {
                 Ok(ended) => (ended, false),
                 Err(_) => (Err(self.late()), true),
             },
@@ -65,17 +72,21 @@ impl Link {
     }
 
     /// Over the connection that everybody shares, when there is room for so much more work on it.
-    async fn exchange_shared(&self, node: &Node, pipeline: &Pipeline, cost: u32) -> Result<Confirmed, RedisError> {
-        let _room = self.pace.enter(node, cost).await;
+    async fn exchange_shared(&self, node: &Node, pipeline: &Pipeline, work: Work) -> Result<Confirmed, RedisError> {
+        let (operation, cost) = work;
         let mut connection = self.connections.shared(node).await?;
+        let under_way = self.pace.enter(node, cost).await;
         let answers = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
+        under_way.answered(operation);
         Ok(Confirmed { answers, shortfall: None })
     }
 
     /// The same over a connection of the caller's own: what comes last is confirmed for all.
-    async fn exchange_alone(&self, node: &Node, pipeline: &Pipeline, cost: u32) -> Result<Confirmed, RedisError> {
-        let _room = self.pace.enter(node, cost).await;
+    async fn exchange_alone(&self, node: &Node, pipeline: &Pipeline, work: Work) -> Result<Confirmed, RedisError> {
+        let (operation, cost) = work;
+        let under_way = self.pace.enter(node, cost).await;
         let answers = self.exchange(node, pipeline, self.assurance.ack_timeout).await?;
+        under_way.answered(operation);
         Ok(Confirmed { answers, shortfall: None })
     }
 
