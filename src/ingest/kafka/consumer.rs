@@ -36,7 +36,8 @@ use tokio::time::MissedTickBehavior;
 
 /// How often offsets are let go and the store is asked whether it is whole.
 const TICK: Duration = Duration::from_millis(250);
-/// Full for so long: partitions are paused. Shorter, and pausing would throw away what librdkafka has fetched ahead.
+/// Nothing was taken for so long because all places are taken: partitions are paused. Under a load that never ends there is no
+/// place most of the time, and pausing would throw away what librdkafka has fetched ahead.
 const FULL_BEFORE_PAUSE: Duration = Duration::from_millis(500);
 /// Longest wait for a seek.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -157,6 +158,7 @@ impl<'a> Session<'a> {
                 _ = ticker.tick() => self.tick(consumer, &mut full_since).await,
                 _ = self.shared.partitions.freed(), if !has_room => {}
                 Some(message) = messages.next(), if has_room => {
+                    full_since = None;
                     if let Err(error) = self.take(message, &outlets) {
                         break SessionEnd::Failed(error);
                     }

@@ -8,6 +8,7 @@ use crate::store::{
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -23,6 +24,8 @@ pub struct Double {
     /// Appends do not come back while it is true.
     pub held: watch::Sender<bool>,
     pub waiting: AtomicUsize,
+    /// An append takes so long.
+    pub append_takes: Mutex<Duration>,
     /// This user's stored records "cannot be read".
     pub corrupt_user: Mutex<Option<String>>,
     pub replica_lags: AtomicBool,
@@ -66,6 +69,8 @@ impl Double {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.held.subscribe().wait_for(|held| !held).await.unwrap();
         self.waiting.fetch_sub(1, Ordering::SeqCst);
+        let takes = *self.append_takes.lock();
+        tokio::time::sleep(takes).await;
         let store = self.store()?;
         // Under the lock, so that the journal has the appends in the order in which they took effect.
         let mut acknowledged = self.acknowledged.lock();

@@ -104,6 +104,34 @@ async fn too_much_under_way_pauses_reading_and_all_of_it_is_stored_in_the_end() 
     running.stop().await;
 }
 
+/// Every place is taken nearly all of the time, as behind a backlog: what librdkafka has fetched ahead is not thrown away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_that_fills_every_place_does_not_pause_reading() {
+    let broker = Broker::shared();
+    let mut world = World::new(broker, 2);
+    world.settings.kafka.max_in_flight_records = 20;
+    let store = Double::new();
+    // 20 records at a time: seconds in all, and a pause needs half a second.
+    *store.append_takes.lock() = Duration::from_millis(25);
+    let running = world.start(&store);
+    running.ready().await;
+    let events = clicks(100, 30);
+    world.produce_events(&events).await;
+    let began = Instant::now();
+    let watch = async {
+        loop {
+            assert_eq!(running.metrics.kafka_paused.get(), 0, "paused after {} appends", store.appends());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = wait_for(&store, &events) => {}
+        () = watch => {}
+    }
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}: no load", began.elapsed());
+    running.stop().await;
+}
+
 /// The store comes back without its last appends, which were acknowledged but not let go: they are read again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_lost_its_tail_is_healed_by_a_rewind() {
