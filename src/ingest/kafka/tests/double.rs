@@ -8,7 +8,6 @@ use crate::store::{
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -21,11 +20,10 @@ pub struct Double {
     acknowledged: Mutex<Vec<(Vec<String>, Vec<UserBatch>)>>,
     incarnation: AtomicU64,
     pub is_away: AtomicBool,
-    /// Appends do not come back while it is true.
+    /// Appends do not come back while it is true, and so late otherwise.
     pub held: watch::Sender<bool>,
+    pub append_takes_ms: AtomicU64,
     pub waiting: AtomicUsize,
-    /// An append takes so long.
-    pub append_takes: Mutex<Duration>,
     /// This user's stored records "cannot be read".
     pub corrupt_user: Mutex<Option<String>>,
     pub replica_lags: AtomicBool,
@@ -69,12 +67,10 @@ impl Double {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.held.subscribe().wait_for(|held| !held).await.unwrap();
         self.waiting.fetch_sub(1, Ordering::SeqCst);
-        let takes = *self.append_takes.lock();
-        tokio::time::sleep(takes).await;
-        let store = self.store()?;
+        tokio::time::sleep(std::time::Duration::from_millis(self.append_takes_ms.load(Ordering::SeqCst))).await;
         // Under the lock, so that the journal has the appends in the order in which they took effect.
         let mut acknowledged = self.acknowledged.lock();
-        let mut outcomes = futures::executor::block_on(store.append(spaces, &kept))?.into_iter();
+        let mut outcomes = futures::executor::block_on(self.store()?.append(spaces, &kept))?.into_iter();
         acknowledged.push((spaces.to_vec(), kept));
         let says_so = |key: &str| StoreError::Corrupt { key: key.into(), message: "the double says so".into() };
         let mut readable = |batch: &UserBatch| if is_corrupt(batch) { None } else { outcomes.next() };

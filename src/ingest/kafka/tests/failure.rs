@@ -112,7 +112,7 @@ async fn a_load_that_fills_every_place_does_not_pause_reading() {
     world.settings.kafka.max_in_flight_records = 20;
     let store = Double::new();
     // 20 records at a time: seconds in all, and a pause needs half a second.
-    *store.append_takes.lock() = Duration::from_millis(25);
+    store.append_takes_ms.store(25, Ordering::SeqCst);
     let running = world.start(&store);
     running.ready().await;
     let events = clicks(100, 30);
