@@ -5,6 +5,9 @@ use super::pace;
 use crate::store::StoreError;
 use redis::Cmd;
 
+/// Arguments beside the keys, and their bytes, that a new function call has room for.
+const ROOM: (usize, usize) = (16, 192);
+
 /// One command and the slot of its keys.
 pub struct Call {
     pub(super) slot: u16,
@@ -23,10 +26,16 @@ impl Call {
     }
 
     /// A function call on keys of one slot.
-    pub fn function(name: &str, keys: &[String]) -> Call {
-        let mut cmd = redis::cmd("FCALL");
-        cmd.arg(name).arg(keys.len()).arg(keys);
-        Call { slot: keys.first().map_or(0, |key| slot_of(key)), cmd, cost: pace::FUNCTION, is_function: true }
+    pub fn function<K: AsRef<str>>(name: &str, keys: &[K]) -> Call {
+        let length: usize = keys.iter().map(|key| key.as_ref().len()).sum();
+        // With room for the arguments of a few records: a command grows in steps otherwise, and there is one a user.
+        let mut cmd = Cmd::with_capacity(keys.len() + ROOM.0, name.len() + length + ROOM.1);
+        cmd.arg("FCALL").arg(name).arg(keys.len());
+        for key in keys {
+            cmd.arg(key.as_ref());
+        }
+        let slot = keys.first().map_or(0, |key| slot_of(key.as_ref()));
+        Call { slot, cmd, cost: pace::FUNCTION, is_function: true }
     }
 
     /// A command without a key, beside those on `key`.

@@ -411,7 +411,7 @@ impl RedisStore {
 
     /// A call on these shards of a queue, in all forms that are read.
     fn queue_call(&self, name: &str, keys: &QueueKeys, queue: Queue, shards: &[u32]) -> Call {
-        let all: Vec<String> = shards.iter().flat_map(|shard| keys.of(queue, *shard)).cloned().collect();
+        let all: Vec<&String> = shards.iter().flat_map(|shard| keys.of(queue, *shard)).collect();
         Call::function(name, &all).arg(self.clock_argument()).arg(keys.forms).arg(keys.into)
     }
 
