@@ -13,7 +13,7 @@ const ITEMS: f64 = 20_000.0;
 const CAPS: [usize; 3] = [100, 100, 20];
 
 /// One record to produce.
-pub struct Made {
+pub struct Produced {
     pub user: String,
     pub json: String,
     /// 0 engagement, 1 impression, 2 query.
@@ -30,13 +30,13 @@ pub struct Kept {
     pub lists: [Vec<(i64, String)>; 3],
 }
 
-pub fn make(events: usize, users: usize) -> Vec<Made> {
+pub fn make(events: usize, users: usize) -> Vec<Produced> {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
-    let mut made: Vec<Made> = Vec::with_capacity(events);
+    let mut made: Vec<Produced> = Vec::with_capacity(events);
     for n in 0..events {
         if n > 1000 && rng.random_bool(0.005) {
             let again = &made[n - 1 - rng.random_range(0..1000)];
-            let copy = Made { user: again.user.clone(), json: again.json.clone(), id: again.id.clone(), ..*again };
+            let copy = Produced { user: again.user.clone(), json: again.json.clone(), id: again.id.clone(), ..*again };
             made.push(copy);
             continue;
         }
@@ -46,7 +46,7 @@ pub fn make(events: usize, users: usize) -> Vec<Made> {
     made
 }
 
-fn one(rng: &mut ChaCha8Rng, n: usize, users: usize, ts_ms: i64) -> Made {
+fn one(rng: &mut ChaCha8Rng, n: usize, users: usize, ts_ms: i64) -> Produced {
     let skewed = |rng: &mut ChaCha8Rng, of: f64| (rng.random::<f64>().powi(2) * of) as usize;
     let user = format!("u{:07}", skewed(rng, users as f64));
     let item = format!("item{:08}", skewed(rng, ITEMS));
@@ -66,11 +66,11 @@ fn one(rng: &mut ChaCha8Rng, n: usize, users: usize, ts_ms: i64) -> Made {
     let json = format!(
         r#"{{"event_id":"{id}","user_id":"{user}","action":"{action}","ts_ms":{ts_ms},"domain":"shop",{what}}}"#
     );
-    Made { user, json, list, ts_ms, id }
+    Produced { user, json, list, ts_ms, id }
 }
 
 /// The store's meaning, done plainly.
-pub fn expected(made: &[Made]) -> HashMap<String, Kept> {
+pub fn expected(made: &[Produced]) -> HashMap<String, Kept> {
     let mut users: HashMap<String, Kept> = HashMap::new();
     for event in made {
         let kept = users.entry(event.user.clone()).or_default();

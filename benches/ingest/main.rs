@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use taiji::store::redis::{Address, Patience};
+use taiji::store::redis::{Address, Timeouts};
 use taiji::store::{DueQueue, Health, Histories, Queue, RedisOptions, RedisStore};
 use testkit::TAIJI;
 use testkit::kafka::Broker;
@@ -114,7 +114,7 @@ fn print_overhead(bundle: &Path, quick: bool) {
     println!("{}", json!(ways.iter().map(way).collect::<Vec<_>>()));
 }
 
-fn produce(broker: &Broker, made: &[events::Made]) {
+fn produce(broker: &Broker, made: &[events::Produced]) {
     broker.create_topic(TOPIC, PARTITIONS, &[]);
     broker.create_topic("bench.dlq", 1, &[]);
     let mut config = broker.client();
@@ -255,8 +255,8 @@ impl Bench {
 
 /// A store of our own on that server; it initialises an empty one.
 async fn open(server: &RedisServer) -> Arc<RedisStore> {
-    let patience = Patience { connect: Duration::from_secs(5), response: Duration::from_secs(30), retries: 8 };
-    let options = RedisOptions { namespace: "taiji".into(), shards: SHARDS, patience, assurance: Default::default() };
+    let timeouts = Timeouts { connect: Duration::from_secs(5), response: Duration::from_secs(30), retries: 8 };
+    let options = RedisOptions { namespace: "taiji".into(), shards: SHARDS, timeouts, assurance: Default::default() };
     RedisStore::open(Address::parse(&server.url()).expect("address"), options).await.expect("store")
 }
 

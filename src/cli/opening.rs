@@ -9,7 +9,7 @@ use crate::config::{AckKind, EngineKind, EngineSettings, ProviderKind, Role, Set
 use crate::llm::LlmOptions;
 use crate::onnx::Provider;
 use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
-use crate::store::redis::{Ack, Address, Assurance, Patience, RedisOptions, RedisStore};
+use crate::store::redis::{Ack, Address, Assurance, RedisOptions, RedisStore, Timeouts};
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::events::StoreAwaited;
 use crate::telemetry::{Metrics, Readiness};
@@ -92,7 +92,7 @@ pub(super) fn redis_address(settings: &Settings) -> Result<Address, CommandError
 
 pub(super) fn redis_options(settings: &Settings) -> RedisOptions {
     let store = &settings.store;
-    let patience = Patience {
+    let timeouts = Timeouts {
         connect: Duration::from_millis(store.connect_timeout_ms),
         response: Duration::from_millis(store.response_timeout_ms),
         retries: store.retries,
@@ -108,7 +108,7 @@ pub(super) fn redis_options(settings: &Settings) -> RedisOptions {
         ack_timeout: Duration::from_millis(store.ack_timeout_ms),
         allow_eviction: store.allow_eviction,
     };
-    RedisOptions { namespace: store.namespace.clone(), shards: store.shards, patience, assurance }
+    RedisOptions { namespace: store.namespace.clone(), shards: store.shards, timeouts, assurance }
 }
 
 /// Loads the bundle, with models and user index where this process has the role for them.

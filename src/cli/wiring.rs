@@ -12,7 +12,7 @@ use crate::ingest::kafka::{KafkaIngest, KafkaParts};
 use crate::live::{Follower, Live, View};
 use crate::openai::{self, OpenAiState};
 use crate::publish::{ChangeFeed, FeaturePublisher, ServedFeed, ServedPublisher};
-use crate::refresh::{Arrivals, Refresher, Sweep, Told, Worker};
+use crate::refresh::{Arrivals, Listeners, Refresher, Sweep, Worker};
 use crate::store::chore::{self, Chore};
 use crate::store::{FeatureStore, StoreError};
 use crate::telemetry::events::StoreCallFailed;
@@ -99,7 +99,7 @@ pub(super) async fn build(
     let worker = live.view().models().map(|_| {
         let (refresh, retrieve) = (settings.refresh.clone(), settings.retrieve.clone());
         let refresher = Refresher::new(store.clone(), live.clone(), metrics.clone(), refresh, retrieve);
-        Worker::new(Arc::new(refresher), wake, Told { arrivals, changes: changes.clone() })
+        Worker::new(Arc::new(refresher), wake, Listeners { arrivals, changes: changes.clone() })
     });
     let (metrics, readiness) = (metrics.clone(), readiness.clone());
     Ok(Parts { store, live, api: Arc::new(api), worker, follower, changes, served, metrics, readiness })

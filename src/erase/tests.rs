@@ -5,7 +5,7 @@ use super::*;
 use crate::event::ActionClass;
 use crate::feature::{Group, GroupBlob, Version};
 use crate::proto::{Behaviour, CrossGroup, TextGroup};
-use crate::refresh::{Seen, look_back, shown_neighbour};
+use crate::refresh::{UserEra, look_back, shown_neighbour};
 use crate::retrieve::{FaissUserIndex, IndexShape, VectorTail, build_main, encode_f16};
 use crate::store::{
     DueEntry, DueQueue, EmbeddedOptions, EmbeddedStore, Erasures, FeaturePut, Features, FeedCursor, Feeds, FreshVector,
@@ -36,13 +36,13 @@ pub(super) async fn history(store: &EmbeddedStore, user: &str) -> UserHistory {
     store.histories(&[user.to_string()]).await.unwrap().remove(0).unwrap_or_default()
 }
 
-pub(super) async fn shown(store: &EmbeddedStore, space: &str, user: &str) -> Option<Seen> {
+pub(super) async fn shown(store: &EmbeddedStore, space: &str, user: &str) -> Option<UserEra> {
     let stored = store.features(space, &[user.to_string()]).await.unwrap().remove(0);
     stored.as_ref().and_then(shown_neighbour)
 }
 
 /// One refresh's writes in its order, up to the put; the look back is the caller's.
-async fn refresh(store: &EmbeddedStore, space: &str, user: &Seen, neighbour: Option<&Seen>) -> PutOutcome {
+async fn refresh(store: &EmbeddedStore, space: &str, user: &UserEra, neighbour: Option<&UserEra>) -> PutOutcome {
     let seq = history(store, &user.user).await.state.seq;
     if let Some(neighbour) = neighbour {
         store.add_referrer(space, &neighbour.user, &user.user).await.unwrap();
@@ -63,8 +63,8 @@ async fn refresh(store: &EmbeddedStore, space: &str, user: &Seen, neighbour: Opt
     store.put(space, FeaturePut { user: user.user.clone(), era: user.era, version, tier: 1, body }).await.unwrap()
 }
 
-fn seen(user: &str, era: u64) -> Seen {
-    Seen { user: user.into(), era }
+fn seen(user: &str, era: u64) -> UserEra {
+    UserEra { user: user.into(), era }
 }
 
 /// "hub" shows "friend" and is shown by r0 … in both spaces; "bystander" shows "friend"; "hub" waits for a refresh.

@@ -34,7 +34,7 @@ pub struct Memory {
 
 /// Where a buffer lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// Readable and writable here.
     Host,
     /// Where the graph computes.
@@ -73,7 +73,7 @@ pub struct Binding {
 unsafe impl Send for View {}
 
 impl Memory {
-    /// No buffers yet; `device` says where those of [`Place::Device`] will be.
+    /// No buffers yet; `device` says where those of [`Location::Device`] will be.
     pub fn new(device: Allocator) -> Self {
         let number = NEXT_MEMORY.fetch_add(1, Ordering::Relaxed);
         Self { number, host: Allocator::default(), device, buffers: Vec::new() }
@@ -87,13 +87,13 @@ impl Memory {
     /// Adds a buffer of so many elements. What the host can reach is filled with zeros.
     pub fn allocate(
         &mut self,
-        place: Place,
+        place: Location,
         element: TensorElementType,
         elements: usize,
     ) -> Result<BufferId, ort::Error> {
         let allocator = match place {
-            Place::Host => &self.host,
-            Place::Device => &self.device,
+            Location::Host => &self.host,
+            Location::Device => &self.device,
         };
         let mut tensor = DynTensor::new(allocator, element, [elements])?;
         if tensor.memory_info().is_cpu_accessible() {
@@ -258,9 +258,11 @@ mod tests {
     fn copies_stay_inside_their_buffers() {
         let environment = environment();
         let mut memory = Memory::new(Allocator::default());
-        let (one, other) =
-            (memory.allocate(Place::Host, Float32, 8).unwrap(), memory.allocate(Place::Device, Float32, 4).unwrap());
-        let integers = memory.allocate(Place::Host, Int32, 8).unwrap();
+        let (one, other) = (
+            memory.allocate(Location::Host, Float32, 8).unwrap(),
+            memory.allocate(Location::Device, Float32, 4).unwrap(),
+        );
+        let integers = memory.allocate(Location::Host, Int32, 8).unwrap();
         assert_eq!(memory.read::<f32>(one).unwrap(), [0.0; 8]);
         memory.write::<f32>(one).unwrap().copy_from_slice(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
         let span = |from, to, elements| Span { from, to, elements };
@@ -278,8 +280,8 @@ mod tests {
         let folder = model();
         let mut session = runtime::open_session(&environment(), &folder.path().join(GRAPH_FILE), 1).unwrap();
         let (mut memory, mut foreign) = (Memory::new(Allocator::default()), Memory::new(Allocator::default()));
-        let buffer = foreign.allocate(Place::Host, Int64, 4).unwrap();
-        memory.allocate(Place::Host, Int64, 4).unwrap();
+        let buffer = foreign.allocate(Location::Host, Int64, 4).unwrap();
+        memory.allocate(Location::Host, Int64, 4).unwrap();
         let view = foreign.view(buffer, 0, &[1, 4]).unwrap();
         let mut binding = Binding::new(&session, &memory).unwrap();
         assert!(binding.input("input_ids", &view).is_err() && binding.output("logits", &view).is_err());
@@ -307,7 +309,7 @@ mod tests {
         let mut cache = Vec::new();
         for layer in 0..dims.layers {
             for part in ["key", "value"] {
-                let buffer = memory.allocate(Place::Device, Float32, rows * row).unwrap();
+                let buffer = memory.allocate(Location::Device, Float32, rows * row).unwrap();
                 memory.write::<f32>(buffer).unwrap().fill(7.0);
                 let view = memory.view(buffer, row, &[1, dims.kv_heads, slots, dims.head]).unwrap();
                 binding.input(&names::past(layer, part), &view).unwrap();
@@ -315,16 +317,16 @@ mod tests {
                 cache.push(buffer);
             }
         }
-        let ids = memory.allocate(Place::Host, Int64, tokens).unwrap();
+        let ids = memory.allocate(Location::Host, Int64, tokens).unwrap();
         memory.write::<i64>(ids).unwrap().copy_from_slice(&[3, 9, 27, 81]);
         let [seqlens, total] = [3, 4].map(|number| {
-            let buffer = memory.allocate(Place::Host, Int32, 1).unwrap();
+            let buffer = memory.allocate(Location::Host, Int32, 1).unwrap();
             memory.write::<i32>(buffer).unwrap()[0] = number;
             buffer
         });
-        let indices = memory.allocate(Place::Host, Int64, 1).unwrap();
+        let indices = memory.allocate(Location::Host, Int64, 1).unwrap();
         memory.write::<i64>(indices).unwrap()[0] = 3;
-        let logits = memory.allocate(Place::Host, Float32, dims.vocabulary).unwrap();
+        let logits = memory.allocate(Location::Host, Float32, dims.vocabulary).unwrap();
         binding.input("input_ids", &memory.view(ids, 0, &[1, tokens]).unwrap()).unwrap();
         binding.input("seqlens_k", &memory.view(seqlens, 0, &[1]).unwrap()).unwrap();
         binding.input("total_sequence_length", &memory.view(total, 0, &[]).unwrap()).unwrap();

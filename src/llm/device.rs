@@ -14,7 +14,7 @@ use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::TensorElementType;
 
 use super::beam::BeamDevice;
-use super::binding::{Binding, BufferId, Memory, Place, Span};
+use super::binding::{Binding, BufferId, Location, Memory, Span};
 use super::device_beam::BeamGraphs;
 use super::graph::GraphDims;
 use super::mirror::{Mirror, Mirrors};
@@ -155,7 +155,7 @@ impl Device {
         let row = dims.kv_heads * options.slots * dims.head;
         let mut buffer = |elements| {
             memory
-                .allocate(Place::Device, dims.element, elements)
+                .allocate(Location::Device, dims.element, elements)
                 .map_err(|error| format!("the key-value pool of {} MiB does not fit the device: {error}", needed >> 20))
         };
         let mut cache = Vec::with_capacity(dims.layers);
@@ -341,7 +341,7 @@ impl Backend for Device {
             None => {
                 let mut made = Vec::with_capacity(self.dims.layers);
                 for _ in 0..self.dims.layers {
-                    let mut buffer = || self.memory.allocate(Place::Device, self.dims.element, elements);
+                    let mut buffer = || self.memory.allocate(Location::Device, self.dims.element, elements);
                     let error = |error: ort::Error| error.to_string();
                     made.push([buffer().map_err(error)?, buffer().map_err(error)?]);
                 }

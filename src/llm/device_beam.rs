@@ -10,7 +10,7 @@ use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::{PrimitiveTensorElementType, TensorElementType};
 
 use super::beam::{BeamDevice, ScratchRow, StdCall, TreeCall};
-use super::binding::{Binding, BufferId, Memory, Place, Span};
+use super::binding::{Binding, BufferId, Location, Memory, Span};
 use super::device::{Backend, Device};
 use super::graph::GraphDims;
 use super::mirror::Mirrors;
@@ -191,11 +191,11 @@ impl Device {
             let room = needed.next_power_of_two();
             scratch.cache.clear();
             for _ in 0..dims.layers {
-                let mut buffer = || self.memory.allocate(Place::Device, dims.element, room);
+                let mut buffer = || self.memory.allocate(Location::Device, dims.element, room);
                 scratch.cache.push([buffer()?, buffer()?]);
             }
             if !self.memory.device_is_host() {
-                scratch.zeros = Some(self.memory.allocate(Place::Host, dims.element, room)?);
+                scratch.zeros = Some(self.memory.allocate(Location::Host, dims.element, room)?);
             }
             scratch.room = room;
         }

@@ -6,7 +6,7 @@
 use ort::environment::Environment;
 use ort::value::{PrimitiveTensorElementType, TensorElementType};
 
-use super::binding::{BufferId, Memory, Place, Span};
+use super::binding::{BufferId, Location, Memory, Span};
 
 /// One tensor's bytes on the host and on the device; on a processor they are the same buffer.
 #[derive(Debug, Clone, Copy)]
@@ -70,10 +70,10 @@ impl Mirrors {
             return Ok(self.kept[index].1);
         }
         let room = elements.next_power_of_two();
-        let host = memory.allocate(Place::Host, element, room)?;
+        let host = memory.allocate(Location::Host, element, room)?;
         let device = match is_host_only {
             true => host,
-            false => memory.allocate(Place::Device, element, room)?,
+            false => memory.allocate(Location::Device, element, room)?,
         };
         let made = Mirror { host, device, elements: room, element };
         match kept {

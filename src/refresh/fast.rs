@@ -9,9 +9,9 @@
 //! a user is taken by one replica at a time, once, also after a crash. The user's place in the due queue is not touched.
 //! One user at a time: the LLM's refreshes share the encoder, and so none waits for more than one quick text.
 
-use super::user::{Attempt, Made, WRITTEN};
+use super::user::{Attempt, ModelOutputs, WRITTEN};
 use super::write::Draft;
-use super::{RefreshError, Refreshed, Refresher, Told, shown_neighbour};
+use super::{Listeners, RefreshError, Refreshed, Refresher, shown_neighbour};
 use crate::answer::history_input;
 use crate::catalogue::Grounding;
 use crate::prompt::{ParsedAnswer, history_text};
@@ -61,7 +61,7 @@ impl Attempt<'_> {
         let previous = shown_neighbour(&read.stored);
         let chosen = self.neighbour(user, &read.history, &vector, previous.as_ref()).await?;
         let parsed = ParsedAnswer { reasoning: String::new(), answer: String::new(), format_ok: false };
-        let made = Made { parsed, grounding: Grounding::None, vector, sparse_ids };
+        let made = ModelOutputs { parsed, grounding: Grounding::None, vector, sparse_ids };
         let version = self.version(&read.history);
         let draft = Draft { tier: 0, version, hash: 0, truncated: false, made, chosen, previous };
         match self.write(user, &read, draft).await? {
@@ -86,7 +86,7 @@ impl Attempt<'_> {
 pub(super) async fn run(
     refresher: &Arc<Refresher>,
     wake: &Notify,
-    told: &Told,
+    listeners: &Listeners,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
     let poll = Duration::from_millis(refresher.refresh.poll_ms);
@@ -94,7 +94,7 @@ pub(super) async fn run(
         if !refresher.is_stalled()
             && let Some(claim) = claim_one(refresher).await
         {
-            let ended = one(refresher, &claim, told).await;
+            let ended = one(refresher, &claim, listeners).await;
             match ended.inspect_err(|error| StoreCallFailed { operation: "fast_path", error }.emit(&refresher.metrics))
             {
                 // Only a start opens the engine anew.
@@ -124,7 +124,7 @@ async fn claim_one(refresher: &Refresher) -> Option<Claim> {
 }
 
 /// One claimed user. A failure is not tried again: the LLM's refresh of the same user is due anyway.
-async fn one(refresher: &Arc<Refresher>, claim: &Claim, told: &Told) -> Result<(), StoreError> {
+async fn one(refresher: &Arc<Refresher>, claim: &Claim, listeners: &Listeners) -> Result<(), StoreError> {
     let (user, started) = (claim.user.as_str(), Instant::now());
     // A task of its own, so that a panic over one user ends neither the worker nor the process.
     let (worker, name) = (refresher.clone(), claim.user.clone());
@@ -142,7 +142,7 @@ async fn one(refresher: &Arc<Refresher>, claim: &Claim, told: &Told) -> Result<(
             let waited_ms = refresher.store.now_ms().await?.saturating_sub(claim.due_ms).max(0);
             let (seconds, waited) = (started.elapsed().as_secs_f64(), waited_ms as f64 / 1000.0);
             QuickEnded::Written { user, seq, seconds, waited }.emit(&refresher.metrics);
-            told.changed(refresher, user);
+            listeners.changed(refresher, user);
         }
         Ok(Quick::Needless) => QuickEnded::Needless { user }.emit(&refresher.metrics),
         Ok(Quick::Refused) => QuickEnded::Refused { user }.emit(&refresher.metrics),

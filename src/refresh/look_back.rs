@@ -10,23 +10,23 @@ use crate::store::{DueEntry, FeatureStore, Queue, StoreResult, StoredFeatures};
 /// A user and the era in which their history was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct Seen {
+pub struct UserEra {
     pub user: String,
     pub era: u64,
 }
 
 /// The neighbour the stored `cross` shows.
-pub fn shown_neighbour(stored: &StoredFeatures) -> Option<Seen> {
+pub fn shown_neighbour(stored: &StoredFeatures) -> Option<UserEra> {
     match DecodedGroup::decode(stored.group(Group::Text)?) {
         Ok(DecodedGroup::Text(text)) if !text.neighbour_user_id.is_empty() => {
-            Some(Seen { user: text.neighbour_user_id, era: text.neighbour_era })
+            Some(UserEra { user: text.neighbour_user_id, era: text.neighbour_era })
         }
         _ => None,
     }
 }
 
 /// The neighbour a user's stored `cross` shows, read from the store. Its name stands beside the text.
-pub async fn read_shown_neighbour(store: &dyn FeatureStore, space: &str, user: &str) -> StoreResult<Option<Seen>> {
+pub async fn read_shown_neighbour(store: &dyn FeatureStore, space: &str, user: &str) -> StoreResult<Option<UserEra>> {
     let stored = store.feature_groups(space, &[user.to_string()], &[Group::Text]).await?.pop().flatten();
     Ok(stored.as_ref().and_then(shown_neighbour))
 }
@@ -35,7 +35,12 @@ pub async fn read_shown_neighbour(store: &dyn FeatureStore, space: &str, user: &
 ///
 /// The note of before the put is written once more, first of all: another writer of this user, or the job of an earlier
 /// erasure, may have taken it away before the put. (An erasure that comes after the look finds it.)
-pub async fn look_back(store: &dyn FeatureStore, space: &str, user: &Seen, neighbour: &Seen) -> StoreResult<bool> {
+pub async fn look_back(
+    store: &dyn FeatureStore,
+    space: &str,
+    user: &UserEra,
+    neighbour: &UserEra,
+) -> StoreResult<bool> {
     store.add_referrer(space, &neighbour.user, &user.user).await?;
     let names = [user.user.clone(), neighbour.user.clone()];
     let found = store.states(&[], &names).await?;

@@ -19,10 +19,10 @@ mod write;
 pub use arrivals::{Arrivals, Listener};
 pub use budget::{BudgetLeft, Ticket, TokenBudget};
 pub use fast::Quick;
-pub use look_back::{Seen, drop_note, look_back, read_shown_neighbour, shown_neighbour};
+pub use look_back::{UserEra, drop_note, look_back, read_shown_neighbour, shown_neighbour};
 pub use sweep::Sweep;
 pub use user::{Refreshed, Refresher};
-pub use worker::{Told, Worker};
+pub use worker::{Listeners, Worker};
 
 use crate::answer::AnswerError;
 use crate::retrieve::RetrieveError;

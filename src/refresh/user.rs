@@ -5,7 +5,7 @@
 
 use super::neighbour::{Chooser, Seeker};
 use super::write::Draft;
-use super::{RefreshError, Seen, TokenBudget, shown_neighbour};
+use super::{RefreshError, TokenBudget, UserEra, shown_neighbour};
 use crate::answer::{AnswerError, Answering, Embedded, history_input};
 use crate::bundle::Inference;
 use crate::catalogue::Grounding;
@@ -71,7 +71,7 @@ pub(super) struct Read {
 }
 
 /// What the models made of a prompt, or of a history.
-pub(super) struct Made {
+pub(super) struct ModelOutputs {
     pub parsed: ParsedAnswer,
     pub grounding: Grounding,
     pub vector: Vec<f32>,
@@ -184,7 +184,7 @@ impl Attempt<'_> {
     }
 
     /// Whether the neighbour now shown asked since not to be, was erased, or nobody can say: then `cross` must be made anew.
-    async fn must_go(&self, neighbour: Option<&Seen>) -> Result<bool, RefreshError> {
+    async fn must_go(&self, neighbour: Option<&UserEra>) -> Result<bool, RefreshError> {
         let Some(neighbour) = neighbour else { return Ok(false) };
         let history = match self.shared.store.histories(std::slice::from_ref(&neighbour.user)).await {
             Err(error) if error.is_unreadable() => return Ok(true),
@@ -227,7 +227,12 @@ impl Attempt<'_> {
     }
 
     /// LLM, then what is made of its text.
-    async fn run_models(&self, prompt: &RenderedPrompt, class: u8, until: Instant) -> Result<Made, RefreshError> {
+    async fn run_models(
+        &self,
+        prompt: &RenderedPrompt,
+        class: u8,
+        until: Instant,
+    ) -> Result<ModelOutputs, RefreshError> {
         let priority = if class == CLASS_SYNC { Priority::Synchronous } else { Priority::Background };
         let answering = self.answering();
         let generate =
@@ -238,7 +243,7 @@ impl Attempt<'_> {
         let mut answers = self.timed("encode", async { Ok(answering.complete(generations).await?) }).await?;
         let answer = answers.pop().ok_or_else(|| RefreshError::Task("no answer".to_string()))?;
         let sparse_ids = self.view.bundle().codebook.sparse_ids(&answer.codes).map_err(AnswerError::from)?;
-        Ok(Made { parsed: answer.parsed, grounding: answer.grounding, vector: answer.vector, sparse_ids })
+        Ok(ModelOutputs { parsed: answer.parsed, grounding: answer.grounding, vector: answer.vector, sparse_ids })
     }
 
     /// Vector and sparse IDs of a text.
@@ -255,7 +260,7 @@ impl Attempt<'_> {
         user: &str,
         history: &UserHistory,
         vector: &[f32],
-        previous: Option<&Seen>,
+        previous: Option<&UserEra>,
     ) -> Result<Option<CrossFinding>, RefreshError> {
         let chooser = Chooser {
             store: self.shared.store.as_ref(),
@@ -272,7 +277,7 @@ impl Attempt<'_> {
         Ok(chosen)
     }
 
-    fn count_answer(&self, made: &Made) {
+    fn count_answer(&self, made: &ModelOutputs) {
         let format = if made.parsed.format_ok { "ok" } else { "broken" };
         let grounded = match made.grounding {
             Grounding::Item { .. } => "item",

@@ -27,7 +27,7 @@ pub struct Worker {
     refresher: Arc<Refresher>,
     /// Rung by the ingest when users became due, so that an idle worker need not wait for its poll.
     wake: Arc<Notify>,
-    told: Told,
+    listeners: Listeners,
 }
 
 /// Refreshes under way; each tells in the end whether it left its user due at once.
@@ -54,7 +54,7 @@ async fn ring_both(
 
 /// Who is told of refreshes that ended well.
 #[derive(Clone)]
-pub struct Told {
+pub struct Listeners {
     /// Requests of this process that wait for one.
     pub arrivals: Arc<Arrivals>,
     /// The change feed, where someone publishes it.
@@ -63,8 +63,8 @@ pub struct Told {
 
 impl Worker {
     /// A worker over a refresher.
-    pub fn new(refresher: Arc<Refresher>, wake: Arc<Notify>, told: Told) -> Worker {
-        Worker { refresher, wake, told }
+    pub fn new(refresher: Arc<Refresher>, wake: Arc<Notify>, listeners: Listeners) -> Worker {
+        Worker { refresher, wake, listeners }
     }
 
     /// Runs until `stop` turns true, then finishes the refreshes under way. An error is a store that takes no writes:
@@ -74,7 +74,7 @@ impl Worker {
             return self.refresh_due(&self.wake, stop).await;
         }
         let (due, quick) = (Notify::new(), Notify::new());
-        let answers = fast::run(&self.refresher, &quick, &self.told, stop.clone());
+        let answers = fast::run(&self.refresher, &quick, &self.listeners, stop.clone());
         let rings = ring_both(&self.wake, &due, &quick, stop.clone());
         tokio::try_join!(self.refresh_due(&due, stop), answers, rings).map(|_| ())
     }
@@ -92,7 +92,7 @@ impl Worker {
             let is_short = claimed.len() < allowed.max(1);
             for claim in claimed {
                 let ticket = self.refresher.budget.reserve();
-                running.spawn(one(self.refresher.clone(), claim, ticket, self.told.clone()));
+                running.spawn(one(self.refresher.clone(), claim, ticket, self.listeners.clone()));
             }
             if running.len() >= places {
                 tokio::select! {
@@ -173,7 +173,7 @@ impl Worker {
     }
 }
 
-impl Told {
+impl Listeners {
     fn tell(&self, refresher: &Refresher, user: &str, refreshed: &Refreshed) {
         match refreshed {
             Refreshed::Written { seq, .. } => {
@@ -259,12 +259,17 @@ fn ended(finished: Result<Result<bool, StoreError>, tokio::task::JoinError>) -> 
 }
 
 /// One claimed user: refresh, mark due again where needed, release. Whether the user was left due at once.
-async fn one(refresher: Arc<Refresher>, claim: Claim, ticket: Ticket, told: Told) -> Result<bool, StoreError> {
+async fn one(
+    refresher: Arc<Refresher>,
+    claim: Claim,
+    ticket: Ticket,
+    listeners: Listeners,
+) -> Result<bool, StoreError> {
     let started = Instant::now();
     let result = in_time(&refresher, &claim).await;
     drop(ticket);
     if let Ok(refreshed) = &result {
-        told.tell(&refresher, &claim.user, refreshed);
+        listeners.tell(&refresher, &claim.user, refreshed);
     }
     let finished = finish(&refresher, &claim, result, started).await.inspect_err(|error| {
         StoreCallFailed { operation: "release", error }.emit(&refresher.metrics);

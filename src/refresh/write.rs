@@ -3,8 +3,8 @@
 //!
 //! In: what was read and what the models made. Out: groups, a vector, notes of who shows whom. Callers: `user`, `fast`.
 
-use super::user::{Attempt, Made, Read, newest_event};
-use super::{RefreshError, Refreshed, Seen, drop_note, look_back};
+use super::user::{Attempt, ModelOutputs, Read, newest_event};
+use super::{RefreshError, Refreshed, UserEra, drop_note, look_back};
 use crate::catalogue::Grounding;
 use crate::feature::{CrossFinding, Finding, Version, assemble, flags};
 use crate::proto::GroupMeta;
@@ -28,10 +28,10 @@ pub(super) struct Draft {
     pub hash: u64,
     /// Some of the history was left out.
     pub truncated: bool,
-    pub made: Made,
+    pub made: ModelOutputs,
     pub chosen: Option<CrossFinding>,
     /// The neighbour shown before.
-    pub previous: Option<Seen>,
+    pub previous: Option<UserEra>,
 }
 
 impl Attempt<'_> {
@@ -45,7 +45,7 @@ impl Attempt<'_> {
             self.feed_vector(user, read, &draft, &embedding)
         )?;
         draft.chosen = chosen;
-        let neighbour = draft.chosen.as_ref().map(|chosen| Seen { user: chosen.user.clone(), era: chosen.era });
+        let neighbour = draft.chosen.as_ref().map(|chosen| UserEra { user: chosen.user.clone(), era: chosen.era });
         let (hash, groups) = (draft.hash, assemble(self.finding(read, draft)));
         let body = PutBody::Write { groups, prompt_hash: hash, embedding };
         let put = FeaturePut { user: user.to_string(), era, version, tier, body };
@@ -58,7 +58,7 @@ impl Attempt<'_> {
                 return Ok(Refreshed::Refused(refusal));
             }
         };
-        self.settle(&Seen { user: user.to_string(), era }, previous, neighbour).await?;
+        self.settle(&UserEra { user: user.to_string(), era }, previous, neighbour).await?;
         Ok(Refreshed::Written { seq: version.seq, current_seq })
     }
 
@@ -84,9 +84,14 @@ impl Attempt<'_> {
     }
 
     /// After the put: takes the note at the neighbour shown before away, and looks back at the one shown now.
-    async fn settle(&self, user: &Seen, previous: Option<Seen>, current: Option<Seen>) -> Result<(), RefreshError> {
+    async fn settle(
+        &self,
+        user: &UserEra,
+        previous: Option<UserEra>,
+        current: Option<UserEra>,
+    ) -> Result<(), RefreshError> {
         let (store, space) = (self.shared.store.as_ref(), self.space());
-        let is_shown = |old: &Seen| current.as_ref().is_some_and(|now| now.user == old.user);
+        let is_shown = |old: &UserEra| current.as_ref().is_some_and(|now| now.user == old.user);
         let replaced = previous.filter(|old| !is_shown(old));
         let leave = async {
             let Some(old) = &replaced else { return Ok(()) };

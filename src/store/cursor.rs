@@ -11,11 +11,11 @@
 /// A reader's place in every shard of a feed; the default stands before the first entry. Kept in memory only.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FeedCursor {
-    places: Vec<Place>,
+    places: Vec<ShardCursor>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Place {
+struct ShardCursor {
     lineage: u64,
     last: u64,
 }
@@ -57,7 +57,7 @@ impl<T> FeedPage<T> {
     /// One page of the answers of all shards.
     pub(super) fn of_shards(shards: Vec<ShardPage<T>>) -> FeedPage<T> {
         let is_last = shards.iter().all(|shard| shard.is_last);
-        let place = |shard: &ShardPage<T>| Place { lineage: shard.lineage, last: shard.last };
+        let place = |shard: &ShardPage<T>| ShardCursor { lineage: shard.lineage, last: shard.last };
         let cursor = FeedCursor { places: shards.iter().map(place).collect() };
         FeedPage { entries: shards.into_iter().flat_map(|shard| shard.entries).collect(), cursor, is_last }
     }

@@ -283,7 +283,7 @@ pub trait Health: Send + Sync {
     async fn flush(&self) -> StoreResult<()>;
 
     /// True when no crash can take back what was acknowledged before a successful [`Self::flush`], so that offsets may
-    /// be let go at once (DESIGN 5.5, drain). False where a fail-over may lose the last moments whatever we do.
+    /// be released at once (DESIGN 5.5, drain). False where a fail-over may lose the last moments whatever we do.
     fn flush_is_final(&self) -> bool {
         false
     }

@@ -68,7 +68,7 @@ impl Rebalanced<'_> {
     }
 }
 
-/// The store may have lost its tail: every partition goes back to what was let go.
+/// The store may have lost its tail: every partition goes back to what was released.
 #[allow(missing_docs)]
 pub struct Rewound {
     pub partitions: usize,
@@ -84,7 +84,7 @@ impl Rewound {
             target: "taiji::kafka",
             partitions,
             incarnation,
-            "the store came back and may have lost its last writes: reading again from the last offsets let go"
+            "the store came back and may have lost its last writes: reading again from the last offsets released"
         );
     }
 }

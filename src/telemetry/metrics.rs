@@ -85,7 +85,7 @@ metrics_table! {
     kafka_lag_seconds: GaugeVec ["topic", "partition"] "taiji_kafka_lag_seconds" "Age of the oldest record read and not stored yet.";
     kafka_in_flight: IntGauge [] "taiji_kafka_in_flight_records" "Records read and not stored yet.";
     kafka_paused: IntGauge [] "taiji_kafka_paused" "1 while reading is paused: too much is under way, or the store refuses.";
-    kafka_offsets_held: IntGauge [] "taiji_kafka_offsets_held" "1 while no offset is let go because fewer replicas than store.ack_replicas have what was stored.";
+    kafka_offsets_held: IntGauge [] "taiji_kafka_offsets_held" "1 while no offset is released because fewer replicas than store.ack_replicas have what was stored.";
     kafka_rebalances: IntCounterVec ["kind"] "taiji_kafka_rebalances_total" "Rebalances by kind: assign, revoke, lost.";
     kafka_rewinds: IntCounter [] "taiji_kafka_rewinds_total" "Times the store may have lost its tail and records were read again.";
     kafka_commits: IntCounterVec ["result"] "taiji_kafka_commits_total" "Commits of offsets by result: ok, failed.";

@@ -27,26 +27,26 @@ fn limit(bar: Duration) -> Duration {
 }
 
 /// One call: when it began, how long it took, its status.
-struct Seen {
+struct Sighting {
     began: Instant,
     took: Duration,
     status: u16,
 }
 
 /// Calls a path again and again until told to end.
-fn call_on(address: &str, path: &str, pause: Duration, ended: &AtomicBool) -> Vec<Seen> {
+fn call_on(address: &str, path: &str, pause: Duration, ended: &AtomicBool) -> Vec<Sighting> {
     let mut seen = Vec::new();
     while !ended.load(Ordering::SeqCst) {
         let began = Instant::now();
         let status = call(address, "GET", path, &[], b"").map_or(0, |answer| answer.status);
-        seen.push(Seen { began, took: began.elapsed(), status });
+        seen.push(Sighting { began, took: began.elapsed(), status });
         std::thread::sleep(pause);
     }
     seen
 }
 
 /// What readers and operators saw while Redis was silent.
-fn watch(server: &Server, begin: impl FnOnce()) -> (Instant, Vec<Seen>, Vec<Seen>) {
+fn watch(server: &Server, begin: impl FnOnce()) -> (Instant, Vec<Sighting>, Vec<Sighting>) {
     let ended = AtomicBool::new(false);
     let pause = Duration::from_millis(10);
     begin();
@@ -65,7 +65,7 @@ fn watch(server: &Server, begin: impl FnOnce()) -> (Instant, Vec<Seen>, Vec<Seen
         });
         std::thread::sleep(SILENCE);
         ended.store(true, Ordering::SeqCst);
-        let all = |threads: Vec<std::thread::ScopedJoinHandle<'_, Vec<Seen>>>| -> Vec<Seen> {
+        let all = |threads: Vec<std::thread::ScopedJoinHandle<'_, Vec<Sighting>>>| -> Vec<Sighting> {
             threads.into_iter().flat_map(|thread| thread.join().expect("a caller")).collect()
         };
         (all(readers), all(operators.into_iter().collect()))
@@ -73,8 +73,8 @@ fn watch(server: &Server, begin: impl FnOnce()) -> (Instant, Vec<Seen>, Vec<Seen
     (began, reads, asked)
 }
 
-fn check(kind: &str, server: &Server, (began, reads, asked): (Instant, Vec<Seen>, Vec<Seen>)) {
-    let settled: Vec<&Seen> = reads.iter().filter(|read| read.began >= began + SETTLED).collect();
+fn check(kind: &str, server: &Server, (began, reads, asked): (Instant, Vec<Sighting>, Vec<Sighting>)) {
+    let settled: Vec<&Sighting> = reads.iter().filter(|read| read.began >= began + SETTLED).collect();
     assert!(settled.len() > 100, "{kind}: only {} reads", settled.len());
     assert!(settled.iter().all(|read| read.status == 503), "{kind}: a read was not refused");
     let within = settled.iter().filter(|read| read.took <= limit(BAR)).count() as f64 / settled.len() as f64;

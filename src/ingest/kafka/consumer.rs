@@ -1,4 +1,4 @@
-//! One session of the group's consumer: poll, hand out, let go, rewind, pause, drain.
+//! One session of the group's consumer: poll, hand out, release, rewind, pause, drain.
 //!
 //! In: records. Out: work for the lanes, offsets for librdkafka to commit. Callers: [`super::KafkaIngest`], which makes a new
 //! session when one ends by itself.
@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-/// How often offsets are let go and the store is asked whether it is whole.
+/// How often offsets are released and the store is asked whether it is whole.
 const TICK: Duration = Duration::from_millis(250);
 /// Nothing was taken for so long because all places are taken: partitions are paused. Under a load that never ends there is no
 /// place most of the time, and pausing would throw away what librdkafka has fetched ahead.
@@ -305,7 +305,7 @@ impl<'a> Session<'a> {
         match self.shared.store_state().await {
             StoreState::Whole => {
                 let keys = self.shared.partitions.keys();
-                store_offsets(&self.shared, consumer, &self.shared.partitions.let_go(&keys, now));
+                store_offsets(&self.shared, consumer, &self.shared.partitions.release(&keys, now));
             }
             StoreState::MayHaveLost(incarnation) => self.rewind(consumer, incarnation),
             StoreState::Away => {}
@@ -314,7 +314,7 @@ impl<'a> Session<'a> {
         self.observe();
     }
 
-    /// The store came back and may have lost its tail: everything that was not let go is read again.
+    /// The store came back and may have lost its tail: everything that was not released is read again.
     fn rewind(&self, consumer: &GroupConsumer, incarnation: u64) {
         let targets = self.shared.partitions.rewind();
         self.shared.incarnation.store(incarnation, Ordering::Release);
@@ -324,7 +324,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Until a partition's seek is done its ledger takes nothing, so nothing of it is let go; what fails is tried again.
+    /// Until a partition's seek is done its ledger takes nothing, so nothing of it is released; what fails is tried again.
     fn seek(&self, consumer: &GroupConsumer, targets: Vec<(PartitionKey, i64)>) {
         let sought = match consumer.seek_partitions(self.shared.list(&targets), SEEK_TIMEOUT) {
             Ok(list) => list,
@@ -380,7 +380,7 @@ impl<'a> Session<'a> {
         self.shared.metrics.kafka_in_flight.set(self.shared.partitions.in_flight().0 as i64);
     }
 
-    /// Finishes what is under way and lets go what is safe, before the consumer closes (inside its own callback librdkafka
+    /// Finishes what is under way and releases what is safe, before the consumer closes (inside its own callback librdkafka
     /// takes no offsets).
     async fn drain(&self, consumer: &GroupConsumer) {
         let deadline = tokio::time::Instant::now() + self.parts.drain_limit;
@@ -410,10 +410,10 @@ impl<'a> Session<'a> {
         }
         let now = partitions.now();
         if self.shared.store_state().await != StoreState::Whole {
-            tracing::warn!(target: "taiji::kafka", "the store is not known to be whole: nothing is let go at the end");
+            tracing::warn!(target: "taiji::kafka", "the store is not known to be whole: nothing is released at the end");
             return;
         }
-        let offsets = if final_flush { partitions.let_go_finished(&keys) } else { partitions.let_go(&keys, now) };
+        let offsets = if final_flush { partitions.release_finished(&keys) } else { partitions.release(&keys, now) };
         store_offsets(&self.shared, consumer, &offsets);
     }
 }

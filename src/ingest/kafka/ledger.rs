@@ -1,10 +1,10 @@
-//! What may be let go of one partition: the offsets up to which every record is stored, a while ago (DESIGN 5.5).
+//! What may be released for commit of one partition: the offsets up to which every record is stored, a while ago (DESIGN 5.5).
 //!
 //! In: records in order of delivery, completions in any order, rewinds, the time. Out: the offset to consume next that
 //! may be committed, or to seek back to. Callers: [`super::partitions`]. Pure: no clock, no Kafka.
 //!
 //! A record is *finished* when the store has it, or when its dead letter is acknowledged. The head of the unbroken run of
-//! finished records is let go `commit_delay` after they finished, because a store that comes back may have lost its last
+//! finished records is released `commit_delay` after they finished, because a store that comes back may have lost its last
 //! moments; and only what finished before replicas were last found to have everything, because one of them may take over. The run is in order of **delivery**: offsets of transactional and compacted topics have gaps, and arithmetic
 //! on them would wait for records that never come. A *generation* is one assignment, or what follows one rewind;
 //! completions of an older generation say nothing about this one.
@@ -28,15 +28,15 @@ pub struct Ledger {
     commit_delay: Millis,
     /// Serial of the first entry.
     head: u64,
-    /// Delivered and not let go, in order of delivery.
+    /// Delivered and not released, in order of delivery.
     entries: VecDeque<Entry>,
     unfinished: usize,
     /// Work under way that the ledger waits for before a revoke.
     started: usize,
     /// Offset of the first record of this assignment: where consumption began.
     began: Option<i64>,
-    /// Offset after the last record let go in this assignment; never falls.
-    let_go: Option<i64>,
+    /// Offset after the last record released in this assignment; never falls.
+    release: Option<i64>,
     /// A rewind's seek is not done: what is delivered comes from before it.
     seeking: Option<i64>,
     /// Nothing is begun any more.
@@ -62,7 +62,7 @@ impl Ledger {
             unfinished: 0,
             started: 0,
             began: None,
-            let_go: None,
+            release: None,
             seeking: None,
             revoking: false,
         }
@@ -122,36 +122,36 @@ impl Ledger {
 
     /// Lets go what is finished since `commit_delay`, and was by `confirmed`: what finished by then the replicas have. Returns
     /// the offset to commit if there is a new one.
-    pub fn let_go(&mut self, now: Millis, confirmed: Millis) -> Option<i64> {
+    pub fn release(&mut self, now: Millis, confirmed: Millis) -> Option<i64> {
         let limit = now.checked_sub(self.commit_delay)?;
         self.let_go_finished_by(limit.min(confirmed))
     }
 
     /// Lets go everything in the unbroken run, however fresh: for a drain after which the store can lose nothing.
-    pub fn let_go_finished(&mut self) -> Option<i64> {
+    pub fn release_finished(&mut self) -> Option<i64> {
         self.let_go_finished_by(Millis::MAX)
     }
 
     fn let_go_finished_by(&mut self, limit: Millis) -> Option<i64> {
-        let before = self.let_go;
+        let before = self.release;
         while let Some(entry) = self.entries.front()
             && entry.finished.is_some_and(|finished| finished <= limit)
         {
-            // A log that was cut may deliver lower offsets again: what was let go stays let go.
-            self.let_go = self.let_go.max(Some(entry.offset + 1));
+            // A log that was cut may deliver lower offsets again: what was released stays released.
+            self.release = self.release.max(Some(entry.offset + 1));
             self.entries.pop_front();
             self.head += 1;
         }
-        if self.let_go == before { None } else { self.let_go }
+        if self.release == before { None } else { self.release }
     }
 
-    /// The store may have lost its tail: forgets everything that was not let go and begins a new generation. Returns the
+    /// The store may have lost its tail: forgets everything that was not released and begins a new generation. Returns the
     /// offset to seek to, which must be followed by [`Self::sought`]; `None` if nothing was delivered yet.
     pub fn rewind(&mut self, generation: u64) -> Option<i64> {
         self.generation = generation;
         self.entries.clear();
         (self.unfinished, self.started) = (0, 0);
-        self.seeking = self.let_go.or(self.began);
+        self.seeking = self.release.or(self.began);
         self.seeking
     }
 
@@ -180,7 +180,7 @@ impl Ledger {
         self.unfinished
     }
 
-    /// Finished, but not let go yet.
+    /// Finished, but not released yet.
     pub fn held_back(&self) -> usize {
         self.entries.len() - self.unfinished
     }

@@ -9,14 +9,14 @@
 //!                 │   ▲             ├─► items ─► catalogue overlay ─► store ────────┤ complete
 //!                 │   │ pause, seek └─► dead letters ─► topic …dlq ─────────────────┤
 //!                 ▼   │                                                             ▼
-//!             rebalance callbacks ◄──────────── partitions (one ledger each) ──► offsets let go, commit_delay late
+//!             rebalance callbacks ◄──────────── partitions (one ledger each) ──► offsets released, commit_delay late
 //! ```
 //!
 //! | file | job |
 //! |---|---|
-//! | `ledger` | pure: what may be let go of one partition |
+//! | `ledger` | pure: what may be released of one partition |
 //! | `partitions`, `shared` | the ledgers of a session and what is under way; store state |
-//! | `consumer` | one session: poll, tick (let go, rewind, pause), drain |
+//! | `consumer` | one session: poll, tick (release, rewind, pause), drain |
 //! | `rebalance` | librdkafka's callbacks |
 //! | `record`, `decode` | a record as it came; bytes → event, item or reason |
 //! | `lanes`, `items`, `dead_letter` | where records end |

@@ -220,14 +220,14 @@ impl Partitions {
     }
 
     /// What may be committed now, of the given partitions. `now` is when the store was last known to be whole.
-    pub fn let_go(&self, keys: &[PartitionKey], now: Millis) -> Vec<(PartitionKey, i64)> {
+    pub fn release(&self, keys: &[PartitionKey], now: Millis) -> Vec<(PartitionKey, i64)> {
         let confirmed = self.confirmed.load(Ordering::Acquire);
-        self.collect(keys, |ledger| ledger.let_go(now, confirmed))
+        self.collect(keys, |ledger| ledger.release(now, confirmed))
     }
 
     /// Everything finished, however fresh (a drain whose store can lose nothing any more).
-    pub fn let_go_finished(&self, keys: &[PartitionKey]) -> Vec<(PartitionKey, i64)> {
-        self.collect(keys, Ledger::let_go_finished)
+    pub fn release_finished(&self, keys: &[PartitionKey]) -> Vec<(PartitionKey, i64)> {
+        self.collect(keys, Ledger::release_finished)
     }
 
     /// Begins a new generation everywhere; returns the seeks to be done.
@@ -259,7 +259,7 @@ impl Partitions {
         }
     }
 
-    /// Records delivered and not finished, over all partitions; and those finished and not let go.
+    /// Records delivered and not finished, over all partitions; and those finished and not released.
     pub fn totals(&self) -> (usize, usize) {
         let state = self.state.lock();
         let sum = |count: fn(&Ledger) -> usize| state.ledgers.values().map(count).sum();

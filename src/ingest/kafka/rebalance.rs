@@ -107,7 +107,7 @@ impl GroupContext {
             if !shared.partitions.wait_started(&keys, REVOKE_WAIT) {
                 tracing::info!(target: "taiji::kafka", "appends under way at a revoke; the next owner repeats them");
             }
-            self.let_go(consumer, &keys);
+            self.release(consumer, &keys);
         }
         // A pause would otherwise outlive the assignment.
         if shared.paused.load(Ordering::Acquire)
@@ -118,15 +118,15 @@ impl GroupContext {
         shared.partitions.remove(&keys);
     }
 
-    fn let_go(&self, consumer: &BaseConsumer<Self>, keys: &[PartitionKey]) {
+    fn release(&self, consumer: &BaseConsumer<Self>, keys: &[PartitionKey]) {
         let shared = &self.shared;
         let now = shared.partitions.now();
         // A store that came back without its tail must not see the offsets of that tail committed.
         if self.store_state() != StoreState::Whole {
-            tracing::warn!(target: "taiji::kafka", "the store is not known to be whole: nothing is let go at this revoke");
+            tracing::warn!(target: "taiji::kafka", "the store is not known to be whole: nothing is released at this revoke");
             return;
         }
-        let offsets = shared.partitions.let_go(keys, now);
+        let offsets = shared.partitions.release(keys, now);
         if offsets.is_empty() {
             return;
         }

@@ -43,7 +43,7 @@ pub(super) struct Shared {
     pub incarnation: AtomicU64,
     /// Partitions are paused.
     pub paused: AtomicBool,
-    /// The drain has let go what it could; librdkafka refuses stores while it closes.
+    /// The drain has released what it could; librdkafka refuses stores while it closes.
     pub closing: AtomicBool,
     /// Records of each partition that were not delivered to us yet, by librdkafka's statistics.
     pub undelivered: Mutex<BTreeMap<PartitionKey, i64>>,
@@ -69,7 +69,7 @@ impl Shared {
         StoreState::Away
     }
 
-    /// Asks whether replicas have everything stored so far, and remembers it for what is let go. Fewer of them than are wanted hold
+    /// Asks whether replicas have everything stored so far, and remembers it for what is released. Fewer of them than are wanted hold
     /// all offsets up, which a gauge and a line of the log say.
     pub async fn ask_replicas(&self) {
         // Taken first: what finishes after the question is not covered by its answer.

@@ -21,8 +21,8 @@ fn intra(stored: &StoredFeatures) -> Option<crate::proto::IntraGroup> {
     }
 }
 
-fn told() -> Told {
-    Told { arrivals: Arc::default(), changes: Some(Arc::default()) }
+fn listeners() -> Listeners {
+    Listeners { arrivals: Arc::default(), changes: Some(Arc::default()) }
 }
 
 async fn vector_version(store: &dyn FeatureStore, space: &str, user: &str) -> Option<Version> {
@@ -35,8 +35,8 @@ async fn a_user_without_features_gets_a_quick_answer_and_then_the_llms() {
     let (folder, settings) = (tempfile::tempdir().unwrap(), fast());
     let (store, llm) = (embedded(folder.path()), GatedLlm::new(false, Duration::ZERO));
     let refresher = refresher(store.clone(), bundle(llm.clone()), &settings);
-    let (space, told) = (SPACE.to_string(), told());
-    let worker = Worker::new(refresher.clone(), Arc::new(Notify::new()), told.clone());
+    let (space, listeners) = (SPACE.to_string(), listeners());
+    let worker = Worker::new(refresher.clone(), Arc::new(Notify::new()), listeners.clone());
     let users = ["a", "b", "c"];
     take_in(store.as_ref(), &space, &settings, &users.map(|user| events(user, &[9]))).await;
     let (stop, stopped) = watch::channel(false);
@@ -55,7 +55,7 @@ async fn a_user_without_features_gets_a_quick_answer_and_then_the_llms() {
     eventually("all of them at the llm", async || (llm.running() == 3).then_some(())).await;
     let refreshes = |result: &str| refresher.metrics.refreshes.with_label_values(&[result]).get();
     eventually("the count", async || (refreshes("fast") == 3).then_some(())).await;
-    assert_eq!((refreshes("written"), told.changes.as_ref().unwrap().take(9).len()), (0, 3));
+    assert_eq!((refreshes("written"), listeners.changes.as_ref().unwrap().take(9).len()), (0, 3));
     llm.open();
     for user in users {
         let wanted = |stored: StoredFeatures| intra(&stored).filter(|intra| intra.has_llm_feature);

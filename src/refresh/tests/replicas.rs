@@ -1,7 +1,7 @@
 //! Several workers on one Redis: a user is refreshed by one at a time, but for a lease that ran out.
 
 use super::*;
-use crate::store::redis::{Address, Patience};
+use crate::store::redis::{Address, Timeouts};
 use crate::store::{Queue, RedisOptions, RedisStore};
 use testkit::redis::RedisServer;
 use tokio::sync::Notify;
@@ -17,16 +17,16 @@ struct Replica {
 
 impl Replica {
     async fn new(server: &RedisServer, llm: &Arc<GatedLlm>, settings: &Settings) -> Replica {
-        let patience = Patience { connect: SOON, response: SOON, retries: 3 };
-        let options = RedisOptions { namespace: "taiji".into(), shards: 4, patience, assurance: Default::default() };
+        let timeouts = Timeouts { connect: SOON, response: SOON, retries: 3 };
+        let options = RedisOptions { namespace: "taiji".into(), shards: 4, timeouts, assurance: Default::default() };
         let store = RedisStore::open(Address::parse(&server.url()).unwrap(), options).await.unwrap();
         let refresher = refresher(store.clone(), bundle(llm.clone()), settings);
         Replica { store, refresher, stop: watch::Sender::new(false), running: None }
     }
 
     fn start(mut self) -> Replica {
-        let told = Told { arrivals: Arc::default(), changes: None };
-        let worker = Worker::new(self.refresher.clone(), Arc::new(Notify::new()), told);
+        let listeners = Listeners { arrivals: Arc::default(), changes: None };
+        let worker = Worker::new(self.refresher.clone(), Arc::new(Notify::new()), listeners);
         let stopped = self.stop.subscribe();
         self.running = Some(tokio::spawn(async move { worker.run(stopped).await }));
         self

@@ -135,8 +135,8 @@ async fn audit_18_a_refresh_writes_the_space_epoch_and_turn_it_began_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn audit_18_a_read_that_waits_answers_from_the_view_it_took() {
     let world = Arc::new(World::new(false));
-    let told = Told { arrivals: world.arrivals.clone(), changes: None };
-    let worker = Worker::new(world.refresher.clone(), Arc::new(Notify::new()), told);
+    let listeners = Listeners { arrivals: world.arrivals.clone(), changes: None };
+    let worker = Worker::new(world.refresher.clone(), Arc::new(Notify::new()), listeners);
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn(async move { worker.run(stopped).await });
     take_in(world.store.as_ref(), SPACE, &world.settings, &[events("u", &[9])]).await;

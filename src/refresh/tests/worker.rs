@@ -34,7 +34,7 @@ impl Running {
         let store = embedded(folder.path());
         let refresher = refresher(store.clone(), bundle(llm.clone()), &settings);
         let (wake, space) = (Arc::new(Notify::new()), SPACE.to_string());
-        let worker = Worker::new(refresher, wake.clone(), Told { arrivals: Arc::default(), changes: None });
+        let worker = Worker::new(refresher, wake.clone(), Listeners { arrivals: Arc::default(), changes: None });
         let (stop, stopped) = watch::channel(false);
         let ended = tokio::spawn(async move { worker.run(stopped).await });
         Running { store, llm, settings, space, wake, stop, ended, _folder: folder }

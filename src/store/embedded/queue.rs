@@ -44,7 +44,7 @@ impl DueQueues {
 /// One queue. A user is in it at most once: waiting or leased.
 #[derive(Debug, Default)]
 pub struct UserQueue {
-    users: HashMap<Arc<str>, Place>,
+    users: HashMap<Arc<str>, EntryState>,
     waiting: BTreeMap<u8, BTreeSet<(i64, Arc<str>)>>,
     lease_ends: BTreeSet<(i64, Arc<str>)>,
     /// When callers' times are over; of users who are gone, too.
@@ -52,7 +52,7 @@ pub struct UserQueue {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum EntryState {
     Waiting(Standing),
     Leased {
         standing: Standing,
@@ -112,8 +112,8 @@ impl UserQueue {
     /// The mark that must survive a crash: a leased user who was not refreshed is due again.
     pub fn durable(&self, user: &str) -> Option<Mark> {
         match *self.users.get(user)? {
-            Place::Waiting(standing) | Place::Leased { standing, again: None, .. } => Some(standing.mark),
-            Place::Leased { standing, again: Some(again), .. } => Some(standing.mark.merge(again.mark)),
+            EntryState::Waiting(standing) | EntryState::Leased { standing, again: None, .. } => Some(standing.mark),
+            EntryState::Leased { standing, again: Some(again), .. } => Some(standing.mark.merge(again.mark)),
         }
     }
 
@@ -138,8 +138,8 @@ impl UserQueue {
     /// Changes where a user stands; of a leased one, where they will stand after the release.
     fn stand(&mut self, user: &str, change: impl FnOnce(Option<Standing>) -> Standing) {
         match self.users.get_mut(user) {
-            Some(Place::Leased { again, .. }) => *again = Some(change(*again)),
-            Some(Place::Waiting(old)) => {
+            Some(EntryState::Leased { again, .. }) => *again = Some(change(*again)),
+            Some(EntryState::Waiting(old)) => {
                 let (old, new) = (*old, change(Some(*old)));
                 if new != old {
                     self.stop_waiting(user, old.place());
@@ -171,7 +171,7 @@ impl UserQueue {
     /// Whether this claim's lease is running; one that ran out holds nothing, even if nobody has taken the user since.
     pub fn holds(&mut self, now_ms: i64, claim: &Claim) -> bool {
         self.end_leases(now_ms);
-        matches!(self.users.get(claim.user.as_str()), Some(Place::Leased { token, .. }) if *token == claim.token)
+        matches!(self.users.get(claim.user.as_str()), Some(EntryState::Leased { token, .. }) if *token == claim.token)
     }
 
     /// Gives a running lease a new end.
@@ -179,11 +179,11 @@ impl UserQueue {
         if !self.holds(now_ms, claim) {
             return false;
         }
-        if let Some((user, Place::Leased { standing, again, token, ends_ms })) = self.remove(&claim.user) {
+        if let Some((user, EntryState::Leased { standing, again, token, ends_ms })) = self.remove(&claim.user) {
             self.lease_ends.remove(&(ends_ms, user.clone()));
             let ends_ms = now_ms.saturating_add(lease_ms);
             self.lease_ends.insert((ends_ms, user.clone()));
-            self.users.insert(user, Place::Leased { standing, again, token, ends_ms });
+            self.users.insert(user, EntryState::Leased { standing, again, token, ends_ms });
         }
         true
     }
@@ -191,14 +191,14 @@ impl UserQueue {
     /// The mark a leased user keeps when the lease is released.
     pub fn marked_again(&self, user: &str) -> Option<Mark> {
         match self.users.get(user) {
-            Some(Place::Leased { again, .. }) => again.map(|again| again.mark),
+            Some(EntryState::Leased { again, .. }) => again.map(|again| again.mark),
             _ => None,
         }
     }
 
     /// Ends a lease that [`holds`](Self::holds).
     pub fn release(&mut self, user: &str) {
-        if let Some((user, Place::Leased { again, ends_ms, .. })) = self.remove(user) {
+        if let Some((user, EntryState::Leased { again, ends_ms, .. })) = self.remove(user) {
             self.lease_ends.remove(&(ends_ms, user.clone()));
             if let Some(standing) = again {
                 self.wait(user, standing);
@@ -210,7 +210,7 @@ impl UserQueue {
     pub fn leased_mark(&mut self, now_ms: i64, user: &str) -> Option<Mark> {
         self.end_leases(now_ms);
         match self.users.get(user) {
-            Some(Place::Leased { standing, .. }) => Some(standing.mark),
+            Some(EntryState::Leased { standing, .. }) => Some(standing.mark),
             _ => None,
         }
     }
@@ -218,8 +218,8 @@ impl UserQueue {
     /// Takes out a user who waits; of a leased one drops what was marked since.
     pub fn forget(&mut self, user: &str) {
         match self.users.get_mut(user) {
-            Some(Place::Leased { again, .. }) => *again = None,
-            Some(Place::Waiting(standing)) => {
+            Some(EntryState::Leased { again, .. }) => *again = None,
+            Some(EntryState::Waiting(standing)) => {
                 let place = standing.place();
                 self.stop_waiting(user, place);
                 self.remove(user);
@@ -244,7 +244,7 @@ impl UserQueue {
             && *ends_ms <= now_ms
             && let Some((_, user)) = self.lease_ends.pop_first()
         {
-            if let Some((user, Place::Leased { standing, again, .. })) = self.remove(&user) {
+            if let Some((user, EntryState::Leased { standing, again, .. })) = self.remove(&user) {
                 self.wait(user, again.map_or(standing, |again| standing.merge(again)));
             }
         }
@@ -257,12 +257,12 @@ impl UserQueue {
             && let Some((_, user)) = self.callers.pop_first()
         {
             match self.users.get_mut(&user) {
-                Some(Place::Waiting(old)) => {
+                Some(EntryState::Waiting(old)) => {
                     let (place, left) = (old.place(), old.without_callers_of_before(now_ms));
                     self.stop_waiting(&user, place);
                     self.wait(user, left);
                 }
-                Some(Place::Leased { standing, again, .. }) => {
+                Some(EntryState::Leased { standing, again, .. }) => {
                     *standing = standing.without_callers_of_before(now_ms);
                     *again = again.map(|again| again.without_callers_of_before(now_ms));
                 }
@@ -272,17 +272,17 @@ impl UserQueue {
     }
 
     fn lease(&mut self, user: Arc<str>, place: Mark, ends_ms: i64, token: u64) -> Option<Claim> {
-        let Some(Place::Waiting(standing)) = self.users.get(&user).copied() else { return None };
+        let Some(EntryState::Waiting(standing)) = self.users.get(&user).copied() else { return None };
         self.stop_waiting(&user, place);
         self.lease_ends.insert((ends_ms, user.clone()));
-        self.users.insert(user.clone(), Place::Leased { standing, again: None, token, ends_ms });
+        self.users.insert(user.clone(), EntryState::Leased { standing, again: None, token, ends_ms });
         Some(Claim { user: user.to_string(), class: place.class, due_ms: place.due_ms, token })
     }
 
     fn wait(&mut self, user: Arc<str>, standing: Standing) {
         let place = standing.place();
         self.waiting.entry(place.class).or_default().insert((place.due_ms, user.clone()));
-        self.users.insert(user, Place::Waiting(standing));
+        self.users.insert(user, EntryState::Waiting(standing));
     }
 
     fn stop_waiting(&mut self, user: &str, mark: Mark) {
@@ -294,7 +294,7 @@ impl UserQueue {
         }
     }
 
-    fn remove(&mut self, user: &str) -> Option<(Arc<str>, Place)> {
+    fn remove(&mut self, user: &str) -> Option<(Arc<str>, EntryState)> {
         self.users.remove_entry(user)
     }
 }

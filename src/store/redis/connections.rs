@@ -6,7 +6,7 @@
 //! time is over must not throw away what the next one needs.
 
 use super::address::{Address, Node};
-use super::link::Patience;
+use super::link::Timeouts;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
@@ -21,13 +21,13 @@ type Connecting = Shared<BoxFuture<'static, Result<MultiplexedConnection, RedisE
 /// All connections that are shared.
 pub struct Connections {
     address: Address,
-    patience: Patience,
+    timeouts: Timeouts,
     shared: Mutex<HashMap<Node, Connecting>>,
 }
 
 impl Connections {
-    pub fn new(address: Address, patience: Patience) -> Connections {
-        Connections { address, patience, shared: Mutex::default() }
+    pub fn new(address: Address, timeouts: Timeouts) -> Connections {
+        Connections { address, timeouts, shared: Mutex::default() }
     }
 
     /// The one that everybody uses.
@@ -60,15 +60,15 @@ impl Connections {
     /// One for the caller alone, whose answers may take this long.
     pub async fn own(&self, node: &Node, response: Duration) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.patience.connect))
+            .set_connection_timeout(Some(self.timeouts.connect))
             .set_response_timeout(Some(response));
         self.address.client(node)?.get_multiplexed_async_connection_with_config(&config).await
     }
 
     fn begin(&self, node: &Node) -> Connecting {
-        let made = Connections::new(self.address.clone(), self.patience);
+        let made = Connections::new(self.address.clone(), self.timeouts);
         let node = node.clone();
-        let task = tokio::spawn(async move { made.own(&node, made.patience.response).await });
+        let task = tokio::spawn(async move { made.own(&node, made.timeouts.response).await });
         let ended = |ended: Result<_, tokio::task::JoinError>| {
             ended.unwrap_or_else(|error| {
                 Err(RedisError::from((ErrorKind::Io, "the connection was given up", error.to_string())))

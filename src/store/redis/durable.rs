@@ -2,7 +2,7 @@
 //! written before (DESIGN 5.5).
 //!
 //! In: pipelines of writes, or nothing. Out: their answers, or how far they fall short. Callers: `link` sends a batch this way,
-//! `kafka`'s ingest asks before it lets offsets go.
+//! `kafka`'s ingest asks before it releases offsets.
 //!
 //! `WAIT` and `WAITAOF` hold up everything behind them, so they go over connections of a caller's own. They speak of what
 //! their own connection has written: a batch of duplicates writes nothing, and newer servers answer at once then, whatever

@@ -6,7 +6,7 @@
 //! all nodes at once. What meets a lost connection, a moved slot or a loading node is sent again, a bounded
 //! number of times with jitter. That needs every command to be idempotent, and they are.
 //!
-//! A batch goes one of three ways ([`Way`]): with patience; as a serving read, whose time is over soon; or confirmed by replicas
+//! A batch goes one of three ways ([`Way`]): with timeouts; as a serving read, whose time is over soon; or confirmed by replicas
 //! or the disk, over connections of its own (`durable`).
 
 mod loading;
@@ -39,7 +39,7 @@ use tokio::time::timeout_at;
 
 /// Limits of waiting.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct Timeouts {
     /// For a connection to stand.
     pub connect: Duration,
     /// For the answers to one pipeline.
@@ -51,7 +51,7 @@ pub struct Patience {
 /// All connections of one store.
 pub struct Link {
     address: Address,
-    patience: Patience,
+    timeouts: Timeouts,
     assurance: Assurance,
     namespace: String,
     /// Where the url names some: who is the master.
@@ -69,7 +69,7 @@ pub struct Link {
 /// How a batch goes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// As often as [`Patience`] says.
+    /// As often as [`Timeouts`] says.
     Patient,
     /// The same until this moment; what has no answer by then fails alone.
     Until(tokio::time::Instant),
@@ -78,17 +78,17 @@ enum Way {
 }
 
 /// Where a command goes in this round: the node, and whether `ASKING` goes before.
-type Place = (Node, bool);
+type Route = (Node, bool);
 
 impl Link {
     /// Connects and, on a cluster, reads the slot map, or has the sentinels name the master.
     pub async fn open(address: Address, options: &RedisOptions) -> StoreResult<Arc<Link>> {
-        let patience = options.patience;
+        let timeouts = options.timeouts;
         let sentinels = Sentinels::of(&address)?;
         let link = Arc::new_cyclic(|myself: &Weak<Link>| Link {
-            connections: Connections::new(address.clone(), patience),
+            connections: Connections::new(address.clone(), timeouts),
             address,
-            patience,
+            timeouts,
             assurance: options.assurance,
             namespace: options.namespace.clone(),
             sentinels,
@@ -103,7 +103,7 @@ impl Link {
         loop {
             match link.remap("open").await {
                 Ok(()) => break,
-                Err(refusal) if refusal.is_final || pause.rounds >= patience.retries => return Err(refusal.error),
+                Err(refusal) if refusal.is_final || pause.rounds >= timeouts.retries => return Err(refusal.error),
                 Err(_) => pause.wait().await,
             }
         }
@@ -185,10 +185,10 @@ impl Link {
 
     async fn go(&self, operation: &'static str, calls: Vec<Call>, way: Way) -> Vec<StoreResult<Value>> {
         let mut answers: Vec<StoreResult<Value>> = calls.iter().map(|_| Ok(Value::Nil)).collect();
-        let mut open: Vec<(usize, Option<Place>)> = (0..calls.len()).map(|index| (index, None)).collect();
+        let mut open: Vec<(usize, Option<Route>)> = (0..calls.len()).map(|index| (index, None)).collect();
         let (mut pause, mut has_loaded) = (Tries::new(), false);
         while !open.is_empty() {
-            let mut by_node: BTreeMap<Place, Vec<usize>> = BTreeMap::new();
+            let mut by_node: BTreeMap<Route, Vec<usize>> = BTreeMap::new();
             for (index, place) in open.drain(..) {
                 let place = place.unwrap_or_else(|| (self.owner(calls[index].slot), false));
                 by_node.entry(place).or_default().push(index);
@@ -213,7 +213,7 @@ impl Link {
                 continue;
             }
             if open.is_empty()
-                || pause.rounds >= self.patience.retries
+                || pause.rounds >= self.timeouts.retries
                 || !self.make_ready(&mut pause, trouble, way).await
             {
                 break;
@@ -259,7 +259,7 @@ impl Link {
         let mut pause = Tries::new();
         loop {
             let topology = self.topology.read().clone();
-            let is_last = pause.rounds >= self.patience.retries;
+            let is_last = pause.rounds >= self.timeouts.retries;
             let masters = topology.masters.clone().into_iter();
             let is_first = pause.rounds == 0;
             let asked = masters.map(|node| async move { self.ask(operation, &node, cmd, is_first, is_last).await });
@@ -284,7 +284,7 @@ impl Link {
         let _under_way = self.pace.enter(node, pace::STEP).await;
         let mut pause = Tries::new();
         loop {
-            let (is_first, is_last) = (pause.rounds == 0, pause.rounds >= self.patience.retries);
+            let (is_first, is_last) = (pause.rounds == 0, pause.rounds >= self.timeouts.retries);
             match self.ask(operation, node, cmd, is_first, is_last).await {
                 Ok(value) => return Ok(value),
                 Err(refusal) if refusal.is_final => return Err(refusal.error),
@@ -342,7 +342,7 @@ impl Link {
         sent: Sent,
         calls: &[Call],
         answers: &mut [StoreResult<Value>],
-        open: &mut Vec<(usize, Option<Place>)>,
+        open: &mut Vec<(usize, Option<Route>)>,
         trouble: &mut Trouble,
     ) {
         let Sent { operation, node, indices, outcome, is_late } = sent;
@@ -413,7 +413,7 @@ impl Link {
     fn admit_each(
         &self,
         operation: &'static str,
-        by_node: &mut BTreeMap<Place, Vec<usize>>,
+        by_node: &mut BTreeMap<Route, Vec<usize>>,
         answers: &mut [StoreResult<Value>],
     ) -> Vec<usize> {
         let mut taken_out = Vec::new();
@@ -461,7 +461,7 @@ impl Link {
     }
 
     pub(super) fn response_timeout(&self) -> Duration {
-        self.patience.response
+        self.timeouts.response
     }
 
     pub(super) fn topology(&self) -> Arc<Topology> {

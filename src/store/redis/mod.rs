@@ -54,7 +54,7 @@ mod watch;
 pub use address::Address;
 pub use assurance::{Ack, Assurance};
 pub use functions::function_name;
-pub use link::Patience;
+pub use link::Timeouts;
 pub use migration::{Cleaning, Migration, Step};
 
 use super::{Health, RecordKind, Replicas, StoreResult, StoreStats, Unreadable};
@@ -77,7 +77,7 @@ pub struct RedisOptions {
     /// Shards of the due queue, if the namespace is empty; later it is what was written then.
     pub shards: u32,
     /// Time-outs and tries.
-    pub patience: Patience,
+    pub timeouts: Timeouts,
     /// Deadlines of reads, acknowledgement of writes.
     pub assurance: Assurance,
 }

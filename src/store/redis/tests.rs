@@ -26,8 +26,8 @@ use std::time::Duration;
 use testkit::redis::{RedisCluster, RedisServer};
 
 fn options(shards: u32) -> RedisOptions {
-    let patience = Patience { connect: Duration::from_secs(5), response: Duration::from_secs(10), retries: 8 };
-    RedisOptions { namespace: "taiji".into(), shards, patience, assurance: Default::default() }
+    let timeouts = Timeouts { connect: Duration::from_secs(5), response: Duration::from_secs(10), retries: 8 };
+    RedisOptions { namespace: "taiji".into(), shards, timeouts, assurance: Default::default() }
 }
 
 /// A store with a clock that stands still until moved.

@@ -24,14 +24,14 @@ pub const GROUPS: [&str; 2] = ["intra", "cross"];
 
 /// What was seen of the features, by user and group.
 #[derive(Default)]
-struct Seen {
+struct Sighting {
     versions: HashMap<(String, &'static str), Vec<(Instant, u64)>>,
     cuts: usize,
 }
 
 /// Reads until the stream and its faults are over. Returns the number of reads.
 pub fn read_on(site: &Site, fleet: &Fleet, users: &[String], seed: u64, is_over: impl Fn() -> bool) -> usize {
-    let (mut random, mut seen, mut reads) = (ChaCha8Rng::seed_from_u64(seed), Seen::default(), 0);
+    let (mut random, mut seen, mut reads) = (ChaCha8Rng::seed_from_u64(seed), Sighting::default(), 0);
     let members = fleet.api();
     while !is_over() {
         let member = members[random.random_range(0..members.len())];
@@ -59,7 +59,7 @@ fn read(member: &Member, users: &[&str]) -> io::Result<Answer> {
     call(&member.listen, "POST", "/v1/features", &[], body.as_bytes())
 }
 
-fn look(site: &Site, seen: &mut Seen, users: &[&str], columns: &Value, was_calm: bool) {
+fn look(site: &Site, seen: &mut Sighting, users: &[&str], columns: &Value, was_calm: bool) {
     let now = Instant::now();
     for group in GROUPS {
         for (user, seq) in users.iter().zip(versions(columns, group)) {
@@ -82,7 +82,7 @@ pub fn versions<'a>(columns: &'a Value, group: &str) -> impl Iterator<Item = u64
     seq.iter().map(|seq| seq.as_u64().expect("seq"))
 }
 
-impl Seen {
+impl Sighting {
     /// What was read after the store's loss began counts no more.
     fn forget(&mut self, cuts: &[Instant]) {
         for kept_until in &cuts[self.cuts..] {
@@ -106,7 +106,7 @@ impl Seen {
 
 #[test]
 fn going_back_is_seen_unless_the_store_lost_just_that() {
-    let (start, mut seen) = (Instant::now(), Seen::default());
+    let (start, mut seen) = (Instant::now(), Sighting::default());
     let at = |seconds| start + Duration::from_secs(seconds);
     assert_eq!(seen.note("u", "intra", 3, at(1)), Ok(true));
     assert_eq!(seen.note("u", "intra", 3, at(2)), Ok(false));

@@ -19,10 +19,10 @@ fn finished_records_are_let_go_only_after_the_delay() {
     let tickets = deliver(&mut ledger, &[7, 8]);
     assert!(ledger.complete(tickets[0], 100));
     assert!(ledger.complete(tickets[1], 200));
-    assert_eq!(ledger.let_go(100 + DELAY - 1, NEVER), None);
-    assert_eq!(ledger.let_go(100 + DELAY, NEVER), Some(8));
-    assert_eq!(ledger.let_go(100 + DELAY, NEVER), None, "nothing new");
-    assert_eq!(ledger.let_go(200 + DELAY, NEVER), Some(9));
+    assert_eq!(ledger.release(100 + DELAY - 1, NEVER), None);
+    assert_eq!(ledger.release(100 + DELAY, NEVER), Some(8));
+    assert_eq!(ledger.release(100 + DELAY, NEVER), None, "nothing new");
+    assert_eq!(ledger.release(200 + DELAY, NEVER), Some(9));
 }
 
 #[test]
@@ -32,16 +32,16 @@ fn audit_11_what_replicas_are_not_known_to_have_is_not_let_go_however_old_it_is(
     for (ticket, finished) in tickets.into_iter().zip([100, 200, 300]) {
         ledger.complete(ticket, finished);
     }
-    assert_eq!(ledger.let_go(100 * DELAY, 99), None, "asked before the first was finished");
-    assert_eq!(ledger.let_go(100 * DELAY, 200), Some(9));
-    assert_eq!(ledger.let_go(1000 * DELAY, 200), None, "offsets stand still");
+    assert_eq!(ledger.release(100 * DELAY, 99), None, "asked before the first was finished");
+    assert_eq!(ledger.release(100 * DELAY, 200), Some(9));
+    assert_eq!(ledger.release(1000 * DELAY, 200), None, "offsets stand still");
     assert_eq!((ledger.unfinished(), ledger.held_back()), (0, 1));
     assert_eq!(ledger.rewind(2), Some(9), "a replica took over: what it may lack is read again");
     ledger.sought();
     let again = deliver(&mut ledger, &[9]);
     ledger.complete(again[0], 1000 * DELAY);
-    assert_eq!(ledger.let_go(1001 * DELAY - 1, NEVER), None, "the delay holds as before");
-    assert_eq!(ledger.let_go(1001 * DELAY, NEVER), Some(10));
+    assert_eq!(ledger.release(1001 * DELAY - 1, NEVER), None, "the delay holds as before");
+    assert_eq!(ledger.release(1001 * DELAY, NEVER), Some(10));
 }
 
 #[test]
@@ -50,10 +50,10 @@ fn an_unfinished_record_holds_everything_behind_it() {
     let tickets = deliver(&mut ledger, &[0, 1, 2]);
     ledger.complete(tickets[1], 0);
     ledger.complete(tickets[2], 0);
-    assert_eq!(ledger.let_go(10 * DELAY, NEVER), None);
+    assert_eq!(ledger.release(10 * DELAY, NEVER), None);
     assert_eq!((ledger.unfinished(), ledger.held_back()), (1, 2));
     ledger.complete(tickets[0], 10 * DELAY);
-    assert_eq!(ledger.let_go(11 * DELAY, NEVER), Some(3));
+    assert_eq!(ledger.release(11 * DELAY, NEVER), Some(3));
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn gaps_of_transactions_and_compaction_do_not_hold_the_run() {
     for ticket in tickets {
         ledger.complete(ticket, 0);
     }
-    assert_eq!(ledger.let_go(DELAY, NEVER), Some(92));
+    assert_eq!(ledger.release(DELAY, NEVER), Some(92));
 }
 
 #[test]
@@ -78,9 +78,9 @@ fn stale_completions_after_a_seek_are_ignored() {
         assert!(!ledger.complete(*ticket, 0), "a completion of the generation before");
         assert!(!ledger.start(*ticket));
     }
-    assert_eq!(ledger.let_go(10 * DELAY, NEVER), None);
+    assert_eq!(ledger.release(10 * DELAY, NEVER), None);
     assert!(fresh.iter().all(|ticket| ledger.complete(*ticket, 10 * DELAY)));
-    assert_eq!(ledger.let_go(11 * DELAY, NEVER), Some(13));
+    assert_eq!(ledger.release(11 * DELAY, NEVER), Some(13));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn stale_completions_after_a_new_assignment_are_ignored() {
     let mut ledger = Ledger::new(2, DELAY);
     deliver(&mut ledger, &[0]);
     assert!(!ledger.complete(old[0], 0));
-    assert_eq!(ledger.let_go(10 * DELAY, NEVER), None);
+    assert_eq!(ledger.release(10 * DELAY, NEVER), None);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_revoke_before_the_first_stored_offset_lets_nothing_go() {
     ledger.complete(tickets[0], 100);
     assert_eq!(ledger.started(), 0);
     // No offset was stored: the next owner begins where this one began, by `auto.offset.reset = earliest`.
-    assert_eq!(ledger.let_go(100 + DELAY - 1, NEVER), None);
+    assert_eq!(ledger.release(100 + DELAY - 1, NEVER), None);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_revoke_lets_go_only_what_is_older_than_the_delay() {
     ledger.complete(tickets[0], 0);
     ledger.complete(tickets[1], DELAY);
     ledger.revoke();
-    assert_eq!(ledger.let_go(DELAY, NEVER), Some(1));
+    assert_eq!(ledger.release(DELAY, NEVER), Some(1));
 }
 
 #[test]
@@ -123,18 +123,18 @@ fn a_store_that_lost_its_tail_gets_everything_since_the_last_let_go_again() {
     let mut ledger = Ledger::new(1, DELAY);
     let tickets = deliver(&mut ledger, &[0, 1, 2, 3]);
     ledger.complete(tickets[0], 0);
-    assert_eq!(ledger.let_go(DELAY, NEVER), Some(1));
+    assert_eq!(ledger.release(DELAY, NEVER), Some(1));
     ledger.complete(tickets[1], DELAY);
     ledger.complete(tickets[2], DELAY);
     assert_eq!(ledger.rewind(2), Some(1));
     assert_eq!(ledger.deliver(4, 0), None, "what was fetched before the seek is not counted");
-    assert_eq!(ledger.let_go(100 * DELAY, NEVER), None);
+    assert_eq!(ledger.release(100 * DELAY, NEVER), None);
     ledger.sought();
     let again = deliver(&mut ledger, &[1, 2, 3]);
     for ticket in again {
         ledger.complete(ticket, 100 * DELAY);
     }
-    assert_eq!(ledger.let_go(101 * DELAY, NEVER), Some(4));
+    assert_eq!(ledger.release(101 * DELAY, NEVER), Some(4));
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_log_that_was_cut_never_moves_the_committed_offset_back() {
     for ticket in tickets {
         ledger.complete(ticket, 0);
     }
-    assert_eq!(ledger.let_go(DELAY, NEVER), Some(101));
+    assert_eq!(ledger.release(DELAY, NEVER), Some(101));
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_drain_may_let_go_what_is_fresh_but_not_what_is_behind_a_gap() {
     let tickets = deliver(&mut ledger, &[0, 1, 2]);
     ledger.complete(tickets[0], 0);
     ledger.complete(tickets[2], 0);
-    assert_eq!(ledger.let_go_finished(), Some(1));
+    assert_eq!(ledger.release_finished(), Some(1));
     assert_eq!(ledger.oldest_unfinished_ms(), Some(0));
 }
 
@@ -202,7 +202,7 @@ enum Step {
     Replicas(bool),
     /// A replica takes over which has what replicas were last found to have, and no more.
     TakeOver,
-    LetGo,
+    Release,
     Rewind,
     Sought,
     /// Revoked and assigned again, to this process or another.
@@ -218,7 +218,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..2 * DELAY).prop_map(Step::Wait),
         3 => any::<bool>().prop_map(Step::Replicas),
         1 => Just(Step::TakeOver),
-        4 => Just(Step::LetGo),
+        4 => Just(Step::Release),
         1 => Just(Step::Rewind),
         2 => Just(Step::Sought),
         1 => Just(Step::Reassign),
@@ -304,7 +304,7 @@ impl Life {
             Step::Replicas(true) => self.confirmed = self.now.saturating_sub(1),
             Step::Replicas(false) => {}
             Step::TakeOver => self.take_over(),
-            Step::LetGo => self.let_go(),
+            Step::Release => self.release(),
             Step::Rewind => self.rewind(),
             Step::Sought => self.seek(),
             Step::Reassign => self.reassign(),
@@ -338,7 +338,7 @@ impl Life {
         self.stored.entry(self.counted[index].0).or_insert(self.now);
     }
 
-    /// The store loses what no replica was known to have, and everything is read again from what was let go.
+    /// The store loses what no replica was known to have, and everything is read again from what was released.
     fn take_over(&mut self) {
         let confirmed = self.confirmed;
         self.stored.retain(|_, at| *at <= confirmed);
@@ -346,14 +346,14 @@ impl Life {
     }
 
     /// Recounts: the longest run from the generation's beginning whose records all finished long enough ago.
-    fn let_go(&mut self) {
+    fn release(&mut self) {
         let now = self.now;
         let confirmed = self.confirmed;
         let is_due = |finished: Millis| finished + DELAY <= now && finished <= confirmed;
         let old = |finished: &Option<Millis>| finished.is_some_and(is_due);
         let run = self.counted.iter().take_while(|(_, finished)| old(finished)).last();
         let expected = run.map(|(index, _)| self.log[*index] + 1).filter(|offset| Some(*offset) > self.committed);
-        let found = self.ledger.let_go(self.now, self.confirmed);
+        let found = self.ledger.release(self.now, self.confirmed);
         assert_eq!(found, expected);
         if found.is_some() {
             assert!(found > self.committed, "went backwards");
@@ -372,7 +372,7 @@ impl Life {
 
     fn seek(&mut self) {
         if let Some(index) = self.seek_to.take() {
-            assert_eq!(index, self.index_of(self.committed), "sought past what was let go, or further back");
+            assert_eq!(index, self.index_of(self.committed), "sought past what was released, or further back");
             self.position = index;
             self.ledger.sought();
         }
@@ -380,14 +380,14 @@ impl Life {
 
     fn reassign(&mut self) {
         self.ledger.revoke();
-        self.let_go();
+        self.release();
         self.forget();
         self.ledger = Ledger::new(self.generation, DELAY);
         self.seek_to = None;
         self.position = self.index_of(self.committed);
     }
 
-    /// Whatever happened, going on quietly lets go of the whole log.
+    /// Whatever happened, going on quietly releases the whole log.
     fn finish(mut self) {
         self.seek();
         while self.position < self.log.len() {
@@ -398,7 +398,7 @@ impl Life {
         }
         self.now += DELAY;
         self.confirmed = self.now;
-        self.let_go();
+        self.release();
         assert_eq!(self.committed, self.log.last().map(|offset| offset + 1));
         assert_eq!(self.stored.len(), self.log.len(), "a record was lost");
     }

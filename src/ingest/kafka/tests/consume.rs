@@ -132,7 +132,7 @@ async fn offsets_are_let_go_late_and_a_drained_start_reads_nothing_twice() {
     running.stop().await;
     let group = &world.settings.kafka.group;
     let committed: Vec<i64> = broker.committed(group, world.events_topic(), 2).into_iter().flatten().collect();
-    assert_eq!(committed, broker.ends(world.events_topic(), 2), "the drain lets go what a flushed store holds");
+    assert_eq!(committed, broker.ends(world.events_topic(), 2), "the drain releases what a flushed store holds");
 
     let again = world.start(&store);
     again.ready().await;
@@ -155,7 +155,7 @@ async fn a_drain_over_a_store_that_may_fail_over_waits_for_the_delay() {
     wait_for(&store, &events).await;
     let stopping = Instant::now();
     running.stop().await;
-    assert!(stopping.elapsed() >= Duration::from_millis(200), "let go at once: {:?}", stopping.elapsed());
+    assert!(stopping.elapsed() >= Duration::from_millis(200), "released at once: {:?}", stopping.elapsed());
     assert_eq!(broker.committed(&world.settings.kafka.group, world.events_topic(), 1), [Some(25)]);
 }
 

@@ -132,7 +132,7 @@ async fn a_load_that_fills_every_place_does_not_pause_reading() {
     running.stop().await;
 }
 
-/// The store comes back without its last appends, which were acknowledged but not let go: they are read again.
+/// The store comes back without its last appends, which were acknowledged but not released: they are read again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_lost_its_tail_is_healed_by_a_rewind() {
     let broker = Broker::shared();
@@ -180,7 +180,7 @@ async fn audit_11_offsets_stand_still_while_a_replica_lags() {
     wait_for(&store, &events).await;
     // More than twice the delay, and what a commit takes.
     tokio::time::sleep(Duration::from_secs(6)).await;
-    assert_eq!(committed(), before, "nothing was let go");
+    assert_eq!(committed(), before, "nothing was released");
     assert!(store.lose_tail(store.appends() - safe) > 0, "a replica took over without them");
     store.replica_lags.store(false, Ordering::SeqCst);
     wait_for(&store, &events).await;
@@ -190,7 +190,7 @@ async fn audit_11_offsets_stand_still_while_a_replica_lags() {
     running.stop().await;
 }
 
-/// Nothing was let go yet: the rewind goes to where the assignment began.
+/// Nothing was released yet: the rewind goes to where the assignment began.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rewind_before_the_first_offset_was_let_go_reads_everything_again() {
     let broker = Broker::shared();
@@ -207,7 +207,7 @@ async fn a_rewind_before_the_first_offset_was_let_go_reads_everything_again() {
     running.stop().await;
 }
 
-/// A revoke while the store may have lost its tail lets nothing go: the next owner reads it again.
+/// A revoke while the store may have lost its tail releases nothing: the next owner reads it again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tail_lost_just_before_the_end_is_not_committed() {
     let broker = Broker::shared();

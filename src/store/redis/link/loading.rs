@@ -4,7 +4,7 @@ use super::super::address::Node;
 use super::super::call::Call;
 use super::super::errors::{self, Remedy};
 use super::super::functions;
-use super::{Link, Place, Refusal, Sent, Trouble, name};
+use super::{Link, Refusal, Route, Sent, Trouble, name};
 use crate::store::{StoreError, StoreResult};
 use redis::Value;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ impl Link {
         operation: &'static str,
         lacking: BTreeMap<Node, Vec<usize>>,
         answers: &mut [StoreResult<Value>],
-        open: &mut Vec<(usize, Option<Place>)>,
+        open: &mut Vec<(usize, Option<Route>)>,
         trouble: &mut Trouble,
     ) -> bool {
         let mut has_loaded = false;

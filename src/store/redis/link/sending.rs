@@ -4,7 +4,7 @@ use super::super::address::Node;
 use super::super::call::Call;
 use super::super::durable::Confirmed;
 use super::super::pace;
-use super::{Link, Place, Sent, Way};
+use super::{Link, Route, Sent, Way};
 use redis::{ErrorKind, Pipeline, RedisError, Value};
 use tokio::time::timeout_at;
 
@@ -17,7 +17,7 @@ impl Link {
     pub(super) async fn send(
         &self,
         operation: &'static str,
-        (node, asking): Place,
+        (node, asking): Route,
         indices: Vec<usize>,
         calls: &[Call],
         way: Way,

@@ -8,8 +8,8 @@ use std::time::Instant;
 #[tokio::test]
 async fn batches_alone_get_through_again() {
     let mut server = RedisServer::start();
-    let patience = Patience { connect: Duration::from_secs(2), response: Duration::from_secs(5), retries: 0 };
-    let options = RedisOptions { patience, ..options(2) };
+    let timeouts = Timeouts { connect: Duration::from_secs(2), response: Duration::from_secs(5), retries: 0 };
+    let options = RedisOptions { timeouts, ..options(2) };
     let store = RedisStore::open(Address::parse(&server.url()).unwrap(), options).await.unwrap();
     let users = ["a", "b", "c"].map(String::from);
     assert!(store.features("s", &users).await.is_ok());

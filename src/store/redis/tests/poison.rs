@@ -43,9 +43,9 @@ async fn audit_02_one_command_of_a_batch_fails_alone_and_names_its_key() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn audit_02_a_node_that_is_away_is_missing_from_a_batch_and_the_others_answer() {
     let mut cluster = RedisCluster::start();
-    let patience = Patience { connect: Duration::from_secs(1), response: Duration::from_secs(1), retries: 1 };
+    let timeouts = Timeouts { connect: Duration::from_secs(1), response: Duration::from_secs(1), retries: 1 };
     let address = Address::parse(&cluster.url()).unwrap();
-    let store = RedisStore::open(address, RedisOptions { patience, ..options(2) }).await.unwrap();
+    let store = RedisStore::open(address, RedisOptions { timeouts, ..options(2) }).await.unwrap();
     let keys: Vec<String> = (0..30).map(|n| format!("taiji:{{k{n}}}:x")).collect();
     for node in &cluster.nodes {
         node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);

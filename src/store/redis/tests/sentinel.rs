@@ -11,13 +11,13 @@ fn address(url: &str) -> Address {
 
 /// Long enough for an election on a busy machine.
 fn patient() -> RedisOptions {
-    let patience = Patience { connect: Duration::from_secs(2), response: Duration::from_secs(5), retries: 60 };
-    RedisOptions { patience, ..options(2) }
+    let timeouts = Timeouts { connect: Duration::from_secs(2), response: Duration::from_secs(5), retries: 60 };
+    RedisOptions { timeouts, ..options(2) }
 }
 
 async fn opening(address: Address) -> String {
     let mut options = options(2);
-    options.patience.retries = 2;
+    options.timeouts.retries = 2;
     match RedisStore::open(address, options).await {
         Ok(_) => panic!("it opened"),
         Err(error) => {
@@ -87,7 +87,7 @@ async fn audit_10_sentinel_hand_over_costs_no_call_and_functions_are_loaded_on_t
         sentinel.kill();
     }
     assert_eq!(append(&store, 4).await, 1);
-    let away = RedisStore::open(address(&rig.url()), RedisOptions { patience: options(2).patience, ..options(2) });
+    let away = RedisStore::open(address(&rig.url()), RedisOptions { timeouts: options(2).timeouts, ..options(2) });
     let error = away.await.err().unwrap();
     assert!(matches!(&error, StoreError::Unreachable { message, .. } if message.contains("sentinels 127")), "{error}");
 }
@@ -104,7 +104,7 @@ async fn audit_10_sentinel_and_master_are_reached_over_tls() {
     assert_eq!(append(&store, 1).await, 1);
     assert_eq!(store.link.masters(), [("127.0.0.1".to_string(), master.port)]);
     let mut options = options(2);
-    options.patience.retries = 1;
+    options.timeouts.retries = 1;
     let error = RedisStore::open(Address::parse(&url).unwrap(), options).await.err().unwrap();
     assert!(matches!(error, StoreError::Unreachable { .. }), "an authority that is not trusted: {error}");
 }

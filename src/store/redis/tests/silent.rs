@@ -10,8 +10,8 @@ const DEADLINE: Duration = Duration::from_millis(250);
 const SOON: Duration = Duration::from_secs(20);
 
 async fn open(server: &RedisServer) -> Arc<RedisStore> {
-    let patience = Patience { connect: Duration::from_secs(2), response: Duration::from_secs(5), retries: 6 };
-    let options = RedisOptions { patience, ..options(2) };
+    let timeouts = Timeouts { connect: Duration::from_secs(2), response: Duration::from_secs(5), retries: 6 };
+    let options = RedisOptions { timeouts, ..options(2) };
     RedisStore::open(Address::parse(&server.url()).unwrap(), options).await.unwrap()
 }
 
