@@ -10,6 +10,7 @@ mod bert;
 mod checkpoint;
 mod config;
 mod decoder;
+pub mod gguf;
 mod inputs;
 mod layout;
 mod linear;

