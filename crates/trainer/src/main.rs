@@ -183,6 +183,9 @@ enum Convert {
         /// Folder to write; it must be new or empty.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Keep blocks of 32 (Q4_0, Q4_1, Q8_0) beside the weights: `export --precision int4` takes them over without rounding again.
+        #[arg(long)]
+        keep_quantised: bool,
     },
 }
 
@@ -258,14 +261,15 @@ fn execute(command: Command) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Command::Convert(Convert::Gguf { file, out }) => {
-            let report = gguf::convert(&file, &out).map_err(unavailable)?;
+        Command::Convert(Convert::Gguf { file, out, keep_quantised }) => {
+            let report = gguf::convert(&file, &out, keep_quantised).map_err(unavailable)?;
             println!(
-                "{}: {} layers, {} parameters, {} tokens in {}",
+                "{}: {} layers, {} parameters, {} tokens, {} tensors with their blocks in {}",
                 report.architecture,
                 report.layers,
                 report.parameters,
                 report.tokens,
+                report.kept,
                 out.display()
             );
             Ok(())

@@ -72,6 +72,36 @@ impl TensorType {
         }
     }
 
+    /// Bytes of the numbers of a block of 32, for kinds that a graph can take over.
+    pub fn number_bytes(self) -> Option<usize> {
+        match self {
+            Self::Q4_0 | Self::Q4_1 => Some(16),
+            Self::Q8_0 => Some(32),
+            Self::F32 | Self::F16 | Self::Bf16 | Self::Q4K | Self::Q6K => None,
+        }
+    }
+
+    /// Such blocks as `kept` has them: all numbers, all scales, all minimums. 4-bit numbers stand in order there, two a byte, the
+    /// first low; here a byte holds numbers i and i + 16. 8-bit ones count from 128 there.
+    pub fn split(self, bytes: &[u8]) -> [Vec<u8>; 3] {
+        let head = if self == Self::Q4_1 { 4 } else { 2 };
+        let [mut numbers, mut scales, mut minimums] = [const { Vec::new() }; 3];
+        for block in bytes.chunks_exact(self.block().1) {
+            scales.extend(&block[..2]);
+            minimums.extend(&block[2..head]);
+            let quants = &block[head..];
+            match self {
+                Self::Q8_0 => numbers.extend(quants.iter().map(|byte| byte ^ 0x80)),
+                _ => {
+                    let pair = |pairs: &[u8], shift: u8| pairs[0] >> shift & 15 | (pairs[1] >> shift & 15) << 4;
+                    numbers.extend(quants.chunks_exact(2).map(|pairs| pair(pairs, 0)));
+                    numbers.extend(quants.chunks_exact(2).map(|pairs| pair(pairs, 4)));
+                }
+            }
+        }
+        [numbers, scales, minimums]
+    }
+
     /// Appends the values of whole blocks.
     pub fn dequantise(self, bytes: &[u8], values: &mut Vec<f32>) {
         let (weights, size) = self.block();

@@ -141,15 +141,21 @@ impl<R: Read + Seek> Gguf<R> {
 
     /// A tensor's values, row-major.
     pub fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, GgufError> {
-        let place = self.place(name, shape)?.clone();
-        let mut bytes = vec![0; place.bytes as usize];
+        let bytes = self.read_bytes(name, shape)?;
+        let mut values = Vec::new();
+        self.place(name, shape)?.kind.dequantise(&bytes, &mut values);
+        Ok(values)
+    }
+
+    /// A tensor's bytes as they stand in the file, row by row.
+    pub fn read_bytes(&mut self, name: &str, shape: &[usize]) -> Result<Vec<u8>, GgufError> {
+        let (offset, count) = self.place(name, shape).map(|place| (place.offset, place.bytes))?;
+        let mut bytes = vec![0; count as usize];
         self.source
-            .seek(SeekFrom::Start(self.data_start + place.offset))
+            .seek(SeekFrom::Start(self.data_start + offset))
             .and_then(|_| self.source.read_exact(&mut bytes))
             .map_err(GgufError::io(&self.path))?;
-        let mut values = Vec::new();
-        place.kind.dequantise(&bytes, &mut values);
-        Ok(values)
+        Ok(bytes)
     }
 }
 

@@ -19,6 +19,7 @@ use serde_json::{Map, Value as Json};
 use thiserror::Error;
 
 use super::config::{CONFIG_FILE, Config};
+use super::kept::BLOCKS_FILE;
 use super::{ExportError, WEIGHTS_FILE};
 
 use file::Gguf;
@@ -75,12 +76,15 @@ pub struct ConvertReport {
     pub layers: usize,
     /// Numbers in all tensors.
     pub parameters: u64,
+    /// Tensors whose blocks were kept.
+    pub kept: usize,
     /// Tokens of the vocabulary.
     pub tokens: usize,
 }
 
-/// Converts `file` into the new folder `out`.
-pub fn convert(file: &Path, out: &Path) -> Result<ConvertReport, GgufError> {
+/// Converts `file` into the new folder `out`; `keeps_blocks` = blocks of 32 (Q4_0, Q4_1, Q8_0) are kept beside the weights, for a graph in
+/// int4 that takes them over as they are.
+pub fn convert(file: &Path, out: &Path, keeps_blocks: bool) -> Result<ConvertReport, GgufError> {
     if out.exists() && out.read_dir().map_err(GgufError::io(out))?.next().is_some() {
         return Err(GgufError::Exists { path: out.to_owned() });
     }
@@ -92,15 +96,15 @@ pub fn convert(file: &Path, out: &Path) -> Result<ConvertReport, GgufError> {
     let partial = PathBuf::from(partial);
     // What a killed run left is of no use.
     remove(&partial)?;
-    let written = model.write(&mut gguf, &partial).and_then(|parameters| {
+    let written = model.write(&mut gguf, &partial, keeps_blocks).and_then(|written| {
         if out.exists() {
             std::fs::remove_dir(out).map_err(GgufError::io(out))?;
         }
         std::fs::rename(&partial, out).map_err(GgufError::io(out))?;
-        Ok(parameters)
+        Ok(written)
     });
-    let parameters = match written {
-        Ok(parameters) => parameters,
+    let (parameters, kept) = match written {
+        Ok(written) => written,
         Err(error) => {
             remove(&partial)?;
             return Err(error);
@@ -110,6 +114,7 @@ pub fn convert(file: &Path, out: &Path) -> Result<ConvertReport, GgufError> {
         architecture: model.config.architecture().to_owned(),
         layers: model.config.num_hidden_layers,
         parameters,
+        kept,
         tokens: model.tokenizer.tokens,
     })
 }
@@ -142,8 +147,13 @@ impl Model {
         Ok(Self { settings, config, tokenizer, tensors })
     }
 
-    /// Writes all files into a folder; numbers in all tensors.
-    fn write<R: Read + Seek>(&self, gguf: &mut Gguf<R>, folder: &Path) -> Result<u64, GgufError> {
+    /// Writes all files into a folder; numbers in all tensors, and tensors whose blocks were kept.
+    fn write<R: Read + Seek>(
+        &self,
+        gguf: &mut Gguf<R>,
+        folder: &Path,
+        keeps_blocks: bool,
+    ) -> Result<(u64, usize), GgufError> {
         std::fs::create_dir_all(folder).map_err(GgufError::io(folder))?;
         let mut settings = self.settings.clone();
         settings.extend(self.tokenizer.generation.clone());
@@ -157,7 +167,12 @@ impl Model {
             let text = serde_json::to_string_pretty(content).map_err(|error| GgufError::io(&path)(error.into()))?;
             std::fs::write(&path, text + "\n").map_err(GgufError::io(&path))?;
         }
-        weights::write(gguf, &self.tensors, &folder.join(WEIGHTS_FILE))
+        let parameters = weights::write(gguf, &self.tensors, &folder.join(WEIGHTS_FILE))?;
+        let kept = match keeps_blocks {
+            true => weights::write_blocks(gguf, &self.tensors, &folder.join(BLOCKS_FILE))?,
+            false => 0,
+        };
+        Ok((parameters, kept))
     }
 }
 

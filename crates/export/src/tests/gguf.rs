@@ -11,7 +11,7 @@ use crate::gguf::convert;
 
 fn converted(name: &str) -> TempDir {
     let out = tempfile::tempdir().unwrap();
-    convert(&fixture(&format!("gguf/{name}")).join("model.gguf"), out.path()).unwrap();
+    convert(&fixture(&format!("gguf/{name}")).join("model.gguf"), out.path(), true).unwrap();
     out
 }
 
@@ -29,6 +29,52 @@ fn converted_models_match_the_reference() {
         println!("{name}: {worst:e} from the reference, largest logit {}", reference.scale());
         assert!(worst < 1e-4, "{name}: {worst}");
     }
+}
+
+/// Int4 graphs over the blocks of a file differ from its values by no rounding at all.
+#[test]
+fn kept_blocks_compute_what_the_file_holds() {
+    for name in ["llama", "qwen2"] {
+        let (checkpoint, out) = (converted(name), tempfile::tempdir().unwrap());
+        let flavours = vec![Flavour::Gqa, Flavour::Std];
+        let options = ExportOptions { precision: Precision::Int4, accuracy_level: 1, flavours, ..Default::default() };
+        export(checkpoint.path(), out.path(), &options).unwrap();
+        let reference = Reference::of(&format!("gguf/{name}"));
+        let mut shared = Runner::open(&out.path().join(GRAPH_FILE), reference.rows(), 40, 7.0_f32);
+        let mut standard = Runner::open(&out.path().join("graph.std.onnx"), reference.rows(), 40, 7.0_f32);
+        let mut worst = 0.0_f32;
+        for pieces in prompt_then_answer(&reference) {
+            worst = worst.max(error_of(&shared.shared(&reference, &pieces, None), &reference, &pieces));
+            worst = worst.max(error_of(&standard.standard(&reference, &pieces), &reference, &pieces));
+        }
+        println!("{name}: kept blocks {worst:e} from the reference");
+        assert!(worst < 1e-4, "{name}: {worst}");
+
+        let asked = ExportOptions { block: Some(32), ..options };
+        export(checkpoint.path(), out.path(), &asked).unwrap();
+        let mut rounded = Runner::open(&out.path().join(GRAPH_FILE), reference.rows(), 40, 7.0_f32);
+        let pieces = &prompt_then_answer(&reference)[0];
+        let error = error_of(&rounded.shared(&reference, pieces, None), &reference, pieces);
+        assert!(error > 1e-3, "{name}: blocks that are asked for are made anew: {error}");
+    }
+}
+
+#[test]
+fn blocks_of_weights_that_were_trained_on_are_refused() {
+    let checkpoint = converted("llama");
+    let path = checkpoint.path().join(WEIGHTS_FILE);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let tensor = "model.layers.1.mlp.up_proj.weight";
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let entries: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let begin = entries[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[8 + header + begin..][..4].copy_from_slice(&0.5_f32.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let options = ExportOptions { precision: Precision::Int4, ..ExportOptions::default() };
+    let message = export(checkpoint.path(), out.path(), &options).unwrap_err().to_string();
+    assert!(message.contains(&format!("tensor {tensor}: is not what {BLOCKS_FILE} holds")), "{message}");
+    export(checkpoint.path(), out.path(), &ExportOptions::default()).unwrap();
 }
 
 #[test]
@@ -63,10 +109,10 @@ fn a_folder_appears_whole_or_not_at_all() {
     let parent = tempfile::tempdir().unwrap();
     let source = fixture("gguf/llama").join("model.gguf");
     let out = parent.path().join("model");
-    let report = convert(&source, &out).unwrap();
+    let report = convert(&source, &out, false).unwrap();
     assert_eq!((report.architecture.as_str(), report.layers), ("LlamaForCausalLM", 2));
     assert_eq!(report.parameters, 320 * 32 + 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32 + 2 * 32) + 32);
-    let message = convert(&source, &out).unwrap_err().to_string();
+    let message = convert(&source, &out, false).unwrap_err().to_string();
     assert!(message.contains("is there already"), "{message}");
 
     // The tensors are found to be cut only behind the header; what a killed run left is of no harm.
@@ -74,10 +120,10 @@ fn a_folder_appears_whole_or_not_at_all() {
     let whole = std::fs::read(&source).unwrap();
     std::fs::write(&cut, &whole[..whole.len() - 4000]).unwrap();
     std::fs::create_dir(parent.path().join("other.partial")).unwrap();
-    let message = convert(&cut, &target).unwrap_err().to_string();
+    let message = convert(&cut, &target, false).unwrap_err().to_string();
     assert!(message.contains("cut.gguf: tensor ") && message.contains("fetch the file again"), "{message}");
     assert!(!target.exists());
-    convert(&source, &target).unwrap();
+    convert(&source, &target, false).unwrap();
     assert!(!parent.path().join("other.partial").exists());
 }
 
@@ -104,7 +150,7 @@ fn what_changes_the_maths_is_named() {
     ] {
         let (folder, file) = edited(from.as_bytes(), to.as_bytes());
         let out = folder.path().join("out");
-        let message = convert(&file, &out).unwrap_err().to_string();
+        let message = convert(&file, &out, false).unwrap_err().to_string();
         assert!(message.contains("model.gguf: ") && message.contains(part), "{message}");
         assert!(!out.exists());
     }
@@ -128,7 +174,7 @@ fn smollm2_reads_and_writes_as_with_transformers() {
     let reference: Value = serde_json::from_slice(&bytes).unwrap();
     let list = |name: &str| -> Vec<u32> { serde_json::from_value(reference[name].clone()).unwrap() };
     let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let report = convert(&file, folder.path()).unwrap();
+    let report = convert(&file, folder.path(), true).unwrap();
     assert_eq!((report.layers, report.tokens, report.parameters), (30, 49_152, 134_515_008));
 
     let tokenizer = Tokenizer::from_file(folder.path().join("tokenizer.json")).unwrap();
@@ -161,7 +207,33 @@ fn smollm2_reads_and_writes_as_with_transformers() {
         logits = step(&mut runner, &tokens, Piece { from: tokens.len() - 1, to: tokens.len() });
     }
     assert_eq!(tokens[prompt.len()..], list("answer_tokens"));
+
+    // The blocks as they are, with products in 8 bits: as good as f32 on plain English.
+    let kept = tempfile::tempdir().unwrap();
+    let options = ExportOptions { precision: Precision::Int4, ..ExportOptions::default() };
+    export(folder.path(), kept.path(), &options).unwrap();
+    let text = &list("license_tokens")[..1024];
+    let [plain, kept] = [out.path(), kept.path()].map(|folder| perplexity(folder, text));
+    println!("smollm2: perplexity {plain} in f32, {kept} with the blocks of the file");
+    assert!(kept / plain < 1.02, "{plain} {kept}");
     assert_eq!(tokenizer.decode(&tokens[prompt.len()..], false).unwrap(), reference["answer"].as_str().unwrap());
+}
+
+/// Of tokens in windows of 256, the first of each given.
+fn perplexity(folder: &Path, tokens: &[u32]) -> f64 {
+    const WINDOW: usize = 256;
+    let mut runner = Runner::open(&folder.join(GRAPH_FILE), 1, WINDOW, 0.0_f32);
+    let (mut loss, mut count) = (0.0, 0);
+    for window in tokens.chunks(WINDOW) {
+        let logits = step(&mut runner, window, Piece { from: 0, to: window.len() });
+        for (row, &next) in logits.chunks(logits.len() / window.len()).zip(&window[1..]) {
+            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|value| f64::from(value - largest).exp()).sum();
+            loss += sum.ln() - f64::from(row[next as usize] - largest);
+            count += 1;
+        }
+    }
+    (loss / f64::from(count)).exp()
 }
 
 /// Logits of a piece of one row.
