@@ -10,6 +10,7 @@ pub mod evaluate;
 pub mod index;
 pub mod model;
 pub mod models;
+pub mod objective;
 pub mod pipeline;
 pub mod reason;
 pub mod sft;

@@ -8,14 +8,14 @@ use candle_core::{Device, Tensor, Var};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::ModelError;
 use super::attention::{AttentionShape, attention};
 use super::batch::{TokenBatch, TrainBatch};
 use super::config::DecoderConfig;
 use super::embedding::embed;
 use super::linear::{linear, swiglu_mlp};
-use super::loss::{cross_entropy, negative_log_likelihoods};
+use super::loss::{LOGIT_BYTES, OutputRows};
 use super::norm::rms_norm;
+use super::{ModelError, Objective};
 
 /// Gives the tensor of a name and shape.
 pub(super) type TensorSource<'a> = dyn FnMut(&str, &[usize]) -> Result<Tensor, ModelError> + 'a;
@@ -151,40 +151,52 @@ impl Decoder {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// Hidden states after the final norm, `[tokens, d]`, on the tape.
+    /// Hidden states after the final norm, `[tokens, d]`, on the tape. Several losses may be taken of them.
     pub fn hidden(&self, batch: &TokenBatch) -> Result<Tensor, ModelError> {
+        self.forward(batch, |var| var.as_tensor().clone())
+    }
+
+    /// The way through the layers; `weight` gives a parameter on or off the tape.
+    pub(super) fn forward(&self, batch: &TokenBatch, weight: impl Fn(&Var) -> Tensor) -> Result<Tensor, ModelError> {
         batch.check(self.config.max_position_embeddings)?;
         let epsilon = self.config.rms_norm_eps as f32;
-        let offsets = Arc::new(batch.offsets.clone());
-        let mut x = embed(&self.embedding, &batch.tokens)?;
+        let segments = Arc::new(batch.attention_segments());
+        let mut x = embed(&weight(&self.embedding), &batch.tokens)?;
         for layer in &self.layers {
-            let normed = rms_norm(&x, &layer.input_norm, epsilon)?;
-            let mixed = attention(&linear(&normed, &layer.qkv)?, &layer.qkv_bias, &offsets, &self.shape)?;
-            x = x.add(&linear(&mixed, &layer.output)?)?;
-            let post = rms_norm(&x, &layer.post_norm, epsilon)?;
-            x = x.add(&swiglu_mlp(&post, &layer.gate_up, &layer.down)?)?;
+            let normed = rms_norm(&x, &weight(&layer.input_norm), epsilon)?;
+            let projected = linear(&normed, &weight(&layer.qkv))?;
+            let mixed = attention(&projected, &weight(&layer.qkv_bias), &segments, &self.shape)?;
+            x = x.add(&linear(&mixed, &weight(&layer.output))?)?;
+            let post = rms_norm(&x, &weight(&layer.post_norm), epsilon)?;
+            x = x.add(&swiglu_mlp(&post, &weight(&layer.gate_up), &weight(&layer.down))?)?;
         }
-        Ok(rms_norm(&x, &self.final_norm, epsilon)?)
+        Ok(rms_norm(&x, &weight(&self.final_norm), epsilon)?)
     }
 
-    /// Σ weight·nll / Σ|weight| over the batch, a scalar on the tape: call `backward()` on it.
-    pub fn loss(&self, batch: &TrainBatch) -> Result<Tensor, ModelError> {
-        let tokens = batch.input.tokens.len();
-        if batch.targets.len() != tokens || batch.weights.len() != tokens {
-            return Err(ModelError::Batch(format!("{tokens} tokens need as many targets and weights")));
-        }
-        let normaliser: f64 = batch.weights.iter().map(|weight| f64::from(weight.abs())).sum();
-        if normaliser <= 0.0 {
-            return Err(ModelError::Batch("no token has a weight: nothing to learn".into()));
-        }
-        let hidden = self.hidden(&batch.input)?;
-        Ok(cross_entropy(&hidden, self.output_table(), &batch.targets, &batch.weights, normaliser)?)
+    /// The objective's value on the batch, a scalar on the tape: call `backward()` on it.
+    pub fn loss(&self, batch: &TrainBatch, objective: &dyn Objective) -> Result<Tensor, ModelError> {
+        self.loss_of(&self.hidden(&batch.input)?, batch, objective)
     }
 
-    /// Negative log-likelihood (nats) of each position's target; no gradient.
-    pub fn negative_log_likelihoods(&self, input: &TokenBatch, targets: &[u32]) -> Result<Vec<f32>, ModelError> {
-        let hidden = self.hidden(input)?;
-        Ok(negative_log_likelihoods(&hidden, self.output_table(), targets)?)
+    /// As [`Self::loss`], of hidden states that [`Self::hidden`] made of the same batch.
+    pub fn loss_of(
+        &self,
+        hidden: &Tensor,
+        batch: &TrainBatch,
+        objective: &dyn Objective,
+    ) -> Result<Tensor, ModelError> {
+        let learned = batch.learned_rows()?;
+        let (table, smoothing) = (self.output_table().as_tensor(), objective.label_smoothing());
+        OutputRows { hidden, table, learned: &learned, smoothing, logit_bytes: LOGIT_BYTES }.loss(objective)
+    }
+
+    /// Log-likelihood (nats) of the target at each position of non-zero weight, in order; no tape is kept.
+    pub fn log_likelihoods(&self, batch: &TrainBatch) -> Result<Vec<f64>, ModelError> {
+        let learned = batch.learned_rows()?;
+        let hidden = &self.forward(&batch.input, Var::as_detached_tensor)?;
+        let table = &self.output_table().as_detached_tensor();
+        let rows = OutputRows { hidden, table, learned: &learned, smoothing: 0.0, logit_bytes: LOGIT_BYTES };
+        Ok(rows.log_likelihoods()?)
     }
 }
 

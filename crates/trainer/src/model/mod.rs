@@ -1,10 +1,11 @@
 //! The trainer's decoder: a Qwen2-shaped transformer in f32 on the CPU, with hand-written backward passes.
 //!
-//! In: token batches with targets and weights. Out: losses, gradients (candle's tape), HF-shaped checkpoints.
-//! Callers: `sft` (training), later stages that need log-probabilities, `export` (reads what `checkpoint` writes).
+//! In: token batches with targets and weights, an `objective`. Out: losses, gradients (candle's tape), log-likelihoods,
+//! HF-shaped checkpoints. Callers: `sft` (training), `export` (reads what `checkpoint` writes).
 //!
 //! ```text
 //! batch → decoder (embedding → [norm → attention → norm → mlp] × layers → norm) → loss → tape → optimizer
+//!                                                    log-likelihoods → objective ↗
 //! ```
 //!
 //! `maths` and `tile` are the inner loops; `tape` turns a pair of functions (forward, backward) into an operation candle can
@@ -13,6 +14,8 @@
 use std::path::PathBuf;
 
 use thiserror::Error;
+
+use crate::objective::{Objective, ObjectiveError};
 
 mod attention;
 pub mod batch;
@@ -59,6 +62,9 @@ pub enum ModelError {
         /// Optimizer step, from 1.
         step: u64,
     },
+    /// An objective does not fit the batch.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
     /// A checkpoint file cannot be read or does not match.
     #[error("checkpoint {path}: {message}")]
     Checkpoint {
@@ -88,3 +94,7 @@ mod tests;
 
 #[cfg(test)]
 mod checkpoint_tests;
+#[cfg(test)]
+mod prefix_tests;
+#[cfg(test)]
+mod speed_tests;

@@ -5,7 +5,7 @@
 use super::demo_world::examples;
 use super::packing::{assemble, plan_epoch, tokenise};
 use super::*;
-use crate::model::{TokenBatch, load_checkpoint};
+use crate::model::{TrainBatch, load_checkpoint};
 use taiji::llm::{GENERATION_FILE, LlmOptions, OnnxLlm};
 use taiji_export::{ExportOptions, export};
 
@@ -128,12 +128,13 @@ fn the_exported_graph_scores_as_the_trained_decoder_does() {
     for example in &examples[..4] {
         let prompt = tokenizer.encode(&example.prompt).unwrap();
         let completion = tokenizer.encode(&example.completion).unwrap();
-        let text = [prompt.as_slice(), &completion].concat();
-        let input = TokenBatch::from_sequences([&text[..text.len() - 1]]);
-        let losses = decoder.negative_log_likelihoods(&input, &text[1..]).unwrap();
+        let mut batch = TrainBatch::default();
+        batch.push_group(&prompt, [completion.as_slice()], 0.0).unwrap();
+        let likelihoods = decoder.log_likelihoods(&batch).unwrap();
         let scores = llm.score_all(&[(&prompt, &completion)]).remove(0).unwrap();
-        for (loss, score) in losses[prompt.len() - 1..].iter().zip(&scores) {
-            assert!((f64::from(*loss) + score).abs() < 1e-3, "trainer {loss}, graph {score}");
+        assert_eq!(likelihoods.len(), scores.len());
+        for (likelihood, score) in likelihoods.iter().zip(&scores) {
+            assert!((likelihood - score).abs() < 1e-3, "trainer {likelihood}, graph {score}");
         }
     }
 }

@@ -14,7 +14,8 @@ use super::resume::{self, RunState};
 use super::tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use super::{SftError, SftExample, SftSettings};
 use crate::model::checkpoint::write_atomically;
-use crate::model::{AdamW, Decoder, Schedule, save_checkpoint};
+use crate::model::{AdamW, Decoder, ModelError, Schedule, save_checkpoint};
+use crate::objective::CrossEntropy;
 use taiji::prompt::ANSWER_CLOSE;
 
 /// Name of the report's file.
@@ -167,10 +168,11 @@ impl<'a> Run<'a> {
         let chosen = &self.plan[self.state.step as usize];
         let batch = assemble(&self.examples, chosen, self.settings.prompt_loss_weight as f32);
         let lr = self.schedule.rate(self.state.step + 1);
-        let loss = self.decoder.loss(&batch)?;
-        let gradients = loss.backward().map_err(crate::model::ModelError::from)?;
+        let objective = CrossEntropy::mean(&batch.weights).map_err(ModelError::from)?;
+        let loss = self.decoder.loss(&batch, &objective)?;
+        let gradients = loss.backward().map_err(ModelError::from)?;
         let gradient_norm = self.optimizer.update(&gradients, lr)?;
-        let value = loss.to_scalar::<f32>().map_err(crate::model::ModelError::from)?;
+        let value = loss.to_scalar::<f32>().map_err(ModelError::from)?;
 
         let state = &mut self.state;
         state.step += 1;
@@ -218,9 +220,9 @@ impl<'a> Run<'a> {
         let (mut total, mut count) = (0.0, 0.0);
         for chosen in fill(&self.validation, 0..self.validation.len(), self.settings.batch_tokens) {
             let batch = assemble(&self.validation, &chosen, 0.0);
-            let nll = self.decoder.negative_log_likelihoods(&batch.input, &batch.targets)?;
-            total += nll.iter().zip(&batch.weights).map(|(n, w)| f64::from(n * w)).sum::<f64>();
-            count += batch.total_weight();
+            let likelihoods = self.decoder.log_likelihoods(&batch)?;
+            total -= likelihoods.iter().sum::<f64>();
+            count += likelihoods.len() as f64;
         }
         Ok(total / count)
     }
