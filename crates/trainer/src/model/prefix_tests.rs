@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::tests::{relative_distance, scaled_up};
 use super::*;
+use crate::nn::Module;
 use crate::objective::{Clip, ClippedPolicy, KlEstimator, KlPenalty, Preference, SoftmaxDpo};
 
 /// Lengths of one prompt and its continuations.

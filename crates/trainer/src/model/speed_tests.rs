@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::fit::{AdamW, AdamWSettings, Gradients, ParameterSet};
 use crate::objective::CrossEntropy;
 
 fn million() -> Decoder {
@@ -35,7 +36,7 @@ fn shortest(times: usize, mut job: impl FnMut() + Send) -> f64 {
 #[ignore = "prints a rate"]
 fn speed_of_steps_at_one_million_parameters() {
     let decoder = million();
-    let mut optimizer = AdamW::new(decoder.parameters(), AdamWSettings::default());
+    let mut optimizer = AdamW::new(ParameterSet::all(&decoder), AdamWSettings::default());
     let mut random = ChaCha8Rng::seed_from_u64(2);
     let sequences: Vec<Vec<u32>> = (0..8).map(|_| text(&mut random, 256)).collect();
     let input = TokenBatch::from_sequences(sequences.iter().map(Vec::as_slice));
@@ -46,7 +47,8 @@ fn speed_of_steps_at_one_million_parameters() {
     let mut last = 0.0;
     let best = shortest(40, || {
         let loss = decoder.loss(&batch, &objective).unwrap();
-        optimizer.update(&loss.backward().unwrap(), 1e-3).unwrap();
+        let gradients = Gradients::collect(optimizer.set(), &loss.backward().unwrap()).unwrap();
+        optimizer.update(&gradients, 1e-3).unwrap();
         last = loss.to_scalar::<f32>().unwrap();
     });
     println!("{:.0} tokens/s, best of 40 steps; loss {last} ({:08x})", 2048.0 / best, last.to_bits());

@@ -15,9 +15,11 @@ use super::linear::swiglu_mlp;
 use super::loss::{LOGIT_BYTES, OutputRows};
 use super::norm::rms_norm;
 use super::*;
+use crate::fit::{AdamW, AdamWSettings, Gradients, GroupSettings, ParameterSet};
+use crate::nn::{Module, Parameter, TensorFile, Weight};
 use crate::objective::{CrossEntropy, Evaluation};
 
-fn random_var(seed: u64, shape: &[usize]) -> Var {
+pub(super) fn random_var(seed: u64, shape: &[usize]) -> Var {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let count = shape.iter().product();
     let values: Vec<f32> = (0..count).map(|_| random.random::<f32>() * 2.0 - 1.0).collect();
@@ -25,7 +27,7 @@ fn random_var(seed: u64, shape: &[usize]) -> Var {
 }
 
 /// Compares the gradient of every input with central differences of Σ f(inputs) ∘ fixed random weights.
-fn check_gradients(inputs: &[Var], f: impl Fn(&[Var]) -> Tensor) {
+pub(super) fn check_gradients(inputs: &[Var], f: impl Fn(&[Var]) -> Tensor) {
     let probe = random_var(99, f(inputs).dims());
     let scalar = |inputs: &[Var]| (f(inputs) * probe.as_tensor()).unwrap().sum_all().unwrap();
     let gradients = scalar(inputs).backward().unwrap();
@@ -192,11 +194,11 @@ fn attention_matches_plain_operations_and_keeps_sequences_apart() {
     }
 }
 
-fn tiny(tie: bool) -> DecoderConfig {
+pub(super) fn tiny(tie: bool) -> DecoderConfig {
     DecoderConfig { tie_word_embeddings: tie, ..DecoderConfig::small(40, 32, 2, 2, 1, 48) }
 }
 
-fn tiny_batch(seed: u64) -> TrainBatch {
+pub(super) fn tiny_batch(seed: u64) -> TrainBatch {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let sequences: Vec<Vec<u32>> =
         [7, 20, 33].iter().map(|len| (0..*len).map(|_| random.random_range(0..40)).collect()).collect();
@@ -206,7 +208,7 @@ fn tiny_batch(seed: u64) -> TrainBatch {
 }
 
 /// Weighted mean cross-entropy.
-fn mean_loss(decoder: &Decoder, batch: &TrainBatch) -> Tensor {
+pub(super) fn mean_loss(decoder: &Decoder, batch: &TrainBatch) -> Tensor {
     decoder.loss(batch, &CrossEntropy::mean(&batch.weights).unwrap()).unwrap()
 }
 
@@ -219,6 +221,36 @@ fn every_trainable_tensor_gets_a_gradient() {
             let gradient = gradients.get(&parameter.var).unwrap_or_else(|| panic!("{} has none", parameter.name));
             let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(norm > 0.0 && norm.is_finite(), "{}: {norm}", parameter.name);
+        }
+    }
+}
+
+/// Frozen parameters get none, and all others the gradients they get when everything is trained.
+#[test]
+fn a_band_of_layers_gets_the_gradients_it_has_in_the_whole() {
+    let decoder = Decoder::random(&tiny(false), 1).unwrap();
+    let loss_gradients = || mean_loss(&decoder, &tiny_batch(1)).backward().unwrap();
+    let whole = loss_gradients();
+    let frozen = |names: &[&str]| GroupSettings {
+        names: names.iter().map(ToString::to_string).collect(),
+        frozen: true,
+        ..GroupSettings::default()
+    };
+    for group in [
+        frozen(&["*embed_tokens*", "model.layers.0.*"]),
+        frozen(&["*proj.weight"]),
+        frozen(&["model.layers.{0..1}.*", "model.norm*"]),
+        frozen(&["*gate_up*", "*norm*", "*bias"]),
+        frozen(&["*down*", "*embed*", "lm_head*"]),
+    ] {
+        let set = ParameterSet::grouped(&decoder, std::slice::from_ref(&group), 1.0).unwrap();
+        let band = loss_gradients();
+        assert!(set.trainable().count() < decoder.parameters().len());
+        Gradients::collect(&set, &band).unwrap();
+        for parameter in set.trainable() {
+            let (a, b) = (whole.get(&parameter.var).unwrap(), band.get(&parameter.var).unwrap());
+            let off = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(off < 1e-7, "{}: {off}", parameter.name);
         }
     }
 }
@@ -246,7 +278,8 @@ fn train_steps(decoder: &Decoder, optimizer: &mut AdamW, steps: u64) -> Vec<f32>
     (0..steps)
         .map(|step| {
             let loss = mean_loss(decoder, &tiny_batch(step % 2));
-            optimizer.update(&loss.backward().unwrap(), 3e-3).unwrap();
+            let gradients = Gradients::collect(optimizer.set(), &loss.backward().unwrap()).unwrap();
+            assert!(optimizer.update(&gradients, 3e-3).unwrap().taken);
             loss.to_scalar::<f32>().unwrap()
         })
         .collect()
@@ -256,7 +289,7 @@ fn train_steps(decoder: &Decoder, optimizer: &mut AdamW, steps: u64) -> Vec<f32>
 fn training_memorises_and_repeats_bit_for_bit_over_a_resume() {
     let fresh = || {
         let decoder = Decoder::random(&tiny(false), 3).unwrap();
-        let optimizer = AdamW::new(decoder.parameters(), AdamWSettings::default());
+        let optimizer = AdamW::new(ParameterSet::all(&decoder), AdamWSettings::default());
         (decoder, optimizer)
     };
     let (decoder, mut optimizer) = fresh();
@@ -269,7 +302,7 @@ fn training_memorises_and_repeats_bit_for_bit_over_a_resume() {
     save_checkpoint(&decoder, folder.path()).unwrap();
     optimizer.save(&folder.path().join("optimizer.safetensors")).unwrap();
     let loaded = load_checkpoint(folder.path()).unwrap();
-    let mut restored = AdamW::new(loaded.parameters(), AdamWSettings::default());
+    let mut restored = AdamW::new(ParameterSet::all(&loaded), AdamWSettings::default());
     restored.restore(&folder.path().join("optimizer.safetensors")).unwrap();
     assert_eq!(restored.steps(), 30);
     assert_eq!(train_steps(&loaded, &mut restored, 30), whole[30..]);
@@ -279,7 +312,7 @@ fn training_memorises_and_repeats_bit_for_bit_over_a_resume() {
 fn checkpoint_has_the_names_of_hugging_face() {
     let folder = tempfile::tempdir().unwrap();
     save_checkpoint(&Decoder::random(&tiny(true), 1).unwrap(), folder.path()).unwrap();
-    let file = checkpoint::read_tensors(&folder.path().join("model.safetensors")).unwrap();
+    let file = TensorFile::read(&folder.path().join("model.safetensors")).unwrap();
     let shape = |name: &str| file.tensors.iter().find(|(found, ..)| found == name).map(|(_, shape, _)| shape.clone());
     assert_eq!(shape("model.layers.1.self_attn.k_proj.weight"), Some(vec![16, 32]));
     assert_eq!(shape("model.layers.1.self_attn.q_proj.bias"), Some(vec![32]));
@@ -373,7 +406,7 @@ fn likelihoods_without_a_tape_are_those_of_the_loss() {
     let expected =
         -likelihoods.iter().zip(learned).map(|(value, weight)| value * f64::from(*weight)).sum::<f64>() / 60.0;
     assert!((f64::from(mean_loss(&decoder, &batch).to_scalar::<f32>().unwrap()) - expected).abs() < 1e-6);
-    assert!(!decoder.forward(&batch.input, Var::as_detached_tensor).unwrap().track_op());
+    assert!(!decoder.forward(&batch.input, Weight::off_tape).unwrap().track_op());
     assert!(decoder.hidden(&batch.input).unwrap().track_op());
     batch.targets[1] = 40;
     assert!(decoder.log_likelihoods(&batch).unwrap_err().to_string().contains("outside the vocabulary"));
@@ -381,13 +414,4 @@ fn likelihoods_without_a_tape_are_those_of_the_loss() {
     batch.targets[1] = 3;
     batch.targets[0] = 999;
     assert!(decoder.log_likelihoods(&batch).is_ok());
-}
-
-#[test]
-fn schedule_rises_then_falls() {
-    let schedule = Schedule { peak: 1.0, warmup: 10, total: 110, floor: 0.1 };
-    assert_eq!(schedule.rate(5), 0.5);
-    assert_eq!(schedule.rate(10), 1.0);
-    assert!((schedule.rate(60) - 0.55).abs() < 1e-9);
-    assert!((schedule.rate(110) - 0.1).abs() < 1e-9);
 }

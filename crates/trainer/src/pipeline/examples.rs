@@ -3,6 +3,7 @@
 use super::PipelineError;
 use super::recipe::{Recipe, hash_of};
 use crate::data::{Dataset, ExampleSettings, SftSource, Split, build_examples};
+use crate::sft::tokenizer::TOKENIZER_FILE;
 use crate::sft::{SftExample, TextTokenizer};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -60,8 +61,12 @@ pub fn cut_sources(recipe: &Recipe, dataset: &Dataset) -> Sources {
     Sources { train, validation }
 }
 
-/// The tokenizer of a recipe: trained on prompts and completions, without a limit on the prompts.
+/// The tokenizer of a recipe: the checkpoint's that it begins from, else trained on prompts and completions, without a limit on
+/// the prompts.
 pub fn train_tokenizer(recipe: &Recipe, sources: &Sources) -> Result<TextTokenizer, PipelineError> {
+    if let Some(folder) = &recipe.sft.checkpoint {
+        return Ok(TextTokenizer::load(&folder.join(TOKENIZER_FILE))?);
+    }
     let step = (sources.train.len() / TOKENIZER_TEXTS).max(1);
     let texts: Vec<String> = sources
         .train

@@ -74,15 +74,25 @@ fn write_files(input: &PublishInput, models: &ServedModels, bundle: &Path) -> Re
     };
     let mut sft = read(input.trained.join("sft_report.json"))?;
     // The same recipe makes the same bytes; how long it took is not part of the bundle.
-    for timing in ["seconds", "tokens_per_s"] {
-        sft.as_object_mut().and_then(|report| report.remove(timing));
-    }
+    without_time(&mut sft);
     let report = serde_json::json!({
         "held_out": input.judged,
         "sft": sft,
         "codebook": read(input.codebook.join("health.json"))?,
     });
     write_json(&bundle.join("report.json"), &report)
+}
+
+/// Takes how long things took out of a report, the entries of its curve included.
+fn without_time(report: &mut serde_json::Value) {
+    match report {
+        serde_json::Value::Object(fields) => {
+            fields.retain(|name, _| name != "seconds" && name != "tokens_per_s");
+            fields.values_mut().for_each(without_time);
+        }
+        serde_json::Value::Array(entries) => entries.iter_mut().for_each(without_time),
+        _ => {}
+    }
 }
 
 /// What the models answer now, for the gate to compare at every load.

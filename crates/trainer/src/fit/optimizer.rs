@@ -1,22 +1,18 @@
-//! AdamW with decoupled weight decay, gradient clipping, and a warm-up + cosine schedule; one pass over memory per tensor.
+//! AdamW with decoupled weight decay and gradient clipping; one pass over memory per tensor.
 //!
-//! Called by `sft` after each backward. Deterministic: the norm adds up in a fixed order.
+//! Called after each backward. Deterministic: the norm adds up in a fixed order.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result as CandleResult, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::ModelError;
-use super::checkpoint::{TensorFile, read_tensors, write_tensors};
-use super::decoder::Parameter;
-use super::tape::with_values;
-
-/// Values updated by one task.
-const PIECE: usize = 16 * 1024;
+use super::FitError;
+use super::gradients::{Gradients, PIECE};
+use super::groups::ParameterSet;
+use crate::nn::{FileError, TensorFile};
 
 /// Settings of [`AdamW`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -39,36 +35,19 @@ impl Default for AdamWSettings {
     }
 }
 
-/// Linear warm-up to `peak`, then a half cosine down to `peak · floor`.
+/// What [`AdamW::update`] did.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Schedule {
-    /// Highest learning rate.
-    pub peak: f64,
-    /// Steps of warm-up.
-    pub warmup: u64,
-    /// All steps.
-    pub total: u64,
-    /// Last learning rate as a part of the peak.
-    pub floor: f64,
-}
-
-impl Schedule {
-    /// Learning rate of a step, counted from 1.
-    pub fn rate(&self, step: u64) -> f64 {
-        if step <= self.warmup {
-            return self.peak * step as f64 / self.warmup.max(1) as f64;
-        }
-        let length = self.total.saturating_sub(self.warmup).max(1) as f64;
-        let done = ((step - self.warmup) as f64 / length).min(1.0);
-        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
-        self.peak * (self.floor + (1.0 - self.floor) * cosine)
-    }
+pub struct Update {
+    /// Length of the unclipped gradient.
+    pub norm: f64,
+    /// Whether the step was taken: a gradient with a NaN or an infinity in it changes nothing, neither weights nor state.
+    pub taken: bool,
 }
 
 /// Optimizer state: two moments per trainable value.
 pub struct AdamW {
     settings: AdamWSettings,
-    parameters: Vec<Parameter>,
+    set: ParameterSet,
     moments: Vec<Mutex<Moments>>,
     step: u64,
 }
@@ -80,88 +59,77 @@ struct Moments {
 }
 
 impl AdamW {
-    /// Fresh state (all moments 0) for these tensors.
-    pub fn new(parameters: Vec<Parameter>, settings: AdamWSettings) -> Self {
-        let moments = parameters
-            .iter()
+    /// Fresh state (all moments 0) for these parameters.
+    pub fn new(set: ParameterSet, settings: AdamWSettings) -> Self {
+        let moments = set
+            .trainable()
             .map(|parameter| {
                 let zeros = vec![0.0f32; parameter.var.elem_count()];
                 Mutex::new(Moments { mean: zeros.clone(), square: zeros })
             })
             .collect();
-        Self { settings, parameters, moments, step: 0 }
+        Self { settings, set, moments, step: 0 }
     }
 
-    /// Steps taken.
+    /// What is trained.
+    pub fn set(&self) -> &ParameterSet {
+        &self.set
+    }
+
+    /// Steps taken; skipped ones are not among them.
     pub fn steps(&self) -> u64 {
         self.step
     }
 
-    /// One update at this learning rate; returns the norm of the unclipped gradient.
-    pub fn update(&mut self, gradients: &GradStore, rate: f64) -> Result<f64, ModelError> {
-        let norm = self.gradient_norm(gradients)?;
-        self.step += 1;
+    /// One update at this learning rate, unless the gradient is not finite.
+    pub fn update(&mut self, gradients: &Gradients, rate: f64) -> Result<Update, FitError> {
+        let norm = gradients.norm()?;
         if !norm.is_finite() {
-            return Err(ModelError::NotFinite { norm, step: self.step });
+            return Ok(Update { norm, taken: false });
         }
+        self.step += 1;
         let settings = &self.settings;
         let clip = if norm > settings.clip_norm { settings.clip_norm / norm } else { 1.0 };
         let correction1 = 1.0 - settings.beta1.powf(self.step as f64);
         let correction2 = 1.0 - settings.beta2.powf(self.step as f64);
-        for (parameter, moments) in self.parameters.iter().zip(&self.moments) {
-            let Some(gradient) = gradients.get(&parameter.var) else {
-                return Err(ModelError::MissingGradient(parameter.name.clone()));
-            };
-            let decay = if parameter.decay { 1.0 - rate * settings.weight_decay } else { 1.0 };
-            let operation = Update {
+        for ((member, moments), gradient) in self.set.members.iter().zip(&self.moments).zip(&gradients.0) {
+            let own_rate = rate * member.rate_scale;
+            let weight_decay = member.weight_decay.unwrap_or(settings.weight_decay);
+            let decay = if member.parameter.decay { 1.0 - own_rate * weight_decay } else { 1.0 };
+            let operation = Step {
                 moments,
                 clip: clip as f32,
                 beta1: settings.beta1 as f32,
                 beta2: settings.beta2 as f32,
-                step_size: (rate / correction1) as f32,
+                step_size: (own_rate / correction1) as f32,
                 square_scale: (1.0 / correction2) as f32,
                 epsilon: settings.epsilon as f32,
                 decay: decay as f32,
             };
-            parameter.var.inplace_op2(&gradient.contiguous()?, &operation)?;
+            member.parameter.var.inplace_op2(gradient, &operation)?;
         }
-        Ok(norm)
-    }
-
-    fn gradient_norm(&self, gradients: &GradStore) -> Result<f64, ModelError> {
-        let mut total = 0.0f64;
-        for parameter in &self.parameters {
-            let Some(gradient) = gradients.get(&parameter.var) else {
-                return Err(ModelError::MissingGradient(parameter.name.clone()));
-            };
-            let pieces: Vec<f64> = with_values(&gradient.contiguous()?, |values| {
-                values.par_chunks(PIECE).map(|piece| piece.iter().map(|v| f64::from(*v).powi(2)).sum()).collect()
-            })?;
-            total += pieces.iter().sum::<f64>();
-        }
-        Ok(total.sqrt())
+        Ok(Update { norm, taken: true })
     }
 
     /// Writes the moments and the step count (safetensors), atomically.
-    pub fn save(&self, path: &Path) -> Result<(), ModelError> {
+    pub fn save(&self, path: &Path) -> Result<(), FitError> {
         let mut file = TensorFile::default();
-        for (parameter, moments) in self.parameters.iter().zip(&self.moments) {
+        for (parameter, moments) in self.set.trainable().zip(&self.moments) {
             let moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
             let shape = parameter.var.dims().to_vec();
             file.tensors.push((format!("mean.{}", parameter.name), shape.clone(), moments.mean.clone()));
             file.tensors.push((format!("square.{}", parameter.name), shape, moments.square.clone()));
         }
         file.metadata.insert("step".into(), self.step.to_string());
-        write_tensors(path, &file)
+        Ok(file.write(path)?)
     }
 
     /// Reads what [`Self::save`] wrote, for the same tensors.
-    pub fn restore(&mut self, path: &Path) -> Result<(), ModelError> {
-        let mut file = read_tensors(path)?;
-        let wrong = |message: String| ModelError::Checkpoint { path: path.to_owned(), message };
+    pub fn restore(&mut self, path: &Path) -> Result<(), FitError> {
+        let mut file = TensorFile::read(path)?;
         let step = file.metadata.get("step").and_then(|text| text.parse().ok());
-        self.step = step.ok_or_else(|| wrong("metadata has no step: not an optimizer file".into()))?;
-        for (parameter, moments) in self.parameters.iter().zip(&self.moments) {
+        self.step = step.ok_or_else(|| FileError::content(path, "metadata has no step: not an optimizer file"))?;
+        for (parameter, moments) in self.set.trainable().zip(&self.moments) {
             let shape = parameter.var.dims();
             let mean = file.take(path, &format!("mean.{}", parameter.name), shape)?;
             let square = file.take(path, &format!("square.{}", parameter.name), shape)?;
@@ -171,7 +139,7 @@ impl AdamW {
     }
 }
 
-struct Update<'a> {
+struct Step<'a> {
     moments: &'a Mutex<Moments>,
     clip: f32,
     beta1: f32,
@@ -182,7 +150,7 @@ struct Update<'a> {
     decay: f32,
 }
 
-impl InplaceOp2 for Update<'_> {
+impl InplaceOp2 for Step<'_> {
     fn name(&self) -> &'static str {
         "adamw"
     }
