@@ -28,7 +28,7 @@ const PREFIX: &str = "base_model.model.";
 /// The linear layers of a decoder's layer: PEFT's `all-linear`.
 const ALL: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 /// Keys of `adapter_config.json` that do not change what is computed, or that are read.
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 17] = [
     "peft_type",
     "task_type",
     "r",
@@ -45,6 +45,7 @@ const KNOWN: [&str; 16] = [
     "exclude_modules",
     "peft_version",
     "megatron_core",
+    "qalora_group_size",
 ];
 
 /// Which linear layers get adapters, and of what size: recipe key `lora` of `[sft]`.
