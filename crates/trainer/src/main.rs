@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use taiji_export::{ExportError, ExportOptions, Flavour, Precision, Role, export, gguf};
 use taiji_trainer::data::import_amazon;
 use taiji_trainer::pipeline::{RunOptions, compare_llm, evaluate_bundle, fetch_encoder, run};
-use taiji_trainer::synth::{self, DEFAULT_WORLD_SEED, SynthSettings};
+use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,19 +21,24 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Generate a world: items.jsonl, users.jsonl, events.jsonl.
-    #[command(after_help = "Example:\n  taiji-trainer synth --out data/world --users 1000 --seed 7")]
+    /// Generate a world: items.jsonl, users.jsonl, events.jsonl, labels.jsonl.
+    #[command(
+        after_help = "Examples:\n  taiji-trainer synth --out data/world --users 1000 --seed 7\n  taiji-trainer synth --world reason --out data/reason --conflict 60"
+    )]
     Synth {
+        /// interests: most is bought of what the session was about. reason: each purchase has a cause.
+        #[arg(long, value_enum, default_value_t)]
+        world: WorldKind,
         /// Folder to write.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
         /// People.
         #[arg(long, default_value_t = 4000)]
         users: usize,
-        /// Items.
-        #[arg(long, default_value_t = 2000)]
-        items: usize,
-        /// Events, about; default 65 a user.
+        /// Items; default 2000. The world reason has 1980, always.
+        #[arg(long)]
+        items: Option<usize>,
+        /// Events, about; default 65 a user. In the world reason everybody has nine sessions.
         #[arg(long)]
         events: Option<usize>,
         /// Decides users and events.
@@ -42,6 +47,10 @@ enum Command {
         /// Decides items and categories.
         #[arg(long, default_value_t = DEFAULT_WORLD_SEED)]
         world_seed: u64,
+        /// Advertisers' demand: similarity to the next purchase that the item with the best click-and-conversion rate keeps,
+        /// in percent. Default: none in interests, 80 in reason.
+        #[arg(long, value_enum)]
+        conflict: Option<Conflict>,
     },
     /// Import a public data set into events.jsonl, items.jsonl, users.jsonl.
     #[command(
@@ -216,15 +225,23 @@ fn main() -> ExitCode {
 
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Synth { out, users, items, events, seed, world_seed } => {
-            let events = events.unwrap_or(users * 65);
-            let world = synth::generate(&SynthSettings { users, items, events, seed, world_seed });
+        Command::Synth { world: kind, out, users, items, events, seed, world_seed, conflict } => {
+            let fixed = [("--items", items), ("--events", events)].into_iter().find(|(_, given)| given.is_some());
+            if let (WorldKind::Reason, Some((option, _))) = (kind, fixed) {
+                return Err(Failure(
+                    format!("{option}: the world reason decides that itself; leave the option out"),
+                    64,
+                ));
+            }
+            let (items, events) = (items.unwrap_or(2_000), events.unwrap_or(users * 65));
+            let world = synth::generate(&SynthSettings { kind, users, items, events, seed, world_seed, conflict });
             synth::write(&world, &out).map_err(unavailable)?;
             println!(
-                "{} items, {} users, {} events in {}",
+                "{} items, {} users, {} events, {} labels in {}",
                 world.items.len(),
                 world.users.len(),
                 world.events.len(),
+                world.labels.len(),
                 out.display()
             );
             Ok(())

@@ -89,7 +89,7 @@ impl DataRecipe {
     pub fn synth(&self) -> Option<SynthSettings> {
         match *self {
             DataRecipe::Synth { users, items, events, seed, world_seed, .. } => {
-                Some(SynthSettings { users, items, events, seed, world_seed })
+                Some(SynthSettings { users, items, events, seed, world_seed, ..SynthSettings::default() })
             }
             DataRecipe::Files { .. } => None,
         }

@@ -2,34 +2,37 @@
 //!
 //! A session has an intent (a lowest category and why): perhaps a search, some impressions with clicks, perhaps a
 //! purchase. The purchase of the last session is withheld: it is the `next_purchase` of the latent truth.
-//! In: catalogue, index of the user, seed. Out: the user's record and events. Caller: `synth::generate`.
+//! In: catalogue, demand, index of the user, seed. Out: [`Lived`]. Caller: `interests`.
 
-use super::catalogue::Catalogue;
+use super::catalogue::{Catalogue, Group};
 use super::person::Person;
+use super::rates;
 use crate::data::{Interest, Latent, NextPurchase, UserRecord};
 use crate::draw;
 use crate::reason::Reason;
+use crate::synth::labels::Shown;
+use crate::synth::{JOIN_DAYS, SESSION_GAP_DAYS, START_MS, round};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use taiji::event::{Domain, Event};
 
-/// 2024-01-01.
-const START_MS: i64 = 1_704_067_200_000;
 const DAY_MS: f64 = 86_400_000.0;
-/// People join during this many days.
-const JOIN_DAYS: f64 = 300.0;
-/// Mean days between sessions.
-const SESSION_GAP_DAYS: f64 = 5.0;
 /// Chance that a session ends in a purchase.
 const PURCHASE: f64 = 0.7;
 /// Chance that a session begins with a search.
 const SEARCH: f64 = 0.35;
 /// Where the purchase goes: what the session was about, its L2, the dominant interest, anywhere.
-const PURCHASE_WEIGHTS: [f64; 4] = [0.66, 0.12, 0.15, 0.07];
+pub(super) const PURCHASE_WEIGHTS: [f64; 4] = [0.66, 0.12, 0.15, 0.07];
 /// Latest engagements that a reason looks at.
 const WINDOW: usize = 10;
+/// Chance that a session after a purchase is about what goes with it.
+const COMPLEMENT: f64 = 0.1;
+/// What a session is about otherwise: an interest, the season, the stage of life, anything.
+const INTENT_WEIGHTS: [f64; 4] = [0.88, 0.05, 0.04, 0.03];
+/// Chance that an interest's session is about its favourite leaf; else about any leaf of the L2.
+const FAVOURITE: f64 = 0.55;
 
 /// Why a session happens.
 enum Cause {
@@ -45,9 +48,26 @@ struct Intent {
     cause: Cause,
 }
 
+/// One user's life and what the labels and the oracle are made of.
+pub struct Lived {
+    /// With the latent truth.
+    pub record: UserRecord,
+    /// By time.
+    pub events: Vec<Event>,
+    /// Every impression.
+    pub shown: Vec<Shown>,
+    /// As the last session met them.
+    pub person: Person,
+    /// Chance of each leaf to be what the last session is about.
+    pub intents: Vec<f64>,
+}
+
 /// A life in progress.
+#[derive(Clone)]
 struct Life<'a> {
     catalogue: &'a Catalogue,
+    /// By leaf, added to the logit of cvr.
+    demand: &'a [f64],
     person: Person,
     user_id: String,
     random: ChaCha8Rng,
@@ -58,10 +78,33 @@ struct Life<'a> {
     /// Leaf of the latest purchase, forgotten after two sessions.
     bought: Option<(usize, usize)>,
     purchases: BTreeMap<String, Vec<Reason>>,
+    session: usize,
+    shown: Vec<Shown>,
+    intents: Vec<f64>,
 }
 
 /// Lives user `index`: about `mean_events` events, more or fewer by lot.
-pub fn live(catalogue: &Catalogue, index: usize, mean_events: f64, seed: u64) -> (UserRecord, Vec<Event>) {
+pub fn live(catalogue: &Catalogue, demand: &[f64], index: usize, mean_events: f64, seed: u64) -> Lived {
+    let (mut life, budget) = begin(catalogue, demand, index, mean_events, seed);
+    let next_purchase = loop {
+        life.session += 1;
+        let last = life.events.len() + 8 >= budget;
+        let next_purchase = life.session(last);
+        if last {
+            break next_purchase;
+        }
+    };
+    life.finish(next_purchase)
+}
+
+/// A life before its first session, and about how many events it will have.
+fn begin<'a>(
+    catalogue: &'a Catalogue,
+    demand: &'a [f64],
+    index: usize,
+    mean_events: f64,
+    seed: u64,
+) -> (Life<'a>, usize) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(index as u64);
     let person = Person::new(catalogue, &mut random);
@@ -69,6 +112,7 @@ pub fn live(catalogue: &Catalogue, index: usize, mean_events: f64, seed: u64) ->
     let now_ms = START_MS + (random.random::<f64>() * JOIN_DAYS * DAY_MS) as i64;
     let mut life = Life {
         catalogue,
+        demand,
         person,
         user_id: format!("u{seed}-{index}"),
         random,
@@ -77,18 +121,12 @@ pub fn live(catalogue: &Catalogue, index: usize, mean_events: f64, seed: u64) ->
         engaged: Vec::new(),
         bought: None,
         purchases: BTreeMap::new(),
+        session: 0,
+        shown: Vec::new(),
+        intents: Vec::new(),
     };
     life.introduce();
-    let mut session = 0;
-    let next_purchase = loop {
-        session += 1;
-        let last = life.events.len() + 8 >= budget;
-        let next_purchase = life.session(session, last);
-        if last {
-            break next_purchase;
-        }
-    };
-    life.finish(next_purchase)
+    (life, budget)
 }
 
 impl Life<'_> {
@@ -99,10 +137,13 @@ impl Life<'_> {
     }
 
     /// One session; in the last one the purchase is not made but returned.
-    fn session(&mut self, number: usize, last: bool) -> Option<NextPurchase> {
+    fn session(&mut self, last: bool) -> Option<NextPurchase> {
         self.now_ms += (draw::exponential(SESSION_GAP_DAYS, &mut self.random) * DAY_MS) as i64 + 60_000;
         self.person.drift(self.catalogue, &mut self.random);
-        let intent = self.intent(number);
+        if last {
+            self.intents = self.intent_chances();
+        }
+        let intent = self.intent();
         let domains = [Domain::Shop, Domain::Video, Domain::App, Domain::Live, Domain::Ad];
         let domain = domains[draw::weighted(&[0.4, 0.25, 0.2, 0.1, 0.05], &mut self.random)];
         let query = self.random.random_bool(SEARCH).then(|| self.search(&intent));
@@ -119,21 +160,21 @@ impl Life<'_> {
         if let Some(event) = self.events.last() {
             self.purchases.insert(event.event_id.clone(), reasons);
         }
-        self.bought = Some((self.catalogue.leaf_of[item], number));
+        self.bought = Some((self.catalogue.leaf_of[item], self.session));
         None
     }
 
     /// What this session is about.
-    fn intent(&mut self, session: usize) -> Intent {
+    fn intent(&mut self) -> Intent {
         let catalogue = self.catalogue;
-        if let Some((leaf, when)) = self.bought.filter(|(_, when)| session <= when + 2) {
-            if self.random.random_bool(0.1) {
+        if let Some((leaf, when)) = self.lately_bought() {
+            if self.random.random_bool(COMPLEMENT) {
                 self.bought = None;
                 return Intent { leaf: catalogue.leaves[leaf].complement, cause: Cause::Complement(leaf) };
             }
             self.bought = Some((leaf, when));
         }
-        match draw::weighted(&[0.88, 0.05, 0.04, 0.03], &mut self.random) {
+        match draw::weighted(&INTENT_WEIGHTS, &mut self.random) {
             1 => {
                 let season = *draw::choice(seasons(self.now_ms), &mut self.random).unwrap_or(&"winter");
                 let leaf = self.leaf_of_groups(|group| group.season.as_deref() == Some(season));
@@ -150,7 +191,7 @@ impl Life<'_> {
             _ => {
                 let weights: Vec<f64> = self.person.leanings.iter().map(|leaning| leaning.weight).collect();
                 let leaning = &self.person.leanings[draw::weighted(&weights, &mut self.random)];
-                let favourite = self.random.random_bool(0.55);
+                let favourite = self.random.random_bool(FAVOURITE);
                 let leaves = &catalogue.groups[leaning.group].leaves;
                 let other = draw::choice(leaves, &mut self.random).copied().unwrap_or(leaning.leaf);
                 Intent { leaf: if favourite { leaning.leaf } else { other }, cause: Cause::Interest }
@@ -158,8 +199,44 @@ impl Life<'_> {
         }
     }
 
+    /// Leaf of a purchase that is not forgotten yet, and the session of it.
+    fn lately_bought(&self) -> Option<(usize, usize)> {
+        self.bought.filter(|(_, when)| self.session <= when + 2)
+    }
+
+    /// Chance of each leaf in what [`Life::intent`] draws next; tested against its draws.
+    fn intent_chances(&self) -> Vec<f64> {
+        let catalogue = self.catalogue;
+        let mut chances = vec![0.0; catalogue.leaves.len()];
+        let mut rest = 1.0;
+        if let Some((leaf, _)) = self.lately_bought() {
+            chances[catalogue.leaves[leaf].complement] += COMPLEMENT;
+            rest -= COMPLEMENT;
+        }
+        let [interest, season, stage, explore] = INTENT_WEIGHTS.map(|weight| weight * rest);
+        let now = seasons(self.now_ms);
+        for name in now {
+            let fits = |group: &Group| group.season.as_deref() == Some(*name);
+            spread(catalogue, &mut chances, season / now.len() as f64, fits);
+        }
+        let own = |group: &Group| group.stage.as_deref() == Some(self.person.stage);
+        let fits_none = !catalogue.groups.iter().any(own);
+        spread(catalogue, &mut chances, stage, |group| fits_none || own(group));
+        spread(catalogue, &mut chances, explore, |_| true);
+        let total: f64 = self.person.leanings.iter().map(|leaning| leaning.weight).sum();
+        for leaning in &self.person.leanings {
+            let chance = interest * leaning.weight / total;
+            chances[leaning.leaf] += chance * FAVOURITE;
+            let leaves = &catalogue.groups[leaning.group].leaves;
+            for leaf in leaves {
+                chances[*leaf] += chance * (1.0 - FAVOURITE) / leaves.len() as f64;
+            }
+        }
+        chances
+    }
+
     /// A leaf of one of the groups that fit, all groups alike.
-    fn leaf_of_groups(&mut self, fits: impl Fn(&super::catalogue::Group) -> bool) -> usize {
+    fn leaf_of_groups(&mut self, fits: impl Fn(&Group) -> bool) -> usize {
         let groups: Vec<_> = self.catalogue.groups.iter().filter(|group| fits(group)).collect();
         let group = draw::choice(&groups, &mut self.random);
         group.and_then(|group| draw::choice(&group.leaves, &mut self.random)).copied().unwrap_or(0)
@@ -191,10 +268,12 @@ impl Life<'_> {
                 _ => self.random.random_range(0..catalogue.leaves.len()),
             };
             let Some(item) = draw::choice(&catalogue.leaves[leaf].items, &mut self.random).copied() else { continue };
-            let (click, buy) = self.rates(item, intent);
+            let (click, buy) = rates(catalogue, &self.person, self.demand, item, intent.leaf);
             let truth = [("ctr", click), ("cvr", buy)].map(|(name, rate)| (name.to_string(), json!(round(rate))));
             self.push("impression", Some(item), Some(domain), truth.into_iter().collect());
-            if !self.random.random_bool(click) {
+            let clicks = self.random.random_bool(click);
+            self.shown.push(Shown { item, ts_ms: self.now_ms, session: self.session, clicked: clicks, cvr: buy });
+            if !clicks {
                 continue;
             }
             self.push("click", Some(item), Some(domain), BTreeMap::new());
@@ -206,22 +285,6 @@ impl Life<'_> {
             }
         }
         clicked
-    }
-
-    /// The true chance of a click on an impression, and of a purchase after a click.
-    fn rates(&self, item: usize, intent: &Intent) -> (f64, f64) {
-        let catalogue = self.catalogue;
-        let leaf = catalogue.leaf_of[item];
-        let parent = catalogue.leaves[leaf].parent;
-        let interest = self.person.leanings.iter().find(|leaning| leaning.group == parent);
-        let matching = match () {
-            () if leaf == intent.leaf => 1.0,
-            () if parent == catalogue.leaves[intent.leaf].parent => 0.7,
-            () => interest.map_or(0.0, |leaning| 0.6 * leaning.weight.min(1.0)),
-        };
-        let taste = self.person.taste(catalogue, item);
-        let sigmoid = |score: f64| 1.0 / (1.0 + (-score).exp());
-        (sigmoid(-2.6 + 2.8 * matching + 1.2 * taste), sigmoid(-3.5 + 2.0 * matching + 1.5 * taste))
     }
 
     /// What is bought: often something clicked, else what suits best on the shelf.
@@ -312,7 +375,8 @@ impl Life<'_> {
         });
     }
 
-    fn finish(mut self, next_purchase: Option<NextPurchase>) -> (UserRecord, Vec<Event>) {
+    fn finish(mut self, next_purchase: Option<NextPurchase>) -> Lived {
+        let person = self.person.clone();
         self.person.leanings.sort_by(|left, right| right.weight.total_cmp(&left.weight));
         let total: f64 = self.person.leanings.iter().map(|leaning| leaning.weight).sum();
         let interests: Vec<Interest> = self
@@ -335,13 +399,21 @@ impl Life<'_> {
             next_purchase,
         };
         let record = UserRecord { user_id: self.user_id, profile: self.person.profile, latent: Some(latent) };
-        (record, self.events)
+        Lived { record, events: self.events, shown: self.shown, person, intents: self.intents }
     }
 }
 
-/// Four decimals: enough for a truth, and short on disk.
-fn round(value: f64) -> f64 {
-    (value * 10_000.0).round() / 10_000.0
+/// Adds `weight` to the leaves of the groups that fit, all groups alike, and in a group all leaves alike.
+fn spread(catalogue: &Catalogue, chances: &mut [f64], weight: f64, fits: impl Fn(&Group) -> bool) {
+    let groups: Vec<_> = catalogue.groups.iter().filter(|group| fits(group)).collect();
+    if groups.is_empty() {
+        chances[0] += weight; // as `leaf_of_groups` does
+    }
+    for group in &groups {
+        for leaf in &group.leaves {
+            chances[*leaf] += weight / (groups.len() * group.leaves.len()) as f64;
+        }
+    }
 }
 
 /// The seasons of a moment; the calendar of 365 days is exact enough for shopping.
@@ -355,5 +427,48 @@ fn seasons(now_ms: i64) -> &'static [&'static str] {
         212..258 => &["summer", "back to school"],
         258..304 => &["back to school"],
         _ => &["gift season", "winter"],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn the_chances_of_intents_are_those_of_the_draws() {
+        const DRAWS: usize = 20_000;
+        let catalogue = Catalogue::new(2_000, 1);
+        let demand = vec![0.0; catalogue.leaves.len()];
+        let mut after_a_purchase = 0;
+        for index in 0..12 {
+            let (mut life, _) = begin(&catalogue, &demand, index, 60.0, 5);
+            for session in 1..5 {
+                life.session = session;
+                life.session(false);
+            }
+            life.session = 5;
+            after_a_purchase += usize::from(life.lately_bought().is_some());
+            let chances = life.intent_chances();
+            assert!((chances.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+            let mut counts = vec![0.0; chances.len()];
+            for draw in 0..DRAWS {
+                let mut copy = life.clone();
+                copy.random.set_stream((1 << 40) + draw as u64);
+                counts[copy.intent().leaf] += 1.0;
+            }
+            let misfit = counts.iter().zip(&chances).map(|(count, chance)| {
+                let expected = chance * DRAWS as f64;
+                if expected == 0.0 {
+                    f64::from(u8::from(*count > 0.0)) * 1e6
+                } else {
+                    (count - expected).powi(2) / expected
+                }
+            });
+            let (misfit, freedom) =
+                (misfit.sum::<f64>(), chances.iter().filter(|chance| **chance > 0.0).count() as f64);
+            assert!(misfit < freedom + 5.0 * (2.0 * freedom).sqrt(), "user {index}: {misfit} of {freedom}");
+        }
+        assert!(after_a_purchase > 3);
     }
 }

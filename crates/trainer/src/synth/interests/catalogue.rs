@@ -1,6 +1,6 @@
 //! The world's shelf: category tree and items, decided by the world-seed alone.
 //!
-//! In: `taxonomy.txt` (compiled in), number of items, world-seed. Out: [`Catalogue`]. Caller: `synth::generate`.
+//! In: `taxonomy.txt` (compiled in), number of items, world-seed. Out: [`Catalogue`]. Caller: `interests`.
 
 use crate::draw;
 use rand::Rng;
@@ -14,7 +14,7 @@ const COLOURS: [&str; 10] = ["black", "white", "navy", "grey", "green", "red", "
 const EDITIONS: [&str; 5] = ["plus", "mini", "classic", "duo", "max"];
 
 /// A lowest category with what titles there are made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Leaf {
     /// L1, L2, L3.
     pub categories: Vec<String>,
@@ -35,7 +35,7 @@ pub struct Leaf {
 }
 
 /// A middle category.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     /// Index of the L1.
     pub top: usize,
@@ -48,7 +48,7 @@ pub struct Group {
 }
 
 /// Everything that the world-seed decides.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Catalogue {
     /// As in `items.jsonl`.
     pub items: Vec<Item>,

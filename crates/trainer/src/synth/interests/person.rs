@@ -26,7 +26,7 @@ const TURNOVER: f64 = 0.025;
 const DRIFT: f64 = 0.12;
 
 /// One latent interest.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Leaning {
     /// L2.
     pub group: usize,
@@ -37,7 +37,7 @@ pub struct Leaning {
 }
 
 /// Who somebody is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Person {
     /// Stage of life.
     pub stage: &'static str,
