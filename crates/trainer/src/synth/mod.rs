@@ -81,9 +81,10 @@ impl SynthSettings {
         use Conflict::{Kept60, Kept80, Kept94};
         match (self.kind, self.conflict) {
             (_, Some(Conflict::None)) | (WorldKind::Interests, None) => 0.0,
-            (WorldKind::Interests, Some(Kept94)) => 0.52,
-            (WorldKind::Interests, Some(Kept80)) => 0.75,
-            (WorldKind::Interests, Some(Kept60)) => 1.17,
+            // Without any demand it keeps 88 % only, and with all the demand in the world 64 %.
+            (WorldKind::Interests, Some(Kept94)) => 0.0,
+            (WorldKind::Interests, Some(Kept80)) => 0.35,
+            (WorldKind::Interests, Some(Kept60)) => 1.8,
             (WorldKind::Reason, Some(Kept94)) => 0.52,
             (WorldKind::Reason, Some(Kept80) | None) => 0.75,
             (WorldKind::Reason, Some(Kept60)) => 1.17,

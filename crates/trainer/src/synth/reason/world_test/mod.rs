@@ -9,12 +9,13 @@ mod prompt;
 mod reader;
 mod single_facts;
 
-use super::catalogue::{LEAF_COUNT, Tables};
+use super::catalogue::Tables;
 use crate::data::{Dataset, ExampleSettings, SftSource, Split, build_examples};
 use crate::reason::{Cause, Reason};
 use crate::synth::{SynthSettings, WorldKind, generate};
 use prompt::{Fact, Shown, leaf_of};
 use reader::Reader;
+use single_facts::{Detail, Logit};
 
 /// What the prompt shows, what was bought, and whether the cause led there.
 struct Case {
@@ -30,8 +31,9 @@ struct Plan {
     test_seed: u64,
     test_users: usize,
     world_seed: u64,
-    /// Newest line, best counting rule, single facts: at most; reader, hidden cause, cost of a shuffled fact: at least.
-    limits: [f64; 6],
+    /// Newest line, best counting rule, single facts, those with their places: at most; reader, hidden cause, cost of a shuffled
+    /// fact: at least.
+    limits: [f64; 7],
 }
 
 fn world(plan: &Plan, seed: u64, users: usize) -> Dataset {
@@ -66,8 +68,10 @@ fn judge(plan: &Plan) {
     let recency = accuracy(&test, |shown| counting::by_recency(shown));
     let best = counting::Transitions::tuned(&train);
     let counted = accuracy(&test, |shown| best.answer(shown));
-    let single = single_facts::Logit::fitted(&train);
-    let singly = accuracy(&test, |shown| single.answer(shown));
+    let singly = [Detail::Facts, Detail::Places].map(|detail| {
+        let logit = Logit::fitted(&train, detail);
+        accuracy(&test, |shown| logit.answer(shown))
+    });
     let reader = Reader::fitted(Tables::new(plan.world_seed), &train);
     let read = accuracy(&test, |shown| reader.answer(shown));
     let hidden = test.iter().filter(|case| !case.by_chance).count() as f64 / test.len() as f64;
@@ -79,8 +83,10 @@ fn judge(plan: &Plan) {
         train.len()
     );
     println!("  newest line {newest:.3}, newest purchase {purchase:.3}, recency {recency:.3}");
-    println!("  best counting {counted:.3}, single facts {singly:.3}, reader {read:.3}, hidden cause {hidden:.3}");
-    let [most_newest, most_counted, most_single, least_read, least_hidden, least_cost] = plan.limits;
+    println!(
+        "  best counting {counted:.3}, single facts {singly:.3?} (alone, with their places), reader {read:.3}, hidden cause {hidden:.3}"
+    );
+    let [most_newest, most_counted, most_single, most_placed, least_read, least_hidden, least_cost] = plan.limits;
     for fact in Fact::ALL {
         let shuffled: Vec<Case> = (0..test.len())
             .map(|place| {
@@ -93,11 +99,11 @@ fn judge(plan: &Plan) {
         assert!(read - without >= least_cost, "{fact:?}: {without}");
     }
     assert!(newest.max(purchase).max(recency) <= most_newest.max(most_counted) && newest <= most_newest, "{newest}");
-    assert!(counted <= most_counted && counted + 0.02 >= newest, "{counted}");
+    assert!(counted <= most_counted && counted + 0.03 >= newest, "{counted}");
     // A logit that was not fitted well would pass any upper limit.
-    assert!(singly <= most_single && singly >= counted + 0.05, "{singly}");
+    assert!(singly[0] <= most_single && singly[0] >= counted + 0.05, "{singly:?}");
+    assert!(singly[1] <= most_placed && singly[1] >= singly[0] - 0.02, "{singly:?}");
     assert!(read >= least_read && hidden >= least_hidden && read < hidden, "{read} {hidden}");
-    assert!(single.answer(&test[0].shown) < LEAF_COUNT);
 }
 
 #[test]
@@ -108,7 +114,7 @@ fn no_shortcut_reads_the_world_and_every_fact_is_needed() {
         test_seed: 22,
         test_users: 1_000,
         world_seed: 5,
-        limits: [0.28, 0.33, 0.53, 0.72, 0.85, 0.01],
+        limits: [0.28, 0.33, 0.55, 0.60, 0.72, 0.85, 0.01],
     });
 }
 
@@ -123,7 +129,7 @@ fn world_check() {
             test_seed: first,
             test_users: 4_000,
             world_seed,
-            limits: [0.25, 0.30, 0.50, 0.75, 0.85, 0.02],
+            limits: [0.25, 0.30, 0.55, 0.60, 0.75, 0.85, 0.02],
         });
     }
 }
