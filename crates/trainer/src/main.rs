@@ -47,8 +47,8 @@ enum Command {
         /// Decides items and categories.
         #[arg(long, default_value_t = DEFAULT_WORLD_SEED)]
         world_seed: u64,
-        /// Advertisers' demand: similarity to the next purchase that the item with the best click-and-conversion rate keeps,
-        /// in percent. Default: none in interests, 80 in reason.
+        /// Advertisers' demand, which moves conversions but no purchase: percent of similarity to the next purchase that the
+        /// item with the best click-and-conversion rate keeps, about. Default: none in interests, 80 in reason.
         #[arg(long, value_enum)]
         conflict: Option<Conflict>,
     },
