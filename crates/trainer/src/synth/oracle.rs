@@ -9,7 +9,7 @@ use super::{interests, reason};
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum People {
     Interests(interests::Crowd),
-    Reason(reason::Crowd),
+    Reason(Box<reason::Crowd>),
 }
 
 /// Truth about the next session of every user.

@@ -47,7 +47,7 @@ pub(super) fn generate(settings: &SynthSettings) -> World {
         intents.push(cause::intents(&lived.held, lived.domain));
     }
     world.sort();
-    world.oracle = Oracle::new(intents, People::Reason(Crowd { catalogue, tables, people, demand }));
+    world.oracle = Oracle::new(intents, People::Reason(Box::new(Crowd { catalogue, tables, people, demand })));
     world
 }
 

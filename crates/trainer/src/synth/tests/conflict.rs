@@ -38,7 +38,7 @@ fn kept(world: &World, spread: f64, world_seed: u64) -> (f64, f64) {
     let (vectors, words) = vectors(world);
     let people = match world.oracle.people().unwrap() {
         People::Interests(crowd) => People::Interests(crowd.with_demand(spread, world_seed)),
-        People::Reason(crowd) => People::Reason(crowd.with_demand(spread, world_seed)),
+        People::Reason(crowd) => People::Reason(Box::new(crowd.with_demand(spread, world_seed))),
     };
     let (mut similar, mut rate) = ([0.0; 2], [0.0; 2]);
     for user in 0..world.users.len() {

@@ -65,7 +65,7 @@ fn judge(plan: &Plan) {
 
     let newest = accuracy(&test, |shown| shown.lines[0].leaf);
     let purchase = accuracy(&test, counting::newest_purchase);
-    let recency = accuracy(&test, |shown| counting::by_recency(shown));
+    let recency = accuracy(&test, counting::by_recency);
     let best = counting::Transitions::tuned(&train);
     let counted = accuracy(&test, |shown| best.answer(shown));
     let singly = [Detail::Facts, Detail::Places].map(|detail| {

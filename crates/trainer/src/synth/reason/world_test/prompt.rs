@@ -105,13 +105,11 @@ impl Shown {
 
     fn replace(&mut self, act: Act, other: &Shown) {
         let pool: Vec<Line> = other.lines.iter().filter(|line| line.act == act).copied().collect();
-        let mut taken = 0;
-        for line in self.lines.iter_mut().filter(|line| line.act == act) {
+        for (taken, line) in self.lines.iter_mut().filter(|line| line.act == act).enumerate() {
             match pool.get(taken % pool.len().max(1)) {
                 Some(found) => *line = *found,
                 None => line.act = Act::Click,
             }
-            taken += 1;
         }
     }
 }
