@@ -1,12 +1,14 @@
-//! `taiji-trainer`: makes everything `taiji` loads. The stages are rooms of `taiji_trainer`.
+//! `taiji-trainer`: makes everything `taiji` loads. The work is done by rooms of `taiji_trainer`.
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use taiji_export::{ExportError, ExportOptions, Flavour, Precision, Role, export, gguf};
 use taiji_trainer::data::import_amazon;
-use taiji_trainer::pipeline::{RunOptions, compare_llm, evaluate_bundle, fetch_encoder, run};
+use taiji_trainer::judge::{compare_llm, evaluate_bundle};
 use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
+
+mod recipes;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -119,28 +121,14 @@ enum Command {
         #[arg(long, value_name = "URL")]
         index: Option<String>,
     },
-    /// Run a recipe: from data to a bundle. Stages that are done are not run again.
-    #[command(after_help = "Example:\n  taiji-trainer run --recipe models/demo.toml --out models")]
-    Run {
-        /// Recipe file.
-        #[arg(long, value_name = "FILE")]
-        recipe: PathBuf,
-        /// Folder of events.jsonl and items.jsonl, for recipes of kind `files`.
-        #[arg(long, value_name = "DIR")]
-        data: Option<PathBuf>,
-        /// The bundle goes to OUT/<name>/<epoch>.
-        #[arg(long, value_name = "DIR", default_value = "models")]
-        out: PathBuf,
-        /// Where stages keep their output.
-        #[arg(long, value_name = "DIR", default_value = ".cache/train")]
-        work: PathBuf,
-        /// cpu; cuda is not built yet.
-        #[arg(long, default_value = "cpu")]
-        device: String,
-        /// Seed over the recipe's.
-        #[arg(long)]
-        seed: Option<u64>,
-    },
+    /// Run a recipe: from data to a bundle, or to the rows of an experiment. Stages that are done are not run again.
+    #[command(
+        after_help = "Examples:\n  taiji-trainer run --recipe models/demo.toml --out models\n  taiji-trainer run --recipe models/mine.toml --data DIR --until sft\n  taiji-trainer run --recipe models/trial.toml --jobs 2"
+    )]
+    Run(recipes::RunArguments),
+    /// Say what `run` would do with the same arguments, and why. Nothing is written.
+    #[command(after_help = "Example:\n  taiji-trainer plan --recipe models/demo.toml")]
+    Plan(recipes::Part),
     /// Judge a bundle: on generated users of a seed, or on the held-out tails of a data folder.
     #[command(
         after_help = "Example:\n  taiji-trainer evaluate --bundle models/demo/1 --synth-seed 4242 --out report.json"
@@ -291,19 +279,9 @@ fn execute(command: Command) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Command::Fetch { recipe, index } => {
-            let folder = fetch_encoder(&recipe, index.as_deref()).map_err(unavailable)?;
-            println!("encoder: {}", folder.display());
-            Ok(())
-        }
-        Command::Run { recipe, data, out, work, device, seed } => {
-            if device != "cpu" {
-                return Err(Failure(format!("--device {device}: only cpu is built"), 64));
-            }
-            let bundle = run(&recipe, &RunOptions { data, out, work, seed }).map_err(unavailable)?;
-            println!("bundle: {}", bundle.display());
-            Ok(())
-        }
+        Command::Fetch { recipe, index } => recipes::fetch(&recipe, index.as_deref()),
+        Command::Run(arguments) => recipes::run(arguments),
+        Command::Plan(part) => recipes::plan(&part),
         Command::Evaluate { bundle, data, synth_seed, users, out } => {
             let judged = evaluate_bundle(&bundle, data.as_deref(), synth_seed, users).map_err(unavailable)?;
             let text = serde_json::to_string_pretty(&judged).map_err(|error| Failure(error.to_string(), 70))?;

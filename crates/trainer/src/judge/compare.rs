@@ -3,8 +3,8 @@
 //! In: a bundle, a model folder of the same tokenizer, held-out prompts. Out: shares and differences. The bundle's model
 //! writes its answers greedily; the other one reads them token by token, so that one deviation does not hide the rest.
 
-use super::PipelineError;
-use super::judge::{held_out, open_bundle};
+use super::bundle::{held_out, open_bundle};
+use crate::stage::StageError;
 use crate::synth::SynthSettings;
 use serde::Serialize;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub struct Compared {
 }
 
 /// Compares on generated users of a seed that training did not see.
-pub fn compare_llm(bundle: &Path, other: &Path, seed: u64, users: usize) -> Result<Compared, PipelineError> {
+pub fn compare_llm(bundle: &Path, other: &Path, seed: u64, users: usize) -> Result<Compared, StageError> {
     let (models, _) = open_bundle(bundle)?;
     let (_, set) = held_out(SynthSettings::default(), users, seed, &models);
     let budget = models.schema.max_new_tokens;

@@ -1,38 +1,26 @@
-//! `taiji-trainer run`: a recipe → a bundle, by a chain of stages that resume.
-//!
-//! In: a recipe, for real data a folder. Out: `<out>/<name>/<epoch>/` with manifest and report.
-//! Callers: `bin/taiji-trainer`. Each stage is a room of `train`; this one only chains them.
-//!
-//! ```text
-//! data ─► examples ─► sft ─► export ─┬─► codebook ─► index ─► evaluate ─► publish
-//!                         encoder ───┘
-//! ```
+//! What can stop a stage.
 
-mod compare;
-mod examples;
-mod judge;
-mod publish;
-mod recipe;
-mod run;
-mod stage;
-
-pub use compare::{Compared, compare_llm};
-pub use judge::{Judged, evaluate_bundle, open_bundle};
-pub use recipe::{DataRecipe, EvaluateRecipe, Recipe};
-pub use run::{RunOptions, fetch_encoder, run};
-
+use std::path::Path;
 use thiserror::Error;
 
-/// What can stop a run.
+/// Why a stage failed; whoever runs it says which one it was.
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
-pub enum PipelineError {
-    #[error("recipe {path}: {message}")]
-    Recipe { path: String, message: String },
+pub enum StageError {
     #[error("{path}: {message}")]
     File { path: String, message: String },
+    #[error("input changed while it was read ({files}): run again")]
+    Changed { files: String },
+    #[error("{folder} is being written by {holder}: wait for it (--wait), or give another --work folder")]
+    Busy { folder: String, holder: String },
+    #[error("{key}: {message}")]
+    Setting { key: &'static str, message: String },
+    #[error("no input of type {artefact}: name one in from")]
+    Input { artefact: &'static str },
     #[error("encoder checkpoint {path} is not there: run `taiji-trainer fetch --recipe FILE`")]
     EncoderMissing { path: String },
+    #[error("the threads of a stage cannot be started: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     #[error(transparent)]
     Data(#[from] crate::data::DataError),
     #[error(transparent)]
@@ -65,9 +53,10 @@ pub enum PipelineError {
     Json(#[from] serde_json::Error),
 }
 
-impl PipelineError {
-    fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> PipelineError + use<> {
+impl StageError {
+    /// An error of the file system at a path.
+    pub fn io(path: &Path) -> impl Fn(std::io::Error) -> StageError + use<> {
         let path = path.display().to_string();
-        move |error| PipelineError::File { path: path.clone(), message: error.to_string() }
+        move |error| StageError::File { path: path.clone(), message: error.to_string() }
     }
 }

@@ -1,11 +1,11 @@
 //! Judging a bundle on held-out users: does it write well, do its codes and neighbours mean something?
 
-use super::{PipelineError, Recipe};
 use crate::data::{DEFAULT_TARGET, Dataset, TestCase, TestSet, test_cases};
 use crate::evaluate::{
     EvaluationReport, GenerationCase, code_health, jaccard_with_neighbours, neighbour_agreement, score_generations,
 };
-use crate::models::{ModelFolders, ServedModels};
+use crate::models::{DEFAULT_THREADS, ModelFolders, ServedModels};
+use crate::stage::StageError;
 use crate::synth::{self, SynthSettings};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use taiji::answer::Answer;
 use taiji::bundle::{CODEBOOK_FILE, ENCODER_FOLDER, LLM_FOLDER, Manifest, generation_dir};
 use taiji::catalogue::read_catalogue;
-use taiji::event::ActionTable;
+use taiji::event::{ActionTable, Item};
 use taiji::prompt::{PromptInput, PromptSchema};
 use taiji::retrieve::{FaissUserIndex, UserIndex, UserSnapshot};
 
@@ -37,60 +37,50 @@ pub struct Judged {
     pub new_tokens: f64,
 }
 
-/// Judges models and generation by the recipe: held-out users of another seed, or the held-out tails of real ones.
-pub(super) fn judge(
-    recipe: &Recipe,
+/// Judges models and a generation on the last purchases of at most so many users of a data set, evenly over it. `source`: in
+/// words, for the report.
+pub fn judge_held_out(
     dataset: &Dataset,
-    models: &ServedModels,
-    generation: &Path,
-) -> Result<Judged, PipelineError> {
-    let seed = recipe.evaluate.seed;
-    match recipe.data.synth() {
-        Some(settings) => judge_synth(settings, recipe.evaluate.users, seed, models, generation),
-        None => {
-            let cases = last_targets(dataset, models, recipe.evaluate.users);
-            judge_cases(&cases, dataset, models, generation, seed, "last item of each user held out".to_string())
-        }
-    }
-}
-
-fn judge_synth(
-    world: SynthSettings,
     users: usize,
-    seed: u64,
     models: &ServedModels,
     generation: &Path,
-) -> Result<Judged, PipelineError> {
-    let (dataset, cases) = held_out(world, users, seed, models);
-    let source = format!("generated users of seed {seed}, never seen in training");
-    judge_cases(&cases, &dataset, models, generation, seed, source)
+    seed: u64,
+    source: String,
+) -> Result<Judged, StageError> {
+    judge_cases(&last_targets(dataset, models, users), dataset, models, generation, seed, source)
 }
 
 /// Judges a finished bundle, on the held-out tails of a data folder or on generated users: `taiji-trainer evaluate`.
-pub fn evaluate_bundle(bundle: &Path, data: Option<&Path>, seed: u64, users: usize) -> Result<Judged, PipelineError> {
+pub fn evaluate_bundle(bundle: &Path, data: Option<&Path>, seed: u64, users: usize) -> Result<Judged, StageError> {
     let (models, generation) = open_bundle(bundle)?;
     let Some(folder) = data else {
-        return judge_synth(SynthSettings::default(), users, seed, &models, &generation);
+        let (dataset, cases) = held_out(SynthSettings::default(), users, seed, &models);
+        let source = format!("generated users of seed {seed}, never seen in training");
+        return judge_cases(&cases, &dataset, &models, &generation, seed, source);
     };
     let dataset = Dataset::load(folder, &ActionTable::default())?;
-    let cases = last_targets(&dataset, &models, users);
-    judge_cases(&cases, &dataset, &models, &generation, seed, format!("last items of {}", folder.display()))
+    judge_held_out(&dataset, users, &models, &generation, seed, format!("last items of {}", folder.display()))
 }
 
 /// The models of a finished bundle, and the folder of its generation.
-pub fn open_bundle(bundle: &Path) -> Result<(ServedModels, PathBuf), PipelineError> {
+pub fn open_bundle(bundle: &Path) -> Result<(ServedModels, PathBuf), StageError> {
     let manifest = Manifest::read(bundle)?;
     manifest.verify(bundle)?;
     let schema = PromptSchema::load(&bundle.join("prompt.toml"))?;
     let generation = generation_dir(bundle, manifest.generation);
-    let rows = read_catalogue(&generation.join("catalogue.parquet"))?;
-    let items: Vec<_> = rows.iter().map(|row| (*row.item).clone()).collect();
+    let items = items_of(&generation)?;
     let folders = ModelFolders {
         llm: bundle.join(LLM_FOLDER),
         encoder: bundle.join(ENCODER_FOLDER),
         codebook: bundle.join(CODEBOOK_FILE),
     };
-    Ok((ServedModels::open(&folders, &schema, &items)?, generation))
+    Ok((ServedModels::open(&folders, &schema, &items, DEFAULT_THREADS)?, generation))
+}
+
+/// The items of a generation's catalogue.
+pub fn items_of(generation: &Path) -> Result<Vec<Item>, StageError> {
+    let rows = read_catalogue(&generation.join("catalogue.parquet"))?;
+    Ok(rows.iter().map(|row| (*row.item).clone()).collect())
 }
 
 /// Prompts of generated users that training never saw, and the data set they come from.
@@ -114,7 +104,7 @@ fn judge_cases(
     generation: &Path,
     seed: u64,
     source: String,
-) -> Result<Judged, PipelineError> {
+) -> Result<Judged, StageError> {
     let inputs: Vec<PromptInput> = set.cases.iter().map(|case| case.prompt.clone()).collect();
     let answers = models.answer(&inputs)?;
     let again = models.answer(&inputs[..inputs.len().min(64)])?;
@@ -161,7 +151,7 @@ impl People {
         dataset: &Dataset,
         models: &ServedModels,
         generation: &Path,
-    ) -> Result<People, PipelineError> {
+    ) -> Result<People, StageError> {
         let (users, snapshot) = UserSnapshot::read(&generation.join("users.parquet"))?;
         let mut people =
             People { top_categories: Vec::new(), histories: Vec::new(), index_users: Vec::new(), judged: cases.len() };
@@ -197,7 +187,7 @@ impl People {
         answers: &[Answer],
         models: &ServedModels,
         generation: &Path,
-    ) -> Result<Vec<Option<usize>>, PipelineError> {
+    ) -> Result<Vec<Option<usize>>, StageError> {
         let places = self.index_users.iter().enumerate();
         let numbers: HashMap<&str, usize> = places.map(|(row, user)| (user.as_str(), self.judged + row)).collect();
         let users = self.index_users.clone();
