@@ -19,4 +19,5 @@ pub mod recipe;
 pub mod sft;
 pub mod stage;
 pub mod stages;
+pub mod stats;
 pub mod synth;

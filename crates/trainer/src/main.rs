@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use taiji_export::{ExportError, ExportOptions, Flavour, Precision, Role, export, gguf};
 use taiji_trainer::data::import_amazon;
 use taiji_trainer::judge::{compare_llm, evaluate_bundle};
+use taiji_trainer::stats::Experiment;
 use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
 
 mod recipes;
@@ -150,6 +151,13 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Check an experiment's declaration and print what each look is held to.
+    #[command(after_help = "Example:\n  taiji-trainer declared docs/experiments/orft.toml")]
+    Declared {
+        /// Declaration, committed before the first run.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Say how much another export of a bundle's LLM differs from it, on held-out generated users.
     #[command(
         after_help = "Example:\n  taiji-trainer export --checkpoint checkpoint --out int4 --precision int4\n  taiji-trainer compare --bundle models/demo/1 --llm int4"
@@ -291,6 +299,17 @@ fn execute(command: Command) -> Result<(), Failure> {
             }
             std::fs::write(&out, &text).map_err(|error| unavailable(format!("{}: {error}", out.display())))?;
             println!("{text}");
+            Ok(())
+        }
+        Command::Declared { file } => {
+            let experiment = Experiment::read(&file).map_err(|error| Failure(error.to_string(), 64))?;
+            let thresholds = experiment.thresholds().map_err(|error| Failure(error.to_string(), 64))?;
+            let primary = experiment.contrasts.iter().filter(|contrast| contrast.primary).count();
+            println!("{}: {} contrasts, {primary} of them primary", experiment.name, experiment.contrasts.len());
+            for (fraction, steps) in experiment.stop.looks.iter().zip(thresholds) {
+                let shown: Vec<String> = steps.iter().map(|threshold| format!("{threshold:.6}")).collect();
+                println!("look at {fraction}: p, smallest first, at most {}", shown.join(", "));
+            }
             Ok(())
         }
         Command::Compare { bundle, llm, synth_seed, users } => {

@@ -2,7 +2,8 @@
 
 use crate::data::{DEFAULT_TARGET, Dataset, TestCase, TestSet, test_cases};
 use crate::evaluate::{
-    EvaluationReport, GenerationCase, code_health, jaccard_with_neighbours, neighbour_agreement, score_generations,
+    EvaluationReport, GenerationCase, Written, code_health, compare_with_rules, jaccard_with_neighbours,
+    neighbour_agreement, score_generations,
 };
 use crate::models::{DEFAULT_THREADS, ModelFolders, ServedModels};
 use crate::stage::StageError;
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use taiji::answer::Answer;
 use taiji::bundle::{CODEBOOK_FILE, ENCODER_FOLDER, LLM_FOLDER, Manifest, generation_dir};
-use taiji::catalogue::read_catalogue;
+use taiji::catalogue::{Grounding, read_catalogue};
 use taiji::event::{ActionTable, Item};
 use taiji::prompt::{PromptInput, PromptSchema};
 use taiji::retrieve::{FaissUserIndex, UserIndex, UserSnapshot};
@@ -109,8 +110,11 @@ fn judge_cases(
     let answers = models.answer(&inputs)?;
     let again = models.answer(&inputs[..inputs.len().min(64)])?;
     let repeatable = again.iter().zip(&answers).all(|(second, first)| second.codes == first.codes);
-    let cases: Vec<GenerationCase> =
-        set.cases.iter().zip(&answers).map(|(case, answer)| written(case, answer, &models.schema)).collect();
+    let title_chars = models.schema.max_title_chars;
+    let written: Vec<Written> =
+        set.cases.iter().zip(&answers).map(|(case, answer)| written(case, answer, title_chars)).collect();
+    let comparison = compare_with_rules(dataset, set, &written, DEFAULT_TARGET, title_chars)?;
+    let cases: Vec<GenerationCase> = written.into_iter().map(|written| written.case).collect();
     let codes: Vec<Vec<u16>> = answers.iter().map(|answer| answer.codes.clone()).collect();
     let people = People::new(&set.cases, dataset, models, generation)?;
     let neighbours = people.neighbours(&set.cases, &answers, models, generation)?;
@@ -122,6 +126,7 @@ fn judge_cases(
         report: EvaluationReport {
             protocol: Some(set.protocol.clone()),
             generations: Some(score_generations(&cases)),
+            comparison: Some(comparison),
             codes: Some(code_health(&codes)),
             neighbours: Some(neighbour_agreement(&people.top_categories, &neighbours)),
             histories: Some(jaccard_with_neighbours(&people.histories, &neighbours, seed)),
@@ -132,8 +137,14 @@ fn judge_cases(
     })
 }
 
-fn written(case: &TestCase, answer: &Answer, schema: &PromptSchema) -> GenerationCase {
-    GenerationCase::new(&answer.text, case.target.as_ref(), schema.max_title_chars)
+fn written(case: &TestCase, answer: &Answer, max_title_chars: usize) -> Written {
+    let (item_id, categories) = match &answer.grounding {
+        Grounding::Item { id, categories } => (Some(id.clone()), categories.clone()),
+        Grounding::Category(path) => (None, path.clone()),
+        Grounding::None => (None, Vec::new()),
+    };
+    let case = GenerationCase::new(&answer.text, case.target.as_ref(), max_title_chars);
+    Written { case, item_id, categories }
 }
 
 /// The judged users followed by the users of the index: one numbering for both.

@@ -46,6 +46,8 @@ pub enum StageError {
     #[error(transparent)]
     Index(#[from] crate::index::IndexError),
     #[error(transparent)]
+    Stats(#[from] crate::stats::StatsError),
+    #[error(transparent)]
     Bundle(#[from] taiji::bundle::BundleError),
     #[error(transparent)]
     Fetch(#[from] taiji::packages::FetchError),

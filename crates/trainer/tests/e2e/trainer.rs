@@ -153,7 +153,7 @@ fn export_writes_graphs_and_says_what_does_not_go_together() {
 
 #[test]
 fn every_command_of_the_trainer_has_help_with_an_example() {
-    for name in ["synth", "import", "export", "plan", "run", "evaluate"] {
+    for name in ["synth", "import", "export", "plan", "run", "evaluate", "declared"] {
         let help = output_of(&TRAINER, &[name, "--help"]);
         assert!(help.contains("Example") && help.contains(&format!("taiji-trainer {name}")), "{help}");
     }
