@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos soak drain upgrade-check memcheck real demo demo-check bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos soak drain upgrade-check memcheck real demo demo-check world-check stats-check bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,12 @@ demo: build ## train the demo bundle anew (15 minutes on 2 cores) into models/de
 
 demo-check: build ## the demo bundle's figures on held-out users (another seed)
 	$(BIN)/taiji-trainer evaluate --bundle models/demo/1 --synth-seed 4242 --users 500 --out .cache/demo-report.json
+
+world-check: ## what copying, counting and reading make of the generated world `reason`, and the conflict knob of both worlds (minutes)
+	$(CARGO) test --release --locked -p taiji-trainer --lib -- --ignored --nocapture world_check
+
+stats-check: ## coverage of the 95 % intervals in 1,000 null simulations a design: the table of docs/results.md
+	$(CARGO) test --release --locked -p taiji-trainer --lib -- --ignored --exact --nocapture stats::tests::coverage::stats_check
 
 real: build setup-tests ## train on instruments-mm, serve, feed 1,000 real histories, print the figures (needs TAIJI_DATA_DIR)
 	@python3 scripts/real.py

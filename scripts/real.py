@@ -80,7 +80,7 @@ def main():
     subprocess.run([trainer, "import", "amazon", "--interactions", interactions, "--items", items, "--out", folder], check=True)
     subprocess.run([trainer, "fetch", "--recipe", "models/real.toml"], check=True)
     started = time.time()
-    run = [trainer, "run", "--recipe", "models/real.toml", "--data", folder, "--out", work / "models", "--work", work / "train"]
+    run = [trainer, "run", "--recipe", "models/real.toml", "--data", folder, "--out", work / "models"]
     subprocess.run(run, check=True)
     print(f"trained in {time.time() - started:.0f} s (stages done before count nothing)")
 

@@ -4,8 +4,9 @@
 //! `decoder`.
 
 use super::ExportError;
-use super::checkpoint::{Checkpoint, Weight};
+use super::checkpoint::Weight;
 use super::decoder::{DecoderGraph, Form};
+use super::linear::Stack;
 use super::names;
 use super::onnx::{AttributeProto, float, int, ints, microsoft, node};
 use super::options::{Element, Flavour};
@@ -39,22 +40,21 @@ impl DecoderGraph<'_> {
         let prefix = format!("model.layers.{layer}.self_attn");
         let local = |name: &str| format!("layers.{layer}.{name}");
         let (query, kv, hidden) = (self.shape.query_width(), self.shape.kv_width(), self.shape.hidden);
-        let stacked = |source: &mut Checkpoint, kind: &str, columns: &[usize]| -> Result<Weight, ExportError> {
-            let mut read = |part: &str, rows: usize| {
-                let shape: Vec<usize> = std::iter::once(rows).chain(columns.iter().copied()).collect();
-                source.read(&format!("{prefix}.{part}_proj.{kind}"), &shape)
-            };
-            Ok(read("q", query)?.stacked(read("k", kv)?).stacked(read("v", kv)?))
-        };
+        let parts = [("q", query), ("k", kv), ("v", kv)];
         let (weight, projected) = (format!("{prefix}.qkv_proj.weight"), local("qkv"));
-        self.multiply(&weight, [query + 2 * kv, hidden], &local("normed"), &projected, |source| {
-            stacked(source, "weight", &[hidden])
-        })?;
+        let stack = Stack::of(parts.map(|(part, rows)| (format!("{prefix}.{part}_proj.weight"), rows)), hidden);
+        self.multiply(&weight, &stack, &local("normed"), &projected)?;
         if !self.shape.qkv_bias {
             return Ok(projected);
         }
         let (bias, biased) = (format!("{prefix}.qkv_proj.bias"), local("qkv_biased"));
-        self.weight(&bias, |source| stacked(source, "bias", &[]))?;
+        self.weight(&bias, |source| {
+            let mut whole = Weight { shape: vec![0], values: Vec::new() };
+            for (part, rows) in parts {
+                whole = whole.stacked(source.read(&format!("{prefix}.{part}_proj.bias"), &[rows])?);
+            }
+            Ok(whole)
+        })?;
         self.graph.node(node("Add", &[&projected, &bias], &[&biased], vec![]));
         Ok(biased)
     }

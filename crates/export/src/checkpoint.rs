@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::ExportError;
 use super::config::{CONFIG_FILE, Config};
+use super::kept::BLOCKS_FILE;
 
 /// A safetensors header longer than this is damage, not a header (bytes).
 const HEADER_LIMIT: u64 = 100 << 20;
@@ -59,6 +60,10 @@ impl Checkpoint {
     pub fn open(folder: &Path) -> Result<Self, ExportError> {
         let config = Config::read(&folder.join(CONFIG_FILE))?;
         let mut checkpoint = Self { folder: folder.to_owned(), config, shards: Vec::new(), tensors: HashMap::new() };
+        let kept = folder.join(BLOCKS_FILE);
+        if kept.exists() {
+            checkpoint.add_shard(kept)?;
+        }
         let (whole, index) = (folder.join(WHOLE_FILE), folder.join(INDEX_FILE));
         if whole.exists() || !index.exists() {
             checkpoint.add_shard(whole)?;
@@ -95,6 +100,11 @@ impl Checkpoint {
         self.tensors.get(name).or_else(|| self.tensors.get(name.strip_prefix("model.")?))
     }
 
+    /// Shape of a tensor, if it is there.
+    pub(crate) fn shape_of(&self, name: &str) -> Option<&[usize]> {
+        self.find(name).map(|(_, info)| info.shape.as_slice())
+    }
+
     /// Finds one tensor and checks its shape and type, without reading it.
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), ExportError> {
         self.place(name, shape).map(|_| ())
@@ -114,6 +124,7 @@ impl Checkpoint {
         let width = match info.dtype {
             Dtype::F32 => 4,
             Dtype::F16 | Dtype::BF16 => 2,
+            Dtype::U8 if name.ends_with(".q") => 1,
             other => return Err(wrong(format!("has type {other:?}; F32, F16 and BF16 can be read"))),
         };
         let (begin, end) = info.data_offsets;
@@ -127,15 +138,26 @@ impl Checkpoint {
     /// Reads one tensor and checks its shape; f16 and bf16 become f32.
     pub fn read(&mut self, name: &str, shape: &[usize]) -> Result<Weight, ExportError> {
         let (number, info) = self.place(name, shape)?;
-        let shard = &mut self.shards[number];
+        let bytes = self.shards[number].read(&info)?;
+        Ok(Weight { shape: shape.to_vec(), values: to_f32(&bytes, info.dtype) })
+    }
+
+    /// The bytes of a tensor of a given shape, whatever its type.
+    pub(crate) fn read_bytes(&mut self, name: &str, shape: &[usize]) -> Result<Vec<u8>, ExportError> {
+        let (number, info) = self.place(name, shape)?;
+        self.shards[number].read(&info)
+    }
+}
+
+impl Shard {
+    fn read(&mut self, info: &TensorInfo) -> Result<Vec<u8>, ExportError> {
         let (begin, end) = info.data_offsets;
         let mut bytes = vec![0_u8; end - begin];
-        shard
-            .file
-            .seek(SeekFrom::Start(shard.data_start + begin as u64))
-            .and_then(|_| shard.file.read_exact(&mut bytes))
-            .map_err(|source| ExportError::io(&shard.path, source))?;
-        Ok(Weight { shape: shape.to_vec(), values: to_f32(&bytes, info.dtype) })
+        self.file
+            .seek(SeekFrom::Start(self.data_start + begin as u64))
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(|source| ExportError::io(&self.path, source))?;
+        Ok(bytes)
     }
 }
 

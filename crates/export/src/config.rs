@@ -98,6 +98,12 @@ impl Config {
         let wrong = |error: serde_json::Error| ExportError::Config { message: format!("{}: {error}", path.display()) };
         let text = std::fs::read(path).map_err(|source| ExportError::io(path, source))?;
         let keys: Map<String, Value> = serde_json::from_slice(&text).map_err(wrong)?;
+        Self::of(keys, path)
+    }
+
+    /// The settings of a JSON object; `path` is for messages.
+    pub fn of(keys: Map<String, Value>, path: &Path) -> Result<Self, ExportError> {
+        let wrong = |error: serde_json::Error| ExportError::Config { message: format!("{}: {error}", path.display()) };
         let config: Self = serde_json::from_value(Value::Object(keys.clone())).map_err(wrong)?;
         let config = Self { path: path.to_owned(), ..config };
         config.family()?;

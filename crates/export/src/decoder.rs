@@ -3,10 +3,13 @@
 //! In: a checkpoint. Out: nodes and weights in a `GraphWriter`, under the same names in every form. Called by `export`.
 //! What goes in and out of each graph is in `inputs`, attention in `attention`, products with weights in `linear`.
 
+use std::collections::HashSet;
+
 use super::ExportError;
 use super::checkpoint::{Checkpoint, Weight};
 use super::config::{Config, Family};
 use super::layout::LAST_NORM;
+use super::linear::Stack;
 use super::names;
 use super::onnx::{BASE, FLOAT, Versions, WITH_SCATTER, float, int, microsoft, node};
 use super::options::{Element, Flavour, Numbers};
@@ -17,6 +20,8 @@ use super::writer::GraphWriter;
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
 /// Name of the output head.
 pub const HEAD: &str = "lm_head.weight";
+/// Name of the states at the wanted positions, the head's input.
+pub const SELECTED: &str = "selected";
 
 /// No size of a model is larger; products of two stay far from overflow.
 const MOST: usize = 1 << 28;
@@ -80,6 +85,8 @@ pub struct DecoderGraph<'a> {
     pub numbers: Numbers,
     /// Kind of graph.
     pub form: Form,
+    /// Values whose sums by block are in the graph.
+    pub summed: HashSet<String>,
 }
 
 /// Writes the whole decoder into the writer's current graph.
@@ -92,7 +99,7 @@ pub fn write(
 ) -> Result<(), ExportError> {
     let shape = Shape::of(&source.config)?;
     let settings = source.config.rope()?;
-    let mut decoder = DecoderGraph { source, graph, shape, numbers, form };
+    let mut decoder = DecoderGraph { source, graph, shape, numbers, form, summed: HashSet::new() };
     decoder.declare();
     if form == Form::Vector {
         decoder.write_lengths();
@@ -270,7 +277,7 @@ impl DecoderGraph<'_> {
             self.graph.integers("flat_rows", &[2], &[-1, hidden as i64]);
             self.graph.node(node("Reshape", &[names::HIDDEN_STATES, "flat_rows"], &[flat], vec![]));
         }
-        self.graph.node(node("Gather", &[flat, names::LOGITS_INDICES], &["selected"], vec![int("axis", 0)]));
+        self.graph.node(node("Gather", &[flat, names::LOGITS_INDICES], &[SELECTED], vec![int("axis", 0)]));
 
         let product = match self.numbers.element {
             Element::F32 => names::LOGITS,
@@ -280,12 +287,11 @@ impl DecoderGraph<'_> {
             // One table serves both ends: no second copy in the file or in memory.
             (true, None) => {
                 let attributes = vec![int("transB", 1)];
-                self.graph.node(microsoft("FusedMatMul", &["selected", EMBEDDING], &[product], attributes));
+                self.graph.node(microsoft("FusedMatMul", &[SELECTED, EMBEDDING], &[product], attributes));
             }
-            (true, Some(_)) => self.packed_head(HEAD, EMBEDDING, [vocabulary, hidden], "selected", product)?,
+            (true, Some(_)) => self.packed_head(HEAD, EMBEDDING, [vocabulary, hidden], SELECTED, product)?,
             (false, _) => {
-                let read = |source: &mut Checkpoint| source.read(HEAD, &[vocabulary, hidden]);
-                self.multiply(HEAD, [vocabulary, hidden], "selected", product, read)?;
+                self.multiply(HEAD, &Stack::of_one(HEAD, [vocabulary, hidden]), SELECTED, product)?;
             }
         }
         if product != names::LOGITS {

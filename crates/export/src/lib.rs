@@ -10,7 +10,9 @@ mod bert;
 mod checkpoint;
 mod config;
 mod decoder;
+pub mod gguf;
 mod inputs;
+mod kept;
 mod layout;
 mod linear;
 pub mod names;
@@ -31,6 +33,7 @@ use thiserror::Error;
 
 pub use checkpoint::{Checkpoint, WHOLE_FILE as WEIGHTS_FILE, Weight};
 pub use config::{CONFIG_FILE, Config, Family};
+pub use kept::BLOCKS_FILE;
 pub use names::{FLAVOUR, GRAPH_FILE, PRECISION};
 pub use options::{ExportOptions, Flavour, Precision, Role};
 pub use rope::{Llama3Rope, Rope, RopeScaling, YarnRope};

@@ -36,7 +36,7 @@ impl Blocks {
     }
 
     /// What stands for zero.
-    fn zero(&self) -> f32 {
+    pub fn zero(&self) -> f32 {
         (1 << (self.bits - 1)) as f32
     }
 

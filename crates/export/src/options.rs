@@ -53,7 +53,8 @@ pub struct ExportOptions {
     pub precision: Precision,
     /// Kinds of attention, one graph each over the same weights. The first becomes `graph.onnx`.
     pub flavours: Vec<Flavour>,
-    /// int4, int8: weights that share a scale; `None` = 128 for int4, 32 for int8.
+    /// int4, int8: weights that share a scale; `None` = 128 for int4, 32 for int8. With `None` here and for the head's bits int4 takes over
+    /// the blocks that a checkpoint brings along ([`super::BLOCKS_FILE`]).
     pub block: Option<usize>,
     /// int4, int8: 1 computes in f32; 4 rounds activations to 8 bits, which is the fast way.
     pub accuracy_level: i64,
@@ -108,6 +109,8 @@ pub struct Numbers {
     pub blocks: Option<Blocks>,
     /// Weights of the output head, and of the embedding tied to it.
     pub head_blocks: Option<Blocks>,
+    /// Accuracy level of blocks that a checkpoint brings along; `None` = they are not taken.
+    pub kept_level: Option<i64>,
 }
 
 impl ExportOptions {
@@ -116,7 +119,7 @@ impl ExportOptions {
         if self.head_bits.is_some() && self.precision != Precision::Int4 {
             return Err(ExportError::Option("bits of the head are chosen for int4 only".to_owned()));
         }
-        let float = |element| Ok(Numbers { element, blocks: None, head_blocks: None });
+        let float = |element| Ok(Numbers { element, blocks: None, head_blocks: None, kept_level: None });
         let (bits, usual) = match self.precision {
             Precision::F32 => return float(Element::F32),
             Precision::F16 => return float(Element::F16),
@@ -136,7 +139,10 @@ impl ExportOptions {
             return Err(ExportError::Option(format!("{head_bits} bits of the head: choose 4 or 8")));
         }
         let blocks = |bits| Some(Blocks { bits, block, accuracy_level: self.accuracy_level });
-        Ok(Numbers { element: Element::F32, blocks: blocks(bits), head_blocks: blocks(head_bits) })
+        // Whoever names a size of blocks or bits wants others than the checkpoint's own.
+        let keeps = self.precision == Precision::Int4 && self.block.is_none() && self.head_bits.is_none();
+        let kept_level = keeps.then_some(self.accuracy_level);
+        Ok(Numbers { element: Element::F32, blocks: blocks(bits), head_blocks: blocks(head_bits), kept_level })
     }
 
     /// An encoder has one graph.

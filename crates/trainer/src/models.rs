@@ -1,7 +1,7 @@
 //! The models of a bundle in the making, run as the service will run them.
 //!
 //! In: prompts of many users. Out: for each what serving would find. Callers: `index` (vectors of the main part),
-//! `pipeline::judge` (held-out users). The pipeline is the service's own (`taiji::answer`).
+//! `judge` (held-out users). The pipeline is the service's own (`taiji::answer`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use taiji::quantize::{PqCodebook, QuantizeError};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
-/// Threads of each model while training; nothing else runs then.
-const THREADS: usize = 2;
+/// Threads of each model while nothing else runs.
+pub const DEFAULT_THREADS: usize = 2;
 /// Users in one LLM batch.
 const MAX_ROWS: usize = 16;
 /// Prompts handed to the engine at once.
@@ -66,10 +66,15 @@ pub struct ServedModels {
 }
 
 impl ServedModels {
-    /// Opens the models; `items` are what answers may be grounded to.
-    pub fn open(folders: &ModelFolders, schema: &PromptSchema, items: &[Item]) -> Result<ServedModels, ModelsError> {
+    /// Opens the models, each with so many threads; `items` are what answers may be grounded to.
+    pub fn open(
+        folders: &ModelFolders,
+        schema: &PromptSchema,
+        items: &[Item],
+        threads: usize,
+    ) -> Result<ServedModels, ModelsError> {
         let options = LlmOptions {
-            threads: THREADS,
+            threads,
             max_rows: MAX_ROWS,
             max_len: schema.max_prompt_tokens + schema.max_new_tokens,
             queue_limit: CHUNK,
@@ -83,7 +88,7 @@ impl ServedModels {
             llm: OnnxLlm::load(&folders.llm, options)?,
             encoder: Arc::new(BertEncoder::load(
                 &folders.encoder,
-                EncoderOptions { threads: THREADS, ..EncoderOptions::default() },
+                EncoderOptions { threads, ..EncoderOptions::default() },
             )?),
             codebook: PqCodebook::load(&folders.codebook)?,
             catalogue: Catalogue::from_rows(rows.collect()),

@@ -3,6 +3,7 @@
 
 mod bad_checkpoints;
 mod flavours;
+mod gguf;
 mod hugging_face;
 mod models;
 mod paged;

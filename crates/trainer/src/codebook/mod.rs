@@ -1,7 +1,7 @@
 //! Trains the product quantiser that turns text vectors into sparse IDs, and judges its health.
 //!
 //! In: rows of f32 vectors (the encoder's), [`CodebookSettings`] (recipe section `[codebook]`). Out: a
-//! [`PqCodebook`](taiji::quantize::PqCodebook) and a [`CodebookHealth`]. Called by `pipeline`; `quantize` serves the result.
+//! [`PqCodebook`](taiji::quantize::PqCodebook) and a [`CodebookHealth`]. Called by `stages`; `quantize` serves the result.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;

@@ -34,6 +34,35 @@ impl GenerationCase {
     }
 }
 
+/// What of one generation is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CaseHits {
+    /// The exact format.
+    pub format: bool,
+    /// The path down to each level; `None` where the true item has no such level.
+    pub levels: [Option<bool>; 3],
+    /// The title; never of an item without text.
+    pub title: bool,
+}
+
+impl GenerationCase {
+    /// Compares what was written with the truth.
+    pub fn hits(&self) -> CaseHits {
+        let (path, title) = split_answer(&self.written.answer);
+        let level =
+            |place: usize| (self.categories.len() > place).then(|| same_path(&path, &self.categories, place + 1));
+        let truth = plain(&self.title);
+        // The answer for an item without categories is its title alone, which may hold a colon itself.
+        let title_right =
+            plain(&title) == truth || (self.categories.is_empty() && plain(&self.written.answer) == truth);
+        CaseHits {
+            format: self.written.format_ok,
+            levels: [0, 1, 2].map(level),
+            title: !truth.is_empty() && title_right,
+        }
+    }
+}
+
 /// Shares are of the cases for which they are defined; 0 when there is none.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GenerationMetrics {
@@ -62,30 +91,20 @@ pub fn score_generations(cases: &[GenerationCase]) -> GenerationMetrics {
     if cases.is_empty() {
         return GenerationMetrics::default();
     }
-    let answers: Vec<(Vec<String>, String)> = cases.iter().map(|case| split_answer(&case.written.answer)).collect();
-    let mut category_hits = [0.0; 3];
-    for (level, hit) in category_hits.iter_mut().enumerate() {
-        let pairs = cases.iter().zip(&answers).filter(|(case, _)| case.categories.len() > level);
-        *hit = share(pairs.map(|(case, (written, _))| same_path(written, &case.categories, level + 1)));
-    }
+    let hits: Vec<CaseHits> = cases.iter().map(GenerationCase::hits).collect();
+    let category_hits = [0, 1, 2].map(|level| share(hits.iter().filter_map(|hit| hit.levels[level])));
     let firsts: Vec<&str> = cases.iter().filter_map(|case| case.categories.first()).map(String::as_str).collect();
     let (best_constant, best_constant_accuracy) = best_constant(&firsts);
     let distinct: std::collections::BTreeSet<&str> = cases.iter().map(|case| case.written.answer.as_str()).collect();
     let words: usize = cases.iter().map(|case| case.written.reasoning.split_whitespace().count()).sum();
-    let title_right = |(case, (_, title)): (&GenerationCase, &(Vec<String>, String))| {
-        let truth = plain(&case.title);
-        // The answer for an item without categories is its title alone, which may hold a colon itself.
-        !truth.is_empty()
-            && (plain(title) == truth || (case.categories.is_empty() && plain(&case.written.answer) == truth))
-    };
     GenerationMetrics {
         cases: cases.len(),
-        format_rate: share(cases.iter().map(|case| case.written.format_ok)),
+        format_rate: share(hits.iter().map(|hit| hit.format)),
         first_category_accuracy: category_hits[0],
         best_constant_accuracy,
         best_constant: best_constant.map(str::to_string),
         category_hits,
-        title_hit: share(cases.iter().zip(&answers).map(title_right)),
+        title_hit: share(hits.iter().map(|hit| hit.title)),
         distinct_answers: distinct.len() as f64 / cases.len() as f64,
         reasoning_words: words as f64 / cases.len() as f64,
     }

@@ -1,16 +1,22 @@
 //! Measuring what the model writes and what its features are worth; pure functions on plain data.
 //!
-//! In: generations beside the truth, PQ codes, neighbours, histories. Out: [`EvaluationReport`] (`report.json`).
+//! In: generations beside the truth, PQ codes, neighbours, histories, the dataset that rules are counted on. Out: [`EvaluationReport`] (`report.json`).
 //! Callers: `pipeline` (after training), `taiji-trainer evaluate`.
 
+mod comparison;
+mod counting;
 mod features;
 mod generations;
+mod ranking;
 
+pub use comparison::{Comparison, Figure, Written, compare_with_rules};
+pub use counting::Counting;
 pub use features::{
     Agreement, CodeHealth, JaccardComparison, code_health, distinct_tuple_share, jaccard_with_neighbours,
     neighbour_agreement, slot_entropy_bits,
 };
-pub use generations::{GenerationCase, GenerationMetrics, best_constant, score_generations};
+pub use generations::{CaseHits, GenerationCase, GenerationMetrics, best_constant, score_generations};
+pub use ranking::{ndcg, rank_by_score, rank_in_list, recall};
 
 use crate::data::Protocol;
 use serde::{Deserialize, Serialize};
@@ -24,6 +30,9 @@ pub struct EvaluationReport {
     /// What the LLM wrote for held-out targets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generations: Option<GenerationMetrics>,
+    /// The same beside rules that learn nothing, with lists and intervals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Comparison>,
     /// Whether the sparse IDs carry information.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub codes: Option<CodeHealth>,

@@ -1,15 +1,17 @@
-//! Causal self-attention with bias, rotary positions ("rotate half") and grouped heads, fused, on unpadded sequences.
+//! Causal self-attention with bias, rotary positions ("rotate half") and grouped heads, fused, on unpadded segments, of
+//! which several may continue one prefix.
 //!
 //! In: one row per token, `[query heads | key heads | value heads] × head_dim`, before the bias. Out: `[tokens, heads·head_dim]`.
 //! Called by `decoder`. Nothing of size length² is kept: forward stores one log-sum-exp per token and head, backward makes
 //! the probabilities again, sixteen query rows at a time.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::maths::{column_sums, dot, exp_in_place, max};
+use super::maths::{add_in_place, column_sums, dot, exp_in_place, max};
 use super::tape::{record, tensor, with_values};
 use super::tile::{COLUMNS, Matrix, add_transposed, multiply};
 
@@ -62,23 +64,30 @@ impl AttentionShape {
     }
 }
 
-/// qkv `[tokens, qkv width]` without bias, bias `[qkv width]`, sequence offsets → `[tokens, heads·head_dim]`.
+/// A stretch of tokens, and the stretch that it continues (empty if none), which stands before it in the same matrix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) rows: Range<usize>,
+    pub(super) prefix: Range<usize>,
+}
+
+/// qkv `[tokens, qkv width]` without bias, bias `[qkv width]`, the segments of all tokens in order → `[tokens, heads·head_dim]`.
 pub(super) fn attention(
     qkv: &Tensor,
     bias: &Tensor,
-    offsets: &Arc<Vec<usize>>,
+    segments: &Arc<Vec<Segment>>,
     shape: &Arc<AttentionShape>,
 ) -> Result<Tensor> {
     let tokens = qkv.dim(0)?;
     let width = shape.heads * shape.head_dim;
     let mut out = vec![0.0f32; tokens * width];
     let mut log_sums = vec![0.0f32; tokens * shape.heads];
-    with_values(qkv, |rows| with_values(bias, |b| forward(rows, b, offsets, shape, &mut out, &mut log_sums)))??;
-    let (kept_qkv, kept_bias, offsets, shape) = (qkv.detach(), bias.detach(), offsets.clone(), shape.clone());
+    with_values(qkv, |rows| with_values(bias, |b| forward(rows, b, segments, shape, &mut out, &mut log_sums)))??;
+    let (kept_qkv, kept_bias, segments, shape) = (qkv.detach(), bias.detach(), segments.clone(), shape.clone());
     record("attention", &[qkv, bias], out, (tokens, width), move |gradient| {
         let qkv_gradient = with_values(gradient, |g| {
             with_values(&kept_qkv, |rows| {
-                with_values(&kept_bias, |b| backward(rows, b, g, &log_sums, &offsets, &shape))
+                with_values(&kept_bias, |b| backward(rows, b, g, &log_sums, &segments, &shape))
             })
         })???;
         let bias_gradient = column_sums(&qkv_gradient, shape.qkv_width());
@@ -90,18 +99,19 @@ pub(super) fn attention(
 fn forward(
     qkv: &[f32],
     bias: &[f32],
-    offsets: &[usize],
+    segments: &[Segment],
     shape: &AttentionShape,
     out: &mut [f32],
     log_sums: &mut [f32],
 ) {
-    let tasks: Vec<_> = split_rows(out, offsets, shape.heads * shape.head_dim)
+    let rows = || segments.iter().map(|segment| segment.rows.clone());
+    let tasks: Vec<_> = split_rows(out, rows(), shape.heads * shape.head_dim)
         .into_iter()
-        .zip(split_rows(log_sums, offsets, shape.heads))
-        .zip(rows_of(qkv, offsets, shape.qkv_width()))
+        .zip(split_rows(log_sums, rows(), shape.heads))
+        .zip(segments)
         .collect();
-    tasks.into_par_iter().with_max_len(1).for_each(|((out_rows, log_sum_rows), rows)| {
-        Sequence { rows, bias, shape }.forward(out_rows, log_sum_rows);
+    tasks.into_par_iter().with_max_len(1).for_each(|((out_rows, log_sum_rows), segment)| {
+        Sequence::new(qkv, segment, bias, shape).forward(out_rows, log_sum_rows);
     });
 }
 
@@ -110,47 +120,75 @@ fn backward(
     bias: &[f32],
     gradient: &[f32],
     log_sums: &[f32],
-    offsets: &[usize],
+    segments: &[Segment],
     shape: &AttentionShape,
 ) -> Vec<f32> {
     let mut out = vec![0.0f32; qkv.len()];
-    let tasks: Vec<_> = split_rows(&mut out, offsets, shape.qkv_width())
-        .into_iter()
-        .zip(rows_of(qkv, offsets, shape.qkv_width()))
-        .zip(rows_of(gradient, offsets, shape.heads * shape.head_dim))
-        .zip(rows_of(log_sums, offsets, shape.heads))
-        .collect();
-    tasks.into_par_iter().with_max_len(1).for_each(|(((out_rows, rows), gradient_rows), log_sum_rows)| {
-        Sequence { rows, bias, shape }.backward(gradient_rows, log_sum_rows, out_rows);
+    // A prefix and what continues it are one task: the prefix's gradients then add up in a fixed order.
+    let families: Vec<&[Segment]> = segments.chunk_by(|_, next| !next.prefix.is_empty()).collect();
+    let rows = families.iter().map(|family| family[0].rows.start..family[family.len() - 1].rows.end);
+    let tasks: Vec<_> = split_rows(&mut out, rows, shape.qkv_width()).into_iter().zip(families).collect();
+    tasks.into_par_iter().with_max_len(1).for_each(|(family_rows, family)| {
+        let base = family[0].rows.start;
+        for segment in family {
+            let part = |data, width| rows_of(data, &segment.rows, width);
+            let (prefix_rows, rest) = family_rows.split_at_mut((segment.rows.start - base) * shape.qkv_width());
+            let mut target = GradientRows {
+                prefix: &mut prefix_rows[..segment.prefix.len() * shape.qkv_width()],
+                rows: &mut rest[..segment.rows.len() * shape.qkv_width()],
+            };
+            let (gradient_rows, log_sum_rows) =
+                (part(gradient, shape.heads * shape.head_dim), part(log_sums, shape.heads));
+            Sequence::new(qkv, segment, bias, shape).backward(gradient_rows, log_sum_rows, &mut target);
+        }
     });
     out
 }
 
-fn rows_of<'a>(data: &'a [f32], offsets: &'a [usize], width: usize) -> impl Iterator<Item = &'a [f32]> {
-    offsets.windows(2).map(move |pair| &data[pair[0] * width..pair[1] * width])
+fn rows_of<'a>(data: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
+    &data[rows.start * width..rows.end * width]
 }
 
-fn split_rows<'a>(data: &'a mut [f32], offsets: &[usize], width: usize) -> Vec<&'a mut [f32]> {
+/// Cuts a matrix into the given runs of rows, which cover it in order.
+fn split_rows(data: &mut [f32], runs: impl Iterator<Item = Range<usize>>, width: usize) -> Vec<&mut [f32]> {
     let mut rest = data;
-    let mut parts = Vec::with_capacity(offsets.len());
-    for pair in offsets.windows(2) {
-        let (part, tail) = rest.split_at_mut((pair[1] - pair[0]) * width);
+    let mut parts = Vec::new();
+    for run in runs {
+        let (part, tail) = rest.split_at_mut(run.len() * width);
         parts.push(part);
         rest = tail;
     }
     parts
 }
 
-/// One sequence: its rows of the input, the bias, the shape.
+/// One sequence: the rows of its prefix and its own, the bias, the shape. Places count from the prefix's first row.
 struct Sequence<'a> {
+    prefix: &'a [f32],
     rows: &'a [f32],
     bias: &'a [f32],
     shape: &'a AttentionShape,
 }
 
-impl Sequence<'_> {
+/// Where a sequence's input gradients go.
+struct GradientRows<'a> {
+    prefix: &'a mut [f32],
+    rows: &'a mut [f32],
+}
+
+impl<'a> Sequence<'a> {
+    fn new(qkv: &'a [f32], segment: &Segment, bias: &'a [f32], shape: &'a AttentionShape) -> Self {
+        let width = shape.qkv_width();
+        Self { prefix: rows_of(qkv, &segment.prefix, width), rows: rows_of(qkv, &segment.rows, width), bias, shape }
+    }
+
+    /// Rows of the prefix.
+    fn before(&self) -> usize {
+        self.prefix.len() / self.shape.qkv_width()
+    }
+
+    /// Rows of prefix and sequence.
     fn len(&self) -> usize {
-        self.rows.len() / self.shape.qkv_width()
+        self.before() + self.rows.len() / self.shape.qkv_width()
     }
 
     /// Length rounded up to whole blocks; the padding rows are zero.
@@ -158,18 +196,37 @@ impl Sequence<'_> {
         self.len().next_multiple_of(BLOCK)
     }
 
+    /// First places of the blocks of query rows.
+    fn blocks(&self) -> impl Iterator<Item = usize> {
+        (self.before()..self.len()).step_by(BLOCK)
+    }
+
+    /// Places that a block of query rows may look at, rounded up to whole blocks.
+    fn seen(&self, first: usize) -> usize {
+        (first + BLOCK).next_multiple_of(BLOCK).min(self.padded())
+    }
+
+    /// Input row of a place.
+    fn row(&self, place: usize) -> &[f32] {
+        let (width, before) = (self.shape.qkv_width(), self.before());
+        match place.checked_sub(before) {
+            None => &self.prefix[place * width..][..width],
+            Some(own) => &self.rows[own * width..][..width],
+        }
+    }
+
     /// Rows `first..first+count` of one head, bias added, rotated if `rotated`; `slot` counts heads across query, key, value.
     fn head_rows(&self, slot: usize, first: usize, count: usize, rotated: bool) -> Vec<f32> {
-        let (dim, width) = (self.shape.head_dim, self.shape.qkv_width());
+        let dim = self.shape.head_dim;
         let mut out = vec![0.0f32; count * dim];
         let bias = &self.bias[slot * dim..][..dim];
-        for (index, target) in out.chunks_exact_mut(dim).enumerate().take(self.len().saturating_sub(first)) {
-            let source = &self.rows[(first + index) * width + slot * dim..][..dim];
+        for (target, place) in out.chunks_exact_mut(dim).zip(first..self.len()) {
+            let source = &self.row(place)[slot * dim..][..dim];
             for ((t, s), b) in target.iter_mut().zip(source).zip(bias) {
                 *t = s + b;
             }
             if rotated {
-                self.shape.rotate(target, first + index, 1.0);
+                self.shape.rotate(target, place, 1.0);
             }
         }
         out
@@ -185,23 +242,24 @@ impl Sequence<'_> {
 
     fn forward(&self, out: &mut [f32], log_sums: &mut [f32]) {
         let shape = self.shape;
-        let (dim, padded) = (shape.head_dim, self.padded());
+        let (dim, padded, before) = (shape.head_dim, self.padded(), self.before());
         let mut scores = vec![0.0f32; BLOCK * padded];
         let mut mixed = vec![0.0f32; BLOCK * dim];
         for kv_head in 0..shape.kv_heads {
             let keys = transposed(&self.head_rows(shape.heads + kv_head, 0, padded, true), dim);
             let values = self.head_rows(shape.heads + shape.kv_heads + kv_head, 0, padded, false);
             for head in group(shape, kv_head) {
-                for first in (0..self.len()).step_by(BLOCK) {
-                    let seen = first + BLOCK;
+                for first in self.blocks() {
+                    let seen = self.seen(first);
                     let query = self.query_block(head, first);
                     multiply(&mut scores, padded, rows(&query, dim), rows(&keys, padded), (BLOCK, seen, dim));
                     let sums = softmax_rows(&mut scores, padded, first, seen);
                     multiply(&mut mixed, dim, rows(&scores, padded), rows(&values, dim), (BLOCK, dim, seen));
                     for row in 0..BLOCK.min(self.len() - first) {
                         let (shift, sum) = sums[row];
-                        log_sums[(first + row) * shape.heads + head] = shift + sum.ln();
-                        let target = &mut out[((first + row) * shape.heads + head) * dim..][..dim];
+                        let place = (first - before + row) * shape.heads + head;
+                        log_sums[place] = shift + sum.ln();
+                        let target = &mut out[place * dim..][..dim];
                         for (t, value) in target.iter_mut().zip(&mixed[row * dim..][..dim]) {
                             *t = value / sum;
                         }
@@ -211,9 +269,9 @@ impl Sequence<'_> {
         }
     }
 
-    fn backward(&self, gradient: &[f32], log_sums: &[f32], out: &mut [f32]) {
+    fn backward(&self, gradient: &[f32], log_sums: &[f32], out: &mut GradientRows<'_>) {
         let shape = self.shape;
-        let (dim, padded) = (shape.head_dim, self.padded());
+        let (dim, padded, before) = (shape.head_dim, self.padded(), self.before());
         for kv_head in 0..shape.kv_heads {
             let (key_slot, value_slot) = (shape.heads + kv_head, shape.heads + shape.kv_heads + kv_head);
             let keys = self.head_rows(key_slot, 0, padded, true);
@@ -230,16 +288,16 @@ impl Sequence<'_> {
                 dim,
             };
             for head in group(shape, kv_head) {
-                for first in (0..self.len()).step_by(BLOCK) {
+                for first in self.blocks() {
                     let live = BLOCK.min(self.len() - first);
                     let mut out_gradient = vec![0.0f32; BLOCK * dim];
                     let mut row_log_sums = [0.0f32; BLOCK];
                     for row in 0..live {
-                        let place = (first + row) * shape.heads + head;
+                        let place = (first - before + row) * shape.heads + head;
                         out_gradient[row * dim..][..dim].copy_from_slice(&gradient[place * dim..][..dim]);
                         row_log_sums[row] = log_sums[place];
                     }
-                    pass.block(&self.query_block(head, first), &out_gradient, &row_log_sums, first);
+                    pass.block(&self.query_block(head, first), &out_gradient, &row_log_sums, (first, self.seen(first)));
                     pass.query_gradient.iter_mut().for_each(|value| *value *= shape.scale());
                     self.store(out, head, first, &mut pass.query_gradient[..live * dim], true);
                 }
@@ -250,14 +308,20 @@ impl Sequence<'_> {
         }
     }
 
-    /// Writes a head's gradient rows to their places, rotated back where the head was rotated.
-    fn store(&self, out: &mut [f32], slot: usize, first: usize, gradient: &mut [f32], rotated: bool) {
-        let (dim, width) = (self.shape.head_dim, self.shape.qkv_width());
+    /// Writes a head's gradient rows to their places, rotated back where the head was rotated; adds to those of the prefix,
+    /// which other sequences share.
+    fn store(&self, out: &mut GradientRows<'_>, slot: usize, first: usize, gradient: &mut [f32], rotated: bool) {
+        let (dim, width, before) = (self.shape.head_dim, self.shape.qkv_width(), self.before());
         for (index, row) in gradient.chunks_exact_mut(dim).enumerate() {
+            let place = first + index;
             if rotated {
-                self.shape.rotate(row, first + index, -1.0);
+                self.shape.rotate(row, place, -1.0);
             }
-            out[(first + index) * width + slot * dim..][..dim].copy_from_slice(row);
+            if place < before {
+                add_in_place(&mut out.prefix[place * width + slot * dim..][..dim], row);
+            } else {
+                out.rows[(place - before) * width + slot * dim..][..dim].copy_from_slice(row);
+            }
         }
     }
 }
@@ -278,14 +342,14 @@ struct BackwardPass {
 
 impl BackwardPass {
     /// One block of query rows: fills `query_gradient`, adds to the key and value gradients.
-    fn block(&mut self, query: &[f32], out_gradient: &[f32], log_sums: &[f32; BLOCK], first: usize) {
-        let (dim, padded, seen) = (self.dim, self.padded, first + BLOCK);
+    fn block(&mut self, query: &[f32], out_gradient: &[f32], log_sums: &[f32; BLOCK], (first, seen): (usize, usize)) {
+        let (dim, padded) = (self.dim, self.padded);
         let (query_rows, out_rows) = (rows(query, dim), rows(out_gradient, dim));
         multiply(&mut self.probabilities, padded, query_rows, rows(&self.keys_transposed, padded), (BLOCK, seen, dim));
         multiply(&mut self.score_gradient, padded, out_rows, rows(&self.values_transposed, padded), (BLOCK, seen, dim));
         let blocks = self.probabilities.chunks_exact_mut(padded).zip(self.score_gradient.chunks_exact_mut(padded));
         for (row, (probability, gradient)) in blocks.enumerate() {
-            let allowed = first + row + 1;
+            let allowed = (first + row + 1).min(seen);
             exp_in_place(&mut probability[..allowed], log_sums[row]);
             probability[allowed..seen].fill(0.0);
             let mean = dot(&probability[..seen], &gradient[..seen]);
@@ -326,7 +390,7 @@ fn transposed(data: &[f32], width: usize) -> Vec<f32> {
 fn softmax_rows(scores: &mut [f32], stride: usize, first: usize, seen: usize) -> [(f32, f32); BLOCK] {
     let mut sums = [(0.0, 1.0); BLOCK];
     for (row, score) in scores.chunks_exact_mut(stride).enumerate() {
-        let allowed = first + row + 1;
+        let allowed = (first + row + 1).min(seen);
         let shift = max(&score[..allowed]);
         sums[row] = (shift, exp_in_place(&mut score[..allowed], shift));
         score[allowed..seen].fill(0.0);

@@ -22,10 +22,11 @@ fn shards_of_bf16_give_the_likelihoods_of_the_reference() {
         .enumerate()
         .map(|(row, &length)| ids[row * width..][..length as usize].iter().map(|&id| id as u32).collect())
         .collect();
-    let batch = TokenBatch::from_sequences(rows.iter().map(Vec::as_slice));
+    let input = TokenBatch::from_sequences(rows.iter().map(Vec::as_slice));
     // Every position's target is another token, so that all of a row's logits are looked at.
-    let targets: Vec<u32> = (0..batch.tokens.len()).map(|place| (place * 7 % vocabulary) as u32).collect();
-    let found = decoder.negative_log_likelihoods(&batch, &targets).unwrap();
+    let targets: Vec<u32> = (0..input.tokens.len()).map(|place| (place * 7 % vocabulary) as u32).collect();
+    let weights = vec![1.0; targets.len()];
+    let found = decoder.log_likelihoods(&TrainBatch { input, targets: targets.clone(), weights }).unwrap();
 
     let positions = rows.iter().enumerate().flat_map(|(row, tokens)| (0..tokens.len()).map(move |at| row * width + at));
     let mut worst = 0.0_f64;
@@ -33,8 +34,8 @@ fn shards_of_bf16_give_the_likelihoods_of_the_reference() {
         let row: Vec<f64> =
             logits[position * vocabulary..][..vocabulary].iter().map(|&value| f64::from(value)).collect();
         let normaliser = row.iter().map(|value| value.exp()).sum::<f64>().ln();
-        let wanted = normaliser - row[targets[place] as usize];
-        worst = worst.max((f64::from(found[place]) - wanted).abs());
+        let wanted = row[targets[place] as usize] - normaliser;
+        worst = worst.max((found[place] - wanted).abs());
     }
     assert!(worst < 1e-4, "{worst}");
 }

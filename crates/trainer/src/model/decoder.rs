@@ -1,61 +1,54 @@
 //! The decoder: its parameters and the way of a batch through them.
 //!
-//! Called by `sft` and by whatever trains further; `checkpoint` saves and loads it, `optimizer` changes it.
+//! Called by `sft` and by whatever trains further; `checkpoint` saves and loads it, `fit` changes it.
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::ModelError;
 use super::attention::{AttentionShape, attention};
 use super::batch::{TokenBatch, TrainBatch};
+use super::checkpoint::parts;
 use super::config::DecoderConfig;
+use super::dropout::Dropout;
 use super::embedding::embed;
-use super::linear::{linear, swiglu_mlp};
-use super::loss::{cross_entropy, negative_log_likelihoods};
+use super::linear::{Linear, LinearPart, feed_forward};
+use super::loss::{LOGIT_BYTES, OutputRows};
 use super::norm::rms_norm;
+use super::{ModelError, Objective};
+use crate::nn::{Module, Parameter, Weight};
 
 /// Gives the tensor of a name and shape.
 pub(super) type TensorSource<'a> = dyn FnMut(&str, &[usize]) -> Result<Tensor, ModelError> + 'a;
 
-/// One trainable tensor.
-#[derive(Debug, Clone)]
-pub struct Parameter {
-    /// Name, as Hugging Face has it; `qkv_proj` and `gate_up_proj` hold their parts one below the other.
-    pub name: String,
-    /// Value, f32 on the CPU.
-    pub var: Var,
-    /// Weight decay applies: matrices yes, norms and biases no.
-    pub decay: bool,
-}
-
 /// Weights of one layer.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Layer {
-    pub(super) input_norm: Var,
+    pub(super) input_norm: Weight,
     /// `[(heads + 2·kv_heads)·head_dim, d]`: query, key, value rows.
-    pub(super) qkv: Var,
-    pub(super) qkv_bias: Var,
+    pub(super) qkv: Linear,
+    pub(super) qkv_bias: Weight,
     /// `[d, heads·head_dim]`.
-    pub(super) output: Var,
-    pub(super) post_norm: Var,
+    pub(super) output: Linear,
+    pub(super) post_norm: Weight,
     /// `[2·ffn, d]`: gate rows, then up rows.
-    pub(super) gate_up: Var,
+    pub(super) gate_up: Linear,
     /// `[d, ffn]`.
-    pub(super) down: Var,
+    pub(super) down: Linear,
 }
 
 /// A Qwen2-shaped decoder in f32.
 #[derive(Debug)]
 pub struct Decoder {
     config: DecoderConfig,
-    pub(super) embedding: Var,
+    pub(super) embedding: Weight,
     pub(super) layers: Vec<Layer>,
-    pub(super) final_norm: Var,
-    pub(super) head: Option<Var>,
+    pub(super) final_norm: Weight,
+    pub(super) head: Option<Weight>,
     pub(super) shape: Arc<AttentionShape>,
+    dropout: Option<Dropout>,
 }
 
 impl Decoder {
@@ -83,20 +76,22 @@ impl Decoder {
     pub(super) fn build(config: &DecoderConfig, source: &mut TensorSource<'_>) -> Result<Self, ModelError> {
         config.check()?;
         let (d, ffn, qkv) = (config.hidden_size, config.intermediate_size, config.qkv_width());
+        let heads = config.num_attention_heads * config.head_dim();
         let mut var =
-            |name: &str, shape: &[usize]| -> Result<Var, ModelError> { Ok(Var::from_tensor(&source(name, shape)?)?) };
+            |name: &str, shape: &[usize]| -> Result<Weight, ModelError> { Ok(Weight::new(&source(name, shape)?)?) };
         let embedding = var("model.embed_tokens.weight", &[config.vocab_size, d])?;
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for index in 0..config.num_hidden_layers {
             let name = |part: &str| layer_name(index, part);
+            let linear = |part: &str, weight| Linear::new(&name(part), weight, config);
             layers.push(Layer {
                 input_norm: var(&name("input_layernorm.weight"), &[d])?,
-                qkv: var(&name("self_attn.qkv_proj.weight"), &[qkv, d])?,
+                qkv: linear("self_attn.qkv_proj.weight", var(&name("self_attn.qkv_proj.weight"), &[qkv, d])?),
                 qkv_bias: var(&name("self_attn.qkv_proj.bias"), &[qkv])?,
-                output: var(&name("self_attn.o_proj.weight"), &[d, config.num_attention_heads * config.head_dim()])?,
+                output: linear("self_attn.o_proj.weight", var(&name("self_attn.o_proj.weight"), &[d, heads])?),
                 post_norm: var(&name("post_attention_layernorm.weight"), &[d])?,
-                gate_up: var(&name("mlp.gate_up_proj.weight"), &[2 * ffn, d])?,
-                down: var(&name("mlp.down_proj.weight"), &[d, ffn])?,
+                gate_up: linear("mlp.gate_up_proj.weight", var(&name("mlp.gate_up_proj.weight"), &[2 * ffn, d])?),
+                down: linear("mlp.down_proj.weight", var(&name("mlp.down_proj.weight"), &[d, ffn])?),
             });
         }
         let final_norm = var("model.norm.weight", &[d])?;
@@ -111,7 +106,7 @@ impl Decoder {
             config.max_position_embeddings,
             config.rope_theta,
         );
-        Ok(Self { config: config.clone(), embedding, layers, final_norm, head, shape: Arc::new(shape) })
+        Ok(Self { config: config.clone(), embedding, layers, final_norm, head, shape: Arc::new(shape), dropout: None })
     }
 
     /// Shape of the decoder.
@@ -119,72 +114,143 @@ impl Decoder {
         &self.config
     }
 
-    /// Every trainable tensor, in a fixed order.
-    pub fn parameters(&self) -> Vec<Parameter> {
-        let parameter = |name: String, var: &Var| Parameter { name, var: var.clone(), decay: var.rank() == 2 };
-        let mut all = vec![parameter("model.embed_tokens.weight".into(), &self.embedding)];
+    /// Every tensor with its name, in a fixed order; a layer's adapters follow its matrix.
+    fn weights(&self) -> Vec<(String, &Weight)> {
+        let mut all = vec![("model.embed_tokens.weight".to_owned(), &self.embedding)];
         for (index, layer) in self.layers.iter().enumerate() {
-            for (part, var) in [
-                ("input_layernorm.weight", &layer.input_norm),
-                ("self_attn.qkv_proj.weight", &layer.qkv),
-                ("self_attn.qkv_proj.bias", &layer.qkv_bias),
-                ("self_attn.o_proj.weight", &layer.output),
-                ("post_attention_layernorm.weight", &layer.post_norm),
-                ("mlp.gate_up_proj.weight", &layer.gate_up),
-                ("mlp.down_proj.weight", &layer.down),
+            for (part, weight, adapters) in [
+                ("input_layernorm.weight", &layer.input_norm, None),
+                ("self_attn.qkv_proj.weight", &layer.qkv.weight, Some(&layer.qkv.adapters)),
+                ("self_attn.qkv_proj.bias", &layer.qkv_bias, None),
+                ("self_attn.o_proj.weight", &layer.output.weight, Some(&layer.output.adapters)),
+                ("post_attention_layernorm.weight", &layer.post_norm, None),
+                ("mlp.gate_up_proj.weight", &layer.gate_up.weight, Some(&layer.gate_up.adapters)),
+                ("mlp.down_proj.weight", &layer.down.weight, Some(&layer.down.adapters)),
             ] {
-                all.push(parameter(layer_name(index, part), var));
+                all.push((layer_name(index, part), weight));
+                for adapter in adapters.into_iter().flatten() {
+                    all.push((format!("{}.lora_A.weight", adapter.name), &adapter.a));
+                    all.push((format!("{}.lora_B.weight", adapter.name), &adapter.b));
+                }
             }
         }
-        all.push(parameter("model.norm.weight".into(), &self.final_norm));
-        all.extend(self.head.iter().map(|head| parameter("lm_head.weight".into(), head)));
+        all.push(("model.norm.weight".into(), &self.final_norm));
+        all.extend(self.head.iter().map(|head| ("lm_head.weight".into(), head)));
         all
     }
 
-    /// Number of trainable values.
+    /// The layers that can have adapters, in a fixed order.
+    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.output, &layer.gate_up, &layer.down])
+    }
+
+    pub(super) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.layers
+            .iter_mut()
+            .flat_map(|layer| [&mut layer.qkv, &mut layer.output, &mut layer.gate_up, &mut layer.down])
+    }
+
+    /// Number of values in all parameters.
     pub fn parameter_count(&self) -> usize {
         self.parameters().iter().map(|parameter| parameter.var.elem_count()).sum()
     }
 
     /// The table of the output layer, `[vocab, d]`.
-    pub(super) fn output_table(&self) -> &Var {
+    pub(super) fn output_table(&self) -> &Weight {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// Hidden states after the final norm, `[tokens, d]`, on the tape.
+    /// From now on drops values of the embedding and of what the blocks add to it, as long as this is not `None`.
+    pub fn set_dropout(&mut self, dropout: Option<Dropout>) {
+        self.dropout = dropout;
+    }
+
+    fn drop_some(&self, x: Tensor, place: usize) -> Result<Tensor, ModelError> {
+        match self.dropout {
+            Some(dropout) => Ok(dropout.apply(&x, place as u64)?),
+            None => Ok(x),
+        }
+    }
+
+    /// Hidden states after the final norm, `[tokens, d]`, on the tape. Several losses may be taken of them.
     pub fn hidden(&self, batch: &TokenBatch) -> Result<Tensor, ModelError> {
+        self.forward(batch, Weight::on_tape)
+    }
+
+    /// The way through the layers; `weight` gives a parameter on or off the tape.
+    pub(super) fn forward(&self, batch: &TokenBatch, weight: impl Fn(&Weight) -> Tensor) -> Result<Tensor, ModelError> {
         batch.check(self.config.max_position_embeddings)?;
         let epsilon = self.config.rms_norm_eps as f32;
-        let offsets = Arc::new(batch.offsets.clone());
-        let mut x = embed(&self.embedding, &batch.tokens)?;
-        for layer in &self.layers {
-            let normed = rms_norm(&x, &layer.input_norm, epsilon)?;
-            let mixed = attention(&linear(&normed, &layer.qkv)?, &layer.qkv_bias, &offsets, &self.shape)?;
-            x = x.add(&linear(&mixed, &layer.output)?)?;
-            let post = rms_norm(&x, &layer.post_norm, epsilon)?;
-            x = x.add(&swiglu_mlp(&post, &layer.gate_up, &layer.down)?)?;
+        let segments = Arc::new(batch.attention_segments());
+        let mut x = self.drop_some(embed(&weight(&self.embedding), &batch.tokens)?, 0)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let normed = rms_norm(&x, &weight(&layer.input_norm), epsilon)?;
+            let projected = layer.qkv.forward(&normed, &weight)?;
+            let mixed = attention(&projected, &weight(&layer.qkv_bias), &segments, &self.shape)?;
+            x = x.add(&self.drop_some(layer.output.forward(&mixed, &weight)?, 2 * index + 1)?)?;
+            let post = rms_norm(&x, &weight(&layer.post_norm), epsilon)?;
+            let added = feed_forward(&post, &layer.gate_up, &layer.down, &weight)?;
+            x = x.add(&self.drop_some(added, 2 * index + 2)?)?;
         }
-        Ok(rms_norm(&x, &self.final_norm, epsilon)?)
+        Ok(rms_norm(&x, &weight(&self.final_norm), epsilon)?)
     }
 
-    /// Σ weight·nll / Σ|weight| over the batch, a scalar on the tape: call `backward()` on it.
-    pub fn loss(&self, batch: &TrainBatch) -> Result<Tensor, ModelError> {
-        let tokens = batch.input.tokens.len();
-        if batch.targets.len() != tokens || batch.weights.len() != tokens {
-            return Err(ModelError::Batch(format!("{tokens} tokens need as many targets and weights")));
-        }
-        let normaliser: f64 = batch.weights.iter().map(|weight| f64::from(weight.abs())).sum();
-        if normaliser <= 0.0 {
-            return Err(ModelError::Batch("no token has a weight: nothing to learn".into()));
-        }
-        let hidden = self.hidden(&batch.input)?;
-        Ok(cross_entropy(&hidden, self.output_table(), &batch.targets, &batch.weights, normaliser)?)
+    /// The objective's value on the batch, a scalar on the tape: call `backward()` on it.
+    pub fn loss(&self, batch: &TrainBatch, objective: &dyn Objective) -> Result<Tensor, ModelError> {
+        self.loss_of(&self.hidden(&batch.input)?, batch, objective)
     }
 
-    /// Negative log-likelihood (nats) of each position's target; no gradient.
-    pub fn negative_log_likelihoods(&self, input: &TokenBatch, targets: &[u32]) -> Result<Vec<f32>, ModelError> {
-        let hidden = self.hidden(input)?;
-        Ok(negative_log_likelihoods(&hidden, self.output_table(), targets)?)
+    /// As [`Self::loss`], of hidden states that [`Self::hidden`] made of the same batch.
+    pub fn loss_of(
+        &self,
+        hidden: &Tensor,
+        batch: &TrainBatch,
+        objective: &dyn Objective,
+    ) -> Result<Tensor, ModelError> {
+        let learned = batch.learned_rows()?;
+        let (table, smoothing) = (&self.output_table().on_tape(), objective.label_smoothing());
+        OutputRows { hidden, table, learned: &learned, smoothing, logit_bytes: LOGIT_BYTES }.loss(objective)
+    }
+
+    /// Log-likelihood (nats) of the target at each position of non-zero weight, in order; no tape is kept.
+    pub fn log_likelihoods(&self, batch: &TrainBatch) -> Result<Vec<f64>, ModelError> {
+        let learned = batch.learned_rows()?;
+        let hidden = &self.forward(&batch.input, Weight::off_tape)?;
+        let table = &self.output_table().off_tape();
+        let rows = OutputRows { hidden, table, learned: &learned, smoothing: 0.0, logit_bytes: LOGIT_BYTES };
+        Ok(rows.log_likelihoods()?)
+    }
+}
+
+impl Module for Decoder {
+    /// Names are Hugging Face's; `qkv_proj` and `gate_up_proj` hold their parts one below the other.
+    fn parameters(&self) -> Vec<Parameter> {
+        let parameter = |(name, weight): (String, &Weight)| Parameter {
+            name,
+            var: weight.var().clone(),
+            decay: weight.rank() == 2,
+        };
+        self.weights().into_iter().map(parameter).collect()
+    }
+
+    fn freeze(&self, frozen: &dyn Fn(&str) -> bool) {
+        for (name, weight) in self.weights() {
+            weight.freeze(frozen(&name));
+        }
+    }
+}
+
+impl Linear {
+    /// A layer without adapters; `name` is the matrix's.
+    fn new(name: &str, weight: Weight, config: &DecoderConfig) -> Self {
+        let mut start = 0;
+        let part = |(name, rows): (String, usize)| {
+            let name = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
+            start += rows;
+            LinearPart { name, rows: start - rows..start }
+        };
+        let parts = parts(name, config, weight.dims()[0]).into_iter().map(part).collect();
+        Self { weight, parts, adapters: Vec::new() }
     }
 }
 

@@ -1,109 +1,222 @@
-//! Output layer and softmax cross-entropy in one: the logits of a chunk of tokens live only until their gradients are made.
+//! Output layer and objective in one, in two passes over the learned rows: log-likelihoods first, then, with the objective's
+//! derivatives, gradients. The logits of a chunk of rows live only until its gradients are made.
 //!
-//! Called by `decoder`. With a vocabulary of 2,048 the logits would be the largest tensor of a step; here they are one chunk.
+//! Called by `decoder`. Logits would be the largest tensor of a step: [`LOGIT_BYTES`] bounds a chunk whatever the vocabulary.
+//! The last chunk is kept from pass to pass, so that rows that fit into one chunk pay for their logits once.
 
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::batch::LearnedRows;
 use super::maths::{exp_in_place, max};
 use super::tape::{record, tensor, with_values};
+use super::{ModelError, Objective};
 
-/// Tokens whose logits exist at once.
-const CHUNK: usize = 2048;
+/// Most bytes of one chunk's logits; at most two chunks exist at once.
+pub(super) const LOGIT_BYTES: usize = 128 << 20;
 
-/// Σ weightᵢ·nllᵢ / `normaliser` with a gradient. hidden `[tokens, d]`, table `[vocab, d]` → scalar. Weights may have any
-/// sign: a policy gradient is this loss with weight = -advantage.
-pub(super) fn cross_entropy(
-    hidden: &Tensor,
-    table: &Tensor,
-    targets: &[u32],
-    weights: &[f32],
-    normaliser: f64,
-) -> Result<Tensor> {
-    let (tokens, width) = hidden.dims2()?;
-    let (flat_hidden, flat_table) = (hidden.detach(), table.detach());
-    let mut hidden_gradient = Vec::with_capacity(tokens * width);
-    let mut table_gradient = table.zeros_like()?;
-    let mut total = 0.0f64;
-    for start in (0..tokens).step_by(CHUNK) {
-        let rows = CHUNK.min(tokens - start);
-        let part = flat_hidden.narrow(0, start, rows)?;
-        let logits = part.matmul(&flat_table.t()?)?;
-        let scaled: Vec<f32> =
-            weights[start..start + rows].iter().map(|w| (f64::from(*w) / normaliser) as f32).collect();
-        let nll = rewrite(&logits, &targets[start..start + rows], Some(&scaled))?;
-        total += nll.iter().zip(&scaled).map(|(n, w)| f64::from(*n) * f64::from(*w)).sum::<f64>();
-        with_values(&logits.matmul(&flat_table)?, |values| hidden_gradient.extend_from_slice(values))?;
-        table_gradient = table_gradient.add(&logits.t()?.matmul(&part)?)?;
+/// The output layer over a batch's learned rows.
+pub(super) struct OutputRows<'a> {
+    /// Hidden states of all tokens, `[tokens, d]`.
+    pub(super) hidden: &'a Tensor,
+    /// `[vocab, d]`.
+    pub(super) table: &'a Tensor,
+    /// Rows of `hidden` that are learned, and their targets.
+    pub(super) learned: &'a LearnedRows,
+    /// ε of label smoothing.
+    pub(super) smoothing: f64,
+    /// Most bytes of one chunk's logits: [`LOGIT_BYTES`].
+    pub(super) logit_bytes: usize,
+}
+
+impl OutputRows<'_> {
+    /// Log-likelihood (nats) of each learned row's target, no gradient.
+    pub(super) fn log_likelihoods(&self) -> Result<Vec<f64>> {
+        Ok(self.first_pass(&self.gather()?)?.0)
     }
-    let hidden_gradient = tensor(hidden_gradient, (tokens, width))?;
-    record("cross_entropy", &[hidden, table], vec![total as f32], (), move |gradient| {
-        let factor = f64::from(gradient.to_scalar::<f32>()?);
-        // The usual case: the loss is the end of the graph.
-        if factor == 1.0 {
-            return Ok([Some(hidden_gradient.clone()), Some(table_gradient.clone()), None]);
+
+    /// The objective's value as a scalar whose gradient flows to hidden states and table.
+    pub(super) fn loss(&self, objective: &dyn Objective) -> std::result::Result<Tensor, ModelError> {
+        let rows = self.gather()?;
+        let (log_likelihoods, last) = self.first_pass(&rows)?;
+        let evaluation = objective.evaluate(&log_likelihoods)?;
+        if evaluation.derivatives.len() != log_likelihoods.len() {
+            let (rows, found) = (log_likelihoods.len(), evaluation.derivatives.len());
+            return Err(ModelError::Batch(format!("the objective returned {found} derivatives for {rows} rows")));
         }
-        Ok([Some(hidden_gradient.affine(factor, 0.0)?), Some(table_gradient.affine(factor, 0.0)?), None])
-    })
-}
-
-/// Negative log-likelihood (nats) of each target, no gradient.
-pub(super) fn negative_log_likelihoods(hidden: &Tensor, table: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
-    let (hidden, table) = (hidden.detach(), table.detach());
-    let mut out = Vec::with_capacity(targets.len());
-    for start in (0..targets.len()).step_by(CHUNK) {
-        let rows = CHUNK.min(targets.len() - start);
-        let logits = hidden.narrow(0, start, rows)?.matmul(&table.t()?)?;
-        out.extend(rewrite(&logits, &targets[start..start + rows], None)?);
+        let (hidden_gradient, table_gradient) = self.second_pass(&rows, last, &evaluation.derivatives)?;
+        let inputs = [self.hidden, self.table];
+        let loss = record("objective", &inputs, vec![evaluation.value as f32], (), move |gradient| {
+            let factor = f64::from(gradient.to_scalar::<f32>()?);
+            // The usual case: the loss is the end of the graph.
+            let scaled = |tensor: &Tensor| if factor == 1.0 { Ok(tensor.clone()) } else { tensor.affine(factor, 0.0) };
+            Ok([Some(scaled(&hidden_gradient)?), table_gradient.as_ref().map(scaled).transpose()?, None])
+        })?;
+        Ok(loss)
     }
-    Ok(out)
+
+    /// Hidden states of the learned rows, `[rows, d]`, off the tape.
+    fn gather(&self) -> Result<Tensor> {
+        let (tokens, width) = self.hidden.dims2()?;
+        let places = &self.learned.places;
+        if places.len() == tokens {
+            return Ok(self.hidden.detach());
+        }
+        let values = with_values(self.hidden, |all| {
+            places.iter().flat_map(|place| &all[place * width..][..width]).copied().collect()
+        })?;
+        tensor(values, (places.len(), width))
+    }
+
+    /// Bounds of the chunks.
+    fn chunks(&self) -> Result<impl Iterator<Item = (usize, usize)>> {
+        let (rows, row_bytes) = (self.learned.places.len(), self.table.dim(0)? * size_of::<f32>());
+        let most = (self.logit_bytes / row_bytes).max(1);
+        Ok((0..rows).step_by(most).map(move |start| (start, most.min(rows - start))))
+    }
+
+    /// Log-likelihoods of all rows, and the last chunk for the second pass.
+    fn first_pass(&self, rows: &Tensor) -> Result<(Vec<f64>, Option<Chunk>)> {
+        let mut out = Vec::with_capacity(self.learned.places.len());
+        let mut last = None;
+        for (start, count) in self.chunks()? {
+            // Freed before the next one is made.
+            drop(last.take());
+            let mut chunk = self.chunk(rows, start, count)?;
+            out.append(&mut chunk.log_likelihoods);
+            last = Some(chunk);
+        }
+        Ok((out, last))
+    }
+
+    /// Gradients of all hidden states and, if it is trained, of the table.
+    fn second_pass(
+        &self,
+        rows: &Tensor,
+        mut last: Option<Chunk>,
+        derivatives: &[f64],
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (tokens, width) = self.hidden.dims2()?;
+        let table = self.table.detach();
+        let mut hidden_gradient = vec![0.0f32; tokens * width];
+        let mut table_gradient: Option<Tensor> = None;
+        for (start, count) in self.chunks()? {
+            let kept = last.take_if(|chunk| chunk.start == start);
+            let chunk = kept.map_or_else(|| self.chunk(rows, start, count), Ok)?;
+            chunk.differentiate(&derivatives[start..start + count])?;
+            let places = &self.learned.places[start..start + count];
+            with_values(&chunk.logits.matmul(&table)?, |values| {
+                for (place, row) in places.iter().zip(values.chunks_exact(width)) {
+                    hidden_gradient[place * width..][..width].copy_from_slice(row);
+                }
+            })?;
+            if self.table.track_op() {
+                let part = chunk.logits.t()?.matmul(&rows.narrow(0, start, count)?)?;
+                table_gradient = Some(match table_gradient {
+                    Some(sum) => sum.add(&part)?,
+                    None => part,
+                });
+            }
+        }
+        Ok((tensor(hidden_gradient, (tokens, width))?, table_gradient))
+    }
+
+    /// Logits of some rows, brought to e^(logit - row maximum).
+    fn chunk(&self, rows: &Tensor, start: usize, count: usize) -> Result<Chunk> {
+        let logits = rows.narrow(0, start, count)?.matmul(&self.table.detach().t()?)?;
+        let targets = self.learned.targets[start..start + count].to_vec();
+        let operation = Exponentiate { targets: &targets, smoothing: self.smoothing, rows: Mutex::new(Vec::new()) };
+        logits.inplace_op1(&operation)?;
+        let rows = operation.rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (log_likelihoods, sums) = rows.into_iter().unzip();
+        Ok(Chunk { start, logits, targets, smoothing: self.smoothing, log_likelihoods, sums })
+    }
 }
 
-/// Returns each row's nll; with weights the logits become their own gradients, weight·(softmax - one-hot).
-fn rewrite(logits: &Tensor, targets: &[u32], weights: Option<&[f32]>) -> Result<Vec<f32>> {
-    let operation = Rewrite { targets, weights, nll: Mutex::new(Vec::new()), vocab: logits.dim(1)? };
-    logits.inplace_op1(&operation)?;
-    Ok(operation.nll.into_inner().unwrap_or_else(PoisonError::into_inner))
+/// Some rows between the passes.
+struct Chunk {
+    start: usize,
+    /// e^(logit - row maximum), `[rows, vocab]`.
+    logits: Tensor,
+    targets: Vec<u32>,
+    smoothing: f64,
+    log_likelihoods: Vec<f64>,
+    /// Sum of each row of `logits`.
+    sums: Vec<f32>,
 }
 
-struct Rewrite<'a> {
+impl Chunk {
+    /// Turns the exponentials into the gradients of the logits: derivative·(wanted distribution - softmax).
+    fn differentiate(&self, derivatives: &[f64]) -> Result<()> {
+        self.logits.inplace_op1(&Differentiate { chunk: self, derivatives })
+    }
+}
+
+/// The rows of contiguous f32 logits, and the length of one.
+fn rows_of<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<(&'a mut [f32], usize)> {
+    let CpuStorage::F32(values) = storage else { bail!("logits must be f32") };
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("logits must be contiguous") };
+    Ok((&mut values[start..end], layout.shape().dims2()?.1))
+}
+
+/// Logits become e^(logit - row maximum); `rows` receives each row's log-likelihood and sum.
+struct Exponentiate<'a> {
     targets: &'a [u32],
-    weights: Option<&'a [f32]>,
-    nll: Mutex<Vec<f32>>,
-    vocab: usize,
+    smoothing: f64,
+    rows: Mutex<Vec<(f64, f32)>>,
 }
 
-impl InplaceOp1 for Rewrite<'_> {
+impl InplaceOp1 for Exponentiate<'_> {
     fn name(&self) -> &'static str {
-        "softmax_gradient"
+        "exponentiate"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let CpuStorage::F32(values) = storage else { bail!("logits must be f32") };
-        let Some((start, end)) = layout.contiguous_offsets() else { bail!("logits must be contiguous") };
-        if let Some(target) = self.targets.iter().find(|&&target| target as usize >= self.vocab) {
-            bail!("target token {target} is outside the vocabulary of {}", self.vocab);
+        let (values, vocab) = rows_of(storage, layout)?;
+        if let Some(target) = self.targets.iter().find(|&&target| target as usize >= vocab) {
+            bail!("target token {target} is outside the vocabulary of {vocab}");
         }
-        let nll = values[start..end]
-            .par_chunks_mut(self.vocab)
-            .enumerate()
-            .with_min_len(16)
-            .map(|(row, logits)| {
-                let target = self.targets[row] as usize;
-                let wanted = logits[target];
-                let shift = max(logits);
-                let sum = exp_in_place(logits, shift);
-                if let Some(weights) = self.weights {
-                    let factor = weights[row] / sum;
-                    logits.iter_mut().for_each(|value| *value *= factor);
-                    logits[target] -= weights[row];
-                }
-                shift + sum.ln() - wanted
-            })
-            .collect();
-        *self.nll.lock().unwrap_or_else(PoisonError::into_inner) = nll;
+        let rows = values.par_chunks_mut(vocab).zip(self.targets).with_min_len(16);
+        let rows = rows.map(|(logits, &target)| {
+            let mut wanted = f64::from(logits[target as usize]);
+            if self.smoothing > 0.0 {
+                let mean = logits.iter().map(|&logit| f64::from(logit)).sum::<f64>() / vocab as f64;
+                wanted += self.smoothing * (mean - wanted);
+            }
+            let shift = max(logits);
+            let sum = exp_in_place(logits, shift);
+            (wanted - f64::from(shift) - f64::from(sum).ln(), sum)
+        });
+        *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = rows.collect();
+        Ok(())
+    }
+}
+
+struct Differentiate<'a> {
+    chunk: &'a Chunk,
+    derivatives: &'a [f64],
+}
+
+impl InplaceOp1 for Differentiate<'_> {
+    fn name(&self) -> &'static str {
+        "differentiate"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (values, vocab) = rows_of(storage, layout)?;
+        let Chunk { targets, sums, smoothing, .. } = self.chunk;
+        let rows = values.par_chunks_mut(vocab).zip(targets).zip(sums).zip(self.derivatives).with_min_len(16);
+        rows.for_each(|(((logits, &target), sum), &derivative)| {
+            let factor = -derivative as f32 / sum;
+            logits.iter_mut().for_each(|value| *value *= factor);
+            logits[target as usize] += (derivative * (1.0 - smoothing)) as f32;
+            if *smoothing > 0.0 {
+                let share = (derivative * smoothing / vocab as f64) as f32;
+                logits.iter_mut().for_each(|value| *value += share);
+            }
+        });
         Ok(())
     }
 }

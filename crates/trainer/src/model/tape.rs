@@ -5,9 +5,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor, bail,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+
+pub(super) use crate::nn::{tensor, with_values};
 
 /// Gradients of the inputs, in the inputs' order; unused places are `None`.
 pub(super) type Gradients = [Option<Tensor>; 3];
@@ -106,24 +106,4 @@ impl<F: Fn(&Tensor) -> Result<Gradients>> CustomOp3 for Recorded<F> {
         let [a, b, c] = (self.backward)(gradient)?;
         Ok((a, b, c))
     }
-}
-
-/// Runs `job` on the values of a contiguous f32 CPU tensor, without a copy.
-pub(super) fn with_values<R>(tensor: &Tensor, job: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    if tensor.dtype() != DType::F32 {
-        bail!("the trainer's kernels take f32 tensors, got {:?}", tensor.dtype());
-    }
-    let (storage, layout) = tensor.storage_and_layout();
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        bail!("the trainer's kernels take contiguous tensors");
-    };
-    match &*storage {
-        Storage::Cpu(cpu) => Ok(job(&cpu.as_slice::<f32>()?[start..end])),
-        _ => bail!("the trainer's kernels run on the cpu device"),
-    }
-}
-
-/// A tensor from values, moved, not copied.
-pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
-    Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }

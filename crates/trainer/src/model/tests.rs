@@ -8,14 +8,18 @@ use candle_core::{Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::attention::{AttentionShape, attention};
+use super::attention::{AttentionShape, Segment, attention};
+use super::batch::LearnedRows;
 use super::embedding::embed;
 use super::linear::swiglu_mlp;
-use super::loss::cross_entropy;
+use super::loss::{LOGIT_BYTES, OutputRows};
 use super::norm::rms_norm;
 use super::*;
+use crate::fit::{AdamW, AdamWSettings, Gradients, GroupSettings, ParameterSet};
+use crate::nn::{Module, Parameter, TensorFile, Weight};
+use crate::objective::{CrossEntropy, Evaluation};
 
-fn random_var(seed: u64, shape: &[usize]) -> Var {
+pub(super) fn random_var(seed: u64, shape: &[usize]) -> Var {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let count = shape.iter().product();
     let values: Vec<f32> = (0..count).map(|_| random.random::<f32>() * 2.0 - 1.0).collect();
@@ -23,7 +27,7 @@ fn random_var(seed: u64, shape: &[usize]) -> Var {
 }
 
 /// Compares the gradient of every input with central differences of Σ f(inputs) ∘ fixed random weights.
-fn check_gradients(inputs: &[Var], f: impl Fn(&[Var]) -> Tensor) {
+pub(super) fn check_gradients(inputs: &[Var], f: impl Fn(&[Var]) -> Tensor) {
     let probe = random_var(99, f(inputs).dims());
     let scalar = |inputs: &[Var]| (f(inputs) * probe.as_tensor()).unwrap().sum_all().unwrap();
     let gradients = scalar(inputs).backward().unwrap();
@@ -66,20 +70,87 @@ fn embedding_gradient_adds_repeated_tokens() {
     check_gradients(&[random_var(1, &[5, 8])], |v| embed(&v[0], &[3, 1, 3, 3, 0]).unwrap());
 }
 
+/// Output layer over rows 0, 2, 3, 5 of `hidden`.
+fn output_loss(hidden: &Tensor, table: &Tensor, objective: &dyn Objective, logit_bytes: usize) -> Tensor {
+    let learned = LearnedRows { places: vec![0, 2, 3, 5], targets: vec![3, 10, 7, 3] };
+    let smoothing = objective.label_smoothing();
+    OutputRows { hidden, table, learned: &learned, smoothing, logit_bytes }.loss(objective).unwrap()
+}
+
 #[test]
-fn cross_entropy_gradient_with_signed_weights() {
-    let weights = [1.0, 0.0, -0.5, 0.3, 2.0];
-    check_gradients(&[random_var(1, &[5, 8]), random_var(2, &[11, 8])], |v| {
-        cross_entropy(&v[0], &v[1], &[3, 10, 0, 7, 3], &weights, 1.7).unwrap()
-    });
+fn output_gradient_with_signed_weights_smoothing_and_small_chunks() {
+    let inputs = [random_var(1, &[6, 8]), random_var(2, &[11, 8])];
+    let objective = CrossEntropy::sum(&[1.0, -0.5, 0.3, 2.0], 1.7).unwrap();
+    // Two rows of logits at once, then one, then all.
+    for logit_bytes in [2 * 11 * 4, 1, LOGIT_BYTES] {
+        check_gradients(&inputs, |v| output_loss(&v[0], &v[1], &objective, logit_bytes));
+        let smoothed = objective.clone().smoothed(0.3).unwrap();
+        check_gradients(&inputs, |v| output_loss(&v[0], &v[1], &smoothed, logit_bytes));
+    }
+}
+
+/// Its derivative depends on the log-likelihoods of other rows: -log Σ e^log-likelihood.
+struct LogSum;
+
+impl Objective for LogSum {
+    fn evaluate(&self, log_likelihoods: &[f64]) -> Result<Evaluation, ObjectiveError> {
+        let sum: f64 = log_likelihoods.iter().map(|value| value.exp()).sum();
+        let derivatives = log_likelihoods.iter().map(|value| -value.exp() / sum).collect();
+        Ok(Evaluation { value: -sum.ln(), derivatives })
+    }
+}
+
+#[test]
+fn output_gradient_of_an_objective_over_all_rows() {
+    let inputs = [random_var(1, &[6, 8]), random_var(2, &[11, 8])];
+    for logit_bytes in [3 * 11 * 4, LOGIT_BYTES] {
+        check_gradients(&inputs, |v| output_loss(&v[0], &v[1], &LogSum, logit_bytes));
+    }
+}
+
+#[test]
+fn smoothed_loss_is_the_cross_entropy_with_the_smoothed_target() {
+    let (hidden, table) = (random_var(1, &[6, 8]), random_var(2, &[11, 8]));
+    let mean = |objective: CrossEntropy| {
+        f64::from(output_loss(&hidden, &table, &objective, LOGIT_BYTES).to_scalar::<f32>().unwrap())
+    };
+    let logits = hidden.matmul(&table.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+    let (mut target, mut uniform) = (0.0, 0.0);
+    for (place, wanted) in [(0, 3), (2, 10), (3, 7), (5, 3)] {
+        let sum: f64 = logits[place].iter().map(|logit| f64::from(*logit).exp()).sum();
+        let nll: Vec<f64> = logits[place].iter().map(|logit| sum.ln() - f64::from(*logit)).collect();
+        target += nll[wanted] / 4.0;
+        uniform += nll.iter().sum::<f64>() / 44.0;
+    }
+    let plain = CrossEntropy::mean(&[1.0; 4]).unwrap();
+    assert!((mean(plain.clone()) - target).abs() < 1e-6);
+    assert!((mean(plain.smoothed(0.1).unwrap()) - (0.9 * target + 0.1 * uniform)).abs() < 1e-6);
+}
+
+/// Sequences of these lengths, none continuing another.
+fn apart(lengths: &[usize]) -> Arc<Vec<Segment>> {
+    let mut start = 0;
+    let segment = |len: &usize| {
+        start += len;
+        Segment { rows: start - len..start, prefix: 0..0 }
+    };
+    Arc::new(lengths.iter().map(segment).collect())
 }
 
 #[test]
 fn attention_gradient_over_uneven_sequences() {
     let shape = Arc::new(AttentionShape::new(4, 2, 16, 64, 10_000.0));
-    let offsets = Arc::new(vec![0, 1, 20, 37]);
     let inputs = [random_var(1, &[37, 8 * 16]), random_var(2, &[8 * 16])];
-    check_gradients(&inputs, |v| attention(&v[0], &v[1], &offsets, &shape).unwrap());
+    check_gradients(&inputs, |v| attention(&v[0], &v[1], &apart(&[1, 19, 17]), &shape).unwrap());
+}
+
+#[test]
+fn attention_gradient_with_a_shared_prefix() {
+    let shape = Arc::new(AttentionShape::new(4, 2, 16, 64, 10_000.0));
+    let inputs = [random_var(1, &[45, 8 * 16]), random_var(2, &[8 * 16])];
+    let child = |rows| Segment { rows, prefix: 0..19 };
+    let segments = vec![Segment { rows: 0..19, prefix: 0..0 }, child(19..20), child(20..37), child(37..45)];
+    check_gradients(&inputs, |v| attention(&v[0], &v[1], &Arc::new(segments.clone()), &shape).unwrap());
 }
 
 /// The same attention written with candle's plain operations, one sequence, one query head at a time.
@@ -113,8 +184,8 @@ fn plain_attention(qkv: &Tensor, bias: &Tensor, shape: &AttentionShape) -> Tenso
 fn attention_matches_plain_operations_and_keeps_sequences_apart() {
     let shape = Arc::new(AttentionShape::new(4, 2, 32, 64, 10_000.0));
     let (qkv, bias) = (random_var(1, &[50, 8 * 32]), random_var(2, &[8 * 32]));
-    let offsets = Arc::new(vec![0, 33, 50]);
-    let fused: Vec<f32> = attention(&qkv, &bias, &offsets, &shape).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let fused: Vec<f32> =
+        attention(&qkv, &bias, &apart(&[33, 17]), &shape).unwrap().flatten_all().unwrap().to_vec1().unwrap();
     let parts =
         [(0, 33), (33, 17)].map(|(start, len)| plain_attention(&qkv.narrow(0, start, len).unwrap(), &bias, &shape));
     let plain: Vec<f32> = Tensor::cat(&parts, 0).unwrap().flatten_all().unwrap().to_vec1().unwrap();
@@ -123,11 +194,11 @@ fn attention_matches_plain_operations_and_keeps_sequences_apart() {
     }
 }
 
-fn tiny(tie: bool) -> DecoderConfig {
+pub(super) fn tiny(tie: bool) -> DecoderConfig {
     DecoderConfig { tie_word_embeddings: tie, ..DecoderConfig::small(40, 32, 2, 2, 1, 48) }
 }
 
-fn tiny_batch(seed: u64) -> TrainBatch {
+pub(super) fn tiny_batch(seed: u64) -> TrainBatch {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let sequences: Vec<Vec<u32>> =
         [7, 20, 33].iter().map(|len| (0..*len).map(|_| random.random_range(0..40)).collect()).collect();
@@ -136,11 +207,16 @@ fn tiny_batch(seed: u64) -> TrainBatch {
     TrainBatch { input, targets, weights: (0..60).map(|i| (i % 3) as f32).collect() }
 }
 
+/// Weighted mean cross-entropy.
+pub(super) fn mean_loss(decoder: &Decoder, batch: &TrainBatch) -> Tensor {
+    decoder.loss(batch, &CrossEntropy::mean(&batch.weights).unwrap()).unwrap()
+}
+
 #[test]
 fn every_trainable_tensor_gets_a_gradient() {
     for tie in [true, false] {
         let decoder = Decoder::random(&tiny(tie), 1).unwrap();
-        let gradients = decoder.loss(&tiny_batch(1)).unwrap().backward().unwrap();
+        let gradients = mean_loss(&decoder, &tiny_batch(1)).backward().unwrap();
         for parameter in decoder.parameters() {
             let gradient = gradients.get(&parameter.var).unwrap_or_else(|| panic!("{} has none", parameter.name));
             let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
@@ -149,23 +225,61 @@ fn every_trainable_tensor_gets_a_gradient() {
     }
 }
 
+/// Frozen parameters get none, and all others the gradients they get when everything is trained.
+#[test]
+fn a_band_of_layers_gets_the_gradients_it_has_in_the_whole() {
+    let decoder = Decoder::random(&tiny(false), 1).unwrap();
+    let loss_gradients = || mean_loss(&decoder, &tiny_batch(1)).backward().unwrap();
+    let whole = loss_gradients();
+    let frozen = |names: &[&str]| GroupSettings {
+        names: names.iter().map(ToString::to_string).collect(),
+        frozen: true,
+        ..GroupSettings::default()
+    };
+    for group in [
+        frozen(&["*embed_tokens*", "model.layers.0.*"]),
+        frozen(&["*proj.weight"]),
+        frozen(&["model.layers.{0..1}.*", "model.norm*"]),
+        frozen(&["*gate_up*", "*norm*", "*bias"]),
+        frozen(&["*down*", "*embed*", "lm_head*"]),
+    ] {
+        let set = ParameterSet::grouped(&decoder, std::slice::from_ref(&group), 1.0).unwrap();
+        let band = loss_gradients();
+        assert!(set.trainable().count() < decoder.parameters().len());
+        Gradients::collect(&set, &band).unwrap();
+        for parameter in set.trainable() {
+            let (a, b) = (whole.get(&parameter.var).unwrap(), band.get(&parameter.var).unwrap());
+            let off = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(off < 1e-7, "{}: {off}", parameter.name);
+        }
+    }
+}
+
+/// Larger weights than the initial ones, so that every path carries a visible gradient.
+pub(super) fn scaled_up(seed: u64) -> Decoder {
+    let decoder = Decoder::random(&tiny(true), seed).unwrap();
+    for (index, parameter) in decoder.parameters().iter().enumerate().filter(|(_, parameter)| parameter.var.rank() == 2)
+    {
+        let values = random_var(index as u64, parameter.var.dims());
+        parameter.var.set(&(values.as_tensor() * 0.3).unwrap()).unwrap();
+    }
+    decoder
+}
+
 #[test]
 fn whole_decoder_gradient_matches_finite_differences() {
-    let decoder = Decoder::random(&tiny(true), 5).unwrap();
+    let decoder = scaled_up(5);
     let batch = tiny_batch(2);
     let inputs: Vec<Var> = decoder.parameters().into_iter().map(|p| p.var).collect();
-    // Larger weights than the initial ones, so that every path carries a visible gradient.
-    for (index, var) in inputs.iter().enumerate().filter(|(_, var)| var.rank() == 2) {
-        var.set(&(random_var(index as u64, var.dims()).as_tensor() * 0.3).unwrap()).unwrap();
-    }
-    check_gradients(&inputs, |_| (decoder.loss(&batch).unwrap() * 50.0).unwrap());
+    check_gradients(&inputs, |_| (mean_loss(&decoder, &batch) * 50.0).unwrap());
 }
 
 fn train_steps(decoder: &Decoder, optimizer: &mut AdamW, steps: u64) -> Vec<f32> {
     (0..steps)
         .map(|step| {
-            let loss = decoder.loss(&tiny_batch(step % 2)).unwrap();
-            optimizer.update(&loss.backward().unwrap(), 3e-3).unwrap();
+            let loss = mean_loss(decoder, &tiny_batch(step % 2));
+            let gradients = Gradients::collect(optimizer.set(), &loss.backward().unwrap()).unwrap();
+            assert!(optimizer.update(&gradients, 3e-3).unwrap().taken);
             loss.to_scalar::<f32>().unwrap()
         })
         .collect()
@@ -175,7 +289,7 @@ fn train_steps(decoder: &Decoder, optimizer: &mut AdamW, steps: u64) -> Vec<f32>
 fn training_memorises_and_repeats_bit_for_bit_over_a_resume() {
     let fresh = || {
         let decoder = Decoder::random(&tiny(false), 3).unwrap();
-        let optimizer = AdamW::new(decoder.parameters(), AdamWSettings::default());
+        let optimizer = AdamW::new(ParameterSet::all(&decoder), AdamWSettings::default());
         (decoder, optimizer)
     };
     let (decoder, mut optimizer) = fresh();
@@ -188,7 +302,7 @@ fn training_memorises_and_repeats_bit_for_bit_over_a_resume() {
     save_checkpoint(&decoder, folder.path()).unwrap();
     optimizer.save(&folder.path().join("optimizer.safetensors")).unwrap();
     let loaded = load_checkpoint(folder.path()).unwrap();
-    let mut restored = AdamW::new(loaded.parameters(), AdamWSettings::default());
+    let mut restored = AdamW::new(ParameterSet::all(&loaded), AdamWSettings::default());
     restored.restore(&folder.path().join("optimizer.safetensors")).unwrap();
     assert_eq!(restored.steps(), 30);
     assert_eq!(train_steps(&loaded, &mut restored, 30), whole[30..]);
@@ -198,7 +312,7 @@ fn training_memorises_and_repeats_bit_for_bit_over_a_resume() {
 fn checkpoint_has_the_names_of_hugging_face() {
     let folder = tempfile::tempdir().unwrap();
     save_checkpoint(&Decoder::random(&tiny(true), 1).unwrap(), folder.path()).unwrap();
-    let file = checkpoint::read_tensors(&folder.path().join("model.safetensors")).unwrap();
+    let file = TensorFile::read(&folder.path().join("model.safetensors")).unwrap();
     let shape = |name: &str| file.tensors.iter().find(|(found, ..)| found == name).map(|(_, shape, _)| shape.clone());
     assert_eq!(shape("model.layers.1.self_attn.k_proj.weight"), Some(vec![16, 32]));
     assert_eq!(shape("model.layers.1.self_attn.q_proj.bias"), Some(vec![32]));
@@ -215,17 +329,89 @@ fn bad_shapes_and_batches_are_refused_by_name() {
     assert!(Decoder::random(&odd, 1).unwrap_err().to_string().contains("hidden_size"));
     let decoder = Decoder::random(&tiny(true), 1).unwrap();
     let mut batch = tiny_batch(1);
+    let objective = CrossEntropy::mean(&batch.weights).unwrap();
+    let refused = |batch: &TrainBatch| decoder.loss(batch, &objective).unwrap_err().to_string();
+    batch.input.parents = vec![None, Some(0), Some(1)];
+    assert!(refused(&batch).contains("segment 2 must follow its parent"));
+    batch.input.parents = vec![None, None, Some(0)];
+    assert!(refused(&batch).contains("segment 2 must follow its parent"));
+    batch.input.parents = vec![Some(0), None, None];
+    assert!(refused(&batch).contains("segment 0 must follow its parent"));
+    batch.input.parents = vec![None, Some(0), Some(7)];
+    assert!(refused(&batch).contains("segment 2 must follow its parent"));
+    batch.input.parents = vec![None; 2];
+    assert!(refused(&batch).contains("as many parents"));
+    batch.input.parents = vec![None; 3];
+    batch.weights[0] = 1.0;
+    assert!(refused(&batch).contains("weights is made for 40 rows, the batch has 41"));
     batch.weights.fill(0.0);
-    assert!(matches!(decoder.loss(&batch), Err(ModelError::Batch(_))));
+    assert!(refused(&batch).contains("nothing to learn"));
     batch.input.offsets = vec![0, 10];
-    assert!(matches!(decoder.loss(&batch), Err(ModelError::Batch(_))));
+    assert!(refused(&batch).contains("offsets must rise"));
+    let mut group = TrainBatch::default();
+    assert!(group.push_group(&[], [[1].as_slice()], 0.0).unwrap_err().to_string().contains("needs a prompt"));
+    assert!(group.push_group(&[1], [[].as_slice()], 0.0).unwrap_err().to_string().contains("needs a token"));
+}
+
+fn gradients_of(decoder: &Decoder, loss: &Tensor) -> Vec<Vec<f32>> {
+    let gradients = loss.backward().unwrap();
+    let values =
+        |parameter: Parameter| gradients.get(&parameter.var).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    decoder.parameters().into_iter().map(values).collect()
+}
+
+/// ‖a - b‖ / ‖b‖.
+pub(super) fn relative_distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let square = |value: f32| f64::from(value).powi(2);
+    let distance: f64 = a.iter().zip(b).map(|(x, y)| square(x - y)).sum();
+    (distance / b.iter().map(|value| square(*value)).sum::<f64>()).sqrt()
 }
 
 #[test]
-fn schedule_rises_then_falls() {
-    let schedule = Schedule { peak: 1.0, warmup: 10, total: 110, floor: 0.1 };
-    assert_eq!(schedule.rate(5), 0.5);
-    assert_eq!(schedule.rate(10), 1.0);
-    assert!((schedule.rate(60) - 0.55).abs() < 1e-9);
-    assert!((schedule.rate(110) - 0.1).abs() < 1e-9);
+fn a_policy_gradient_keeps_the_scale_of_its_advantages() {
+    let decoder = Decoder::random(&tiny(true), 1).unwrap();
+    let mut batch = tiny_batch(1);
+    let at = |batch: &TrainBatch| {
+        let objective = CrossEntropy::sum(&batch.weights, 60.0).unwrap();
+        gradients_of(&decoder, &decoder.loss(batch, &objective).unwrap())
+    };
+    let one = at(&batch);
+    batch.weights.iter_mut().for_each(|weight| *weight *= -4.0);
+    for (ours, theirs) in at(&batch).iter().zip(&one) {
+        let expected: Vec<f32> = theirs.iter().map(|value| value * -4.0).collect();
+        assert!(relative_distance(ours, &expected) < 1e-6);
+    }
+}
+
+#[test]
+fn two_objectives_share_one_forward() {
+    let decoder = Decoder::random(&tiny(false), 1).unwrap();
+    let batch = tiny_batch(1);
+    let hidden = decoder.hidden(&batch.input).unwrap();
+    let objective = CrossEntropy::mean(&batch.weights).unwrap();
+    let (first, second) =
+        (decoder.loss_of(&hidden, &batch, &objective).unwrap(), decoder.loss_of(&hidden, &batch, &LogSum).unwrap());
+    assert_eq!(gradients_of(&decoder, &first), gradients_of(&decoder, &mean_loss(&decoder, &batch)));
+    assert_eq!(gradients_of(&decoder, &second), gradients_of(&decoder, &decoder.loss(&batch, &LogSum).unwrap()));
+}
+
+#[test]
+fn likelihoods_without_a_tape_are_those_of_the_loss() {
+    let decoder = Decoder::random(&tiny(true), 1).unwrap();
+    let mut batch = tiny_batch(1);
+    let likelihoods = decoder.log_likelihoods(&batch).unwrap();
+    assert_eq!(likelihoods.len(), 40);
+    let learned = batch.weights.iter().filter(|weight| **weight > 0.0);
+    let expected =
+        -likelihoods.iter().zip(learned).map(|(value, weight)| value * f64::from(*weight)).sum::<f64>() / 60.0;
+    assert!((f64::from(mean_loss(&decoder, &batch).to_scalar::<f32>().unwrap()) - expected).abs() < 1e-6);
+    assert!(!decoder.forward(&batch.input, Weight::off_tape).unwrap().track_op());
+    assert!(decoder.hidden(&batch.input).unwrap().track_op());
+    batch.targets[1] = 40;
+    assert!(decoder.log_likelihoods(&batch).unwrap_err().to_string().contains("outside the vocabulary"));
+    // Position 0 has no weight: what stands there as target does not matter.
+    batch.targets[1] = 3;
+    batch.targets[0] = 999;
+    assert!(decoder.log_likelihoods(&batch).is_ok());
 }

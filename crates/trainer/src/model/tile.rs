@@ -1,6 +1,6 @@
 //! Small dense products for attention: C = A·B and C += Aᵀ·B on slices, 4×16 results held in registers.
 //!
-//! Called by `attention` and `generate`. Bounds: row counts are multiples of [`ROWS`], column counts of [`COLUMNS`]; callers pad.
+//! Called by `attention`. Bounds: row counts are multiples of [`ROWS`], column counts of [`COLUMNS`]; callers pad.
 
 /// Rows of one register tile.
 pub(super) const ROWS: usize = 4;

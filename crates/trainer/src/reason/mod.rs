@@ -1,9 +1,16 @@
 //! Why a user did something, and how that is said: of generated worlds and of real data alike.
 //!
-//! In: [`Reason`]s. Out: reasoning for the completions. Callers: `data` (examples), `synth` (which knows the true reasons).
+//! In: [`Reason`]s. Out: reasoning for the completions; where each purchase has one cause ([`Cause`]) also plausible wrong ones
+//! and a check of what somebody wrote. Callers: `data` (examples), `synth` (which knows the true reasons).
 
+mod cause;
+mod check;
+mod teacher;
 mod wording;
 
+pub use cause::Cause;
+pub use check::{Checked, check};
+pub use teacher::{Blame, Lesson, RuleTeacher, WrongPath, true_reason, wrong_reason};
 pub use wording::{MAX_WORDS, reasoning};
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +74,15 @@ pub enum Reason {
     Lately {
         /// First words of the newest titles, newest first.
         titles: Vec<String>,
+    },
+    /// One cause decides, or would have: the first of a purchase's reasons did, the others held as well.
+    Decides {
+        /// Where it happens.
+        domain: String,
+        /// With its facts.
+        cause: Cause,
+        /// Of the leaf that follows, broadest first.
+        path: Vec<String>,
     },
     /// Nothing before points there.
     New,

@@ -4,7 +4,7 @@
 //! Out: two to four short sentences, at most about [`MAX_WORDS`] words. Callers: `data::examples`, so the wording
 //! of generated worlds and of real data is one.
 
-use super::Reason;
+use super::{Reason, true_reason};
 use crate::draw;
 use rand::Rng;
 use taiji::prompt::sanitise;
@@ -17,7 +17,12 @@ const MAX_EVIDENCE: usize = 3;
 const MAX_PIECE_CHARS: usize = 40;
 
 /// One of the many ways to say it. The first reason is always told; the others as long as there is room.
+///
+/// Where one cause decides there is one wording, which can be checked: that of the first reason; the target adds nothing.
 pub fn reasoning(reasons: &[Reason], categories: &[String], random: &mut impl Rng) -> String {
+    if let Some(text) = true_reason(reasons) {
+        return text;
+    }
     let close = match (categories, reasons) {
         ([], reasons) if reasons.iter().all(|reason| matches!(reason, Reason::New | Reason::Lately { .. })) => {
             "So something different is next.".to_string()
@@ -126,6 +131,7 @@ fn sentence(reason: &Reason, random: &mut impl Rng) -> String {
         }
         Reason::SharedWords { words, count } => shared_words(words, *count, random),
         Reason::Lately { titles } => lately(titles, random),
+        Reason::Decides { cause, domain, .. } => cause.evidence(domain).trim_end_matches(" .").to_string(),
         Reason::New => {
             pick(random, &["nothing before points there", "the history is mixed", "this is a step into something new"])
                 .into()

@@ -1,22 +1,23 @@
-//! Supervised fine-tuning from scratch: (prompt, completion) texts → tokenizer, decoder, report.
+//! Supervised fine-tuning, from scratch or from a checkpoint: (prompt, completion) texts → tokenizer, decoder, report.
 //!
 //! In: [`SftExample`]s and [`SftSettings`] (recipe section `[sft]`). Out: a folder with `config.json`, `model.safetensors`,
-//! `tokenizer.json` and `sft_report.json`. Called by `pipeline`; `export` reads the folder.
+//! `tokenizer.json` and `sft_report.json`, with adapters also `adapter/`. Called by `pipeline`; `export` reads the folder.
 //!
 //! ```text
-//! texts → tokenizer → packing (batches without padding) → train (loop, validation, resume) → report
+//! texts → tokenizer → packing (batches without padding) → train (a task of `fit`) → report
 //! ```
 
 use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::fit::FitError;
 use super::model::ModelError;
+use super::nn::FileError;
 
 pub mod packing;
-pub mod progress;
-mod resume;
 pub mod settings;
+mod start;
 pub mod tokenizer;
 pub mod training;
 
@@ -25,10 +26,10 @@ mod demo_world;
 #[cfg(test)]
 mod tests;
 
-pub use progress::{TrainEvent, default_progress};
+pub use super::fit::{TrainEvent, default_progress};
 pub use settings::SftSettings;
 pub use tokenizer::TextTokenizer;
-pub use training::{LossPoint, SftReport, train};
+pub use training::{SftReport, train};
 
 /// One training text: the model reads `prompt` and is to write `completion`, which ends with `</answer>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,20 +62,6 @@ pub enum SftError {
         /// What is wrong.
         message: String,
     },
-    /// A saved state belongs to other settings or data.
-    #[error("{path} was made with other settings or data: remove it to start afresh")]
-    OtherRun {
-        /// The state's folder.
-        path: PathBuf,
-    },
-    /// A file of this stage could not be read or written.
-    #[error("{path}: {message}")]
-    File {
-        /// File or folder.
-        path: PathBuf,
-        /// Cause.
-        message: String,
-    },
     /// The thread pool could not be made.
     #[error("cannot start {threads} training threads: {message}")]
     Threads {
@@ -86,4 +73,13 @@ pub enum SftError {
     /// The decoder failed.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Fitting failed.
+    #[error(transparent)]
+    Fit(#[from] FitError),
+    /// A file of this stage could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// candle failed.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
 }

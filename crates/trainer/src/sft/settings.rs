@@ -1,14 +1,23 @@
 //! Settings of the stage: recipe section `[sft]`.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::SftError;
-use crate::model::{AdamWSettings, DecoderConfig, Schedule};
+use crate::fit::{AdamWSettings, GroupSettings, LoopSettings, Schedule};
+use crate::model::{DecoderConfig, LoraSettings};
 
 /// Recipe section `[sft]`; every field has a default that trains the demo in minutes on two cores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SftSettings {
+    /// Folder of the checkpoint to begin from; shape, vocabulary and tokenizer are then the checkpoint's. None = random weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<PathBuf>,
+    /// Adapters to train instead of the checkpoint's own weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSettings>,
     /// Width of the residual stream; d_model / heads is a multiple of 16.
     pub d_model: usize,
     /// Layers.
@@ -29,6 +38,8 @@ pub struct SftSettings {
     pub max_steps: u64,
     /// Tokens of one batch.
     pub batch_tokens: usize,
+    /// Batches whose gradients make one step, from 1: a step as of one batch this many times as large.
+    pub accumulate: usize,
     /// Highest learning rate.
     pub lr: f64,
     /// Steps of warm-up.
@@ -37,6 +48,18 @@ pub struct SftSettings {
     pub weight_decay: f64,
     /// Longest gradient (L2).
     pub clip_norm: f64,
+    /// Share of the values of the embedding and of what each block adds that are set to 0 at random while training.
+    pub dropout: f64,
+    /// Part of the wanted probability that is spread evenly over all tokens; validation goes without.
+    pub label_smoothing: f64,
+    /// Most steps that may be skipped because the loss or the gradient is not finite.
+    pub max_skipped: u64,
+    /// Decay of the weights' moving average, which is then what is validated and kept; 0 = none.
+    pub ema: f64,
+    /// Keep the weights of the lowest validation loss, not the last ones.
+    pub keep_best: bool,
+    /// Stop after this many validations without a new lowest loss, 0 = never.
+    pub patience: u64,
     /// Weight of a prompt token's loss; completion tokens have 1.
     pub prompt_loss_weight: f64,
     /// Seed of weights and order.
@@ -51,11 +74,15 @@ pub struct SftSettings {
     pub validation_examples: usize,
     /// Steps between resumable states, 0 = none.
     pub checkpoint_every: u64,
+    /// Groups of parameters that are frozen or have settings of their own; the first that fits a name counts.
+    pub group: Vec<GroupSettings>,
 }
 
 impl Default for SftSettings {
     fn default() -> Self {
         Self {
+            checkpoint: None,
+            lora: None,
             d_model: 128,
             layers: 4,
             heads: 4,
@@ -66,10 +93,17 @@ impl Default for SftSettings {
             epochs: 3,
             max_steps: 0,
             batch_tokens: 2048,
+            accumulate: 1,
             lr: 3e-3,
             warmup: 100,
             weight_decay: 0.05,
             clip_norm: 1.0,
+            dropout: 0.0,
+            label_smoothing: 0.0,
+            max_skipped: 10,
+            ema: 0.0,
+            keep_best: false,
+            patience: 0,
             prompt_loss_weight: 0.2,
             seed: 7,
             threads: 0,
@@ -77,6 +111,7 @@ impl Default for SftSettings {
             validate_every: 400,
             validation_examples: 256,
             checkpoint_every: 400,
+            group: Vec::new(),
         }
     }
 }
@@ -85,8 +120,25 @@ impl SftSettings {
     /// Refuses what cannot be trained, naming the setting.
     pub fn check(&self) -> Result<(), SftError> {
         let fail = |field, message: String| Err(SftError::Settings { field, message });
-        if self.epochs == 0 {
-            return fail("epochs", "must be positive".into());
+        for (field, value) in [("epochs", self.epochs), ("accumulate", self.accumulate)] {
+            if value == 0 {
+                return fail(field, "must be positive".into());
+            }
+        }
+        for (field, value) in [("ema", self.ema), ("dropout", self.dropout), ("label_smoothing", self.label_smoothing)]
+        {
+            if !(0.0..1.0).contains(&value) {
+                return fail(field, format!("must be at least 0 and below 1, got {value}"));
+            }
+        }
+        if let Some(lora) = &self.lora {
+            lora.check()?;
+            if self.checkpoint.is_none() {
+                return fail("lora", "trains beside a checkpoint's weights: set checkpoint".into());
+            }
+        }
+        if self.patience > 0 && self.validate_every == 0 {
+            return fail("patience", "counts validations: set validate_every".into());
         }
         if self.batch_tokens < self.max_len {
             return fail("batch_tokens", format!("must be at least max_len {}", self.max_len));
@@ -121,8 +173,18 @@ impl SftSettings {
         AdamWSettings { weight_decay: self.weight_decay, clip_norm: self.clip_norm, ..AdamWSettings::default() }
     }
 
-    /// Learning rates of a run of `total` steps.
-    pub fn schedule(&self, total: u64) -> Schedule {
-        Schedule { peak: self.lr, warmup: self.warmup.min(total / 4), total, floor: 0.02 }
+    /// The loop over `total` steps.
+    pub fn fitting(&self, total: u64) -> LoopSettings {
+        LoopSettings {
+            stage: "sft",
+            schedule: Schedule { peak: self.lr, warmup: self.warmup.min(total / 4), total, floor: 0.02 },
+            log_every: self.log_every,
+            validate_every: self.validate_every,
+            checkpoint_every: self.checkpoint_every,
+            max_skipped: self.max_skipped,
+            ema: self.ema,
+            keep_best: self.keep_best,
+            patience: self.patience,
+        }
     }
 }

@@ -5,7 +5,8 @@
 use super::demo_world::examples;
 use super::packing::{assemble, plan_epoch, tokenise};
 use super::*;
-use crate::model::{TokenBatch, load_checkpoint};
+use crate::fit::{CurvePoint, FitError};
+use crate::model::{LoraSettings, TokenBatch, TrainBatch, load_checkpoint};
 use taiji::llm::{GENERATION_FILE, LlmOptions, OnnxLlm};
 use taiji_export::{ExportOptions, export};
 
@@ -73,34 +74,114 @@ fn batches_hold_every_example_once_within_the_budget() {
     assert_eq!(tokenise(&tokenizer, &examples, 10).unwrap().1, 50);
 }
 
-#[test]
-fn a_killed_run_continues_to_the_same_bytes() {
+/// Trains whole, and killed and begun again on one thread; expects the same weights and the same curve.
+fn kill_and_rerun(settings: &SftSettings) -> SftReport {
     let examples = examples(80, 3);
     let tokenizer = TextTokenizer::train(texts(&examples), 400, &[]).unwrap();
     let (learn, validate) = examples.split_at(70);
-    let settings = quick_settings();
     let whole = tempfile::tempdir().unwrap();
-    let report = train(&settings, &tokenizer, learn, validate, whole.path(), &mut |_| {}).unwrap();
-    assert_eq!((report.steps, report.curve.last().unwrap().step), (9, 9));
-    assert!(report.validation_loss.unwrap() < 6.0);
+    let report = train(settings, &tokenizer, learn, validate, whole.path(), &mut |_| {}).unwrap();
     assert!(!whole.path().join("resume").exists());
 
     let killed = tempfile::tempdir().unwrap();
     let attempt = std::panic::catch_unwind(|| {
-        let mut die_at_five = |event: &TrainEvent| assert!(event.step < 5, "killed");
-        train(&settings, &tokenizer, learn, validate, killed.path(), &mut die_at_five)
+        let mut die_at_five = |event: &TrainEvent| assert!(event.point.step < 5, "killed");
+        train(settings, &tokenizer, learn, validate, killed.path(), &mut die_at_five)
     });
     assert!(attempt.is_err());
     assert!(killed.path().join("resume/step-4").exists());
     let other = SftSettings { lr: 1e-3, ..settings.clone() };
     let refused = train(&other, &tokenizer, learn, validate, killed.path(), &mut |_| {});
-    assert!(matches!(refused, Err(SftError::OtherRun { .. })));
+    assert!(matches!(refused, Err(SftError::Fit(FitError::OtherRun { .. }))));
     // Another number of threads must not matter either.
-    let single = SftSettings { threads: 1, ..settings };
+    let single = SftSettings { threads: 1, ..settings.clone() };
     let resumed = train(&single, &tokenizer, learn, validate, killed.path(), &mut |_| {}).unwrap();
-    assert_eq!(resumed.curve, report.curve);
+    let curve = |report: &SftReport| -> Vec<CurvePoint> {
+        report.curve.iter().map(|point| CurvePoint { tokens_per_s: 0.0, ..point.clone() }).collect()
+    };
+    assert_eq!(curve(&resumed), curve(&report));
     let bytes = |folder: &std::path::Path| std::fs::read(folder.join("model.safetensors")).unwrap();
     assert!(bytes(whole.path()) == bytes(killed.path()), "weights differ");
+    report
+}
+
+#[test]
+fn a_killed_run_continues_to_the_same_bytes() {
+    let report = kill_and_rerun(&quick_settings());
+    assert_eq!((report.steps, report.curve.last().unwrap().step), (9, 9));
+    assert!(report.validation_loss.unwrap() < 6.0);
+}
+
+#[test]
+fn a_killed_run_with_everything_on_continues_to_the_same_bytes() {
+    let settings: SftSettings = toml::from_str(
+        r#"
+        d_model = 32
+        layers = 2
+        heads = 2
+        kv_heads = 1
+        ffn = 48
+        vocab = 400
+        max_len = 1024
+        batch_tokens = 1024
+        max_steps = 9
+        warmup = 3
+        log_every = 2
+        validate_every = 2
+        checkpoint_every = 2
+        accumulate = 2
+        dropout = 0.1
+        label_smoothing = 0.1
+        ema = 0.9
+        keep_best = true
+        patience = 3
+        group = [{ names = ["model.layers.0.*"], frozen = true }, { names = ["*embed*"], lr = 1e-3, weight_decay = 0.0 }]
+        "#,
+    )
+    .unwrap();
+    let report = kill_and_rerun(&settings);
+    assert!(report.trained_parameters < report.parameters && report.best_step.is_some());
+}
+
+#[test]
+fn adapters_are_trained_from_a_checkpoint_and_merged() {
+    let examples = examples(80, 3);
+    let tokenizer = TextTokenizer::train(texts(&examples), 400, &[]).unwrap();
+    let (learn, validate) = examples.split_at(70);
+    let base = tempfile::tempdir().unwrap();
+    train(&quick_settings(), &tokenizer, learn, validate, base.path(), &mut |_| {}).unwrap();
+    let settings = SftSettings {
+        checkpoint: Some(base.path().to_owned()),
+        lora: Some(LoraSettings::default()),
+        dropout: 0.1,
+        ..quick_settings()
+    };
+    let report = kill_and_rerun(&settings);
+    assert!(report.trained_parameters < report.parameters);
+
+    let out = tempfile::tempdir().unwrap();
+    train(&settings, &tokenizer, learn, validate, out.path(), &mut |_| {}).unwrap();
+    let tokens = tokenizer.encode(&examples[0].prompt).unwrap();
+    let batch = TrainBatch {
+        input: TokenBatch::from_sequences([&tokens[..tokens.len() - 1]]),
+        targets: tokens[1..].to_vec(),
+        weights: vec![1.0; tokens.len() - 1],
+    };
+    let merged = load_checkpoint(out.path()).unwrap().log_likelihoods(&batch).unwrap();
+    let mut apart = load_checkpoint(base.path()).unwrap();
+    let before = apart.log_likelihoods(&batch).unwrap();
+    apart.load_adapters(&out.path().join(training::ADAPTER_FOLDER)).unwrap();
+    let apart = apart.log_likelihoods(&batch).unwrap();
+    let farthest = |other: &[f64]| merged.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(farthest(&apart) < 1e-5 && farthest(&before) > 1e-3);
+
+    let refuse = |settings: SftSettings, part: &str| {
+        let message = train(&settings, &tokenizer, learn, validate, out.path(), &mut |_| {}).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    };
+    refuse(SftSettings { checkpoint: None, ..settings.clone() }, "set checkpoint");
+    refuse(SftSettings { max_len: 2000, batch_tokens: 2048, ..settings.clone() }, "[sft] max_len");
+    refuse(SftSettings { dropout: 1.0, ..settings }, "[sft] dropout");
 }
 
 #[test]
@@ -128,12 +209,13 @@ fn the_exported_graph_scores_as_the_trained_decoder_does() {
     for example in &examples[..4] {
         let prompt = tokenizer.encode(&example.prompt).unwrap();
         let completion = tokenizer.encode(&example.completion).unwrap();
-        let text = [prompt.as_slice(), &completion].concat();
-        let input = TokenBatch::from_sequences([&text[..text.len() - 1]]);
-        let losses = decoder.negative_log_likelihoods(&input, &text[1..]).unwrap();
+        let mut batch = TrainBatch::default();
+        batch.push_group(&prompt, [completion.as_slice()], 0.0).unwrap();
+        let likelihoods = decoder.log_likelihoods(&batch).unwrap();
         let scores = llm.score_all(&[(&prompt, &completion)]).remove(0).unwrap();
-        for (loss, score) in losses[prompt.len() - 1..].iter().zip(&scores) {
-            assert!((f64::from(*loss) + score).abs() < 1e-3, "trainer {loss}, graph {score}");
+        assert_eq!(likelihoods.len(), scores.len());
+        for (likelihood, score) in likelihoods.iter().zip(&scores) {
+            assert!((likelihood - score).abs() < 1e-3, "trainer {likelihood}, graph {score}");
         }
     }
 }

@@ -1,63 +1,61 @@
-//! The training loop: epochs of batches, validation, resumable states, report.
+//! Training on texts: what `fit`'s loop needs to know of them, and the stage around it.
 //!
 //! Called by `pipeline`. Stops by epochs or steps, never by the clock, so a run can be repeated.
 
 use std::path::Path;
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::packing::{TokenExample, assemble, fill, plan_epoch, tokenise};
-use super::progress::TrainEvent;
-use super::resume::{self, RunState};
 use super::tokenizer::{TOKENIZER_FILE, TextTokenizer};
-use super::{SftError, SftExample, SftSettings};
-use crate::model::checkpoint::write_atomically;
-use crate::model::{AdamW, Decoder, Schedule, save_checkpoint};
-use taiji::prompt::ANSWER_CLOSE;
+use super::{SftError, SftExample, SftSettings, start};
+use crate::fit::{self, AdamW, CurvePoint, Evaluated, Fitted, Gradients, ParameterSet, Task, TrainEvent};
+use crate::model::{Decoder, Dropout, ModelError, TrainBatch, save_checkpoint};
+use crate::nn::FileError;
+use crate::nn::tensor_file::write_atomically;
+use crate::objective::CrossEntropy;
 
 /// Name of the report's file.
 pub const REPORT_FILE: &str = "sft_report.json";
-
-/// One entry of the loss curve.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LossPoint {
-    /// Steps done.
-    pub step: u64,
-    /// Mean weighted training loss since the entry before (nats).
-    pub train_loss: f64,
-    /// Loss on validation completions (nats per token), where measured.
-    pub validation_loss: Option<f64>,
-}
+/// Folder of the adapters, in PEFT's form, where adapters were trained.
+pub const ADAPTER_FOLDER: &str = "adapter";
 
 /// What a run reached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SftReport {
-    /// Trainable values.
+    /// Values of the model.
     pub parameters: usize,
+    /// Values that were trained.
+    pub trained_parameters: usize,
     /// Tokens of the vocabulary.
     pub vocab: usize,
     /// Examples trained on.
     pub examples: usize,
     /// Examples left out: longer than `max_len`, or empty on one side.
     pub left_out: usize,
-    /// Optimizer steps.
+    /// Steps, skipped ones included.
     pub steps: u64,
+    /// Steps skipped, for their loss or gradient was not finite.
+    pub skipped: u64,
+    /// Validations brought no better loss, so training ended before its steps did.
+    pub stopped_early: bool,
     /// Tokens trained on, all epochs.
     pub tokens: u64,
     /// Seconds, earlier attempts of a resumed run included.
     pub seconds: f64,
     /// Tokens per second.
     pub tokens_per_s: f64,
-    /// Last loss on validation completions (nats per token); none without validation examples.
+    /// Loss of the kept weights on validation completions (nats per token); none without validation examples.
     pub validation_loss: Option<f64>,
-    /// Loss over time.
-    pub curve: Vec<LossPoint>,
+    /// Step of the lowest validation loss.
+    pub best_step: Option<u64>,
+    /// The run over time.
+    pub curve: Vec<CurvePoint>,
 }
 
-/// Trains a decoder from scratch (or from the newest resumable state in `out`) and writes checkpoint, tokenizer and report
-/// into `out`. `progress` hears of every step.
+/// Trains a decoder from scratch or from `settings.checkpoint` (or from the newest resumable state in `out`) and writes
+/// checkpoint, tokenizer and report into `out`; adapters go into a folder of their own and are merged into the checkpoint.
+/// `progress` hears of every step.
 pub fn train(
     settings: &SftSettings,
     tokenizer: &TextTokenizer,
@@ -72,37 +70,47 @@ pub fn train(
         .build()
         .map_err(|error| SftError::Threads { threads: settings.threads, message: error.to_string() })?;
     pool.install(|| {
-        let mut run = Run::prepare(settings, tokenizer, examples, validation, out)?;
-        run.steps(progress)?;
-        run.finish(tokenizer)
+        let mut texts = Texts::prepare(settings, tokenizer, examples, validation)?;
+        let set = ParameterSet::grouped(&texts.decoder, &start::groups(settings), settings.lr)?;
+        let trained = set.value_count();
+        let optimizer = AdamW::new(set, settings.optimizer());
+        let vocab = tokenizer.vocab_size();
+        let run_id = start::run_id(settings, &texts.decoder, vocab, &texts.examples, &texts.validation)?;
+        let fitting = settings.fitting(texts.steps());
+        let fitted = fit::run(&mut texts, optimizer, &fitting, &run_id, out, progress)?;
+        if texts.decoder.has_adapters() {
+            let base = settings.checkpoint.as_deref().unwrap_or(Path::new("")).display().to_string();
+            texts.decoder.save_adapters(&base, &out.join(ADAPTER_FOLDER))?;
+            texts.decoder.merge_adapters()?;
+        }
+        save_checkpoint(&texts.decoder, out)?;
+        write_atomically(&out.join(TOKENIZER_FILE), tokenizer.to_json()?.as_bytes())?;
+        let report = texts.report(fitted, trained, vocab);
+        let path = out.join(REPORT_FILE);
+        let text = serde_json::to_vec_pretty(&report).map_err(|error| FileError::content(&path, error))?;
+        write_atomically(&path, &text)?;
+        fit::clear(out)?;
+        Ok(report)
     })
 }
 
-struct Run<'a> {
+/// The task of this stage.
+struct Texts<'a> {
     settings: &'a SftSettings,
-    out: &'a Path,
     examples: Vec<TokenExample>,
     validation: Vec<TokenExample>,
     left_out: usize,
-    vocab: usize,
-    /// Example numbers of every step.
+    /// Example numbers of every batch.
     plan: Vec<Vec<usize>>,
-    schedule: Schedule,
     decoder: Decoder,
-    optimizer: AdamW,
-    state: RunState,
-    earlier_seconds: f64,
-    earlier_tokens: u64,
-    started: Instant,
 }
 
-impl<'a> Run<'a> {
+impl<'a> Texts<'a> {
     fn prepare(
         settings: &'a SftSettings,
         tokenizer: &TextTokenizer,
         examples: &[SftExample],
         validation: &[SftExample],
-        out: &'a Path,
     ) -> Result<Self, SftError> {
         let (examples, left_out) = tokenise(tokenizer, examples, settings.max_len)?;
         if examples.is_empty() {
@@ -113,172 +121,82 @@ impl<'a> Run<'a> {
         }
         let shown = validation.len().min(settings.validation_examples);
         let (validation, _) = tokenise(tokenizer, &validation[..shown], settings.max_len)?;
-        let plan = plan_steps(settings, &examples);
-        let vocab = tokenizer.vocab_size();
-        let run_id = run_id(settings, vocab, &examples, &validation)?;
-        let fresh = |decoder: &Decoder| AdamW::new(decoder.parameters(), settings.optimizer());
-        let (decoder, optimizer, state) = match resume::newest(out, &run_id)? {
-            Some((folder, state)) => {
-                let (decoder, optimizer) = resume::load(&folder, fresh)?;
-                (decoder, optimizer, state)
-            }
-            None => {
-                let config = settings.decoder_config(vocab, tokenizer.token_id(ANSWER_CLOSE));
-                let decoder = Decoder::random(&config, settings.seed)?;
-                let optimizer = fresh(&decoder);
-                (decoder, optimizer, RunState { run_id, ..RunState::default() })
-            }
-        };
-        let schedule = settings.schedule(plan.len() as u64);
-        let (earlier_seconds, earlier_tokens) = (state.seconds, state.tokens);
-        let started = Instant::now();
-        Ok(Self {
-            settings,
-            out,
-            examples,
-            validation,
-            left_out,
-            vocab,
-            plan,
-            schedule,
-            decoder,
-            optimizer,
-            state,
-            earlier_seconds,
-            earlier_tokens,
-            started,
-        })
+        let plan = plan_batches(settings, &examples);
+        let decoder = start::decoder(settings, tokenizer)?;
+        Ok(Self { settings, examples, validation, left_out, plan, decoder })
     }
 
-    fn steps(&mut self, progress: &mut (dyn FnMut(&TrainEvent) + Send)) -> Result<(), SftError> {
-        while (self.state.step as usize) < self.plan.len() {
-            let event = self.step()?;
-            progress(&event);
-            let every = self.settings.checkpoint_every;
-            let last = self.state.step as usize == self.plan.len();
-            if every > 0 && self.state.step.is_multiple_of(every) && !last {
-                resume::save(self.out, &self.decoder, &self.optimizer, &self.state)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn step(&mut self) -> Result<TrainEvent, SftError> {
-        let chosen = &self.plan[self.state.step as usize];
-        let batch = assemble(&self.examples, chosen, self.settings.prompt_loss_weight as f32);
-        let lr = self.schedule.rate(self.state.step + 1);
-        let loss = self.decoder.loss(&batch)?;
-        let gradients = loss.backward().map_err(crate::model::ModelError::from)?;
-        let gradient_norm = self.optimizer.update(&gradients, lr)?;
-        let value = loss.to_scalar::<f32>().map_err(crate::model::ModelError::from)?;
-
-        let state = &mut self.state;
-        state.step += 1;
-        state.tokens += batch.input.tokens.len() as u64;
-        state.pending_loss += f64::from(value);
-        state.pending_steps += 1;
-        let this_attempt = self.started.elapsed().as_secs_f64();
-        state.seconds = self.earlier_seconds + this_attempt;
-        let mut event = TrainEvent {
-            stage: "sft",
-            step: state.step,
-            steps: self.plan.len() as u64,
-            train_loss: state.pending_loss / state.pending_steps as f64,
-            validation_loss: None,
-            lr,
-            gradient_norm,
-            tokens_per_s: (state.tokens - self.earlier_tokens) as f64 / this_attempt.max(1e-9),
-            curve: false,
-        };
-        self.enter_curve(&mut event)?;
-        Ok(event)
-    }
-
-    /// Validates and adds to the loss curve where this step asks for it.
-    fn enter_curve(&mut self, event: &mut TrainEvent) -> Result<(), SftError> {
-        let last = event.step == event.steps;
-        let validate = self.settings.validate_every;
-        let validates = last || (validate > 0 && event.step.is_multiple_of(validate));
-        if validates && !self.validation.is_empty() {
-            event.validation_loss = Some(self.validation_loss()?);
-        }
-        event.curve = validates || event.step.is_multiple_of(self.settings.log_every);
-        if event.curve {
-            let point =
-                LossPoint { step: event.step, train_loss: event.train_loss, validation_loss: event.validation_loss };
-            self.state.curve.push(point);
-            self.state.pending_loss = 0.0;
-            self.state.pending_steps = 0;
-        }
-        Ok(())
-    }
-
-    /// Mean nll per completion token.
-    fn validation_loss(&self) -> Result<f64, SftError> {
-        let (mut total, mut count) = (0.0, 0.0);
-        for chosen in fill(&self.validation, 0..self.validation.len(), self.settings.batch_tokens) {
-            let batch = assemble(&self.validation, &chosen, 0.0);
-            let nll = self.decoder.negative_log_likelihoods(&batch.input, &batch.targets)?;
-            total += nll.iter().zip(&batch.weights).map(|(n, w)| f64::from(n * w)).sum::<f64>();
-            count += batch.total_weight();
-        }
-        Ok(total / count)
-    }
-
-    fn finish(self, tokenizer: &TextTokenizer) -> Result<SftReport, SftError> {
-        save_checkpoint(&self.decoder, self.out)?;
-        write_atomically(&self.out.join(TOKENIZER_FILE), tokenizer.to_json()?.as_bytes())?;
-        let seconds = self.earlier_seconds + self.started.elapsed().as_secs_f64();
-        let report = SftReport {
+    fn report(self, fitted: Fitted, trained: usize, vocab: usize) -> SftReport {
+        let last = fitted.curve.iter().rev().find_map(|point| point.validation_loss);
+        let kept = if self.settings.keep_best { fitted.best.map(|(_, loss)| loss) } else { last };
+        SftReport {
             parameters: self.decoder.parameter_count(),
-            vocab: self.vocab,
+            trained_parameters: trained,
+            vocab,
             examples: self.examples.len(),
             left_out: self.left_out,
-            steps: self.state.step,
-            tokens: self.state.tokens,
-            seconds,
-            tokens_per_s: self.state.tokens as f64 / seconds.max(1e-9),
-            validation_loss: self.state.curve.iter().rev().find_map(|point| point.validation_loss),
-            curve: self.state.curve,
-        };
-        let path = self.out.join(REPORT_FILE);
-        let text = serde_json::to_vec_pretty(&report)
-            .map_err(|error| SftError::File { path: path.clone(), message: error.to_string() })?;
-        write_atomically(&path, &text)?;
-        resume::clear(self.out)?;
-        Ok(report)
+            steps: fitted.steps,
+            skipped: fitted.skipped,
+            stopped_early: fitted.stopped_early,
+            tokens: fitted.tokens,
+            seconds: fitted.seconds,
+            tokens_per_s: fitted.tokens as f64 / fitted.seconds.max(1e-9),
+            validation_loss: kept,
+            best_step: fitted.best.map(|(step, _)| step),
+            curve: fitted.curve,
+        }
     }
 }
 
-fn plan_steps(settings: &SftSettings, examples: &[TokenExample]) -> Vec<Vec<usize>> {
+impl Task for Texts<'_> {
+    /// With its number, which decides what dropout drops.
+    type Batch = (u64, TrainBatch);
+    type Error = SftError;
+
+    fn steps(&self) -> u64 {
+        self.plan.len().div_ceil(self.settings.accumulate) as u64
+    }
+
+    fn batches(&mut self, step: u64) -> Result<Vec<(u64, TrainBatch)>, SftError> {
+        let first = step as usize * self.settings.accumulate;
+        let chosen = self.plan.iter().enumerate().skip(first).take(self.settings.accumulate);
+        let weight = self.settings.prompt_loss_weight as f32;
+        Ok(chosen.map(|(number, chosen)| (number as u64, assemble(&self.examples, chosen, weight))).collect())
+    }
+
+    fn evaluate(&mut self, (number, batch): &(u64, TrainBatch), set: &ParameterSet) -> Result<Evaluated, SftError> {
+        let SftSettings { dropout: rate, seed, .. } = *self.settings;
+        self.decoder.set_dropout((rate > 0.0).then_some(Dropout { rate, seed, batch: *number }));
+        let objective =
+            CrossEntropy::mean(&batch.weights).and_then(|mean| mean.smoothed(self.settings.label_smoothing));
+        let loss = self.decoder.loss(batch, &objective.map_err(ModelError::from)?)?;
+        self.decoder.set_dropout(None);
+        Ok(Evaluated {
+            gradients: Gradients::collect(set, &loss.backward()?)?,
+            loss: f64::from(loss.to_scalar::<f32>()?),
+            weight: batch.weights.iter().map(|&weight| f64::from(weight)).sum(),
+            tokens: batch.input.tokens.len() as u64,
+        })
+    }
+
+    /// Mean nll per completion token.
+    fn validate(&mut self) -> Result<Option<f64>, SftError> {
+        let (mut total, mut count) = (0.0, 0.0);
+        for chosen in fill(&self.validation, 0..self.validation.len(), self.settings.batch_tokens) {
+            let batch = assemble(&self.validation, &chosen, 0.0);
+            let likelihoods = self.decoder.log_likelihoods(&batch)?;
+            total -= likelihoods.iter().sum::<f64>();
+            count += likelihoods.len() as f64;
+        }
+        Ok((count > 0.0).then(|| total / count))
+    }
+}
+
+fn plan_batches(settings: &SftSettings, examples: &[TokenExample]) -> Vec<Vec<usize>> {
     let epochs = 0..settings.epochs as u64;
     let all = epochs.flat_map(|epoch| plan_epoch(examples, settings.batch_tokens, settings.seed, epoch));
     match settings.max_steps {
         0 => all.collect(),
-        limit => all.take(limit as usize).collect(),
+        limit => all.take(limit as usize * settings.accumulate).collect(),
     }
-}
-
-/// Hash of everything that decides the result, so that a state is only continued by the run that made it.
-fn run_id(
-    settings: &SftSettings,
-    vocab: usize,
-    examples: &[TokenExample],
-    validation: &[TokenExample],
-) -> Result<String, SftError> {
-    // The number of threads and how often states are written do not change the result.
-    let decisive = SftSettings { threads: 0, checkpoint_every: 0, ..settings.clone() };
-    let text = serde_json::to_string(&decisive)
-        .map_err(|error| SftError::Settings { field: "settings", message: error.to_string() })?;
-    let mut hash = Sha256::new();
-    hash.update(text.as_bytes());
-    hash.update((vocab as u64).to_le_bytes());
-    for example in examples.iter().chain(validation) {
-        hash.update((example.tokens.len() as u64).to_le_bytes());
-        hash.update((example.prompt_len as u64).to_le_bytes());
-        for token in &example.tokens {
-            hash.update(token.to_le_bytes());
-        }
-    }
-    Ok(hex::encode(hash.finalize()))
 }

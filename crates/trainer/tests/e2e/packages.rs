@@ -18,7 +18,8 @@ fn audit_17_the_trainer_fetches_a_recipes_encoder() {
     let index = PackageIndex::start(Form::Html, vec![published]);
     let demo = std::fs::read_to_string(in_repository("models/demo.toml")).expect("demo.toml");
     let mut recipe: toml::Table = demo.parse().expect("recipe");
-    let encoder = recipe["encoder"].as_table_mut().expect("encoder");
+    let stages = recipe["stage"].as_array_mut().expect("stages").iter_mut().filter_map(toml::Value::as_table_mut);
+    let encoder = stages.into_iter().find(|stage| stage["name"].as_str() == Some("encoder")).expect("encoder");
     let pins = [("package", "Tiny_Bert"), ("version", "1.0"), ("sha256", &sha256), ("checkpoint", "tiny_bert/model")];
     for (key, value) in pins {
         encoder.insert(key.into(), value.into());
@@ -31,7 +32,7 @@ fn audit_17_the_trainer_fetches_a_recipes_encoder() {
         command.env("PATH", folder.path()).env("XDG_CACHE_HOME", folder.path()).env("NO_PROXY", "127.0.0.1");
         run(command)
     };
-    let ended = alone(&["run", "--recipe", &path]).expect_code(69);
+    let ended = alone(&["run", "--recipe", &path, "--only", "encoder"]).expect_code(69);
     assert!(ended.stderr.contains("taiji-trainer fetch"), "{}", ended.stderr);
     let ended = alone(&["fetch", "--recipe", &path, "--index", &index.url()]).expect_code(0);
     let fetched = PathBuf::from(ended.stdout.trim().strip_prefix("encoder: ").expect("folder"));

@@ -15,7 +15,7 @@ use taiji::refresh::{Refreshed, Refresher};
 use taiji::store::{EmbeddedOptions, EmbeddedStore, FeatureStore, HISTORY_CAP};
 use taiji::telemetry::Metrics;
 use taiji_trainer::data::{Cut, Dataset};
-use taiji_trainer::pipeline::open_bundle;
+use taiji_trainer::judge::open_bundle;
 use taiji_trainer::synth::{self, SynthSettings, World};
 
 /// A small generated world with the demo's items.

@@ -54,6 +54,22 @@ fn the_same_seeds_make_the_same_bytes_and_another_seed_other_users_of_the_same_i
 }
 
 #[test]
+fn the_world_reason_is_written_with_labels_and_refuses_a_size_of_its_shelf() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let out = folder.path().display().to_string();
+    let synth = ["synth", "--world", "reason", "--users", "20", "--out", out.as_str()];
+    let told = run_with(&TRAINER, &synth, &[]).expect_code(0);
+    assert!(told.stdout.contains("1980 items, 20 users"), "{}", told.stdout);
+    let labels = std::fs::read_to_string(folder.path().join("labels.jsonl")).expect("labels");
+    let impressions = read_events(&folder.path().join("events.jsonl"));
+    assert_eq!(labels.lines().count(), impressions.iter().filter(|event| event.action == "impression").count());
+    for option in ["--items", "--events"] {
+        let refused = run_with(&TRAINER, &[&synth[..], &[option, "100"]].concat(), &[]).expect_code(64);
+        assert!(refused.stderr.contains(option), "{}", refused.stderr);
+    }
+}
+
+#[test]
 fn an_amazon_file_plain_or_zipped_becomes_events_in_the_order_of_pos() {
     let folder = tempfile::tempdir().expect("tempdir");
     let at = |name: &str| folder.path().join(name);
@@ -137,7 +153,7 @@ fn export_writes_graphs_and_says_what_does_not_go_together() {
 
 #[test]
 fn every_command_of_the_trainer_has_help_with_an_example() {
-    for name in ["synth", "import", "export", "run", "evaluate"] {
+    for name in ["synth", "import", "export", "plan", "run", "evaluate", "declared"] {
         let help = output_of(&TRAINER, &[name, "--help"]);
         assert!(help.contains("Example") && help.contains(&format!("taiji-trainer {name}")), "{help}");
     }

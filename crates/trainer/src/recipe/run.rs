@@ -1,0 +1,233 @@
+//! Running a recipe: which stages, several at once, rows and bundles as they become ready.
+
+use super::arms::Variant;
+use super::graph::{Graph, Node};
+use super::ledger::Ledger;
+use super::schedule::{Task, schedule};
+use super::{Given, Recipe, RecipeError, RunError, publish, rows};
+use crate::stage::{Artefact, FileSums, Inputs, StageError, State, Work, check_files};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Which part of a recipe is meant.
+#[derive(Debug, Clone, Default)]
+pub struct Choice {
+    /// This stage and what stands on it.
+    pub from: Option<String>,
+    /// This stage and what it stands on.
+    pub until: Option<String>,
+    /// This stage alone.
+    pub only: Option<String>,
+    /// These arms; empty = all.
+    pub arms: Vec<String>,
+}
+
+/// What the command line says beside the recipe.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Data and seeds.
+    pub given: Given,
+    /// The part to run.
+    pub choice: Choice,
+    /// Bundles go to `<out>/<name>/<epoch>`.
+    pub out: PathBuf,
+    /// Rows of an experiment go here; by default below `docs/experiments`.
+    pub rows: Option<PathBuf>,
+    /// Stages run at once; with more than one each has one thread.
+    pub jobs: usize,
+    /// Where stages lie.
+    pub work: Work,
+}
+
+/// One variant on its way.
+struct Running {
+    variant: Variant,
+    graph: Graph,
+    takes: Vec<bool>,
+    /// Its stages as tasks; `None` for those that are not taken.
+    tasks: Vec<Option<usize>>,
+}
+
+/// Runs a recipe; returns the bundles and rows that are there now.
+pub fn run(recipe: &Path, options: &Options) -> Result<Vec<PathBuf>, RunError> {
+    let recipe = Recipe::read(recipe)?;
+    let work = &options.work;
+    let ledger = Ledger::open(work, &recipe.name)?;
+    let mut made = Vec::new();
+    let mut tasks: Vec<Task> = Vec::new();
+    let mut running: Vec<Running> = Vec::new();
+    for (variant, graph) in graphs(&recipe, &options.given, &options.choice)? {
+        let takes = chosen(&recipe, &graph, &options.choice)?;
+        if let Some(path) = row_path(&recipe, &variant, options)
+            && rows::is_there(&path, &rows::hashes(&graph, &takes))?
+        {
+            eprintln!("{}: its row is there", path.display());
+            made.push(path);
+            continue;
+        }
+        let own = add_tasks(&mut tasks, &variant, &graph, &takes, work)?;
+        running.push(Running { variant, graph, takes, tasks: own });
+    }
+    let commit = recipe.experiment.as_ref().and_then(|_| rows::commit(&recipe));
+    let threads = (options.jobs > 1).then_some(1);
+    let mut folders: Vec<Option<PathBuf>> = vec![None; tasks.len()];
+    schedule(
+        &tasks,
+        options.jobs.max(1),
+        |task| make(&task.node, &task.label, &task.inputs, work, threads),
+        |place, folder| {
+            folders[place] = Some(folder);
+            for one in running.iter().filter(|one| one.tasks.contains(&Some(place))) {
+                note(&ledger, one, place)?;
+                if one.tasks.iter().flatten().all(|task| folders[*task].is_some()) {
+                    made.extend(finish(&recipe, one, &folders, commit.clone(), options)?);
+                }
+            }
+            Ok(())
+        },
+    )?;
+    Ok(made)
+}
+
+/// The variants of a recipe that are meant, with their graphs.
+pub(super) fn graphs(recipe: &Recipe, given: &Given, choice: &Choice) -> Result<Vec<(Variant, Graph)>, RunError> {
+    let mut made = Vec::new();
+    let mut sums = FileSums::new();
+    for variant in recipe.variants(given, &choice.arms)? {
+        let graph = Graph::new(recipe, &variant, given, &mut sums)?;
+        if let Some(experiment) = &recipe.experiment {
+            check_result(recipe, &graph, &experiment.result)?;
+        }
+        made.push((variant, graph));
+    }
+    Ok(made)
+}
+
+/// Rows hold figures, so the stage they come from must make some.
+fn check_result(recipe: &Recipe, graph: &Graph, result: &str) -> Result<(), RecipeError> {
+    let output = graph.place(result).map(|place| graph.nodes[place].stage.output());
+    if output == Some(Artefact::Judgement) {
+        return Ok(());
+    }
+    let makes = output.map_or("nothing", Artefact::name);
+    let message = format!("experiment.result: {result} makes {makes}; name a stage that makes judgement");
+    Err(RecipeError::File { file: recipe.file.clone(), message })
+}
+
+/// The stages of a graph that are meant.
+pub(super) fn chosen(recipe: &Recipe, graph: &Graph, choice: &Choice) -> Result<Vec<bool>, RunError> {
+    let place = |flag: &str, name: &str| {
+        let unknown = || RunError::Usage(format!("{flag} {name}: the recipe has no stage of this name"));
+        graph.place(name).ok_or_else(unknown)
+    };
+    let mut takes = vec![true; graph.nodes.len()];
+    let mut keep = |these: Vec<bool>| takes.iter_mut().zip(these).for_each(|(takes, this)| *takes &= this);
+    if let Some(experiment) = &recipe.experiment {
+        keep(graph.ancestors(place("experiment.result", &experiment.result)?));
+    }
+    if let Some(name) = &choice.from {
+        keep(graph.descendants(place("--from", name)?));
+    }
+    if let Some(name) = &choice.until {
+        keep(graph.ancestors(place("--until", name)?));
+    }
+    if let Some(name) = &choice.only {
+        let only = place("--only", name)?;
+        keep((0..graph.nodes.len()).map(|place| place == only).collect());
+    }
+    Ok(takes)
+}
+
+/// Adds what a variant needs to the tasks, where no other variant has added the same.
+fn add_tasks(
+    tasks: &mut Vec<Task>,
+    variant: &Variant,
+    graph: &Graph,
+    takes: &[bool],
+    work: &Work,
+) -> Result<Vec<Option<usize>>, RunError> {
+    let mut own: Vec<Option<usize>> = Vec::new();
+    for (place, node) in graph.nodes.iter().enumerate() {
+        if !takes[place] {
+            own.push(None);
+            continue;
+        }
+        let folder = work.folder(&node.fingerprint);
+        if let Some(known) = tasks.iter().position(|task| task.folder == folder) {
+            own.push(Some(known));
+            continue;
+        }
+        let mut inputs = Inputs::default();
+        for parent in node.parents.iter().map(|parent| &graph.nodes[*parent]) {
+            inputs.add(parent.stage.output(), work.folder(&parent.fingerprint), parent.hash.clone());
+        }
+        for parent in node.parents.iter().filter(|parent| own[**parent].is_none()) {
+            let parent = &graph.nodes[*parent];
+            if work.state(&parent.fingerprint) != State::Done {
+                return Err(RunError::NotMade { stage: format!("{}{}", variant.label(), parent.name) });
+            }
+        }
+        let after = node.parents.iter().filter_map(|parent| own[*parent]).collect();
+        own.push(Some(tasks.len()));
+        tasks.push(Task {
+            label: format!("{}{}", variant.label(), node.name),
+            node: node.clone(),
+            inputs,
+            folder,
+            after,
+        });
+    }
+    Ok(own)
+}
+
+fn make(node: &Node, label: &str, inputs: &Inputs, work: &Work, threads: Option<usize>) -> Result<PathBuf, StageError> {
+    work.make(label, &node.fingerprint, node.stage.resumes(), |folder| {
+        // What a stage computes on rayon stays within its threads, too.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build()?;
+        pool.install(|| node.stage.run(inputs, folder, threads))?;
+        check_files(&*node.stage, &node.fingerprint)
+    })
+}
+
+fn note(ledger: &Ledger, running: &Running, task: usize) -> Result<(), RunError> {
+    let own = running.tasks.iter().position(|own| *own == Some(task));
+    let Some(node) = own.map(|place| &running.graph.nodes[place]) else { return Ok(()) };
+    Ok(ledger.note(&format!("{}{}", running.variant.label(), node.name), &node.fingerprint)?)
+}
+
+/// A variant's stages are all there: its row, or its bundles.
+fn finish(
+    recipe: &Recipe,
+    running: &Running,
+    folders: &[Option<PathBuf>],
+    commit: Option<String>,
+    options: &Options,
+) -> Result<Vec<PathBuf>, RunError> {
+    let folder_of = |place: usize| running.tasks[place].and_then(|task| folders[task].as_deref());
+    if let (Some(experiment), Some((arm, seed))) = (&recipe.experiment, &running.variant.arm) {
+        let result = running.graph.place(&experiment.result).and_then(folder_of);
+        // Without it, --until has left the row's own stage out.
+        let (Some(folder), Some(path)) = (result, row_path(recipe, &running.variant, options)) else {
+            return Ok(vec![]);
+        };
+        let stages: BTreeMap<String, String> = rows::hashes(&running.graph, &running.takes);
+        let (experiment, arm) = (experiment.name.clone(), arm.clone());
+        rows::write(&path, &rows::Row { experiment, arm, seed: *seed, commit, stages, result: rows::result(folder)? })?;
+        return Ok(vec![path]);
+    }
+    let bundles =
+        (0..running.graph.nodes.len()).filter(|place| is_bundle(&running.graph, *place)).filter_map(folder_of);
+    bundles.map(|bundle| Ok(publish::publish(bundle, &options.out)?)).collect()
+}
+
+fn is_bundle(graph: &Graph, place: usize) -> bool {
+    graph.nodes[place].stage.output() == Artefact::Bundle
+}
+
+/// The row of a variant of an experiment that is run whole.
+fn row_path(recipe: &Recipe, variant: &Variant, options: &Options) -> Option<PathBuf> {
+    let (experiment, (arm, seed)) = (recipe.experiment.as_ref()?, variant.arm.as_ref()?);
+    let folder = options.rows.clone().unwrap_or_else(|| rows::default_folder(&experiment.name));
+    let is_part = options.choice.from.is_some() || options.choice.until.is_some() || options.choice.only.is_some();
+    (!is_part).then(|| rows::path(&folder, arm, *seed))
+}

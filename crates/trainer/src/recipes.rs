@@ -1,0 +1,123 @@
+//! The commands about recipes: `fetch`, `plan`, `run`.
+
+use crate::{Failure, unavailable};
+use clap::Args;
+use std::path::{Path, PathBuf};
+use taiji_trainer::recipe::{self, Choice, Given, Options, RunError};
+use taiji_trainer::stage::Work;
+
+/// Which recipe, what it is given, which part of it.
+#[derive(Debug, Args)]
+pub(crate) struct Part {
+    /// Recipe file.
+    #[arg(long, value_name = "FILE")]
+    recipe: PathBuf,
+    /// Folder of events.jsonl and items.jsonl, for stages of kind `files` without a path.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where stages keep their output. Default: $XDG_CACHE_HOME/taiji/work, else ~/.cache/taiji/work.
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// A number draws the seed of every stage that has one, and is added to the bundle's name; STAGE=NUMBER is the seed of that
+    /// stage. May be repeated.
+    #[arg(long, value_name = "SEED")]
+    seed: Vec<String>,
+    /// Only this stage and those that stand on it.
+    #[arg(long, value_name = "STAGE", conflicts_with = "only")]
+    from: Option<String>,
+    /// Only this stage and those it stands on.
+    #[arg(long, value_name = "STAGE", conflicts_with = "only")]
+    until: Option<String>,
+    /// Only this stage.
+    #[arg(long, value_name = "STAGE")]
+    only: Option<String>,
+    /// Only these arms of an experiment.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    arm: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    part: Part,
+    /// The bundle goes to OUT/<name>/<epoch>.
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    out: PathBuf,
+    /// Rows of an experiment go there. Default: docs/experiments/<name>.
+    #[arg(long, value_name = "DIR")]
+    rows: Option<PathBuf>,
+    /// Stages run at once; with more than one, each has one thread.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: u16,
+    /// Wait for a stage that another process writes, instead of ending.
+    #[arg(long)]
+    wait: bool,
+    /// cpu; cuda is not built yet.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+impl Part {
+    fn given(&self) -> Result<Given, Failure> {
+        let mut given = Given { data: self.data.clone(), ..Given::default() };
+        for text in &self.seed {
+            let number = |digits: &str| {
+                let wrong = |_| Failure(format!("--seed {text}: give a number, or STAGE=NUMBER"), 64);
+                digits.parse::<u32>().map(u64::from).map_err(wrong)
+            };
+            match text.split_once('=') {
+                Some((stage, digits)) => drop(given.seeds.insert(stage.to_string(), number(digits)?)),
+                None => given.seed = Some(number(text)?),
+            }
+        }
+        Ok(given)
+    }
+
+    fn choice(&self) -> Choice {
+        let Part { from, until, only, arm, .. } = self;
+        Choice { from: from.clone(), until: until.clone(), only: only.clone(), arms: arm.clone() }
+    }
+
+    fn work(&self, wait: bool) -> Work {
+        Work::new(self.work.clone().unwrap_or_else(Work::default_root), wait)
+    }
+}
+
+fn failure(error: RunError) -> Failure {
+    match error.is_usage() {
+        true => Failure(error.to_string(), 64),
+        false => unavailable(error),
+    }
+}
+
+pub(crate) fn fetch(recipe: &Path, index: Option<&str>) -> Result<(), Failure> {
+    for folder in recipe::fetch_encoders(recipe, index).map_err(failure)? {
+        println!("encoder: {}", folder.display());
+    }
+    Ok(())
+}
+
+pub(crate) fn plan(part: &Part) -> Result<(), Failure> {
+    let lines = recipe::plan(&part.recipe, &part.given()?, &part.choice(), &part.work(false)).map_err(failure)?;
+    lines.iter().for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+pub(crate) fn run(arguments: RunArguments) -> Result<(), Failure> {
+    let RunArguments { part, out, rows, jobs, wait, device } = arguments;
+    if device != "cpu" {
+        return Err(Failure(format!("--device {device}: only cpu is built"), 64));
+    }
+    let options = Options {
+        given: part.given()?,
+        choice: part.choice(),
+        out,
+        rows,
+        jobs: usize::from(jobs),
+        work: part.work(wait),
+    };
+    for made in recipe::run(&part.recipe, &options).map_err(failure)? {
+        println!("made: {}", made.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! What stages hand to each other.
+
+use super::StageError;
+use std::path::{Path, PathBuf};
+
+/// The type of a stage's folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Artefact {
+    /// `items.jsonl`, `events.jsonl`, perhaps `users.jsonl` (each may be `.gz`), and `source.json`.
+    Data,
+    /// `train.jsonl`, `validation.jsonl`, `codebook.jsonl`, `tokenizer.json`, `prompt.toml`.
+    Examples,
+    /// A language model in Hugging Face form.
+    Checkpoint,
+    /// A language model as ONNX graphs.
+    Graphs,
+    /// `model/`, a text encoder as an ONNX graph, and `external.json`, where it comes from.
+    Encoder,
+    /// `pq.safetensors`, `health.json`.
+    Codebook,
+    /// Catalogue and user index.
+    Generation,
+    /// `judged.json`, figures on held-out users.
+    Judgement,
+    /// What the service loads.
+    Bundle,
+}
+
+impl Artefact {
+    /// As messages and hashes name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Artefact::Data => "data",
+            Artefact::Examples => "examples",
+            Artefact::Checkpoint => "checkpoint",
+            Artefact::Graphs => "graphs",
+            Artefact::Encoder => "encoder",
+            Artefact::Codebook => "codebook",
+            Artefact::Generation => "generation",
+            Artefact::Judgement => "judgement",
+            Artefact::Bundle => "bundle",
+        }
+    }
+}
+
+/// One input of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Input {
+    /// Its type.
+    pub artefact: Artefact,
+    /// Whether the stage does without.
+    pub optional: bool,
+}
+
+impl Input {
+    /// One that must be there.
+    pub const fn one(artefact: Artefact) -> Input {
+        Input { artefact, optional: false }
+    }
+
+    /// One that may be left out.
+    pub const fn optional(artefact: Artefact) -> Input {
+        Input { artefact, optional: true }
+    }
+}
+
+/// The finished folders of a stage's parents, with their hashes.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    folders: Vec<(Artefact, PathBuf, String)>,
+}
+
+impl Inputs {
+    /// Adds a parent.
+    pub fn add(&mut self, artefact: Artefact, folder: PathBuf, hash: String) {
+        self.folders.push((artefact, folder, hash));
+    }
+
+    /// The folder of an input that may be left out.
+    pub fn optional(&self, artefact: Artefact) -> Option<&Path> {
+        self.folders.iter().find(|(of, ..)| *of == artefact).map(|(_, folder, _)| folder.as_path())
+    }
+
+    /// The folder of an input that must be there; the graph has seen to that.
+    pub fn one(&self, artefact: Artefact) -> Result<&Path, StageError> {
+        self.optional(artefact).ok_or(StageError::Input { artefact: artefact.name() })
+    }
+
+    /// The hash of an input.
+    pub fn hash(&self, artefact: Artefact) -> Result<&str, StageError> {
+        let found = self.folders.iter().find(|(of, ..)| *of == artefact);
+        found.map(|(.., hash)| hash.as_str()).ok_or(StageError::Input { artefact: artefact.name() })
+    }
+}

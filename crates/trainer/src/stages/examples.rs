@@ -1,0 +1,228 @@
+//! `examples`: prompt → completion texts, the texts the quantiser is trained on, and the tokenizer.
+
+use super::settings::{Context, KeyError, read, value};
+use super::source::{Source, dataset};
+use crate::data::{Dataset, ExampleSettings, SftSource, Split, build_examples};
+use crate::sft::tokenizer::TOKENIZER_FILE;
+use crate::sft::{SftExample, TextTokenizer};
+use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+use taiji::prompt::{PromptSchema, parse, render};
+
+/// Texts the tokenizer is trained on, at most.
+const TOKENIZER_TEXTS: usize = 8_000;
+/// Tokens of a tokenizer that is trained here, unless told otherwise.
+const DEFAULT_VOCAB: usize = 2_048;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    /// Most examples cut out of one user.
+    max_per_user: usize,
+    /// Leave out targets that nothing in the history points to. By default for data that are not generated: true reasons, as
+    /// a generated world has them, are all kept.
+    informative_only: Option<bool>,
+    /// Decides the wording.
+    #[serde(default = "default_seed")]
+    seed: u64,
+    /// Tokens of the tokenizer, special ones included; not with a checkpoint, which brings its own.
+    vocab: Option<usize>,
+    /// Most examples for validation.
+    #[serde(default = "default_validation")]
+    validation_examples: usize,
+    /// Texts for the quantiser, at least; items first, then answers with reasons.
+    #[serde(default = "default_codebook_texts")]
+    codebook_texts: usize,
+    /// How prompts look; becomes the bundle's `prompt.toml`.
+    prompt: PromptSchema,
+}
+
+fn default_seed() -> u64 {
+    7
+}
+
+fn default_validation() -> usize {
+    256
+}
+
+fn default_codebook_texts() -> usize {
+    12_000
+}
+
+struct Examples {
+    settings: Settings,
+    value: Value,
+}
+
+pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
+    let settings: Settings = read(table)?;
+    settings.prompt.validate().map_err(KeyError::other)?;
+    let value = value(&settings)?;
+    Ok(Arc::new(Examples { settings, value }))
+}
+
+impl Stage for Examples {
+    fn kind(&self) -> &'static str {
+        "examples"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn settings(&self) -> Value {
+        self.value.clone()
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::one(Artefact::Data), Input::optional(Artefact::Checkpoint)]
+    }
+
+    fn output(&self) -> Artefact {
+        Artefact::Examples
+    }
+
+    fn run(&self, inputs: &Inputs, folder: &Path, _: Option<usize>) -> Result<(), StageError> {
+        let (dataset, source) = dataset(inputs)?;
+        let sources = self.cut(&dataset, &source);
+        let tokenizer = match (inputs.optional(Artefact::Checkpoint), self.settings.vocab) {
+            (Some(checkpoint), None) => tokenizer(checkpoint)?,
+            (Some(_), Some(_)) => {
+                let message = "the checkpoint brings its own tokenizer: leave vocab out".to_string();
+                return Err(StageError::Setting { key: "vocab", message });
+            }
+            (None, vocab) => self.train_tokenizer(&sources, vocab.unwrap_or(DEFAULT_VOCAB))?,
+        };
+        // A text that cannot be encoded cannot be trained on either; the trainer reports it.
+        let count = |text: &str| tokenizer.encode(text).map(|ids| ids.len()).unwrap_or(0);
+        // Rendered as serving would, token limit included.
+        let rendered = |(source, completion): &(SftSource, String)| SftExample {
+            prompt: render(&self.settings.prompt, &source.prompt, &count).text,
+            completion: completion.clone(),
+        };
+        let train: Vec<SftExample> = sources.train.iter().map(rendered).collect();
+        let validation: Vec<SftExample> = sources.validation.iter().map(rendered).collect();
+        eprintln!("examples: {} for training, {} for validation", train.len(), validation.len());
+        write_lines(&folder.join("train.jsonl"), train.iter().map(Line::new))?;
+        write_lines(&folder.join("validation.jsonl"), validation.iter().map(Line::new))?;
+        write_lines(&folder.join("codebook.jsonl"), self.codebook_texts(&dataset, &train))?;
+        let path = folder.join(TOKENIZER_FILE);
+        std::fs::write(&path, tokenizer.to_json()?).map_err(StageError::io(&path))?;
+        Ok(self.settings.prompt.save(&folder.join("prompt.toml"))?)
+    }
+}
+
+/// Examples cut out of the dataset, with their completions, before their prompts are rendered.
+struct Sources {
+    train: Vec<(SftSource, String)>,
+    validation: Vec<(SftSource, String)>,
+}
+
+impl Examples {
+    /// Cuts examples out of the dataset and words their completions; the wording is drawn by the seed.
+    fn cut(&self, dataset: &Dataset, source: &Source) -> Sources {
+        let settings = &self.settings;
+        let mut random = ChaCha8Rng::seed_from_u64(settings.seed);
+        let mut cut = |split: Split| -> Vec<(SftSource, String)> {
+            let how = ExampleSettings {
+                max_per_user: settings.max_per_user,
+                max_engagements: settings.prompt.max_engagements,
+                informative_only: settings.informative_only.unwrap_or(*source == Source::Files),
+                ..ExampleSettings::new(split)
+            };
+            let worded = |source: SftSource| {
+                let completion = source.completion(settings.prompt.max_title_chars, &mut random);
+                (source, completion)
+            };
+            build_examples(dataset, &how).into_iter().map(worded).collect()
+        };
+        let train = cut(Split::Train);
+        let mut validation = cut(Split::Validation);
+        let step = validation.len().div_ceil(settings.validation_examples.max(1)).max(1);
+        validation = validation.into_iter().step_by(step).collect();
+        Sources { train, validation }
+    }
+
+    /// Trained on prompts and completions, without a limit on the prompts.
+    fn train_tokenizer(&self, sources: &Sources, vocab: usize) -> Result<TextTokenizer, StageError> {
+        let step = (sources.train.len() / TOKENIZER_TEXTS).max(1);
+        let chosen = sources.train.iter().step_by(step);
+        let text = |(source, completion): &(SftSource, String)| {
+            render(&self.settings.prompt, &source.prompt, &|_| 0).text + completion
+        };
+        let texts: Vec<String> = chosen.map(text).collect();
+        Ok(TextTokenizer::train(texts.iter().map(String::as_str), vocab, &[])?)
+    }
+
+    /// All items, then answers with their reasons, evenly over the examples.
+    fn codebook_texts(&self, dataset: &Dataset, train: &[SftExample]) -> Vec<String> {
+        let chars = self.settings.prompt.max_title_chars;
+        let items = dataset.items.iter();
+        let mut texts: Vec<String> =
+            items.map(|item| taiji::prompt::answer_text(&item.categories, &item.title, chars)).collect();
+        let wanted = self.settings.codebook_texts.saturating_sub(texts.len()).max(1);
+        let step = (train.len() / wanted).max(1);
+        texts
+            .extend(train.iter().step_by(step).take(wanted).map(|example| parse(&example.completion).embedding_text()));
+        texts
+    }
+}
+
+/// One example in its file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    prompt: String,
+    completion: String,
+}
+
+impl Line {
+    fn new(example: &SftExample) -> Line {
+        Line { prompt: example.prompt.clone(), completion: example.completion.clone() }
+    }
+}
+
+/// The tokenizer in a folder of examples or a checkpoint.
+pub fn tokenizer(folder: &Path) -> Result<TextTokenizer, StageError> {
+    Ok(TextTokenizer::load(&folder.join(TOKENIZER_FILE))?)
+}
+
+/// The examples of a file, in order.
+pub fn read_examples(path: &Path) -> Result<Vec<SftExample>, StageError> {
+    let lines: Vec<Line> = read_lines(path)?;
+    Ok(lines.into_iter().map(|Line { prompt, completion }| SftExample { prompt, completion }).collect())
+}
+
+/// The texts for the quantiser in a folder of examples.
+pub fn read_texts(folder: &Path) -> Result<Vec<String>, StageError> {
+    read_lines(&folder.join("codebook.jsonl"))
+}
+
+fn read_lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<T>, StageError> {
+    let file = std::fs::File::open(path).map_err(StageError::io(path))?;
+    let mut read = Vec::new();
+    for (place, line) in BufReader::new(file).lines().enumerate() {
+        let line = line.map_err(StageError::io(path))?;
+        read.push(serde_json::from_str(&line).map_err(|error| StageError::File {
+            path: path.display().to_string(),
+            message: format!("line {}: {error}", place + 1),
+        })?);
+    }
+    Ok(read)
+}
+
+fn write_lines<T: Serialize>(path: &Path, lines: impl IntoIterator<Item = T>) -> Result<(), StageError> {
+    let file = std::fs::File::create(path).map_err(StageError::io(path))?;
+    let mut out = BufWriter::new(file);
+    for line in lines {
+        let text = serde_json::to_string(&line)?;
+        writeln!(out, "{text}").map_err(StageError::io(path))?;
+    }
+    out.flush().map_err(StageError::io(path))
+}

@@ -1,0 +1,102 @@
+//! `export`: a checkpoint as ONNX graphs.
+
+use super::settings::{Context, KeyError, read, value};
+use crate::sft::tokenizer::END_OF_TEXT;
+use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+use taiji::llm::GENERATION_FILE;
+use taiji::prompt::ANSWER_CLOSE;
+use taiji_export::{ExportOptions, Flavour, Precision, export};
+
+/// The options of `taiji-trainer export`, spelt as there.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Settings {
+    precision: String,
+    flavour: Vec<String>,
+    block: Option<usize>,
+    accuracy_level: i64,
+    head_bits: Option<usize>,
+    max_positions: Option<usize>,
+    /// Tokens that end an answer.
+    stop: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            precision: "f32".to_string(),
+            flavour: vec!["gqa".to_string()],
+            block: None,
+            accuracy_level: 4,
+            head_bits: None,
+            max_positions: None,
+            stop: vec![ANSWER_CLOSE.to_string(), END_OF_TEXT.to_string()],
+        }
+    }
+}
+
+struct Export {
+    options: ExportOptions,
+    stop: Vec<String>,
+    value: Value,
+}
+
+pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
+    let settings: Settings = read(table)?;
+    let value = value(&settings)?;
+    let flavours = settings.flavour.iter().map(|name| one_of::<Flavour>("flavour", name));
+    let options = ExportOptions {
+        precision: one_of::<Precision>("precision", &settings.precision)?,
+        flavours: flavours.collect::<Result<_, _>>()?,
+        block: settings.block,
+        accuracy_level: settings.accuracy_level,
+        head_bits: settings.head_bits,
+        max_positions: settings.max_positions,
+        ..ExportOptions::default()
+    };
+    Ok(Arc::new(Export { options, stop: settings.stop, value }))
+}
+
+/// A choice of the command line by its name there.
+fn one_of<T: ValueEnum>(key: &str, name: &str) -> Result<T, KeyError> {
+    T::from_str(name, false).map_err(|_| {
+        let values = T::value_variants().iter().filter_map(|known| known.to_possible_value());
+        let names: Vec<String> = values.map(|known| known.get_name().to_string()).collect();
+        KeyError::new(key, format!("{name:?} is none of {}", names.join(", ")))
+    })
+}
+
+impl Stage for Export {
+    fn kind(&self) -> &'static str {
+        "export"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn settings(&self) -> Value {
+        self.value.clone()
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::one(Artefact::Checkpoint)]
+    }
+
+    fn output(&self) -> Artefact {
+        Artefact::Graphs
+    }
+
+    fn run(&self, inputs: &Inputs, folder: &Path, _: Option<usize>) -> Result<(), StageError> {
+        export(inputs.one(Artefact::Checkpoint)?, folder, &self.options)?;
+        // Where generation stops is part of the model: prompt and answer tags are ours.
+        let path = folder.join(GENERATION_FILE);
+        let generation = serde_json::to_string_pretty(&json!({ "stop": self.stop }))?;
+        std::fs::write(&path, generation).map_err(StageError::io(&path))
+    }
+}

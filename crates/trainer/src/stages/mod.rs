@@ -1,0 +1,68 @@
+//! The kinds of stages that a recipe can name.
+//!
+//! In: a kind and its settings. Out: a [`Stage`]. Callers: `recipe`. Each file is one kind: it reads its parents' folders, calls the
+//! room that does the work, and writes its own folder. What a folder holds is said at [`Artefact`](crate::stage::Artefact).
+
+mod checkpoint;
+mod codebook;
+mod encoder;
+mod examples;
+mod export;
+mod files;
+mod index;
+mod judge;
+mod publish;
+mod served;
+mod settings;
+mod sft;
+mod source;
+mod synth;
+
+pub use encoder::settings as encoder_settings;
+pub use judge::JUDGED_FILE;
+pub use settings::{Context, KeyError};
+
+use crate::stage::Stage;
+use std::sync::Arc;
+
+type Make = fn(toml::Table, &Context) -> Result<Arc<dyn Stage>, KeyError>;
+
+/// One kind.
+struct Kind {
+    name: &'static str,
+    /// Whether it has a setting `seed`.
+    seeded: bool,
+    make: Make,
+}
+
+const fn kind(name: &'static str, seeded: bool, make: Make) -> Kind {
+    Kind { name, seeded, make }
+}
+
+/// All kinds; a new one is a file here and a line in this list.
+const KINDS: [Kind; 11] = [
+    kind("synth", true, synth::make),
+    kind("files", false, files::make),
+    kind("checkpoint", false, checkpoint::make),
+    kind("examples", true, examples::make),
+    kind("sft", true, sft::make),
+    kind("export", false, export::make),
+    kind("encoder", false, encoder::make),
+    kind("codebook", true, codebook::make),
+    kind("index", false, index::make),
+    kind("judge", true, judge::make),
+    kind("publish", false, publish::make),
+];
+
+/// A stage of a kind with its settings; refuses unknown kinds and keys, and values that cannot work.
+pub fn make(kind: &str, settings: toml::Table, context: &Context) -> Result<Arc<dyn Stage>, KeyError> {
+    let known = KINDS.iter().find(|known| known.name == kind);
+    let names = || KINDS.map(|known| known.name).join(", ");
+    let known = known.ok_or_else(|| KeyError::new("kind", format!("{kind:?} is none of {}", names())))?;
+    (known.make)(settings, context)
+}
+
+/// Whether stages of a kind have a setting `seed`.
+pub fn is_seeded(kind: &str) -> bool {
+    KINDS.iter().any(|known| known.name == kind && known.seeded)
+}

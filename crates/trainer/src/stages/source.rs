@@ -1,0 +1,38 @@
+//! `source.json` of a data folder: whether it was generated, which decides some defaults further down.
+
+use crate::data::Dataset;
+use crate::stage::{Artefact, Inputs, StageError};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use taiji::event::ActionTable;
+
+/// Its name.
+pub const SOURCE_FILE: &str = "source.json";
+
+/// Where a data folder's records come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Source {
+    /// A generated world; users of another seed are held out.
+    Synth {
+        /// Of users and events.
+        seed: u64,
+    },
+    /// Somebody's files; the last two purchases of every user, and what follows the first of them, are held out.
+    Files,
+}
+
+impl Source {
+    /// Of a data folder.
+    pub fn read(folder: &Path) -> Result<Source, StageError> {
+        let path = folder.join(SOURCE_FILE);
+        let text = std::fs::read(&path).map_err(StageError::io(&path))?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+/// The data among a stage's inputs.
+pub fn dataset(inputs: &Inputs) -> Result<(Dataset, Source), StageError> {
+    let folder = inputs.one(Artefact::Data)?;
+    Ok((Dataset::load(folder, &ActionTable::default())?, Source::read(folder)?))
+}
