@@ -80,11 +80,14 @@ pub fn of<R: Read + Seek>(gguf: &mut Gguf<R>) -> Result<Map<String, Json>, GgufE
         "tie_word_embeddings": !has(HEAD),
         "torch_dtype": "float32",
     });
-    if name != "qwen2" {
-        settings["attention_bias"] = json!(has("blk.0.attn_q.bias"));
-    }
-    if name == "llama" {
-        settings["mlp_bias"] = json!(has("blk.0.ffn_gate.bias"));
+    // Qwen2 always has biases around attention, and says nothing of them.
+    let biased: &[(&str, &str)] = match name {
+        "llama" => &[("attention", "blk.0.attn_q.bias"), ("mlp", "blk.0.ffn_gate.bias")],
+        "qwen3" => &[("attention", "blk.0.attn_q.bias")],
+        _ => &[],
+    };
+    for (part, tensor) in biased {
+        settings[format!("{part}_bias")] = json!(has(tensor));
     }
     match settings {
         Json::Object(settings) => Ok(settings),
