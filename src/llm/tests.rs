@@ -64,6 +64,8 @@ fn a_batch_writes_what_each_prompt_writes_alone() {
             .to_vec();
     let alone: Vec<Generation> =
         requests.iter().map(|one| futures::executor::block_on(llm.generate(one.clone())).unwrap()).collect();
+    let steps = || metrics.llm_steps.with_label_values(&["decode"]).get_sample_count();
+    let steps_alone = steps();
     for _ in 0..3 {
         let together: Vec<Generation> = llm.generate_all(&requests).into_iter().map(Result::unwrap).collect();
         for (left, right) in together.iter().zip(&alone) {
@@ -77,8 +79,12 @@ fn a_batch_writes_what_each_prompt_writes_alone() {
     drop(llm); // its thread counts a request after it has answered it
     assert_eq!(metrics.llm_requests.with_label_values(&["done"]).get(), 4 * 6);
     assert_eq!(metrics.llm_tokens.with_label_values(&["generated"]).get(), 4 * 82);
-    let steps = metrics.llm_steps.with_label_values(&["decode"]).get_sample_count();
-    assert!(steps < 3 * 82, "rows that wait together decode together: {steps} steps");
+    // How many join before the first is through is the machine's affair.
+    let steps_together = steps() - steps_alone;
+    assert!(
+        steps_together < 3 * steps_alone,
+        "rows that wait together decode together: {steps_together}, {steps_alone}"
+    );
 }
 
 #[test]
