@@ -1,6 +1,6 @@
 //! Training on texts: what `fit`'s loop needs to know of them, and the stage around it.
 //!
-//! Called by `pipeline`. Stops by epochs or steps, never by the clock, so a run can be repeated.
+//! Called by `stages`. Stops by epochs or steps, never by the clock, so a run can be repeated.
 
 use std::path::Path;
 
