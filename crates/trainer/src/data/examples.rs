@@ -1,7 +1,7 @@
 //! [`Dataset`] → training and test examples: what the service would have seen, and what the user bought next.
 //!
 //! Targets and their split are those of `targets`. True reasons are taken where the world gives them; otherwise they are read off titles, categories and brands.
-//! Callers: `sft`, `pipeline`, `evaluate`.
+//! Callers: `stages`, `evaluate`.
 
 use super::shared_words::WordTable;
 use super::targets::{DEFAULT_TARGET, Split, Target, targets_of};

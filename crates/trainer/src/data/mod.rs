@@ -2,7 +2,7 @@
 //!
 //! In: a folder with `items.jsonl`, `events.jsonl` and, where there is one, `users.jsonl` (each may be `.gz`), made by
 //! `synth`, by [`import_amazon`], or by a user's own export. Out: [`Dataset`], [`SftSource`].
-//! Callers: `sft` (examples), `index` (histories), `evaluate`, `pipeline`.
+//! Callers: `sft` (examples), `index` (histories), `evaluate`, `stages`.
 
 mod dataset;
 pub mod examples;

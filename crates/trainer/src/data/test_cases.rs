@@ -1,7 +1,7 @@
 //! [`Dataset`] → what a model is judged by: each user's last target, as published leave-one-out protocols have it, over *all*
 //! users. Where an item has no text the prompt cannot show it and the answer cannot name it; such users are kept and counted.
 //!
-//! Callers: `pipeline` (judging), `evaluate`.
+//! Callers: `judge`, `evaluate`.
 
 use super::targets::{Split, targets_of};
 use super::{Cut, Dataset};

@@ -1,7 +1,7 @@
 //! Measuring what the model writes and what its features are worth; pure functions on plain data.
 //!
 //! In: generations beside the truth, PQ codes, neighbours, histories, the dataset that rules are counted on. Out: [`EvaluationReport`] (`report.json`).
-//! Callers: `pipeline` (after training), `taiji-trainer evaluate`.
+//! Callers: `judge`, `taiji-trainer evaluate`.
 
 mod comparison;
 mod counting;

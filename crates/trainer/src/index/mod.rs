@@ -1,7 +1,7 @@
 //! One generation of a bundle: catalogue, user index, and the histories of the users in it.
 //!
 //! In: the dataset, the trained models. Out: `catalogue.parquet`, `users.faiss`, `users.parquet`.
-//! Callers: `pipeline`. The service reads the files in `catalogue` and `retrieve`.
+//! Callers: `stages`. The service reads the files in `catalogue` and `retrieve`.
 
 use crate::data::{Cut, Dataset, Holdout, UserRow};
 use crate::models::{ModelsError, ServedModels};

@@ -1,7 +1,7 @@
 //! Supervised fine-tuning, from scratch or from a checkpoint: (prompt, completion) texts → tokenizer, decoder, report.
 //!
 //! In: [`SftExample`]s and [`SftSettings`] (recipe section `[sft]`). Out: a folder with `config.json`, `model.safetensors`,
-//! `tokenizer.json` and `sft_report.json`, with adapters also `adapter/`. Called by `pipeline`; `export` reads the folder.
+//! `tokenizer.json` and `sft_report.json`, with adapters also `adapter/`. Called by `stages`; `export` reads the folder.
 //!
 //! ```text
 //! texts → tokenizer → packing (batches without padding) → train (a task of `fit`) → report

@@ -134,7 +134,7 @@ impl SftSettings {
         if let Some(lora) = &self.lora {
             lora.check()?;
             if self.checkpoint.is_none() {
-                return fail("lora", "trains beside a checkpoint's weights: set checkpoint".into());
+                return fail("lora", "trains beside a checkpoint's weights: name a checkpoint in from".into());
             }
         }
         if self.patience > 0 && self.validate_every == 0 {

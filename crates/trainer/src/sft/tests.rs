@@ -179,7 +179,7 @@ fn adapters_are_trained_from_a_checkpoint_and_merged() {
         let message = train(&settings, &tokenizer, learn, validate, out.path(), &mut |_| {}).unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
     };
-    refuse(SftSettings { checkpoint: None, ..settings.clone() }, "set checkpoint");
+    refuse(SftSettings { checkpoint: None, ..settings.clone() }, "name a checkpoint in from");
     refuse(SftSettings { max_len: 2000, batch_tokens: 2048, ..settings.clone() }, "[sft] max_len");
     refuse(SftSettings { dropout: 1.0, ..settings }, "[sft] dropout");
 }

@@ -1,6 +1,6 @@
 //! Byte-level BPE trained on the corpus, saved as a Hugging Face `tokenizer.json`.
 //!
-//! Called by `pipeline` (training it), `training` (encoding), evaluation. The same corpus gives the same file, byte for byte.
+//! Called by `stages` (training it), `training` (encoding), evaluation. The same corpus gives the same file, byte for byte.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

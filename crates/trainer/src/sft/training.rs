@@ -1,6 +1,6 @@
 //! Training on texts: what `fit`'s loop needs to know of them, and the stage around it.
 //!
-//! Called by `pipeline`. Stops by epochs or steps, never by the clock, so a run can be repeated.
+//! Called by `stages`. Stops by epochs or steps, never by the clock, so a run can be repeated.
 
 use std::path::Path;
 
@@ -79,7 +79,8 @@ pub fn train(
         let fitting = settings.fitting(texts.steps());
         let fitted = fit::run(&mut texts, optimizer, &fitting, &run_id, out, progress)?;
         if texts.decoder.has_adapters() {
-            let base = settings.checkpoint.as_deref().unwrap_or(Path::new("")).display().to_string();
+            // Where a checkpoint lies is no part of the result.
+            let base = settings.checkpoint.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
             texts.decoder.save_adapters(&base, &out.join(ADAPTER_FOLDER))?;
             texts.decoder.merge_adapters()?;
         }

@@ -135,7 +135,7 @@ fn a_run_that_is_killed_in_any_stage_goes_on_to_the_same_bytes() {
     ensure_encoder_checkpoint();
     let folder = tempfile::tempdir().unwrap();
     let mut recipe = tiny();
-    set(&mut recipe, "sft", "d_model = 64\nmax_steps = 60\nepochs = 20\ncheckpoint_every = 5");
+    set(&mut recipe, "sft", "max_steps = 60\nepochs = 20\ncheckpoint_every = 5");
     let recipe = write(folder.path(), &recipe);
     let whole = manifest(&made(&recipe, &folder.path().join("whole")));
     let at = folder.path().join("killed");
