@@ -1,7 +1,7 @@
 //! A bundle: everything one epoch needs, made, checked and loaded together (DESIGN 5.6).
 //!
 //! In: a folder with `manifest.json`. Out: [`Bundle`], ready to refresh users, or an error that names the file.
-//! Callers: `cli` (load, check, fetch, rewrite), `taiji_trainer::pipeline` (write the manifests).
+//! Callers: `cli` (load, check, fetch, rewrite), `taiji_trainer::recipe` (write the manifests).
 
 mod files;
 mod load;

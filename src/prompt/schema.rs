@@ -1,6 +1,6 @@
 //! `prompt.toml` of a bundle: reading, checking, writing, and the hash that names it.
 //!
-//! Callers: `bundle` (load), `taiji_trainer::pipeline` (save), both through [`PromptSchema`].
+//! Callers: `bundle` (load), `taiji_trainer::recipe` (save), both through [`PromptSchema`].
 
 use super::PromptSchema;
 use std::path::Path;
