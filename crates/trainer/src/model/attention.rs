@@ -25,8 +25,8 @@ pub(super) struct AttentionShape {
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
     /// `[positions, head_dim / 2]`.
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    pub(super) cos: Vec<f32>,
+    pub(super) sin: Vec<f32>,
 }
 
 impl AttentionShape {

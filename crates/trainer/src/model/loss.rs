@@ -2,7 +2,8 @@
 //! derivatives, gradients. The logits of a chunk of rows live only until its gradients are made.
 //!
 //! Called by `decoder`. Logits would be the largest tensor of a step: [`LOGIT_BYTES`] bounds a chunk whatever the vocabulary.
-//! The last chunk is kept from pass to pass, so that rows that fit into one chunk pay for their logits once.
+//! The last chunk is kept from pass to pass, so that rows that fit into one chunk pay for their logits once; derivatives that
+//! are known beforehand save the first pass.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -40,21 +41,35 @@ impl OutputRows<'_> {
     /// The objective's value as a scalar whose gradient flows to hidden states and table.
     pub(super) fn loss(&self, objective: &dyn Objective) -> std::result::Result<Tensor, ModelError> {
         let rows = self.gather()?;
-        let (log_likelihoods, last) = self.first_pass(&rows)?;
-        let evaluation = objective.evaluate(&log_likelihoods)?;
-        if evaluation.derivatives.len() != log_likelihoods.len() {
-            let (rows, found) = (log_likelihoods.len(), evaluation.derivatives.len());
-            return Err(ModelError::Batch(format!("the objective returned {found} derivatives for {rows} rows")));
-        }
-        let (hidden_gradient, table_gradient) = self.second_pass(&rows, last, &evaluation.derivatives)?;
-        let inputs = [self.hidden, self.table];
-        let loss = record("objective", &inputs, vec![evaluation.value as f32], (), move |gradient| {
+        let (value, gradients) = match objective.fixed_derivatives() {
+            Some(derivatives) => {
+                self.same_rows(derivatives)?;
+                let gradients = self.second_pass(&rows, None, derivatives)?;
+                (objective.evaluate(&gradients.log_likelihoods)?.value, gradients)
+            }
+            None => {
+                let (log_likelihoods, last) = self.first_pass(&rows)?;
+                let evaluation = objective.evaluate(&log_likelihoods)?;
+                self.same_rows(&evaluation.derivatives)?;
+                (evaluation.value, self.second_pass(&rows, last, &evaluation.derivatives)?)
+            }
+        };
+        let loss = record("objective", &[self.hidden, self.table], vec![value as f32], (), move |gradient| {
             let factor = f64::from(gradient.to_scalar::<f32>()?);
             // The usual case: the loss is the end of the graph.
             let scaled = |tensor: &Tensor| if factor == 1.0 { Ok(tensor.clone()) } else { tensor.affine(factor, 0.0) };
-            Ok([Some(scaled(&hidden_gradient)?), table_gradient.as_ref().map(scaled).transpose()?, None])
+            Ok([Some(scaled(&gradients.hidden)?), gradients.table.as_ref().map(scaled).transpose()?, None])
         })?;
         Ok(loss)
+    }
+
+    fn same_rows(&self, derivatives: &[f64]) -> std::result::Result<(), ModelError> {
+        let (found, rows) = (derivatives.len(), self.learned.places.len());
+        if found == rows {
+            return Ok(());
+        }
+        let message = format!("the objective has derivatives for {found} rows, the batch has {rows} with a weight");
+        Err(ModelError::Batch(format!("{message}: make it from the same batch")))
     }
 
     /// Hidden states of the learned rows, `[rows, d]`, off the tape.
@@ -84,28 +99,27 @@ impl OutputRows<'_> {
         for (start, count) in self.chunks()? {
             // Freed before the next one is made.
             drop(last.take());
-            let mut chunk = self.chunk(rows, start, count)?;
-            out.append(&mut chunk.log_likelihoods);
+            let chunk = self.chunk(rows, start, count, None)?;
+            out.extend_from_slice(&chunk.log_likelihoods);
             last = Some(chunk);
         }
         Ok((out, last))
     }
 
-    /// Gradients of all hidden states and, if it is trained, of the table.
-    fn second_pass(
-        &self,
-        rows: &Tensor,
-        mut last: Option<Chunk>,
-        derivatives: &[f64],
-    ) -> Result<(Tensor, Option<Tensor>)> {
+    /// Gradients, by way of `last` where it is given, else of logits made again.
+    fn second_pass(&self, rows: &Tensor, mut last: Option<Chunk>, derivatives: &[f64]) -> Result<Gradients> {
         let (tokens, width) = self.hidden.dims2()?;
         let table = self.table.detach();
         let mut hidden_gradient = vec![0.0f32; tokens * width];
         let mut table_gradient: Option<Tensor> = None;
+        let mut log_likelihoods = Vec::with_capacity(derivatives.len());
         for (start, count) in self.chunks()? {
-            let kept = last.take_if(|chunk| chunk.start == start);
-            let chunk = kept.map_or_else(|| self.chunk(rows, start, count), Ok)?;
-            chunk.differentiate(&derivatives[start..start + count])?;
+            let slopes = &derivatives[start..start + count];
+            let chunk = match last.take_if(|chunk| chunk.start == start) {
+                Some(chunk) => chunk.differentiate(slopes)?,
+                None => self.chunk(rows, start, count, Some(slopes))?,
+            };
+            log_likelihoods.extend_from_slice(&chunk.log_likelihoods);
             let places = &self.learned.places[start..start + count];
             with_values(&chunk.logits.matmul(&table)?, |values| {
                 for (place, row) in places.iter().zip(values.chunks_exact(width)) {
@@ -120,37 +134,60 @@ impl OutputRows<'_> {
                 });
             }
         }
-        Ok((tensor(hidden_gradient, (tokens, width))?, table_gradient))
+        Ok(Gradients { hidden: tensor(hidden_gradient, (tokens, width))?, table: table_gradient, log_likelihoods })
     }
 
-    /// Logits of some rows, brought to e^(logit - row maximum).
-    fn chunk(&self, rows: &Tensor, start: usize, count: usize) -> Result<Chunk> {
+    /// Logits of some rows, brought to e^(logit - row maximum), or to their gradients where the derivatives are known.
+    fn chunk(&self, rows: &Tensor, start: usize, count: usize, derivatives: Option<&[f64]>) -> Result<Chunk> {
         let logits = rows.narrow(0, start, count)?.matmul(&self.table.detach().t()?)?;
         let targets = self.learned.targets[start..start + count].to_vec();
-        let operation = Exponentiate { targets: &targets, smoothing: self.smoothing, rows: Mutex::new(Vec::new()) };
+        let smoothing = self.smoothing;
+        let operation = Exponentiate { targets: &targets, smoothing, derivatives, rows: Mutex::new(Vec::new()) };
         logits.inplace_op1(&operation)?;
         let rows = operation.rows.into_inner().unwrap_or_else(PoisonError::into_inner);
         let (log_likelihoods, sums) = rows.into_iter().unzip();
-        Ok(Chunk { start, logits, targets, smoothing: self.smoothing, log_likelihoods, sums })
+        Ok(Chunk { start, logits, targets, smoothing, log_likelihoods, sums })
     }
+}
+
+/// What the second pass makes.
+struct Gradients {
+    /// `[tokens, d]`.
+    hidden: Tensor,
+    /// `[vocab, d]`; none if the table is not trained.
+    table: Option<Tensor>,
+    /// Of all learned rows.
+    log_likelihoods: Vec<f64>,
 }
 
 /// Some rows between the passes.
 struct Chunk {
     start: usize,
-    /// e^(logit - row maximum), `[rows, vocab]`.
+    /// e^(logit - row maximum), then the gradients of the logits, `[rows, vocab]`.
     logits: Tensor,
     targets: Vec<u32>,
     smoothing: f64,
     log_likelihoods: Vec<f64>,
-    /// Sum of each row of `logits`.
+    /// Sum of each row's exponentials.
     sums: Vec<f32>,
 }
 
 impl Chunk {
-    /// Turns the exponentials into the gradients of the logits: derivative·(wanted distribution - softmax).
-    fn differentiate(&self, derivatives: &[f64]) -> Result<()> {
-        self.logits.inplace_op1(&Differentiate { chunk: self, derivatives })
+    /// Turns the exponentials into the gradients of the logits.
+    fn differentiate(self, derivatives: &[f64]) -> Result<Self> {
+        self.logits.inplace_op1(&Differentiate { chunk: &self, derivatives })?;
+        Ok(self)
+    }
+}
+
+/// One row of exponentials becomes derivative·(wanted distribution - softmax).
+fn differentiate_row(exponentials: &mut [f32], sum: f32, target: u32, derivative: f64, smoothing: f64) {
+    let factor = -derivative as f32 / sum;
+    exponentials.iter_mut().for_each(|value| *value *= factor);
+    exponentials[target as usize] += (derivative * (1.0 - smoothing)) as f32;
+    if smoothing > 0.0 {
+        let share = (derivative * smoothing / exponentials.len() as f64) as f32;
+        exponentials.iter_mut().for_each(|value| *value += share);
     }
 }
 
@@ -161,10 +198,12 @@ fn rows_of<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<(&'a mut 
     Ok((&mut values[start..end], layout.shape().dims2()?.1))
 }
 
-/// Logits become e^(logit - row maximum); `rows` receives each row's log-likelihood and sum.
+/// Logits become e^(logit - row maximum), or gradients where the derivatives are known; `rows` receives each row's
+/// log-likelihood and sum.
 struct Exponentiate<'a> {
     targets: &'a [u32],
     smoothing: f64,
+    derivatives: Option<&'a [f64]>,
     rows: Mutex<Vec<(f64, f32)>>,
 }
 
@@ -178,8 +217,8 @@ impl InplaceOp1 for Exponentiate<'_> {
         if let Some(target) = self.targets.iter().find(|&&target| target as usize >= vocab) {
             bail!("target token {target} is outside the vocabulary of {vocab}");
         }
-        let rows = values.par_chunks_mut(vocab).zip(self.targets).with_min_len(16);
-        let rows = rows.map(|(logits, &target)| {
+        let rows = values.par_chunks_mut(vocab).zip(self.targets).enumerate().with_min_len(16);
+        let rows = rows.map(|(row, (logits, &target))| {
             let mut wanted = f64::from(logits[target as usize]);
             if self.smoothing > 0.0 {
                 let mean = logits.iter().map(|&logit| f64::from(logit)).sum::<f64>() / vocab as f64;
@@ -187,6 +226,9 @@ impl InplaceOp1 for Exponentiate<'_> {
             }
             let shift = max(logits);
             let sum = exp_in_place(logits, shift);
+            if let Some(derivatives) = self.derivatives {
+                differentiate_row(logits, sum, target, derivatives[row], self.smoothing);
+            }
             (wanted - f64::from(shift) - f64::from(sum).ln(), sum)
         });
         *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = rows.collect();
@@ -209,13 +251,7 @@ impl InplaceOp1 for Differentiate<'_> {
         let Chunk { targets, sums, smoothing, .. } = self.chunk;
         let rows = values.par_chunks_mut(vocab).zip(targets).zip(sums).zip(self.derivatives).with_min_len(16);
         rows.for_each(|(((logits, &target), sum), &derivative)| {
-            let factor = -derivative as f32 / sum;
-            logits.iter_mut().for_each(|value| *value *= factor);
-            logits[target as usize] += (derivative * (1.0 - smoothing)) as f32;
-            if *smoothing > 0.0 {
-                let share = (derivative * smoothing / vocab as f64) as f32;
-                logits.iter_mut().for_each(|value| *value += share);
-            }
+            differentiate_row(logits, *sum, target, derivative, *smoothing);
         });
         Ok(())
     }

@@ -74,6 +74,10 @@ mod tests;
 #[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]
+mod portable;
+#[cfg(test)]
+mod portable_tests;
+#[cfg(test)]
 mod prefix_tests;
 #[cfg(test)]
 mod speed_tests;

@@ -108,6 +108,35 @@ fn output_gradient_of_an_objective_over_all_rows() {
     }
 }
 
+/// A cross-entropy that does not say its derivatives beforehand.
+struct Unforeseen(CrossEntropy);
+
+impl Objective for Unforeseen {
+    fn evaluate(&self, log_likelihoods: &[f64]) -> Result<Evaluation, ObjectiveError> {
+        self.0.evaluate(log_likelihoods)
+    }
+
+    fn label_smoothing(&self) -> f64 {
+        self.0.label_smoothing()
+    }
+}
+
+#[test]
+fn one_pass_and_two_give_the_same_bits() {
+    let (hidden, table) = (random_var(1, &[6, 8]), random_var(2, &[11, 8]));
+    let all = |objective: &dyn Objective, logit_bytes| {
+        let loss = output_loss(&hidden, &table, objective, logit_bytes);
+        let gradients = loss.backward().unwrap();
+        [&hidden, &table].map(|input| gradients.get(input).unwrap().to_vec2::<f32>().unwrap())
+    };
+    for smoothing in [0.0, 0.3] {
+        let objective = CrossEntropy::sum(&[1.0, -0.5, 0.3, 2.0], 1.7).unwrap().smoothed(smoothing).unwrap();
+        for logit_bytes in [1, 3 * 11 * 4, LOGIT_BYTES] {
+            assert_eq!(all(&objective, logit_bytes), all(&Unforeseen(objective.clone()), logit_bytes));
+        }
+    }
+}
+
 #[test]
 fn smoothed_loss_is_the_cross_entropy_with_the_smoothed_target() {
     let (hidden, table) = (random_var(1, &[6, 8]), random_var(2, &[11, 8]));
@@ -151,47 +180,6 @@ fn attention_gradient_with_a_shared_prefix() {
     let child = |rows| Segment { rows, prefix: 0..19 };
     let segments = vec![Segment { rows: 0..19, prefix: 0..0 }, child(19..20), child(20..37), child(37..45)];
     check_gradients(&inputs, |v| attention(&v[0], &v[1], &Arc::new(segments.clone()), &shape).unwrap());
-}
-
-/// The same attention written with candle's plain operations, one sequence, one query head at a time.
-fn plain_attention(qkv: &Tensor, bias: &Tensor, shape: &AttentionShape) -> Tensor {
-    let (len, dim) = (qkv.dim(0).unwrap(), shape.head_dim);
-    let qkv = qkv.broadcast_add(bias).unwrap();
-    let part = |slot: usize| qkv.narrow(1, slot * dim, dim).unwrap().contiguous().unwrap();
-    let rotate = |head: Tensor| {
-        let mut values: Vec<f32> = head.flatten_all().unwrap().to_vec1().unwrap();
-        for (position, row) in values.chunks_exact_mut(dim).enumerate() {
-            shape.rotate(row, position, 1.0);
-        }
-        Tensor::from_vec(values, (len, dim), &Device::Cpu).unwrap()
-    };
-    let mask: Vec<f32> = (0..len * len).map(|i| if i % len > i / len { f32::NEG_INFINITY } else { 0.0 }).collect();
-    let mask = Tensor::from_vec(mask, (len, len), &Device::Cpu).unwrap();
-    let heads: Vec<Tensor> = (0..shape.heads)
-        .map(|head| {
-            let group = head / (shape.heads / shape.kv_heads);
-            let (query, key) = (rotate(part(head)), rotate(part(shape.heads + group)));
-            let scores = (query.matmul(&key.t().unwrap()).unwrap() / (dim as f64).sqrt()).unwrap().add(&mask).unwrap();
-            let exponents = scores.exp().unwrap();
-            let sums = exponents.sum_keepdim(1).unwrap();
-            exponents.broadcast_div(&sums).unwrap().matmul(&part(shape.heads + shape.kv_heads + group)).unwrap()
-        })
-        .collect();
-    Tensor::cat(&heads, 1).unwrap()
-}
-
-#[test]
-fn attention_matches_plain_operations_and_keeps_sequences_apart() {
-    let shape = Arc::new(AttentionShape::new(4, 2, 32, 64, 10_000.0));
-    let (qkv, bias) = (random_var(1, &[50, 8 * 32]), random_var(2, &[8 * 32]));
-    let fused: Vec<f32> =
-        attention(&qkv, &bias, &apart(&[33, 17]), &shape).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-    let parts =
-        [(0, 33), (33, 17)].map(|(start, len)| plain_attention(&qkv.narrow(0, start, len).unwrap(), &bias, &shape));
-    let plain: Vec<f32> = Tensor::cat(&parts, 0).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-    for (a, b) in fused.iter().zip(&plain) {
-        assert!((a - b).abs() < 1e-5, "{a} against {b}");
-    }
 }
 
 pub(super) fn tiny(tie: bool) -> DecoderConfig {
@@ -343,7 +331,7 @@ fn bad_shapes_and_batches_are_refused_by_name() {
     assert!(refused(&batch).contains("as many parents"));
     batch.input.parents = vec![None; 3];
     batch.weights[0] = 1.0;
-    assert!(refused(&batch).contains("weights is made for 40 rows, the batch has 41"));
+    assert!(refused(&batch).contains("derivatives for 40 rows, the batch has 41 with a weight"));
     batch.weights.fill(0.0);
     assert!(refused(&batch).contains("nothing to learn"));
     batch.input.offsets = vec![0, 10];

@@ -5,8 +5,8 @@ use super::{Evaluation, Objective, ObjectiveError, check_normaliser, same_rows};
 /// -Σ weight·log-likelihood / normaliser.
 #[derive(Debug, Clone)]
 pub struct CrossEntropy {
-    weights: Vec<f64>,
-    normaliser: f64,
+    /// -weight / normaliser of each row.
+    slopes: Vec<f64>,
     smoothing: f64,
 }
 
@@ -15,8 +15,8 @@ impl CrossEntropy {
     /// advantages here.
     pub fn sum(weights: &[f32], normaliser: f64) -> Result<Self, ObjectiveError> {
         let normaliser = check_normaliser(normaliser)?;
-        let weights = weights.iter().filter(|weight| **weight != 0.0).map(|weight| f64::from(*weight)).collect();
-        Ok(Self { weights, normaliser, smoothing: 0.0 })
+        let learned = weights.iter().filter(|weight| **weight != 0.0);
+        Ok(Self { slopes: learned.map(|weight| -f64::from(*weight) / normaliser).collect(), smoothing: 0.0 })
     }
 
     /// Weighted mean: the normaliser is Σ weight. For weights that are not negative.
@@ -40,10 +40,13 @@ impl CrossEntropy {
 
 impl Objective for CrossEntropy {
     fn evaluate(&self, log_likelihoods: &[f64]) -> Result<Evaluation, ObjectiveError> {
-        same_rows("weights", &self.weights, log_likelihoods)?;
-        let derivatives: Vec<f64> = self.weights.iter().map(|weight| -weight / self.normaliser).collect();
-        let value = derivatives.iter().zip(log_likelihoods).map(|(slope, likelihood)| slope * likelihood).sum();
-        Ok(Evaluation { value, derivatives })
+        same_rows("weights", &self.slopes, log_likelihoods)?;
+        let value = self.slopes.iter().zip(log_likelihoods).map(|(slope, likelihood)| slope * likelihood).sum();
+        Ok(Evaluation { value, derivatives: self.slopes.clone() })
+    }
+
+    fn fixed_derivatives(&self) -> Option<&[f64]> {
+        Some(&self.slopes)
     }
 
     fn label_smoothing(&self) -> f64 {

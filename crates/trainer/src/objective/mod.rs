@@ -27,6 +27,12 @@ pub trait Objective {
     /// Value and derivative; one log-likelihood (nats) per learned row, in the batch's order.
     fn evaluate(&self, log_likelihoods: &[f64]) -> Result<Evaluation, ObjectiveError>;
 
+    /// The derivatives, where they do not depend on the log-likelihoods: the model then makes its logits once whatever their
+    /// size, and values and gradients in one pass.
+    fn fixed_derivatives(&self) -> Option<&[f64]> {
+        None
+    }
+
     /// ε of label smoothing: [`Self::evaluate`] is given the log-likelihood of the distribution (1 - ε)·target + ε·uniform
     /// instead of the target's.
     fn label_smoothing(&self) -> f64 {
