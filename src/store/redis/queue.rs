@@ -37,9 +37,20 @@ const ENDING_WAITS: u32 = 1_500;
 const CLAIM_ROUNDS: u32 = 3;
 
 /// Queues of one call, and whom it is about: which of the queues (from 1), and the place in the list it was made from.
+#[derive(Default)]
 struct Queues {
     shards: Vec<u32>,
     members: Vec<(usize, usize)>,
+}
+
+impl Queues {
+    /// One of the last queue, or of a new one behind it.
+    fn add(&mut self, shard: u32, index: usize) {
+        if self.shards.last() != Some(&shard) {
+            self.shards.push(shard);
+        }
+        self.members.push((self.shards.len(), index));
+    }
 }
 
 #[async_trait]
@@ -190,18 +201,13 @@ impl RedisStore {
     async fn mark(&self, queue: Queue, entries: &[DueEntry], apart: bool) -> StoreResult<()> {
         let keys = self.forms.now();
         let mut calls = Vec::new();
-        // Each queue in as few calls as can be: a call names eight keys of each of its queues' forms.
-        let mut sorted: Vec<&DueEntry> = entries.iter().collect();
-        sorted.sort_by_key(|entry| self.shard(&entry.user));
-        for some in sorted.chunks(members(&keys)) {
-            for queues in self.by_queue(some.iter().map(|entry| entry.user.as_str()), apart) {
-                let call = self.queue_call(function!("mark"), &keys, queue, &queues.shards);
-                let call = call.costing(cost(&keys, queues.members.len()));
-                calls.push(queues.members.into_iter().fold(call, |call, (queue, index)| {
-                    let entry = some[index];
-                    call.arg(queue).arg(&entry.user).arg(entry.class.min(CLASSES - 1)).arg(entry.due_ms)
-                }));
-            }
+        for queues in self.by_queue(&keys, entries.iter().map(|entry| entry.user.as_str()), apart) {
+            let call = self.queue_call(function!("mark"), &keys, queue, &queues.shards);
+            let call = call.costing(cost(&keys, queues.members.len()));
+            calls.push(queues.members.into_iter().fold(call, |call, (queue, index)| {
+                let entry = &entries[index];
+                call.arg(queue).arg(&entry.user).arg(entry.class.min(CLASSES - 1)).arg(entry.due_ms)
+            }));
         }
         self.unreadable.watch(RecordKind::Due, self.link.run("mark due", calls).await.map(|_| ()))
     }
@@ -305,7 +311,7 @@ impl RedisStore {
         lease: Duration,
         apart: bool,
     ) -> StoreResult<Vec<bool>> {
-        let groups = self.by_queue(wanted.iter().map(|claim| claim.user.as_str()), apart);
+        let groups = self.by_queue(keys, wanted.iter().map(|claim| claim.user.as_str()), apart);
         let calls = groups.iter().map(|queues| {
             let call = self.queue_call(function!("take"), keys, queue, &queues.shards).arg(millis(lease));
             let call = call.costing(cost(keys, queues.members.len()));
@@ -326,21 +332,24 @@ impl RedisStore {
         Ok(taken)
     }
 
-    /// The queues of these users, by the calls they take: a cluster takes keys of one slot a call, a single Redis all at once.
-    fn by_queue<'a>(&self, users: impl Iterator<Item = &'a str>, apart: bool) -> Vec<Queues> {
-        let mut by_shard: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (index, user) in users.enumerate() {
-            by_shard.entry(self.shard(user)).or_default().push(index);
-        }
+    /// The queues of these users, by the calls they take, each queue in as few as can be, since a call names all keys of its queues: a
+    /// cluster takes keys of one slot a call, a single Redis all at once.
+    fn by_queue<'a>(&self, keys: &QueueKeys, users: impl Iterator<Item = &'a str>, apart: bool) -> Vec<Queues> {
+        let mut by_shard: Vec<(u32, usize)> =
+            users.enumerate().map(|(index, user)| (self.shard(user), index)).collect();
+        by_shard.sort_unstable();
         let mut groups: Vec<Queues> = Vec::new();
-        for (shard, indices) in by_shard {
-            if groups.is_empty() || apart {
-                groups.push(Queues { shards: Vec::new(), members: Vec::new() });
-            }
-            if let Some(queues) = groups.last_mut() {
-                queues.shards.push(shard);
-                let place = queues.shards.len();
-                queues.members.extend(indices.into_iter().map(|index| (place, index)));
+        for (shard, index) in by_shard {
+            let takes = |queues: &Queues| {
+                queues.members.len() < members(keys) && (!apart || queues.shards.last() == Some(&shard))
+            };
+            match groups.last_mut() {
+                Some(queues) if takes(queues) => queues.add(shard, index),
+                _ => {
+                    let mut queues = Queues::default();
+                    queues.add(shard, index);
+                    groups.push(queues);
+                }
             }
         }
         groups

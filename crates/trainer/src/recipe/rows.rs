@@ -2,7 +2,7 @@
 
 use super::graph::Graph;
 use super::{Recipe, RunError};
-use crate::stage::{StageError, write_json};
+use crate::stage::{StageError, read_json, write_json};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -67,9 +67,7 @@ pub fn write(path: &Path, row: &Row) -> Result<(), StageError> {
 
 /// The figures a stage left: `judged.json`.
 pub fn result(folder: &Path) -> Result<Value, StageError> {
-    let path = folder.join(crate::stages::JUDGED_FILE);
-    let text = std::fs::read(&path).map_err(StageError::io(&path))?;
-    Ok(serde_json::from_slice(&text)?)
+    read_json(&folder.join(crate::stages::JUDGED_FILE))
 }
 
 /// The commit a recipe was run at.

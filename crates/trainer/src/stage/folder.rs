@@ -4,7 +4,7 @@
 //! written its lock file is held; the system lets go of it when the process ends, however that happens.
 
 use super::{Fingerprint, StageError};
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -145,6 +145,11 @@ pub fn copy_folder(from: &Path, to: &Path) -> Result<(), StageError> {
     Ok(())
 }
 
+/// Copies files from anywhere into a folder, each under its name there.
+pub fn copy_files(files: Vec<(String, PathBuf)>, folder: &Path) -> Result<(), StageError> {
+    files.into_iter().try_for_each(|(name, path)| copy_file(&path, &folder.join(name)))
+}
+
 /// Copies a file into a folder that is made for it.
 pub fn copy_file(from: &Path, to: &Path) -> Result<(), StageError> {
     if let Some(parent) = to.parent() {
@@ -152,6 +157,11 @@ pub fn copy_file(from: &Path, to: &Path) -> Result<(), StageError> {
     }
     // `fs::copy` does not say which of the two failed; a full disk is the likelier, and at the target.
     fs::copy(from, to).map(|_| ()).map_err(StageError::io(to))
+}
+
+/// Reads what [`write_json`] wrote.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, StageError> {
+    Ok(serde_json::from_slice(&fs::read(path).map_err(StageError::io(path))?)?)
 }
 
 /// Writes a value, indented.

@@ -15,7 +15,7 @@ mod folder;
 pub use artefact::{Artefact, Input, Inputs};
 pub use error::StageError;
 pub use fingerprint::{FileSums, Fingerprint, check_files, hash_of};
-pub use folder::{STAGE_FILE, State, Work, copy_file, copy_folder, sync_folder, write_json};
+pub use folder::{STAGE_FILE, State, Work, copy_file, copy_files, copy_folder, read_json, sync_folder, write_json};
 
 use std::path::{Path, PathBuf};
 
@@ -30,8 +30,10 @@ pub trait Stage: Send + Sync {
     /// The settings that decide the result, defaults filled in; part of the hash. Threads and the like are not among them.
     fn settings(&self) -> serde_json::Value;
 
-    /// What it is made from; at most one parent of each type.
-    fn inputs(&self) -> Vec<Input>;
+    /// What it is made from; at most one parent of each type. None where a recipe begins.
+    fn inputs(&self) -> Vec<Input> {
+        Vec::new()
+    }
 
     /// What it makes.
     fn output(&self) -> Artefact;

@@ -1,7 +1,7 @@
 //! `checkpoint`: a language model of somebody else in Hugging Face form, as the first stage of a recipe.
 
 use super::settings::{Context, KeyError, read};
-use crate::stage::{Artefact, Input, Inputs, Stage, StageError, copy_file};
+use crate::stage::{Artefact, Inputs, Stage, StageError, copy_files};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -41,10 +41,6 @@ impl Stage for Checkpoint {
         json!({})
     }
 
-    fn inputs(&self) -> Vec<Input> {
-        Vec::new()
-    }
-
     fn output(&self) -> Artefact {
         Artefact::Checkpoint
     }
@@ -57,10 +53,7 @@ impl Stage for Checkpoint {
     }
 
     fn run(&self, _: &Inputs, folder: &Path, _: Option<usize>) -> Result<(), StageError> {
-        for (name, path) in self.files()? {
-            copy_file(&path, &folder.join(name))?;
-        }
-        Ok(())
+        copy_files(self.files()?, folder)
     }
 }
 

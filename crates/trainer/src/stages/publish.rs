@@ -8,7 +8,9 @@ use super::served::{folders, open};
 use super::settings::{Context, KeyError, take, value};
 use crate::models::ServedModels;
 use crate::sft::training::REPORT_FILE;
-use crate::stage::{Artefact, Input, Inputs, Stage, StageError, copy_file, copy_folder, hash_of, write_json};
+use crate::stage::{
+    Artefact, Input, Inputs, Stage, StageError, copy_file, copy_folder, hash_of, read_json, write_json,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -123,10 +125,6 @@ fn without_time(report: &mut Value) {
         Value::Array(entries) => entries.iter_mut().for_each(without_time),
         _ => {}
     }
-}
-
-fn read_json<T: for<'a> serde::Deserialize<'a>>(path: &Path) -> Result<T, StageError> {
-    Ok(serde_json::from_slice(&std::fs::read(path).map_err(StageError::io(path))?)?)
 }
 
 /// What the models answer now, for the gate to compare at every load.

@@ -1,7 +1,7 @@
 //! `source.json` of a data folder: whether it was generated, which decides some defaults further down.
 
 use crate::data::Dataset;
-use crate::stage::{Artefact, Inputs, StageError};
+use crate::stage::{Artefact, Inputs, StageError, read_json};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use taiji::event::ActionTable;
@@ -25,9 +25,7 @@ pub enum Source {
 impl Source {
     /// Of a data folder.
     pub fn read(folder: &Path) -> Result<Source, StageError> {
-        let path = folder.join(SOURCE_FILE);
-        let text = std::fs::read(&path).map_err(StageError::io(&path))?;
-        Ok(serde_json::from_slice(&text)?)
+        read_json(&folder.join(SOURCE_FILE))
     }
 }
 

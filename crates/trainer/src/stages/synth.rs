@@ -2,7 +2,7 @@
 
 use super::settings::{Context, KeyError, read, value};
 use super::source::{SOURCE_FILE, Source};
-use crate::stage::{Artefact, Input, Inputs, Stage, StageError, write_json};
+use crate::stage::{Artefact, Inputs, Stage, StageError, write_json};
 use crate::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -65,10 +65,6 @@ impl Stage for Synth {
 
     fn settings(&self) -> Value {
         self.value.clone()
-    }
-
-    fn inputs(&self) -> Vec<Input> {
-        Vec::new()
     }
 
     fn output(&self) -> Artefact {
