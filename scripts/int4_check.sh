@@ -5,9 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 trainer=${CARGO_TARGET_DIR:-target}/release/taiji-trainer
 model=models/demo/1/llm/reason work=.cache/int4-check
-bash scripts/bench_llm/venv.sh
 rm -rf "$work"
-.cache/bench-venv/bin/python scripts/demo_checkpoint.py "$model" "$work/checkpoint"
+"$trainer" convert bundle models/demo/1 --out "$work/checkpoint" >/dev/null
 "$trainer" export --checkpoint "$work/checkpoint" --out "$work/f32" --max-positions 416 >/dev/null
 cmp "$work/f32/graph.onnx.data" "$model/graph.onnx.data" || { echo "int4-check: the checkpoint is not the demo's" >&2; exit 70; }
 "$trainer" export --checkpoint "$work/checkpoint" --out "$work/int4" --max-positions 416 \

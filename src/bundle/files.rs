@@ -2,7 +2,7 @@
 //!
 //! The folder itself may be a link; inside, nothing may lead out of it.
 
-use super::{BundleError, FileEntry, GENERATIONS};
+use super::{BundleError, CHECKPOINTS, FileEntry, GENERATIONS};
 use crate::checksum::sha256_file;
 use std::collections::BTreeMap;
 use std::io;
@@ -129,6 +129,11 @@ pub fn all_files(folder: &Path) -> io::Result<Vec<String>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// Whether a file is for training alone.
+pub(super) fn is_checkpoint(file: &str) -> bool {
+    file.strip_prefix(CHECKPOINTS).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Number of the generation and path inside it, of a file in `generations/<n>`.

@@ -180,7 +180,7 @@ fn load_inference(
 }
 
 /// Checksums of the files that are read: with canned answers all but the external ones (the encoder), without models
-/// neither theirs nor the index's (a replica that only answers reads must not read gigabytes first).
+/// neither theirs nor the index's (a replica that only answers reads must not read gigabytes first), checkpoints never.
 pub(super) fn verify(manifest: &Manifest, folder: &Path, engine: Engine) -> Result<(), BundleError> {
     let mut listed = manifest.listed(folder)?;
     let in_generation = |name: &str| format!("{GENERATIONS}/{}/{name}", manifest.generation);
@@ -196,6 +196,7 @@ pub(super) fn verify(manifest: &Manifest, folder: &Path, engine: Engine) -> Resu
     }
     files::refuse_unlisted(folder, &listed, &opened, &folders)?;
     listed.retain(|name, entry| match engine {
+        _ if files::is_checkpoint(name) => false,
         Engine::Onnx => true,
         Engine::Canned { .. } => entry.external.is_none(),
         Engine::Absent => !is_for_inference(name),

@@ -168,9 +168,11 @@ impl Manifest {
     }
 
     /// Compares every file with its checksum; names the first that is missing, differs, lies outside of the folder, or would
-    /// be opened without being listed.
+    /// be opened without being listed. Checkpoints may be left out of a copy that only serves.
     pub fn verify(&self, bundle: &Path) -> Result<(), BundleError> {
-        super::load::verify(self, bundle, Engine::Onnx)
+        super::load::verify(self, bundle, Engine::Onnx)?;
+        let kept = self.files.iter().filter(|(file, _)| files::is_checkpoint(file) && bundle.join(file).exists());
+        files::verify(bundle, &kept.map(|(file, entry)| (file.clone(), entry.clone())).collect())
     }
 
     /// Lists what lies in the bundle's folder and writes all manifests, the bundle's last and whole (rename), so that half

@@ -30,6 +30,10 @@ pub(crate) const GENERATIONS: &str = "generations";
 pub const ENCODER_FOLDER: &str = "encoder";
 /// The folder of the LLM that writes reasoning and answer.
 pub const LLM_FOLDER: &str = "llm/reason";
+/// What training can go on from; serving neither reads nor needs it.
+const CHECKPOINTS: &str = "checkpoints";
+/// The trained checkpoint of the LLM, in f16, in Hugging Face form.
+pub const SFT_CHECKPOINT: &str = "checkpoints/sft";
 /// The quantiser's file.
 pub const CODEBOOK_FILE: &str = "space/pq.safetensors";
 

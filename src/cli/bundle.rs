@@ -66,7 +66,7 @@ fn check(bundle: &Path, checksums_only: bool) -> Result<(), CommandError> {
         manifest.name,
         manifest.epoch,
         manifest.space,
-        manifest.listed(bundle).map_err(unavailable)?.len(),
+        manifest.listed(bundle).map_err(unavailable)?.keys().filter(|file| bundle.join(file).exists()).count(),
         if checksums_only { "" } else { ", models load, parity gate passed" }
     );
     Ok(())

@@ -235,7 +235,8 @@ fn read_header(weights: &mut File, path: &Path) -> Result<(BTreeMap<String, Tens
     Ok((tensors, 8 + length))
 }
 
-fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+/// Numbers of a type as f32.
+pub(crate) fn to_f32(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     let (pairs, _) = bytes.as_chunks::<2>();
     let (quads, _) = bytes.as_chunks::<4>();
     match dtype {

@@ -3,7 +3,7 @@
 //! In: a folder with config.json, model.safetensors and, where there, tokenizer files. Out: a folder with `graph.onnx`,
 //! further graphs if asked for, the `graph.onnx.data` they share, and those files. Called by `taiji-trainer export`, its
 //! pipeline's `export` stage, and tests. The graphs are described in `inputs` (decoders) and `bert`, their names in [`names`]; the
-//! service's `llm` and `encode` run them.
+//! service's `llm` and `encode` run them. [`recover`] goes the other way.
 
 mod attention;
 mod bert;
@@ -17,11 +17,15 @@ mod layout;
 mod linear;
 pub mod names;
 mod nbits;
+mod new_folder;
 mod onnx;
 mod options;
 mod pooling;
+mod recover;
 mod rope;
+mod rounded;
 mod settings;
+mod tensor_file;
 mod writer;
 
 #[cfg(test)]
@@ -36,7 +40,9 @@ pub use config::{CONFIG_FILE, Config, Family};
 pub use kept::BLOCKS_FILE;
 pub use names::{FLAVOUR, GRAPH_FILE, PRECISION};
 pub use options::{ExportOptions, Flavour, Precision, Role};
+pub use recover::{RecoverReport, recover};
 pub use rope::{Llama3Rope, Rope, RopeScaling, YarnRope};
+pub use rounded::save_f16;
 pub use writer::DATA_FILE;
 
 use decoder::Form;
@@ -127,6 +133,20 @@ pub enum ExportError {
         name: String,
         /// What is wrong.
         message: String,
+    },
+    /// A graph whose checkpoint cannot be recovered.
+    #[error("{}: {message}", path.display())]
+    Graph {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The folder to write is there already.
+    #[error("{}: is there already: choose another folder or remove it", path.display())]
+    Exists {
+        /// The folder.
+        path: PathBuf,
     },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]

@@ -258,7 +258,7 @@ impl Stack {
 }
 
 /// Name of what a packed weight's blocks add for the sum of their inputs.
-fn offsets(name: &str) -> String {
+pub fn offsets(name: &str) -> String {
     format!("{name}.offsets")
 }
 

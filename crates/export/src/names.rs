@@ -46,6 +46,8 @@ pub fn present(layer: usize, part: &str) -> String {
 pub const MAX_POSITIONS: &str = "taiji.max_positions";
 /// Key under which a graph of packed weights says how exactly it multiplies; 4 = in 8 bits.
 pub const ACCURACY_LEVEL: &str = "taiji.accuracy_level";
+/// Key under which a graph says the SHA-256 of its data file.
+pub const DATA_SHA256: &str = "taiji.data_sha256";
 /// Key under which a graph says its precision, when that is not f32.
 pub const PRECISION: &str = "taiji.precision";
 /// Key under which a graph says its flavour, when that is not gqa; `encoder` for vectors of a decoder.

@@ -120,7 +120,6 @@ impl PackedWeight {
     }
 
     /// The numbers that the bytes stand for, [out, width].
-    #[cfg(test)]
     pub fn dequantised(&self, blocks: Blocks, width: usize) -> Weight {
         let row_blocks = blocks.of_row(width);
         let numbers: Vec<u8> = match blocks.bits {

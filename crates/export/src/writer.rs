@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::ExportError;
 use super::checkpoint::Weight;
+use super::names::DATA_SHA256;
 use super::onnx::{
     self, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto,
     Versions,
@@ -277,7 +278,7 @@ impl Pending {
     /// Writes the graph file; its length in bytes.
     fn write(mut self, path: &Path, data_sha256: &str) -> Result<u64, ExportError> {
         // The graph names the weights' hash, so that the hash of the small file identifies the whole model.
-        self.metadata.push(entry("taiji.data_sha256", data_sha256.to_owned()));
+        self.metadata.push(entry(DATA_SHA256, data_sha256.to_owned()));
         self.metadata.sort_by(|left, right| left.key.cmp(&right.key));
         let operator_set = |domain: &str, version| OperatorSetIdProto { domain: domain.to_owned(), version };
         let model = ModelProto {

@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use taiji_export::{ExportError, ExportOptions, Flavour, Precision, Role, export, gguf};
+use taiji::bundle::{LLM_FOLDER, Manifest};
+use taiji_export::{ExportError, ExportOptions, Flavour, Precision, RecoverReport, Role, export, gguf, recover};
 use taiji_trainer::data::import_amazon;
 use taiji_trainer::judge::{compare_llm, evaluate_bundle};
 use taiji_trainer::stats::Experiment;
@@ -192,6 +193,18 @@ enum Convert {
         #[arg(long)]
         keep_quantised: bool,
     },
+    /// The LLM that a bundle serves, as a Hugging Face shaped checkpoint in f32, out of its graph: of one in f32 the very bytes, of
+    /// one in fewer bits what they stand for.
+    #[command(
+        after_help = "Example:\n  taiji-trainer convert bundle models/demo/1 --out checkpoints/demo\n\nWhat training left before rounding lies in the bundle's checkpoints/sft (f16), where the recipe trained it."
+    )]
+    Bundle {
+        /// The bundle's folder.
+        folder: PathBuf,
+        /// Folder to write; it must be new or empty.
+        #[arg(long, value_name = "CHECKPOINT")]
+        out: PathBuf,
+    },
 }
 
 #[derive(Debug, Clone, ValueEnum)]
@@ -285,6 +298,16 @@ fn execute(command: Command) -> Result<(), Failure> {
                 report.kept,
                 out.display()
             );
+            Ok(())
+        }
+        Command::Convert(Convert::Bundle { folder, out }) => {
+            Manifest::read(&folder).map_err(unavailable)?;
+            let report = recover(&folder.join(LLM_FOLDER), &out).map_err(unavailable)?;
+            let RecoverReport { architecture, layers, parameters, precision, unpacked } = report;
+            println!("{architecture}: {layers} layers, {parameters} parameters in {}", out.display());
+            if precision != "f32" {
+                println!("the graph is {precision}, {unpacked} tensors of it blocks: these are the numbers it serves with, not those trained");
+            }
             Ok(())
         }
         Command::Fetch { recipe, index } => recipes::fetch(&recipe, index.as_deref()),

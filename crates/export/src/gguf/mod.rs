@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use super::config::{CONFIG_FILE, Config};
 use super::kept::BLOCKS_FILE;
-use super::{ExportError, WEIGHTS_FILE};
+use super::{ExportError, WEIGHTS_FILE, new_folder};
 
 use file::Gguf;
 
@@ -85,31 +85,13 @@ pub struct ConvertReport {
 /// Converts `file` into the new folder `out`; `keeps_blocks` = blocks of 32 (Q4_0, Q4_1, Q8_0) are kept beside the weights, for a graph in
 /// int4 that takes them over as they are.
 pub fn convert(file: &Path, out: &Path, keeps_blocks: bool) -> Result<ConvertReport, GgufError> {
-    if out.exists() && out.read_dir().map_err(GgufError::io(out))?.next().is_some() {
-        return Err(GgufError::Exists { path: out.to_owned() });
-    }
     let opened = File::open(file).map_err(GgufError::io(file))?;
     let mut gguf = Gguf::open(BufReader::new(opened), file)?;
     let model = Model::of(&mut gguf)?;
-    let mut partial = out.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    // What a killed run left is of no use.
-    remove(&partial)?;
-    let written = model.write(&mut gguf, &partial, keeps_blocks).and_then(|written| {
-        if out.exists() {
-            std::fs::remove_dir(out).map_err(GgufError::io(out))?;
-        }
-        std::fs::rename(&partial, out).map_err(GgufError::io(out))?;
-        Ok(written)
-    });
-    let (parameters, kept) = match written {
-        Ok(written) => written,
-        Err(error) => {
-            remove(&partial)?;
-            return Err(error);
-        }
-    };
+    let exists = || GgufError::Exists { path: out.to_owned() };
+    let failed = |path: &Path, source| GgufError::io(path)(source);
+    let (parameters, kept) =
+        new_folder::fill(out, failed, exists, |folder| model.write(&mut gguf, folder, keeps_blocks))?;
     Ok(ConvertReport {
         architecture: model.config.architecture().to_owned(),
         layers: model.config.num_hidden_layers,
@@ -117,13 +99,6 @@ pub fn convert(file: &Path, out: &Path, keeps_blocks: bool) -> Result<ConvertRep
         kept,
         tokens: model.tokenizer.tokens,
     })
-}
-
-fn remove(folder: &Path) -> Result<(), GgufError> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(GgufError::io(folder)(error)),
-        _ => Ok(()),
-    }
 }
 
 /// Everything about a model but its weights, in Hugging Face's words.
@@ -154,7 +129,6 @@ impl Model {
         folder: &Path,
         keeps_blocks: bool,
     ) -> Result<(u64, usize), GgufError> {
-        std::fs::create_dir_all(folder).map_err(GgufError::io(folder))?;
         let mut settings = self.settings.clone();
         settings.extend(self.tokenizer.generation.clone());
         for (file, content) in [

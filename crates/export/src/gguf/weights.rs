@@ -3,12 +3,10 @@
 //! In: the file and the settings. Out: model.safetensors, and the blocks beside it if they are kept, written tensor by tensor.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufWriter, Read, Seek, Write};
+use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use safetensors::tensor::Dtype;
-use serde_json::{Map, Value as Json, json};
 
 use super::GgufError;
 use super::blocks::TensorType;
@@ -17,6 +15,7 @@ use crate::ExportError;
 use crate::config::{Config, Family};
 use crate::kept::{BLOCK, part};
 use crate::layout::decoder_tensors;
+use crate::tensor_file;
 
 /// The output head; without it the embedding table is the head.
 pub const HEAD: &str = "output.weight";
@@ -91,7 +90,7 @@ fn source_name(name: &str) -> String {
 pub fn write<R: Read + Seek>(gguf: &mut Gguf<R>, tensors: &[Tensor], path: &Path) -> Result<u64, GgufError> {
     let entries =
         tensors.iter().map(|tensor| (tensor.name.clone(), Dtype::F32, tensor.shape.clone())).collect::<Vec<_>>();
-    let mut target = begin(path, &entries)?;
+    let mut target = tensor_file::begin(path, &entries).map_err(GgufError::io(path))?;
     let mut count = 0;
     for tensor in tensors {
         let values = gguf.read(&tensor.source, &tensor.shape)?;
@@ -103,7 +102,7 @@ pub fn write<R: Read + Seek>(gguf: &mut Gguf<R>, tensors: &[Tensor], path: &Path
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         target.write_all(&bytes).map_err(GgufError::io(path))?;
     }
-    finish(target, path)?;
+    tensor_file::finish(target).map_err(GgufError::io(path))?;
     Ok(count)
 }
 
@@ -122,37 +121,15 @@ pub fn write_blocks<R: Read + Seek>(gguf: &mut Gguf<R>, tensors: &[Tensor], path
         }
         kept.push((tensor, kind));
     }
-    let mut target = begin(path, &entries)?;
+    let mut target = tensor_file::begin(path, &entries).map_err(GgufError::io(path))?;
     for (tensor, kind) in &kept {
         let bytes = tensor.in_order(gguf.read_bytes(&tensor.source, &tensor.shape)?);
         for part in kind.split(&bytes) {
             target.write_all(&part).map_err(GgufError::io(path))?;
         }
     }
-    finish(target, path)?;
+    tensor_file::finish(target).map_err(GgufError::io(path))?;
     Ok(kept.len())
-}
-
-/// Begins a file of tensors one behind the other, given their names, types and shapes.
-fn begin(path: &Path, entries: &[(String, Dtype, Vec<usize>)]) -> Result<BufWriter<File>, GgufError> {
-    let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
-    let mut end = 0_u64;
-    for (name, dtype, shape) in entries {
-        let begin = end;
-        end += (dtype.bitsize() / 8 * shape.iter().product::<usize>()) as u64;
-        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}));
-    }
-    let mut header = Json::Object(header).to_string();
-    // Numbers begin on a multiple of eight, as the format asks.
-    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-    let mut target = BufWriter::with_capacity(1 << 20, File::create(path).map_err(GgufError::io(path))?);
-    let length = (header.len() as u64).to_le_bytes();
-    target.write_all(&length).and_then(|()| target.write_all(header.as_bytes())).map_err(GgufError::io(path))?;
-    Ok(target)
-}
-
-fn finish(mut target: BufWriter<File>, path: &Path) -> Result<(), GgufError> {
-    target.flush().and_then(|()| target.get_ref().sync_all()).map_err(GgufError::io(path))
 }
 
 impl Tensor {

@@ -8,6 +8,7 @@ mod hugging_face;
 mod models;
 mod paged;
 mod precision;
+mod recover;
 mod run;
 
 use std::sync::OnceLock;

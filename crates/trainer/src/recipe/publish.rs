@@ -32,8 +32,13 @@ pub fn publish(bundle: &Path, out: &Path) -> Result<PathBuf, StageError> {
 /// Whether the bundle stands there already, all bytes of it.
 fn is_same(bundle: &Path, target: &Path) -> bool {
     let manifest = |folder: &Path| fs::read(folder.join(MANIFEST)).ok();
+    let is_whole = |own: Manifest| {
+        own.verify(target)?;
+        // Nor may a copy without checkpoints pass for the whole.
+        Ok(own.listed(target)?.keys().all(|file| target.join(file).exists()))
+    };
     manifest(target).is_some_and(|bytes| Some(bytes) == manifest(bundle))
-        && Manifest::read(target).and_then(|manifest| manifest.verify(target)).is_ok()
+        && Manifest::read(target).and_then(is_whole).unwrap_or(false)
 }
 
 /// Moves a folder to a place that is free or taken; afterwards what was there stands at `fresh`.

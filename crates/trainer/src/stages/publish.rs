@@ -17,10 +17,11 @@ use std::path::Path;
 use std::sync::Arc;
 use taiji::bundle::{
     CODEBOOK_FILE, ENCODER_FOLDER, External, LLM_FOLDER, Licence, Lineage, Manifest, Models, PROBE, ParityProbe,
-    ProbeText, TokenProbe, generation_dir, sha256_file, space_id,
+    ProbeText, SFT_CHECKPOINT, TokenProbe, generation_dir, sha256_file, space_id,
 };
 use taiji::onnx::GRAPH_FILE;
 use taiji::prompt::parse;
+use taiji_export::save_f16;
 
 /// Probes stored with a bundle.
 const PROBES: usize = 4;
@@ -56,7 +57,7 @@ impl Stage for Publish {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn settings(&self) -> Value {
@@ -96,6 +97,10 @@ fn write_files(inputs: &Inputs, models: &ServedModels, bundle: &Path) -> Result<
     copy_folder(inputs.one(Artefact::Generation)?, &generation_dir(bundle, GENERATION))?;
     models.schema.save(&bundle.join("prompt.toml"))?;
     write_json(&bundle.join(PROBE), &probe(inputs, models)?)?;
+    // One from outside is with whoever published it.
+    if let Some(trained) = trained(inputs) {
+        save_f16(trained, &bundle.join(SFT_CHECKPOINT))?;
+    }
     write_json(&bundle.join("report.json"), &report(inputs)?)
 }
 
@@ -103,16 +108,19 @@ fn write_files(inputs: &Inputs, models: &ServedModels, bundle: &Path) -> Result<
 fn report(inputs: &Inputs) -> Result<Value, StageError> {
     let judged: Value = read_json(&inputs.one(Artefact::Judgement)?.join(JUDGED_FILE))?;
     let mut report = json!({ "held_out": judged });
-    // A checkpoint from outside tells nothing of its training.
-    let trained = inputs.optional(Artefact::Checkpoint).map(|folder| folder.join(REPORT_FILE));
-    if let Some(path) = trained.filter(|path| path.is_file()) {
-        let mut sft: Value = read_json(&path)?;
+    if let Some(trained) = trained(inputs) {
+        let mut sft: Value = read_json(&trained.join(REPORT_FILE))?;
         // The same recipe makes the same bytes; how long it took is not part of the bundle.
         without_time(&mut sft);
         report["sft"] = sft;
     }
     report["codebook"] = read_json::<Value>(&inputs.one(Artefact::Codebook)?.join(HEALTH))?;
     Ok(report)
+}
+
+/// The checkpoint, if a stage of the recipe trained it; one from outside tells nothing of its training.
+fn trained(inputs: &Inputs) -> Option<&Path> {
+    inputs.optional(Artefact::Checkpoint).filter(|folder| folder.join(REPORT_FILE).is_file())
 }
 
 /// Takes how long things took out of a report, the entries of its curve included.

@@ -230,24 +230,73 @@ fn arms_and_seeds_make_rows_that_a_fresh_clone_does_not_make_again() {
     assert_eq!(read(&rows("one"), "wide-2.json"), read(&rows("two"), "wide-2.json"));
 }
 
+/// The folder of a stage of this kind.
+fn stage_folder(folder: &Path, kind: &str) -> PathBuf {
+    let entries = std::fs::read_dir(folder.join("work")).unwrap().flatten();
+    let mut paths = entries.map(|entry| entry.path());
+    paths.find(|path| path.file_name().unwrap().to_string_lossy().starts_with(kind)).unwrap()
+}
+
+#[test]
+fn a_bundle_keeps_what_was_trained_and_gives_back_what_it_serves() {
+    ensure_encoder_checkpoint();
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = write(folder.path(), &tiny());
+    let bundle = made(&recipe, folder.path());
+    let trained = std::fs::read(stage_folder(folder.path(), "sft-").join("model.safetensors")).unwrap();
+
+    // What it serves, out of its graph: the trainer's own bytes.
+    let out = folder.path().join("served");
+    let shown = |path: &Path| path.display().to_string();
+    let told = run_with(&TRAINER, &["convert", "bundle", &shown(&bundle), "--out", &shown(&out)], &[]).expect_code(0);
+    assert!(told.stdout.contains("Qwen2ForCausalLM: 1 layers"), "{}", told.stdout);
+    assert!(std::fs::read(out.join("model.safetensors")).unwrap() == trained);
+    let told = run_with(&TRAINER, &["convert", "bundle", &shown(&out), "--out", &shown(&out)], &[]).expect_code(69);
+    assert!(told.stderr.contains("manifest.json is missing"), "{}", told.stderr);
+
+    // What was trained, in half the bytes, listed with its checksum.
+    let kept = bundle.join("checkpoints/sft");
+    let listed: Value = serde_json::from_str(&manifest(&bundle)).unwrap();
+    let entry = &listed["files"]["checkpoints/sft/model.safetensors"];
+    let weights = kept.join("model.safetensors");
+    assert_eq!(entry["sha256"], bundle::sha256_file(&weights).unwrap());
+    assert!(entry["bytes"].as_u64().unwrap() < trained.len() as u64 * 6 / 10, "{entry}");
+    let mut next = tiny();
+    next["name"] = "next".into();
+    let first = stage(&mut next, "sft");
+    first.clear();
+    let settings = format!("name = \"sft\"\nkind = \"checkpoint\"\npath = {:?}", shown(&kept));
+    first.extend(settings.parse::<toml::Table>().unwrap());
+    let examples = stage(&mut next, "examples");
+    examples.remove("vocab");
+    examples.insert("from".into(), vec!["world", "sft"].into());
+    run_in(&write(folder.path(), &next), folder.path(), &["--until", "llm"]).expect_code(0);
+
+    // Serving neither needs nor reads it, but who copies it must copy it whole.
+    let check_command = || run_with(&testkit::TAIJI, &["bundle", "check", "--checksums-only", "--bundle", &shown(&bundle)], &[]);
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[1..]).unwrap();
+    check(&bundle);
+    assert!(check_command().expect_code(69).stderr.contains("checkpoints/sft/model.safetensors"));
+    std::fs::remove_dir_all(bundle.join("checkpoints")).unwrap();
+    check(&bundle);
+    check_command().expect_code(0);
+    // The trainer, run again, makes it whole.
+    made(&write(folder.path(), &tiny()), folder.path());
+    assert!(std::fs::read(&weights).unwrap() == bytes);
+}
+
 #[test]
 fn a_checkpoint_from_anywhere_can_be_the_first_stage() {
     ensure_encoder_checkpoint();
     let folder = tempfile::tempdir().unwrap();
     let mut recipe = tiny();
     let trained = made(&write(folder.path(), &recipe), folder.path());
-    let stage_folder = |kind: &str| {
-        let entries = std::fs::read_dir(folder.path().join("work")).unwrap().flatten();
-        entries
-            .map(|entry| entry.path())
-            .find(|path| path.file_name().unwrap().to_string_lossy().starts_with(kind))
-            .unwrap()
-    };
     // The checkpoint comes back under another path, as one of somebody else would.
     let theirs = folder.path().join("theirs");
     std::fs::create_dir(&theirs).unwrap();
     for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        std::fs::copy(stage_folder("sft-").join(name), theirs.join(name)).unwrap();
+        std::fs::copy(stage_folder(folder.path(), "sft-").join(name), theirs.join(name)).unwrap();
     }
     recipe["name"] = "theirs".into();
     let first = stage(&mut recipe, "sft");
@@ -263,6 +312,7 @@ fn a_checkpoint_from_anywhere_can_be_the_first_stage() {
         assert_eq!(std::fs::read(served.join(file)).unwrap(), std::fs::read(trained.join(file)).unwrap(), "{file}");
     }
     let report: Value = serde_json::from_slice(&std::fs::read(served.join("report.json")).unwrap()).unwrap();
+    assert!(!served.join("checkpoints").exists(), "who has published it has it");
     assert!(report.get("sft").is_none() && report["held_out"]["users"] == 8, "{report}");
 
     std::fs::remove_file(theirs.join("config.json")).unwrap();
