@@ -306,7 +306,9 @@ fn execute(command: Command) -> Result<(), Failure> {
             let RecoverReport { architecture, layers, parameters, precision, unpacked } = report;
             println!("{architecture}: {layers} layers, {parameters} parameters in {}", out.display());
             if precision != "f32" {
-                println!("the graph is {precision}, {unpacked} tensors of it blocks: these are the numbers it serves with, not those trained");
+                println!(
+                    "the graph is {precision}, {unpacked} tensors of it blocks: these are the numbers it serves with, not those trained"
+                );
             }
             Ok(())
         }

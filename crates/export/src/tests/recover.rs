@@ -119,7 +119,8 @@ fn a_checkpoint_in_f16_is_half_as_long_and_reads_back() {
     save_f16(&fixture("qwen2"), out.path()).unwrap();
     let length = |folder: &Path| folder.join(WEIGHTS_FILE).metadata().unwrap().len();
     assert!(length(out.path()) * 2 < length(&fixture("qwen2")) + 8192);
-    let (mut rounded, mut whole) = (Checkpoint::open(out.path()).unwrap(), Checkpoint::open(&fixture("qwen2")).unwrap());
+    let (mut rounded, mut whole) =
+        (Checkpoint::open(out.path()).unwrap(), Checkpoint::open(&fixture("qwen2")).unwrap());
     for (name, (shape, _)) in weights(&fixture("qwen2")) {
         let (found, wanted) = (rounded.read(&name, &shape).unwrap(), whole.read(&name, &shape).unwrap());
         for (found, wanted) in found.values.iter().zip(&wanted.values) {

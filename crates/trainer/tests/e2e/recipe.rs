@@ -273,7 +273,8 @@ fn a_bundle_keeps_what_was_trained_and_gives_back_what_it_serves() {
     run_in(&write(folder.path(), &next), folder.path(), &["--until", "llm"]).expect_code(0);
 
     // Serving neither needs nor reads it, but who copies it must copy it whole.
-    let check_command = || run_with(&testkit::TAIJI, &["bundle", "check", "--checksums-only", "--bundle", &shown(&bundle)], &[]);
+    let check_command =
+        || run_with(&testkit::TAIJI, &["bundle", "check", "--checksums-only", "--bundle", &shown(&bundle)], &[]);
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &bytes[1..]).unwrap();
     check(&bundle);
