@@ -3,6 +3,7 @@
 //! In: prompts of many users. Out: for each what serving would find. Callers: `index` (vectors of the main part),
 //! `judge` (held-out users). The pipeline is the service's own (`taiji::answer`).
 
+use crate::progress::Progress;
 use std::path::PathBuf;
 use std::sync::Arc;
 use taiji::answer::{Answer, AnswerError, Answering};
@@ -61,6 +62,8 @@ pub struct ServedModels {
     pub codebook: PqCodebook,
     /// For grounding.
     pub catalogue: Catalogue,
+    /// What is told of long work.
+    pub progress: Progress,
     /// What the pipeline's tasks run on.
     runtime: Runtime,
 }
@@ -92,6 +95,7 @@ impl ServedModels {
             )?),
             codebook: PqCodebook::load(&folders.codebook)?,
             catalogue: Catalogue::from_rows(rows.collect()),
+            progress: Progress::default(),
             runtime: Builder::new_current_thread().build().map_err(ModelsError::Runtime)?,
         })
     }
@@ -114,13 +118,12 @@ impl ServedModels {
 
     /// Answers for many users, in order, with a progress bar.
     pub fn answer(&self, inputs: &[PromptInput]) -> Result<Vec<Answer>, ModelsError> {
-        let bar = indicatif::ProgressBar::new(inputs.len() as u64);
+        let mut bar = self.progress.bar("answers", inputs.len() as u64);
         let mut answers = Vec::with_capacity(inputs.len());
         for chunk in inputs.chunks(CHUNK) {
             answers.extend(self.runtime.block_on(self.answering().answer(chunk))?);
-            bar.inc(chunk.len() as u64);
+            bar.add(chunk.len() as u64);
         }
-        bar.finish_and_clear();
         Ok(answers)
     }
 }

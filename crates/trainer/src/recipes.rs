@@ -3,8 +3,13 @@
 use crate::{Failure, unavailable};
 use clap::Args;
 use std::path::{Path, PathBuf};
+use taiji_trainer::progress::Console;
 use taiji_trainer::recipe::{self, Choice, Given, Options, RunError};
 use taiji_trainer::stage::Work;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
+const INTERRUPTED: i32 = 130;
 
 /// Which recipe, what it is given, which part of it.
 #[derive(Debug, Args)]
@@ -40,9 +45,9 @@ pub(crate) struct Part {
 pub(crate) struct RunArguments {
     #[command(flatten)]
     part: Part,
-    /// The bundle goes to OUT/<name>/<epoch>.
-    #[arg(long, value_name = "DIR", default_value = "models")]
-    out: PathBuf,
+    /// The bundle goes to OUT/<name>/<epoch>, the report of a run without one to OUT/<name>.html. Default: models, for bundles.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Rows of an experiment go there. Default: docs/experiments/<name>.
     #[arg(long, value_name = "DIR")]
     rows: Option<PathBuf>,
@@ -103,6 +108,26 @@ pub(crate) fn plan(part: &Part) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Ctrl-C takes the bars away before the program ends. What is done is kept; a stage under way is gone on with or made anew.
+fn end_on_interrupt(console: &Console) -> Result<(), Failure> {
+    let failed = |error| unavailable(format!("interrupts cannot be heard: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let mut interrupts = {
+        let _inside = runtime.enter();
+        signal(SignalKind::interrupt()).map_err(failed)?
+    };
+    let console = console.clone();
+    std::thread::spawn(move || {
+        if runtime.block_on(interrupts.recv()).is_some() {
+            console.end(|| {
+                eprintln!("taiji-trainer: interrupted; the same command goes on from here");
+                INTERRUPTED
+            });
+        }
+    });
+    Ok(())
+}
+
 pub(crate) fn run(arguments: RunArguments) -> Result<(), Failure> {
     let RunArguments { part, out, rows, jobs, wait, device } = arguments;
     if device != "cpu" {
@@ -115,7 +140,9 @@ pub(crate) fn run(arguments: RunArguments) -> Result<(), Failure> {
         rows,
         jobs: usize::from(jobs),
         work: part.work(wait),
+        console: Console::stderr(),
     };
+    end_on_interrupt(&options.console)?;
     for made in recipe::run(&part.recipe, &options).map_err(failure)? {
         println!("made: {}", made.display());
     }

@@ -101,7 +101,7 @@ fn blocks_become_what_they_stand_for() {
 #[test]
 fn blocks_kept_from_a_file_give_its_numbers() {
     let (checkpoint, graphs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    gguf::convert(&testkit::fixture("gguf/llama").join("model.gguf"), checkpoint.path(), true).unwrap();
+    crate::gguf::convert(&testkit::fixture("gguf/llama").join("model.gguf"), checkpoint.path(), true).unwrap();
     let options = ExportOptions { precision: Precision::Int4, ..ExportOptions::default() };
     export(checkpoint.path(), graphs.path(), &options).unwrap();
     let (found, _) = recovered(graphs.path());

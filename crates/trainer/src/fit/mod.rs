@@ -30,8 +30,8 @@ pub use curve::CurvePoint;
 pub use gradients::Gradients;
 pub use groups::{GroupSettings, ParameterSet};
 pub use optimizer::{AdamW, AdamWSettings, Update};
-pub use progress::{TrainEvent, default_progress};
-pub use run::{Evaluated, Fitted, LoopSettings, Task, run};
+pub use progress::{TrainEvent, training_progress};
+pub use run::{Evaluated, Fitted, LoopSettings, Task, Validated, run};
 pub use schedule::Schedule;
 pub use state::clear;
 

@@ -1,21 +1,16 @@
-//! What a training run says while it runs: a bar on a terminal, JSON lines otherwise.
+//! What a training run says while it runs.
 
-use std::io::IsTerminal;
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::curve::CurvePoint;
+use crate::progress::Progress;
 
 /// State of a run after a step.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TrainEvent {
-    /// What is trained: `sft`, ….
-    pub stage: &'static str,
     /// Steps in all.
     pub steps: u64,
     /// This step's figures.
-    #[serde(flatten)]
     pub point: CurvePoint,
     /// This step is an entry of the curve; others only move the bar.
     pub curve: bool,
@@ -23,31 +18,40 @@ pub struct TrainEvent {
     pub last: bool,
 }
 
-/// A bar on standard error if that is a terminal, otherwise one JSON line on standard error per entry of the curve.
-pub fn default_progress() -> Box<dyn FnMut(&TrainEvent) + Send> {
-    if !std::io::stderr().is_terminal() {
-        return Box::new(|event| {
-            if let (true, Ok(line)) = (event.curve, serde_json::to_string(event)) {
-                eprintln!("{line}");
-            }
-        });
-    }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {elapsed}<{eta} {msg}") {
-        bar.set_style(style);
-    }
+/// One line of figures.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    point: &'a CurvePoint,
+    steps: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eta_s: Option<f64>,
+}
+
+/// A bar on a terminal, otherwise one JSON line for each entry of the curve.
+pub fn training_progress(progress: &Progress) -> Box<dyn FnMut(&TrainEvent) + Send> {
+    let progress = progress.clone();
+    let mut bar = None;
     Box::new(move |event| {
-        bar.set_prefix(event.stage);
-        bar.set_length(event.steps);
-        bar.set_position(event.point.step);
-        let loss = event.point.train_loss.unwrap_or(f64::NAN);
-        let skipped = match event.point.skipped {
-            0 => String::new(),
-            steps => format!(", {steps} steps skipped"),
+        let TrainEvent { steps, point, curve, last } = event;
+        let bar_of = || {
+            let mut bar = progress.bar("steps", *steps);
+            bar.begin_at(point.step.saturating_sub(1));
+            bar
         };
-        bar.set_message(format!("loss {loss:.3}, {:.0} tokens/s{skipped}", event.point.tokens_per_s));
-        if event.last {
-            bar.finish();
+        let shown = bar.get_or_insert_with(bar_of);
+        let loss = point.train_loss.map_or_else(|| "-".to_string(), |loss| format!("{loss:.3}"));
+        let skipped = match point.skipped {
+            0 => String::new(),
+            skipped => format!(", {skipped} skipped"),
+        };
+        shown.draw(point.step, &format!("steps, loss {loss}, {:.0} tokens/s{skipped}", point.tokens_per_s));
+        if *curve {
+            let eta_s = shown.eta_s().map(f64::round);
+            progress.figures(&Line { point, steps: *steps, eta_s });
+        }
+        if *last {
+            bar = None;
         }
     })
 }

@@ -33,8 +33,22 @@ pub trait Task {
     /// Loss and gradients of a batch.
     fn evaluate(&mut self, batch: &Self::Batch, set: &ParameterSet) -> Result<Evaluated, Self::Error>;
 
-    /// How far the present weights are from good on what is not trained on; lower is better, `None` if there is nothing.
-    fn validate(&mut self) -> Result<Option<f64>, Self::Error>;
+    /// How far the present weights are from good on what is not trained on; `None` if there is nothing.
+    fn validate(&mut self) -> Result<Option<Validated>, Self::Error>;
+
+    /// Passes over the examples after so many steps, where there is a fixed set of them.
+    fn epoch(&self, _steps: u64) -> Option<f64> {
+        None
+    }
+}
+
+/// What validation measures.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Validated {
+    /// Lower is better.
+    pub loss: f64,
+    /// Share of tokens that are the most likely ones to the model, where there are tokens.
+    pub accuracy: Option<f64>,
 }
 
 /// Loss and gradients of one batch.
@@ -53,8 +67,6 @@ pub struct Evaluated {
 /// Settings of a loop.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoopSettings {
-    /// What is trained, for progress.
-    pub stage: &'static str,
     /// Learning rates.
     pub schedule: Schedule,
     /// Steps between entries of the curve.
@@ -205,7 +217,10 @@ impl<'a, T: Task> Fitting<'a, T> {
                 0 => None,
                 taken => Some(self.state.pending_loss / taken as f64),
             },
+            epoch: self.task.epoch(self.state.step),
             validation_loss: None,
+            validation_accuracy: None,
+            num_tokens: self.state.tokens,
             lr,
             gradient_norm: Some(update.norm).filter(|norm| norm.is_finite()),
             tokens_per_s: new_tokens / this_attempt.max(1e-9),
@@ -237,7 +252,9 @@ impl<'a, T: Task> Fitting<'a, T> {
         let every = self.settings.validate_every;
         let validates = point.step == self.steps || (every > 0 && point.step.is_multiple_of(every));
         if validates {
-            point.validation_loss = self.validate()?;
+            let validated = self.validate()?;
+            point.validation_loss = validated.map(|validated| validated.loss);
+            point.validation_accuracy = validated.and_then(|validated| validated.accuracy);
         }
         let curve = validates || point.step.is_multiple_of(self.settings.log_every);
         if curve {
@@ -245,16 +262,17 @@ impl<'a, T: Task> Fitting<'a, T> {
             self.state.pending_loss = 0.0;
             self.state.pending_steps = 0;
         }
-        Ok(TrainEvent { stage: self.settings.stage, steps: self.steps, point, curve, last: self.is_over() })
+        Ok(TrainEvent { steps: self.steps, point, curve, last: self.is_over() })
     }
 
-    /// Validation loss of the weights as they would be kept; remembers the best ones.
-    fn validate(&mut self) -> Result<Option<f64>, T::Error> {
+    /// Validation of the weights as they would be kept; remembers the best ones.
+    fn validate(&mut self) -> Result<Option<Validated>, T::Error> {
         let set = self.optimizer.set();
         if let Some(average) = &mut self.average {
             average.swap(set)?;
         }
-        let loss = self.task.validate()?;
+        let validated = self.task.validate()?;
+        let loss = validated.map(|validated| validated.loss);
         let wanted = self.settings.keep_best || self.settings.patience > 0;
         match loss {
             None if wanted => return Err(FitError::NoValidation.into()),
@@ -274,7 +292,7 @@ impl<'a, T: Task> Fitting<'a, T> {
         }
         let patience = self.settings.patience;
         self.state.stopped = patience > 0 && self.state.validations_since_best >= patience;
-        Ok(loss)
+        Ok(validated)
     }
 
     fn save(&mut self) -> Result<(), FitError> {

@@ -228,19 +228,16 @@ impl Task for LineTask {
         })
     }
 
-    fn validate(&mut self) -> Result<Option<f64>, FitError> {
+    fn validate(&mut self) -> Result<Option<Validated>, FitError> {
         let Some(list) = &mut self.validations else { return Ok(None) };
-        if !list.is_empty() {
-            return Ok(Some(list.remove(0)));
-        }
-        let bias = self.line.bias.to_vec1::<f32>()?;
-        Ok(Some(bias.iter().map(|value| f64::from(value.abs())).sum()))
+        let of_bias = self.line.bias.to_vec1::<f32>()?.iter().map(|value| f64::from(value.abs())).sum();
+        let loss = if list.is_empty() { of_bias } else { list.remove(0) };
+        Ok(Some(Validated { loss, accuracy: None }))
     }
 }
 
 fn loop_settings(total: u64) -> LoopSettings {
     LoopSettings {
-        stage: "line",
         schedule: Schedule { peak: 0.05, warmup: 2, total, floor: 0.1 },
         log_every: 1,
         validate_every: 1,

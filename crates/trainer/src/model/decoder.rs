@@ -214,11 +214,24 @@ impl Decoder {
 
     /// Log-likelihood (nats) of the target at each position of non-zero weight, in order; no tape is kept.
     pub fn log_likelihoods(&self, batch: &TrainBatch) -> Result<Vec<f64>, ModelError> {
+        self.off_tape(batch, OutputRows::log_likelihoods)
+    }
+
+    /// As [`Self::log_likelihoods`], with the most likely token at each of these positions.
+    pub fn scores(&self, batch: &TrainBatch) -> Result<Vec<(f64, u32)>, ModelError> {
+        self.off_tape(batch, OutputRows::scores)
+    }
+
+    /// What `measure` makes of the learned rows, without a tape.
+    fn off_tape<T>(
+        &self,
+        batch: &TrainBatch,
+        measure: impl Fn(&OutputRows) -> candle_core::Result<T>,
+    ) -> Result<T, ModelError> {
         let learned = batch.learned_rows()?;
         let hidden = &self.forward(&batch.input, Weight::off_tape)?;
         let table = &self.output_table().off_tape();
-        let rows = OutputRows { hidden, table, learned: &learned, smoothing: 0.0, logit_bytes: LOGIT_BYTES };
-        Ok(rows.log_likelihoods()?)
+        Ok(measure(&OutputRows { hidden, table, learned: &learned, smoothing: 0.0, logit_bytes: LOGIT_BYTES })?)
     }
 }
 

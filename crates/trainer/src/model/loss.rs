@@ -38,6 +38,20 @@ impl OutputRows<'_> {
         Ok(self.first_pass(&self.gather()?)?.0)
     }
 
+    /// Log-likelihood (nats) of each learned row's target, and the most likely token there; no gradient.
+    pub(super) fn scores(&self) -> Result<Vec<(f64, u32)>> {
+        let rows = self.gather()?;
+        let mut scores = Vec::with_capacity(self.learned.places.len());
+        for (start, count) in self.chunks()? {
+            let chunk = self.chunk(&rows, start, count, None)?;
+            let vocab = chunk.logits.dim(1)?;
+            let best: Vec<u32> =
+                with_values(&chunk.logits, |logits| logits.par_chunks(vocab).map(place_of_largest).collect())?;
+            scores.extend(chunk.log_likelihoods.into_iter().zip(best));
+        }
+        Ok(scores)
+    }
+
     /// The objective's value as a scalar whose gradient flows to hidden states and table.
     pub(super) fn loss(&self, objective: &dyn Objective) -> std::result::Result<Tensor, ModelError> {
         let rows = self.gather()?;
@@ -148,6 +162,17 @@ impl OutputRows<'_> {
         let (log_likelihoods, sums) = rows.into_iter().unzip();
         Ok(Chunk { start, logits, targets, smoothing, log_likelihoods, sums })
     }
+}
+
+/// The first of the largest.
+fn place_of_largest(values: &[f32]) -> u32 {
+    let mut best = 0;
+    for (place, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = place;
+        }
+    }
+    best as u32
 }
 
 /// What the second pass makes.

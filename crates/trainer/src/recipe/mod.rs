@@ -1,7 +1,7 @@
 //! `taiji-trainer run` and `plan`: a recipe → a graph of stages → what is missing of it is made.
 //!
 //! In: a TOML file of `[[stage]]`, the work folder. Out: finished stage folders; `<out>/<name>/<epoch>/` for a stage of type bundle; for
-//! recipes with `[experiment]` one row of figures an arm and seed. Callers: `bin/taiji-trainer`.
+//! recipes with `[experiment]` one row of figures an arm and seed; a page about the run (`report`). Callers: `bin/taiji-trainer`.
 //!
 //! ```text
 //! read (file → entries) ─► arms (overrides, seeds) ─► graph (types, order, hashes) ─► plan | run ─► publish, rows
@@ -15,6 +15,7 @@ mod old_form;
 mod plan;
 mod publish;
 mod read;
+mod report;
 mod rows;
 mod run;
 mod schedule;

@@ -4,10 +4,14 @@ use super::arms::Variant;
 use super::graph::{Graph, Node};
 use super::ledger::Ledger;
 use super::schedule::{Task, schedule};
-use super::{Given, Recipe, RecipeError, RunError, publish, rows};
+use super::{Given, Recipe, RecipeError, RunError, publish, report, rows};
+use crate::progress::Console;
 use crate::stage::{Artefact, FileSums, Inputs, StageError, State, Work, check_files};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// Where bundles go unless told otherwise.
+const DEFAULT_OUT: &str = "models";
 
 /// Which part of a recipe is meant.
 #[derive(Debug, Clone, Default)]
@@ -29,14 +33,16 @@ pub struct Options {
     pub given: Given,
     /// The part to run.
     pub choice: Choice,
-    /// Bundles go to `<out>/<name>/<epoch>`.
-    pub out: PathBuf,
+    /// Bundles go to `<out>/<name>/<epoch>`, by default in `models`.
+    pub out: Option<PathBuf>,
     /// Rows of an experiment go here; by default below `docs/experiments`.
     pub rows: Option<PathBuf>,
     /// Stages run at once; with more than one each has one thread.
     pub jobs: usize,
     /// Where stages lie.
     pub work: Work,
+    /// Where progress is told.
+    pub console: Console,
 }
 
 /// One variant on its way.
@@ -48,7 +54,7 @@ struct Running {
     tasks: Vec<Option<usize>>,
 }
 
-/// Runs a recipe; returns the bundles and rows that are there now.
+/// Runs a recipe; returns the rows and bundles that are there now, and the report.
 pub fn run(recipe: &Path, options: &Options) -> Result<Vec<PathBuf>, RunError> {
     let recipe = Recipe::read(recipe)?;
     let work = &options.work;
@@ -61,32 +67,62 @@ pub fn run(recipe: &Path, options: &Options) -> Result<Vec<PathBuf>, RunError> {
         if let Some(path) = row_path(&recipe, &variant, options)
             && rows::is_there(&path, &rows::hashes(&graph, &takes))?
         {
-            eprintln!("{}: its row is there", path.display());
+            options.console.say(&format!("{}: its row is there", path.display()));
             made.push(path);
             continue;
         }
-        let own = add_tasks(&mut tasks, &variant, &graph, &takes, work)?;
+        let own = add_tasks(&mut tasks, &variant, &graph, &takes, options)?;
         running.push(Running { variant, graph, takes, tasks: own });
     }
     let commit = recipe.experiment.as_ref().and_then(|_| rows::commit(&recipe));
     let threads = (options.jobs > 1).then_some(1);
+    let before = report::Before::of(&recipe, &tasks, work);
     let mut folders: Vec<Option<PathBuf>> = vec![None; tasks.len()];
-    schedule(
+    let mut bundles = Vec::new();
+    let ended = schedule(
         &tasks,
         options.jobs.max(1),
-        |task| make(&task.node, &task.label, &task.inputs, work, threads),
+        |task| make(&task.node, &task.inputs, work, threads),
         |place, folder| {
             folders[place] = Some(folder);
             for one in running.iter().filter(|one| one.tasks.contains(&Some(place))) {
                 note(&ledger, one, place)?;
                 if one.tasks.iter().flatten().all(|task| folders[*task].is_some()) {
-                    made.extend(finish(&recipe, one, &folders, commit.clone(), options)?);
+                    let finished = finish(&recipe, one, &folders, commit.clone(), options)?;
+                    bundles.extend(finished.bundles);
+                    made.extend(finished.rows);
                 }
             }
             Ok(())
         },
-    )?;
+    );
+    if tasks.is_empty() {
+        return ended.map(|()| made);
+    }
+    let page = report::write(&recipe, &tasks, &before, work, ended.as_ref().err());
+    // Why the run ended early matters more than why that could not be written down.
+    ended?;
+    let page = page?;
+    for copy in report_copies(&recipe, &bundles, options) {
+        report::copy(&page, &copy)?;
+    }
+    made.extend(bundles);
+    made.push(page);
     Ok(made)
+}
+
+/// Beside each bundle; without one, in the folder that was asked for.
+fn report_copies(recipe: &Recipe, bundles: &[PathBuf], options: &Options) -> Vec<PathBuf> {
+    let asked = options.out.as_ref().filter(|_| bundles.is_empty());
+    let beside = bundles.iter().map(|bundle| bundle.with_extension("html"));
+    beside.chain(asked.map(|out| out.join(format!("{}.html", recipe.name)))).collect()
+}
+
+/// What a variant has come to.
+#[derive(Default)]
+struct Finished {
+    bundles: Vec<PathBuf>,
+    rows: Vec<PathBuf>,
 }
 
 /// The variants of a recipe that are meant, with their graphs.
@@ -144,7 +180,7 @@ fn add_tasks(
     variant: &Variant,
     graph: &Graph,
     takes: &[bool],
-    work: &Work,
+    Options { work, console, .. }: &Options,
 ) -> Result<Vec<Option<usize>>, RunError> {
     let mut own: Vec<Option<usize>> = Vec::new();
     for (place, node) in graph.nodes.iter().enumerate() {
@@ -157,7 +193,8 @@ fn add_tasks(
             own.push(Some(known));
             continue;
         }
-        let mut inputs = Inputs::default();
+        let label = format!("{}{}", variant.label(), node.name);
+        let mut inputs = Inputs::new(console.stage(&label));
         for parent in node.parents.iter().map(|parent| &graph.nodes[*parent]) {
             inputs.add(parent.stage.output(), work.folder(&parent.fingerprint), parent.hash.clone());
         }
@@ -169,19 +206,13 @@ fn add_tasks(
         }
         let after = node.parents.iter().filter_map(|parent| own[*parent]).collect();
         own.push(Some(tasks.len()));
-        tasks.push(Task {
-            label: format!("{}{}", variant.label(), node.name),
-            node: node.clone(),
-            inputs,
-            folder,
-            after,
-        });
+        tasks.push(Task { label, node: node.clone(), inputs, folder, after });
     }
     Ok(own)
 }
 
-fn make(node: &Node, label: &str, inputs: &Inputs, work: &Work, threads: Option<usize>) -> Result<PathBuf, StageError> {
-    work.make(label, &node.fingerprint, node.stage.resumes(), |folder| {
+fn make(node: &Node, inputs: &Inputs, work: &Work, threads: Option<usize>) -> Result<PathBuf, StageError> {
+    work.make(inputs.progress(), &node.fingerprint, node.stage.resumes(), |folder| {
         // What a stage computes on rayon stays within its threads, too.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build()?;
         pool.install(|| node.stage.run(inputs, folder, threads))?;
@@ -202,22 +233,24 @@ fn finish(
     folders: &[Option<PathBuf>],
     commit: Option<String>,
     options: &Options,
-) -> Result<Vec<PathBuf>, RunError> {
+) -> Result<Finished, RunError> {
     let folder_of = |place: usize| running.tasks[place].and_then(|task| folders[task].as_deref());
     if let (Some(experiment), Some((arm, seed))) = (&recipe.experiment, &running.variant.arm) {
         let result = running.graph.place(&experiment.result).and_then(folder_of);
         // Without it, --until has left the row's own stage out.
         let (Some(folder), Some(path)) = (result, row_path(recipe, &running.variant, options)) else {
-            return Ok(vec![]);
+            return Ok(Finished::default());
         };
         let stages: BTreeMap<String, String> = rows::hashes(&running.graph, &running.takes);
         let (experiment, arm) = (experiment.name.clone(), arm.clone());
         rows::write(&path, &rows::Row { experiment, arm, seed: *seed, commit, stages, result: rows::result(folder)? })?;
-        return Ok(vec![path]);
+        return Ok(Finished { rows: vec![path], ..Finished::default() });
     }
     let bundles =
         (0..running.graph.nodes.len()).filter(|place| is_bundle(&running.graph, *place)).filter_map(folder_of);
-    bundles.map(|bundle| Ok(publish::publish(bundle, &options.out)?)).collect()
+    let out = options.out.as_deref().unwrap_or(Path::new(DEFAULT_OUT));
+    let bundles = bundles.map(|bundle| publish::publish(bundle, out)).collect::<Result<_, _>>()?;
+    Ok(Finished { bundles, ..Finished::default() })
 }
 
 fn is_bundle(graph: &Graph, place: usize) -> bool {

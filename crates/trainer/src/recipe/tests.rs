@@ -3,6 +3,7 @@
 use super::graph::Graph;
 use super::run::{chosen, graphs};
 use super::{Choice, Given, Options, Recipe, RunError, plan, run};
+use crate::progress::Console;
 use crate::stage::{Work, check_files};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -55,8 +56,9 @@ fn hash(graph: &Graph, stage: &str) -> String {
 
 fn options(folder: &Path, choice: Choice) -> Options {
     let work = Work::new(folder.join("work"), false);
-    let (out, rows) = (folder.join("models"), Some(folder.join("rows")));
-    Options { given: Given::default(), choice, out, rows, jobs: 1, work }
+    let (out, rows) = (Some(folder.join("models")), Some(folder.join("rows")));
+    let console = Console::lines(Box::new(std::io::sink()));
+    Options { given: Given::default(), choice, out, rows, jobs: 1, work, console }
 }
 
 #[test]

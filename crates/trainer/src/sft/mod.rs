@@ -16,6 +16,7 @@ use super::model::ModelError;
 use super::nn::FileError;
 
 pub mod packing;
+pub mod samples;
 pub mod settings;
 mod start;
 pub mod tokenizer;
@@ -26,7 +27,7 @@ mod demo_world;
 #[cfg(test)]
 mod tests;
 
-pub use super::fit::{TrainEvent, default_progress};
+pub use super::fit::{TrainEvent, training_progress};
 pub use settings::SftSettings;
 pub use tokenizer::TextTokenizer;
 pub use training::{SftReport, train};

@@ -72,6 +72,8 @@ pub struct SftSettings {
     pub validate_every: u64,
     /// Most validation examples looked at.
     pub validation_examples: usize,
+    /// Validation prompts to which the model writes before training and after, for the report.
+    pub samples: usize,
     /// Steps between resumable states, 0 = none.
     pub checkpoint_every: u64,
     /// Groups of parameters that are frozen or have settings of their own; the first that fits a name counts.
@@ -110,6 +112,7 @@ impl Default for SftSettings {
             log_every: 50,
             validate_every: 400,
             validation_examples: 256,
+            samples: 2,
             checkpoint_every: 400,
             group: Vec::new(),
         }
@@ -176,7 +179,6 @@ impl SftSettings {
     /// The loop over `total` steps.
     pub fn fitting(&self, total: u64) -> LoopSettings {
         LoopSettings {
-            stage: "sft",
             schedule: Schedule { peak: self.lr, warmup: self.warmup.min(total / 4), total, floor: 0.02 },
             log_every: self.log_every,
             validate_every: self.validate_every,

@@ -7,9 +7,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::packing::{TokenExample, assemble, fill, plan_epoch, tokenise};
+use super::samples::{Sample, written};
 use super::tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use super::{SftError, SftExample, SftSettings, start};
-use crate::fit::{self, AdamW, CurvePoint, Evaluated, Fitted, Gradients, ParameterSet, Task, TrainEvent};
+use crate::fit::{self, AdamW, CurvePoint, Evaluated, Fitted, Gradients, ParameterSet, Task, TrainEvent, Validated};
 use crate::model::{Decoder, Dropout, ModelError, TrainBatch, save_checkpoint};
 use crate::nn::FileError;
 use crate::nn::tensor_file::write_atomically;
@@ -51,6 +52,9 @@ pub struct SftReport {
     pub best_step: Option<u64>,
     /// The run over time.
     pub curve: Vec<CurvePoint>,
+    /// A few validation prompts and what the model wrote to them.
+    #[serde(default)]
+    pub samples: Vec<Sample>,
 }
 
 /// Trains a decoder from scratch or from `settings.checkpoint` (or from the newest resumable state in `out`) and writes
@@ -71,6 +75,7 @@ pub fn train(
         .map_err(|error| SftError::Threads { threads: settings.threads, message: error.to_string() })?;
     pool.install(|| {
         let mut texts = Texts::prepare(settings, tokenizer, examples, validation)?;
+        let before = written(&texts.decoder, tokenizer, texts.shown())?;
         let set = ParameterSet::grouped(&texts.decoder, &start::groups(settings), settings.lr)?;
         let trained = set.value_count();
         let optimizer = AdamW::new(set, settings.optimizer());
@@ -86,7 +91,9 @@ pub fn train(
         }
         save_checkpoint(&texts.decoder, out)?;
         write_atomically(&out.join(TOKENIZER_FILE), tokenizer.to_json()?.as_bytes())?;
-        let report = texts.report(fitted, trained, vocab);
+        let after = written(&texts.decoder, tokenizer, texts.shown())?;
+        let samples = Sample::of(tokenizer, texts.shown(), before, after)?;
+        let report = texts.report(fitted, trained, vocab, samples);
         let path = out.join(REPORT_FILE);
         let text = serde_json::to_vec_pretty(&report).map_err(|error| FileError::content(&path, error))?;
         write_atomically(&path, &text)?;
@@ -103,6 +110,8 @@ struct Texts<'a> {
     left_out: usize,
     /// Example numbers of every batch.
     plan: Vec<Vec<usize>>,
+    /// Examples in the batches before each place of the plan, and in all of them.
+    examples_before: Vec<usize>,
     decoder: Decoder,
 }
 
@@ -123,11 +132,21 @@ impl<'a> Texts<'a> {
         let shown = validation.len().min(settings.validation_examples);
         let (validation, _) = tokenise(tokenizer, &validation[..shown], settings.max_len)?;
         let plan = plan_batches(settings, &examples);
+        let mut examples_before = vec![0];
+        examples_before.extend(plan.iter().scan(0, |seen, batch| {
+            *seen += batch.len();
+            Some(*seen)
+        }));
         let decoder = start::decoder(settings, tokenizer)?;
-        Ok(Self { settings, examples, validation, left_out, plan, decoder })
+        Ok(Self { settings, examples, validation, left_out, plan, examples_before, decoder })
     }
 
-    fn report(self, fitted: Fitted, trained: usize, vocab: usize) -> SftReport {
+    /// The examples that samples are written of.
+    fn shown(&self) -> &[TokenExample] {
+        &self.validation[..self.settings.samples.min(self.validation.len())]
+    }
+
+    fn report(self, fitted: Fitted, trained: usize, vocab: usize, samples: Vec<Sample>) -> SftReport {
         let last = fitted.curve.iter().rev().find_map(|point| point.validation_loss);
         let kept = if self.settings.keep_best { fitted.best.map(|(_, loss)| loss) } else { last };
         SftReport {
@@ -145,6 +164,7 @@ impl<'a> Texts<'a> {
             validation_loss: kept,
             best_step: fitted.best.map(|(step, _)| step),
             curve: fitted.curve,
+            samples,
         }
     }
 }
@@ -180,16 +200,24 @@ impl Task for Texts<'_> {
         })
     }
 
+    fn epoch(&self, steps: u64) -> Option<f64> {
+        let batches = (steps as usize * self.settings.accumulate).min(self.plan.len());
+        Some(self.examples_before[batches] as f64 / self.examples.len() as f64)
+    }
+
     /// Mean nll per completion token.
-    fn validate(&mut self) -> Result<Option<f64>, SftError> {
-        let (mut total, mut count) = (0.0, 0.0);
+    fn validate(&mut self) -> Result<Option<Validated>, SftError> {
+        let (mut total, mut hits, mut count) = (0.0, 0.0, 0.0);
         for chosen in fill(&self.validation, 0..self.validation.len(), self.settings.batch_tokens) {
             let batch = assemble(&self.validation, &chosen, 0.0);
-            let likelihoods = self.decoder.log_likelihoods(&batch)?;
-            total -= likelihoods.iter().sum::<f64>();
-            count += likelihoods.len() as f64;
+            let targets = batch.targets.iter().zip(&batch.weights).filter(|(_, weight)| **weight != 0.0);
+            for ((likelihood, best), (target, _)) in self.decoder.scores(&batch)?.into_iter().zip(targets) {
+                total -= likelihood;
+                hits += f64::from(u8::from(best == *target));
+                count += 1.0;
+            }
         }
-        Ok((count > 0.0).then(|| total / count))
+        Ok((count > 0.0).then(|| Validated { loss: total / count, accuracy: Some(hits / count) }))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What stages hand to each other.
 
 use super::StageError;
+use crate::progress::Progress;
 use std::path::{Path, PathBuf};
 
 /// The type of a stage's folder.
@@ -64,13 +65,24 @@ impl Input {
     }
 }
 
-/// The finished folders of a stage's parents, with their hashes.
+/// What a stage is given: the finished folders of its parents, with their hashes, and what it tells through.
 #[derive(Debug, Clone, Default)]
 pub struct Inputs {
     folders: Vec<(Artefact, PathBuf, String)>,
+    progress: Progress,
 }
 
 impl Inputs {
+    /// Nothing yet.
+    pub fn new(progress: Progress) -> Inputs {
+        Inputs { folders: Vec::new(), progress }
+    }
+
+    /// What the stage tells through.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     /// Adds a parent.
     pub fn add(&mut self, artefact: Artefact, folder: PathBuf, hash: String) {
         self.folders.push((artefact, folder, hash));

@@ -4,7 +4,8 @@
 //! written its lock file is held; the system lets go of it when the process ends, however that happens.
 
 use super::{Fingerprint, StageError};
-use serde::{Serialize, de::DeserializeOwned};
+use crate::progress::Progress;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,22 @@ use std::time::Instant;
 
 /// Written into a stage's folder last: what it was made from.
 pub const STAGE_FILE: &str = "stage.json";
+
+/// What [`STAGE_FILE`] says.
+#[derive(Serialize, Deserialize)]
+struct Made<F> {
+    /// What it was made from.
+    #[serde(flatten)]
+    fingerprint: F,
+    /// How long the attempt that finished it took; not noted before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seconds: Option<f64>,
+}
+
+/// How long it took to make a finished stage, if that was noted.
+pub fn seconds(folder: &Path) -> Result<Option<f64>, StageError> {
+    Ok(read_json::<Made<Fingerprint>>(&folder.join(STAGE_FILE))?.seconds)
+}
 
 /// How far a stage is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,20 +84,20 @@ impl Work {
     /// Makes a stage's folder by `work` unless it is there; returns it. `resumes`: `work` goes on in what an interrupted run left.
     pub fn make(
         &self,
-        label: &str,
+        progress: &Progress,
         fingerprint: &Fingerprint,
         resumes: bool,
         work: impl FnOnce(&Path) -> Result<(), StageError>,
     ) -> Result<PathBuf, StageError> {
         let folder = self.folder(fingerprint);
         if self.state(fingerprint) == State::Done {
-            eprintln!("{label}: done before ({})", folder.display());
+            progress.say(&format!("done before ({})", folder.display()));
             return Ok(folder);
         }
-        let lock = self.lock(label, &folder)?;
+        let lock = self.lock(progress, &folder)?;
         // Who held the lock may have finished it.
         if self.state(fingerprint) == State::Done {
-            eprintln!("{label}: done by another process ({})", folder.display());
+            progress.say(&format!("done by another process ({})", folder.display()));
             return Ok(folder);
         }
         let partial = self.partial(fingerprint);
@@ -88,21 +105,21 @@ impl Work {
             remove(&partial)?;
         }
         fs::create_dir_all(&partial).map_err(StageError::io(&partial))?;
-        eprintln!("{label}: running");
+        progress.say("running");
         let started = Instant::now();
         work(&partial)?;
         let seconds = started.elapsed().as_secs_f64();
-        write_json(&partial.join(STAGE_FILE), fingerprint)?;
+        write_json(&partial.join(STAGE_FILE), &Made { fingerprint, seconds: Some(seconds) })?;
         sync_folder(&partial)?;
         fs::rename(&partial, &folder).map_err(StageError::io(&folder))?;
         sync_path(&self.root)?;
         drop(lock);
-        eprintln!("{label}: {seconds:.1} s");
+        progress.say(&format!("{seconds:.1} s"));
         Ok(folder)
     }
 
     /// Holds a stage's lock file, in which stands who does.
-    fn lock(&self, label: &str, folder: &Path) -> Result<File, StageError> {
+    fn lock(&self, progress: &Progress, folder: &Path) -> Result<File, StageError> {
         let locks = self.root.join("locks");
         fs::create_dir_all(&locks).map_err(StageError::io(&locks))?;
         let path = locks.join(folder.file_name().unwrap_or_default());
@@ -118,7 +135,7 @@ impl Work {
                 if !self.wait {
                     return Err(StageError::Busy { folder: folder.display().to_string(), holder });
                 }
-                eprintln!("{label}: waits for {holder}");
+                progress.say(&format!("waits for {holder}"));
                 file.lock().map_err(&io)?;
             }
         }
@@ -189,11 +206,16 @@ fn sync_path(path: &Path) -> Result<(), StageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Console;
     use std::collections::BTreeMap;
 
     fn fingerprint(version: u32) -> Fingerprint {
         let (inputs, files) = (BTreeMap::new(), BTreeMap::new());
         Fingerprint { kind: "s".into(), version, settings: serde_json::json!({}), inputs, files }
+    }
+
+    fn told() -> Progress {
+        Console::lines(Box::new(std::io::sink())).stage("s")
     }
 
     fn failed() -> StageError {
@@ -206,7 +228,7 @@ mod tests {
         let work = Work::new(root.path().to_path_buf(), false);
         let mut runs = 0;
         for (version, fails, expected) in [(1, true, 1), (1, false, 2), (1, false, 2), (2, false, 3)] {
-            let made = work.make("s", &fingerprint(version), false, |_| {
+            let made = work.make(&told(), &fingerprint(version), false, |_| {
                 runs += 1;
                 if fails { Err(failed()) } else { Ok(()) }
             });
@@ -214,6 +236,11 @@ mod tests {
         }
         assert_eq!(work.state(&fingerprint(1)), State::Done);
         assert_eq!(work.state(&fingerprint(3)), State::Absent);
+        let folder = work.folder(&fingerprint(1));
+        assert!(seconds(&folder).unwrap().unwrap() >= 0.0);
+        // As earlier programs wrote it.
+        write_json(&folder.join(STAGE_FILE), &fingerprint(1)).unwrap();
+        assert_eq!(seconds(&folder).unwrap(), None);
     }
 
     #[test]
@@ -223,9 +250,9 @@ mod tests {
         for (resumes, finds) in [(true, true), (false, false)] {
             let print = fingerprint(u32::from(resumes));
             let leave = |folder: &Path| fs::write(folder.join("half"), "x").map_err(StageError::io(folder));
-            work.make("s", &print, resumes, |folder| leave(folder).and(Err(failed()))).unwrap_err();
+            work.make(&told(), &print, resumes, |folder| leave(folder).and(Err(failed()))).unwrap_err();
             assert_eq!(work.state(&print), State::Partial);
-            let folder = work.make("s", &print, resumes, |_| Ok(())).unwrap();
+            let folder = work.make(&told(), &print, resumes, |_| Ok(())).unwrap();
             assert_eq!(folder.join("half").exists(), finds);
             assert!(folder.join(STAGE_FILE).is_file());
         }
@@ -239,7 +266,7 @@ mod tests {
         let first = std::thread::spawn({
             let work = Work::new(root.path().to_path_buf(), false);
             move || {
-                work.make("s", &fingerprint(1), false, |_| {
+                work.make(&told(), &fingerprint(1), false, |_| {
                     begun.send(()).unwrap();
                     goes.recv().unwrap();
                     Ok(())
@@ -248,12 +275,12 @@ mod tests {
         });
         begins.recv().unwrap();
         let none = |_: &Path| -> Result<(), StageError> { panic!("two writers") };
-        let told = Work::new(root.path().to_path_buf(), false).make("s", &fingerprint(1), false, none).unwrap_err();
+        let told = Work::new(root.path().to_path_buf(), false).make(&told(), &fingerprint(1), false, none).unwrap_err();
         let told = told.to_string();
         assert!(told.contains(&format!("process {}", std::process::id())) && told.contains("--wait"), "{told}");
         let second = std::thread::spawn({
             let work = Work::new(root.path().to_path_buf(), true);
-            move || work.make("s", &fingerprint(1), false, none)
+            move || work.make(&told(), &fingerprint(1), false, none)
         });
         go.send(()).unwrap();
         let folders = [first.join().unwrap().unwrap(), second.join().unwrap().unwrap()];

@@ -15,7 +15,9 @@ mod folder;
 pub use artefact::{Artefact, Input, Inputs};
 pub use error::StageError;
 pub use fingerprint::{FileSums, Fingerprint, check_files, hash_of};
-pub use folder::{STAGE_FILE, State, Work, copy_file, copy_files, copy_folder, read_json, sync_folder, write_json};
+pub use folder::{
+    STAGE_FILE, State, Work, copy_file, copy_files, copy_folder, read_json, seconds, sync_folder, write_json,
+};
 
 use std::path::{Path, PathBuf};
 

@@ -55,15 +55,19 @@ impl Stage for Codebook {
         let encoder = BertEncoder::load(&inputs.one(Artefact::Encoder)?.join(MODEL), options)?;
         let texts = read_texts(inputs.one(Artefact::Examples)?)?;
         let all: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let bar = indicatif::ProgressBar::new(all.len() as u64);
+        let mut bar = inputs.progress().bar("texts", all.len() as u64);
         let mut vectors = Vec::with_capacity(all.len());
         for chunk in all.chunks(CHUNK) {
             vectors.extend(encoder.encode(chunk)?);
-            bar.inc(chunk.len() as u64);
+            bar.add(chunk.len() as u64);
         }
-        bar.finish_and_clear();
+        drop(bar);
         let (codebook, health) = train_codebook(&vectors, &self.settings)?;
-        eprintln!("codebook: {} texts, least entropy {:.2} bits", vectors.len(), health.least_entropy_bits());
+        inputs.progress().say(&format!(
+            "{} texts, least entropy {:.2} bits",
+            vectors.len(),
+            health.least_entropy_bits()
+        ));
         write_json(&folder.join(HEALTH), &health)?;
         codebook.save(&folder.join(CODEBOOK))?;
         Ok(())

@@ -108,7 +108,7 @@ impl Stage for Examples {
         };
         let train: Vec<SftExample> = sources.train.iter().map(rendered).collect();
         let validation: Vec<SftExample> = sources.validation.iter().map(rendered).collect();
-        eprintln!("examples: {} for training, {} for validation", train.len(), validation.len());
+        inputs.progress().say(&format!("{} for training, {} for validation", train.len(), validation.len()));
         write_jsonl(&folder.join("train.jsonl"), train.iter().map(Line::new))?;
         write_jsonl(&folder.join("validation.jsonl"), validation.iter().map(Line::new))?;
         write_jsonl(&folder.join("codebook.jsonl"), self.codebook_texts(&dataset, &train))?;

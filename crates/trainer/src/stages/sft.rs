@@ -30,8 +30,8 @@ pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, Ke
     SftSettings { checkpoint, ..settings.clone() }.check().map_err(KeyError::other)?;
     let mut value = value(&settings)?;
     if let Some(settings) = value.as_object_mut() {
-        // How many threads, how often a state is kept, and how long a bad run is borne do not change the result.
-        ["vocab", "threads", "checkpoint_every", "max_skipped"]
+        // How many threads, what is shown, how often a state is kept, and how long a bad run is borne do not change the result.
+        ["vocab", "threads", "samples", "checkpoint_every", "max_skipped"]
             .iter()
             .for_each(|key| drop(settings.shift_remove(*key)));
     }
@@ -82,10 +82,10 @@ impl Stage for Sft {
             &read_examples(&examples.join("train.jsonl"))?,
             &read_examples(&examples.join("validation.jsonl"))?,
             folder,
-            &mut *sft::default_progress(),
+            &mut *sft::training_progress(inputs.progress()),
         )?;
-        eprintln!(
-            "sft: {} parameters, {} trained, {} steps ({} skipped), {} tokens, {:.0} tokens/s, validation loss {:?}",
+        inputs.progress().say(&format!(
+            "{} parameters, {} trained, {} steps ({} skipped), {} tokens, {:.0} tokens/s, validation loss {:?}",
             report.parameters,
             report.trained_parameters,
             report.steps,
@@ -93,7 +93,7 @@ impl Stage for Sft {
             report.tokens,
             report.tokens_per_s,
             report.validation_loss
-        );
+        ));
         Ok(())
     }
 }
