@@ -4,42 +4,12 @@
 use crate::kafka::Topics;
 use crate::worlds::{click, write_lines};
 use serde_json::{Value, json};
-use std::io::Write;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
+use testkit::SmallDisk;
 use testkit::process::{SOON, wait_until};
 
 const USERS: usize = 200;
 const EVENTS: usize = 20_000;
-
-/// A file system of a size of its own; unmounted when dropped.
-struct SmallDisk<'f>(&'f Path);
-
-impl<'f> SmallDisk<'f> {
-    fn mount(folder: &'f Path, size: &str) -> Option<SmallDisk<'f>> {
-        std::fs::create_dir_all(folder).expect("folder");
-        let options = format!("size={size}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder).output();
-        if mounted.as_ref().is_ok_and(|output| output.status.success()) {
-            return Some(SmallDisk(folder));
-        }
-        let line = format!("taiji tests: a full disk is left out, mounting takes root: {mounted:?}\n");
-        std::io::stderr().write_all(line.as_bytes()).expect("stderr");
-        None
-    }
-
-    fn grow(&self, size: &str) {
-        let options = format!("remount,size={size}");
-        assert!(Command::new("mount").args(["-o", &options]).arg(self.0).status().expect("mount").success());
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
-    }
-}
 
 /// An event id that the store cannot compress away.
 fn long_id(n: usize) -> String {

@@ -10,6 +10,7 @@ use crate::store::Histories;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use testkit::SmallDisk;
 
 const FOLDER: &str = "TAIJI_TEST_CRASH_FOLDER";
 const COUNT: &str = "TAIJI_TEST_CRASH_COUNT";
@@ -95,41 +96,12 @@ async fn an_acknowledged_event_survives_kill_9() {
     check_all_there(folder.path(), acks).await;
 }
 
-/// A file system in memory of a size of its own; gone when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None` (and a line on stderr) where nothing can be mounted: that takes root.
-    fn mount(size: &str) -> Option<SmallDisk> {
-        let folder = tempfile::tempdir().unwrap();
-        let options = format!("size={size}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output();
-        if mounted.as_ref().is_ok_and(|output| output.status.success()) {
-            return Some(SmallDisk(folder));
-        }
-        // On the process's own stderr: what a passing test prints is hidden.
-        let line = format!("taiji tests: a full disk is left out, mounting takes root: {mounted:?}\n");
-        std::io::stderr().write_all(line.as_bytes()).unwrap();
-        None
-    }
-
-    fn grow(&self, size: &str) {
-        let options = format!("remount,size={size}");
-        assert!(Command::new("mount").args(["-o", &options]).arg(self.0.path()).status().unwrap().success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 /// ENOSPC itself: the disk fills up under the store, stays full over a restart, and gets room again.
 #[tokio::test]
 async fn a_full_disk_is_an_error_and_what_was_acknowledged_is_there_when_it_has_room_again() {
-    let Some(disk) = SmallDisk::mount("2m") else { return };
-    let folder = disk.0.path().join("store");
+    let place = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(place.path(), "2m") else { return };
+    let folder = disk.path().join("store");
     let run = |count: u64| {
         let (mut child, lines) = start("exec \"$0\" \"$@\"", &folder, count);
         let lines: Vec<String> = lines.map(Result::unwrap).collect();

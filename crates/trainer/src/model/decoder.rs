@@ -214,19 +214,19 @@ impl Decoder {
 
     /// Log-likelihood (nats) of the target at each position of non-zero weight, in order; no tape is kept.
     pub fn log_likelihoods(&self, batch: &TrainBatch) -> Result<Vec<f64>, ModelError> {
-        self.off_tape(batch, OutputRows::log_likelihoods)
+        self.off_tape(batch, |rows| rows.log_likelihoods())
     }
 
     /// As [`Self::log_likelihoods`], with the most likely token at each of these positions.
     pub fn scores(&self, batch: &TrainBatch) -> Result<Vec<(f64, u32)>, ModelError> {
-        self.off_tape(batch, OutputRows::scores)
+        self.off_tape(batch, |rows| rows.scores())
     }
 
     /// What `measure` makes of the learned rows, without a tape.
     fn off_tape<T>(
         &self,
         batch: &TrainBatch,
-        measure: impl Fn(&OutputRows) -> candle_core::Result<T>,
+        measure: impl FnOnce(&OutputRows<'_>) -> candle_core::Result<T>,
     ) -> Result<T, ModelError> {
         let learned = batch.learned_rows()?;
         let hidden = &self.forward(&batch.input, Weight::off_tape)?;

@@ -1,12 +1,15 @@
 //! Counts on their way to a total.
 
 use super::{Form, Progress};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
+use std::fmt::Write;
 use std::time::Instant;
 
 /// Lines told of one bar where there is no terminal, about.
 const LINES: u64 = 10;
+/// The bar takes what the words leave of the line.
+const TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len} {msg}, {rate}, {eta} left";
 
 /// A count that rises to a total. Dropped, it goes away.
 pub struct Bar {
@@ -39,11 +42,16 @@ impl Bar {
         let drawn = match &*progress.console.0 {
             Form::Lines(_) => None,
             Form::Terminal(bars) => {
-                let bar = ProgressBar::new(total).with_prefix(progress.label.clone()).with_message(unit);
-                let style = ProgressStyle::with_template(
-                    "{prefix:>12} {bar:30} {pos}/{len} {msg}, {per_sec:.0}, {elapsed} gone, {eta} left",
-                );
-                Some(bars.add(style.map(|style| bar.clone().with_style(style)).unwrap_or(bar)))
+                let bar = bars.add(ProgressBar::new(total));
+                bar.set_prefix(progress.label.clone());
+                bar.set_message(unit);
+                if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+                    bar.set_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
+                        // A string cannot fail.
+                        let _ = write!(out, "{:.1}/s", state.per_sec());
+                    }));
+                }
+                Some(bar)
             }
         };
         Bar { progress, unit, total, done: 0, began_at: 0, began: Instant::now(), told: 0, drawn }

@@ -28,6 +28,15 @@ enum Form {
     Lines(Mutex<Box<dyn Write + Send>>),
 }
 
+impl std::fmt::Debug for Console {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match &*self.0 {
+            Form::Terminal(_) => "Console(terminal)",
+            Form::Lines(_) => "Console(lines)",
+        })
+    }
+}
+
 impl Console {
     /// Standard error, as a terminal if it is one.
     pub fn stderr() -> Console {
@@ -62,9 +71,9 @@ impl Console {
     }
 
     /// Takes the bars away, runs `last` and ends the program: nothing is drawn any more.
-    pub fn end(&self, last: impl FnOnce() -> i32) -> ! {
+    pub fn end(&self, last: impl FnOnce() -> i32) {
         match &*self.0 {
-            Form::Terminal(bars) => bars.suspend(|| std::process::exit(last())),
+            Form::Terminal(bars) => bars.suspend::<_, ()>(|| std::process::exit(last())),
             Form::Lines(_) => std::process::exit(last()),
         }
     }

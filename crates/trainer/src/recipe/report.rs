@@ -65,7 +65,7 @@ pub fn write(
 
 fn facts(recipe: &Recipe, before: &Before) -> Vec<(String, String)> {
     let fact = |what: &str, value: String| (what.to_string(), value);
-    let mut facts = vec![fact("recipe", recipe.file.display().to_string()), fact("epoch", recipe.epoch.to_string())];
+    let mut facts = vec![fact("recipe", recipe.file.clone()), fact("epoch", recipe.epoch.to_string())];
     facts.extend(before.commit.clone().map(|commit| fact("commit", commit)));
     facts.push(fact("program", format!("taiji-trainer {}", env!("CARGO_PKG_VERSION"))));
     facts

@@ -25,6 +25,8 @@ pub mod training;
 #[cfg(test)]
 mod demo_world;
 #[cfg(test)]
+mod sanity_tests;
+#[cfg(test)]
 mod tests;
 
 pub use super::fit::{TrainEvent, training_progress};

@@ -214,7 +214,7 @@ mod tests {
         Fingerprint { kind: "s".into(), version, settings: serde_json::json!({}), inputs, files }
     }
 
-    fn told() -> Progress {
+    fn silent() -> Progress {
         Console::lines(Box::new(std::io::sink())).stage("s")
     }
 
@@ -228,7 +228,7 @@ mod tests {
         let work = Work::new(root.path().to_path_buf(), false);
         let mut runs = 0;
         for (version, fails, expected) in [(1, true, 1), (1, false, 2), (1, false, 2), (2, false, 3)] {
-            let made = work.make(&told(), &fingerprint(version), false, |_| {
+            let made = work.make(&silent(), &fingerprint(version), false, |_| {
                 runs += 1;
                 if fails { Err(failed()) } else { Ok(()) }
             });
@@ -250,9 +250,9 @@ mod tests {
         for (resumes, finds) in [(true, true), (false, false)] {
             let print = fingerprint(u32::from(resumes));
             let leave = |folder: &Path| fs::write(folder.join("half"), "x").map_err(StageError::io(folder));
-            work.make(&told(), &print, resumes, |folder| leave(folder).and(Err(failed()))).unwrap_err();
+            work.make(&silent(), &print, resumes, |folder| leave(folder).and(Err(failed()))).unwrap_err();
             assert_eq!(work.state(&print), State::Partial);
-            let folder = work.make(&told(), &print, resumes, |_| Ok(())).unwrap();
+            let folder = work.make(&silent(), &print, resumes, |_| Ok(())).unwrap();
             assert_eq!(folder.join("half").exists(), finds);
             assert!(folder.join(STAGE_FILE).is_file());
         }
@@ -266,7 +266,7 @@ mod tests {
         let first = std::thread::spawn({
             let work = Work::new(root.path().to_path_buf(), false);
             move || {
-                work.make(&told(), &fingerprint(1), false, |_| {
+                work.make(&silent(), &fingerprint(1), false, |_| {
                     begun.send(()).unwrap();
                     goes.recv().unwrap();
                     Ok(())
@@ -275,12 +275,13 @@ mod tests {
         });
         begins.recv().unwrap();
         let none = |_: &Path| -> Result<(), StageError> { panic!("two writers") };
-        let told = Work::new(root.path().to_path_buf(), false).make(&told(), &fingerprint(1), false, none).unwrap_err();
+        let told =
+            Work::new(root.path().to_path_buf(), false).make(&silent(), &fingerprint(1), false, none).unwrap_err();
         let told = told.to_string();
         assert!(told.contains(&format!("process {}", std::process::id())) && told.contains("--wait"), "{told}");
         let second = std::thread::spawn({
             let work = Work::new(root.path().to_path_buf(), true);
-            move || work.make(&told(), &fingerprint(1), false, none)
+            move || work.make(&silent(), &fingerprint(1), false, none)
         });
         go.send(()).unwrap();
         let folders = [first.join().unwrap().unwrap(), second.join().unwrap().unwrap()];

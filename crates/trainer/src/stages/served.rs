@@ -19,6 +19,7 @@ pub fn folders(inputs: &Inputs) -> Result<ModelFolders, StageError> {
 /// Opens them; `items` are what answers may be grounded to.
 pub fn open(inputs: &Inputs, items: &[Item], threads: Option<usize>) -> Result<ServedModels, StageError> {
     let schema = PromptSchema::load(&inputs.one(Artefact::Examples)?.join("prompt.toml"))?;
-    let models = ServedModels::open(&folders(inputs)?, &schema, items, threads.unwrap_or(DEFAULT_THREADS))?;
-    Ok(ServedModels { progress: inputs.progress().clone(), ..models })
+    let mut models = ServedModels::open(&folders(inputs)?, &schema, items, threads.unwrap_or(DEFAULT_THREADS))?;
+    models.progress = inputs.progress().clone();
+    Ok(models)
 }

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod convert;
+mod full_disk;
 mod packages;
+mod progress;
 mod quality;
 mod recipe;
 mod train_serve;

@@ -9,7 +9,7 @@ use testkit::process::{Ended, command, run_with};
 use testkit::{TRAINER, in_repository};
 
 /// The demo recipe with everything made small; the encoder is the real one.
-fn tiny() -> toml::Table {
+pub(crate) fn tiny() -> toml::Table {
     let demo = std::fs::read_to_string(in_repository("models/demo.toml")).unwrap();
     let mut recipe: toml::Table = demo.parse().unwrap();
     recipe["name"] = "tiny".into();
@@ -29,32 +29,32 @@ fn tiny() -> toml::Table {
     recipe
 }
 
-fn stage<'a>(recipe: &'a mut toml::Table, name: &str) -> &'a mut toml::Table {
+pub(crate) fn stage<'a>(recipe: &'a mut toml::Table, name: &str) -> &'a mut toml::Table {
     let stages = recipe["stage"].as_array_mut().unwrap().iter_mut();
     let mut tables = stages.filter_map(toml::Value::as_table_mut);
     tables.find(|stage| stage["name"].as_str() == Some(name)).unwrap()
 }
 
-fn set(recipe: &mut toml::Table, name: &str, settings: &str) {
+pub(crate) fn set(recipe: &mut toml::Table, name: &str, settings: &str) {
     let settings: toml::Table = settings.parse().unwrap();
     stage(recipe, name).extend(settings);
 }
 
-fn write(folder: &Path, recipe: &toml::Table) -> PathBuf {
+pub(crate) fn write(folder: &Path, recipe: &toml::Table) -> PathBuf {
     let path = folder.join("tiny.toml");
     std::fs::write(&path, toml::to_string(recipe).unwrap()).unwrap();
     path
 }
 
 /// Arguments of a run in a folder.
-fn arguments(recipe: &Path, folder: &Path, more: &[&str]) -> Vec<String> {
+pub(crate) fn arguments(recipe: &Path, folder: &Path, more: &[&str]) -> Vec<String> {
     let shown = |path: PathBuf| path.display().to_string();
     let (out, work) = (shown(folder.join("models")), shown(folder.join("work")));
     let own = ["run", "--recipe", &shown(recipe.to_path_buf()), "--out", &out, "--work", &work].map(str::to_string);
     own.into_iter().chain(more.iter().map(|word| word.to_string())).collect()
 }
 
-fn run_in(recipe: &Path, folder: &Path, more: &[&str]) -> Ended {
+pub(crate) fn run_in(recipe: &Path, folder: &Path, more: &[&str]) -> Ended {
     let arguments = arguments(recipe, folder, more);
     run_with(&TRAINER, &arguments.iter().map(String::as_str).collect::<Vec<_>>(), &[])
 }
@@ -64,17 +64,17 @@ fn made(recipe: &Path, folder: &Path) -> PathBuf {
     folder.join("models/tiny/1")
 }
 
-fn manifest(bundle: &Path) -> String {
+pub(crate) fn manifest(bundle: &Path) -> String {
     std::fs::read_to_string(bundle.join("manifest.json")).unwrap()
 }
 
 /// Everything `serve` checks: checksums, the parity gate, a real step.
-fn check(bundle: &Path) {
+pub(crate) fn check(bundle: &Path) {
     bundle::load(bundle, &LoadOptions::default()).unwrap();
 }
 
 /// The encoder's package, unpacked where the trainer looks; there already after `make build`.
-fn ensure_encoder_checkpoint() {
+pub(crate) fn ensure_encoder_checkpoint() {
     let demo = in_repository("models/demo.toml").display().to_string();
     let fetched = Command::new(&*TRAINER).args(["fetch", "--recipe", &demo]).output().unwrap();
     assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
@@ -90,11 +90,20 @@ fn a_recipe_makes_the_same_loadable_bundle_twice_and_resumes_what_is_done() {
     run_in(&recipe, &folder.path().join("b"), &["--jobs", "2"]).expect_code(0);
     assert_eq!(manifest(&first), manifest(&second), "every file has the same checksum, with one thread a stage, too");
     check(&first);
+    let report = std::fs::read_to_string(first.with_extension("html")).unwrap();
+    for part in [">Stages<", ">Training<", "grad_norm", ">Judged<", "first_category_accuracy", ">Samples<", "made now"]
+    {
+        assert!(report.contains(part), "{part}");
+    }
+    let page = folder.path().join("a/work/reports/tiny.html");
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), report);
 
     // Run again in the same folder: every stage is done, and a bundle that lost a file is put in its place anew.
     std::fs::remove_file(first.join("prompt.toml")).unwrap();
-    let told = run_in(&recipe, &folder.path().join("a"), &[]).expect_code(0).stderr;
-    assert!(!told.contains("running"), "{told}");
+    let told = run_in(&recipe, &folder.path().join("a"), &[]).expect_code(0);
+    assert!(!told.stderr.contains("running"), "{}", told.stderr);
+    assert!(told.stdout.contains(&format!("made: {}", page.display())), "{}", told.stdout);
+    assert!(std::fs::read_to_string(&page).unwrap().contains("done before"));
     assert_eq!(manifest(&first), manifest(&second));
     check(&first);
     let plan = ["plan", "--recipe", &recipe.display().to_string(), "--work"].map(str::to_string);
@@ -167,7 +176,8 @@ fn a_run_that_is_killed_in_any_stage_goes_on_to_the_same_bytes() {
     assert!(kills.len() >= 8, "too few kills came in time to say anything: {kills:?}");
     assert_eq!(manifest(&made(&recipe, &at)), whole);
     check(&models.join("1"));
-    assert_eq!(std::fs::read_dir(&models).unwrap().count(), 1, "nothing of the killed runs is left beside the bundle");
+    let beside: Vec<_> = std::fs::read_dir(&models).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(beside.len(), 2, "nothing of the killed runs is left beside the bundle and its report: {beside:?}");
 }
 
 #[test]
@@ -218,7 +228,14 @@ fn arms_and_seeds_make_rows_that_a_fresh_clone_does_not_make_again() {
         assert_eq!(row["result"]["users"], 8, "{row}");
         assert_eq!(row["stages"].as_object().unwrap().len(), 9, "{row}");
     }
-    assert!(!folder.path().join("a/models").exists(), "an experiment publishes no bundle");
+    let models: Vec<_> =
+        std::fs::read_dir(folder.path().join("a/models")).unwrap().map(|entry| entry.unwrap()).collect();
+    assert!(
+        models.len() == 1 && models[0].file_name() == "tiny.html",
+        "an experiment publishes no bundle, but a report"
+    );
+    let report = std::fs::read_to_string(models[0].path()).unwrap();
+    assert!(report.contains("base-1/sft") && report.contains("wide-2/judge"));
 
     // A fresh clone has the rows and nothing else.
     let told = run("fresh", &rows("one"), &[]);
