@@ -13,7 +13,7 @@ const LABELS: [&str; 8] = ["A", "B", "C", "D", "E", "F", "G", "H"];
 
 fn settings() -> SftSettings {
     SftSettings {
-        d_model: 48,
+        d_model: 64,
         layers: 2,
         heads: 2,
         kv_heads: 1,
