@@ -161,9 +161,8 @@ fn layers(stages: &[StageEntry]) -> Vec<Vec<Slot>> {
             .filter(|(stage, _)| stage.parents.contains(&place))
             .map(|(_, depth)| *depth)
             .max();
-        for layer in depth[place] + 1..farthest.unwrap_or(0) {
-            layers[layer].push(Slot::Lane(place));
-        }
+        let passed = layers.iter_mut().take(farthest.unwrap_or(0)).skip(depth[place] + 1);
+        passed.for_each(|layer| layer.push(Slot::Lane(place)));
     }
     for sweep in 0..SWEEPS {
         straighten(&mut layers, stages, sweep % 2 == 0);
