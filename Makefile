@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos soak drain upgrade-check memcheck real demo demo-check world-check stats-check bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos soak drain upgrade-check memcheck real demo demo-check world-check stats-check orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,10 @@ world-check: ## what copying, counting and reading make of the generated world `
 
 stats-check: ## coverage of the 95 % intervals in 1,000 null simulations a design: the table of docs/results.md
 	$(CARGO) test --release --locked -p taiji-trainer --lib -- --ignored --exact --nocapture stats::tests::coverage::stats_check
+
+orft: build ## the experiment on reasons and their filters: arms × seeds, five hours on 2 cores in any number of pieces, then its tables
+	$(BIN)/taiji-trainer run --recipe models/orft.toml --jobs 2 --wait
+	$(BIN)/taiji-trainer contrasts docs/experiments/orft.toml
 
 real: build setup-tests ## train on instruments-mm, serve, feed 1,000 real histories, print the figures (needs TAIJI_DATA_DIR)
 	@python3 scripts/real.py

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use taiji::bundle::{LLM_FOLDER, Manifest};
 use taiji_export::{ExportError, ExportOptions, Flavour, Precision, RecoverReport, Role, export, gguf, recover};
 use taiji_trainer::data::import_amazon;
+use taiji_trainer::evaluate::Rows;
 use taiji_trainer::judge::{compare_llm, evaluate_bundle};
 use taiji_trainer::stats::Experiment;
 use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
@@ -158,6 +159,16 @@ enum Command {
         /// Declaration, committed before the first run.
         #[arg(value_name = "FILE")]
         file: PathBuf,
+    },
+    /// Say what an experiment's rows show: a table of its arms and the declared contrasts at each look, in Markdown.
+    #[command(after_help = "Example:\n  taiji-trainer contrasts docs/experiments/orft.toml")]
+    Contrasts {
+        /// Declaration.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Folder of the rows. Default: beside the declaration, under its name.
+        #[arg(long, value_name = "DIR")]
+        rows: Option<PathBuf>,
     },
     /// Say how much another export of a bundle's LLM differs from it, on held-out generated users.
     #[command(
@@ -335,6 +346,12 @@ fn execute(command: Command) -> Result<(), Failure> {
                 let shown: Vec<String> = steps.iter().map(|threshold| format!("{threshold:.6}")).collect();
                 println!("look at {fraction}: p, smallest first, at most {}", shown.join(", "));
             }
+            Ok(())
+        }
+        Command::Contrasts { file, rows } => {
+            let rows = rows.unwrap_or_else(|| file.with_extension(""));
+            let read = Rows::read(&file, &rows).map_err(|error| Failure(error.to_string(), 64))?;
+            print!("{}", read.markdown().map_err(|error| Failure(error.to_string(), 70))?);
             Ok(())
         }
         Command::Compare { bundle, llm, synth_seed, users } => {

@@ -1,21 +1,25 @@
 //! Measuring what the model writes and what its features are worth; pure functions on plain data.
 //!
-//! In: generations beside the truth, PQ codes, neighbours, histories, the dataset that rules are counted on. Out: [`EvaluationReport`] (`report.json`).
-//! Callers: `judge`, `taiji-trainer evaluate`.
+//! In: generations beside the truth, PQ codes, neighbours, histories, the dataset that rules are counted on. Out: [`EvaluationReport`] (`report.json`);
+//! of an experiment's rows its tables ([`Rows`]). Callers: `judge`, the stage `answers`, `taiji-trainer evaluate` and `contrasts`.
 
 mod comparison;
+mod contrasts;
 mod counting;
 mod features;
 mod generations;
+mod looks;
 mod ranking;
 
 pub use comparison::{Comparison, Figure, Written, compare_with_rules};
+pub use contrasts::Rows;
 pub use counting::Counting;
 pub use features::{
     Agreement, CodeHealth, JaccardComparison, code_health, distinct_tuple_share, jaccard_with_neighbours,
     neighbour_agreement, slot_entropy_bits,
 };
 pub use generations::{CaseHits, GenerationCase, GenerationMetrics, best_constant, score_generations};
+pub use looks::{Hits, LookFigures};
 pub use ranking::{ndcg, rank_by_score, rank_in_list, recall};
 
 use crate::data::Protocol;

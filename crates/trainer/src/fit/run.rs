@@ -40,6 +40,12 @@ pub trait Task {
     fn epoch(&self, _steps: u64) -> Option<f64> {
         None
     }
+
+    /// Hears that `step` (from 1) has changed the weights; whoever keeps weights on the way does it here. A resumed run comes by again
+    /// with the same weights.
+    fn stepped(&mut self, _step: u64) -> Result<(), Self::Error> {
+        Ok(())
+    }
 }
 
 /// What validation measures.
@@ -119,6 +125,7 @@ pub fn run<T: Task>(
     while !fitting.is_over() {
         let event = fitting.step()?;
         progress(&event);
+        fitting.task.stepped(event.point.step)?;
         let every = settings.checkpoint_every;
         if every > 0 && event.point.step.is_multiple_of(every) && !event.last {
             fitting.save()?;

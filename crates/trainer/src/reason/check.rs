@@ -20,10 +20,11 @@ pub struct Checked {
     pub arrives: bool,
 }
 
-/// Checks a text against the causes that held; spaces do not matter.
-pub fn check(text: &str, reasons: &[Reason]) -> Checked {
+/// Checks a text against the causes that held; spaces do not matter. Where it ends without a conclusion, `answer` is what it concluded.
+pub fn check(text: &str, answer: &[String], reasons: &[Reason]) -> Checked {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let Some((evidence, path)) = text.split_once(THEREFORE) else { return Checked::default() };
+    let concluded = answer.join(" > ");
+    let (evidence, path) = text.split_once(THEREFORE).unwrap_or((&text, &concluded));
     let (evidence, path) = (evidence.trim(), path.trim().trim_end_matches('.').trim());
     let held = reasons.iter().enumerate().find_map(|(place, reason)| match reason {
         Reason::Decides { domain, cause, path } if cause.evidence(domain) == evidence => Some((place, cause, path)),
@@ -42,7 +43,7 @@ pub fn check(text: &str, reasons: &[Reason]) -> Checked {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use super::super::{Blame, Cause, RuleTeacher, WrongPath, true_reason, wrong_reason};
+    use super::super::{Blame, Cause, Planted, RuleTeacher, WrongPath, true_reason, wrong_reason};
     use super::*;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
@@ -69,18 +70,23 @@ mod tests {
             "on live the set decides . Tents bought and Sleeping-bags not yet . so next comes Outdoor > Camping > Sleeping-bags ."
         );
         let all = Checked { evidence: true, decides: true, follows: true, arrives: true };
-        assert_eq!(check(&text, &reasons()), all);
-        assert_eq!(check(&text.replace(" .", "  .\n"), &reasons()), all);
+        assert_eq!(check(&text, &[], &reasons()), all);
+        assert_eq!(check(&text.replace(" .", "  .\n"), &[], &reasons()), all);
+        // Evidence alone, and the answer behind it.
+        let evidence = text.split(" so next").next().unwrap();
+        let answer = ["Outdoor", "Camping", "Sleeping-bags"].map(str::to_string);
+        assert_eq!(check(evidence, &answer, &reasons()), all);
+        assert!(!check(evidence, &[], &reasons()).follows);
         let swapped = text.replace("Tents bought", "Mugs bought");
-        assert_eq!(check(&swapped, &reasons()), Checked { arrives: true, ..Checked::default() });
-        assert!(!check(&text.replace("on live", "on video"), &reasons()).evidence);
+        assert_eq!(check(&swapped, &[], &reasons()), Checked { arrives: true, ..Checked::default() });
+        assert!(!check(&text.replace("on live", "on video"), &[], &reasons()).evidence);
         let astray = text.replace("Camping > Sleeping-bags", "Camping > Tents");
         assert_eq!(
-            check(&astray, &reasons()),
+            check(&astray, &[], &reasons()),
             Checked { evidence: true, decides: true, follows: false, arrives: false }
         );
-        assert_eq!(check("so so", &reasons()), Checked::default());
-        assert!(!check("nothing here decides . so next comes A > B > C .", &reasons()).evidence);
+        assert_eq!(check("so so", &[], &reasons()), Checked::default());
+        assert!(!check("nothing here decides . so next comes A > B > C .", &[], &reasons()).evidence);
     }
 
     #[test]
@@ -88,15 +94,17 @@ mod tests {
         let mut random = ChaCha8Rng::seed_from_u64(3);
         let (mut blamed, mut text) = ([0; 2], String::new());
         for _ in 0..200 {
-            text = wrong_reason(&reasons(), Blame::Uniform, WrongPath::Right, &mut random).unwrap();
-            let checked = check(&text, &reasons());
+            let lesson = wrong_reason(&reasons(), Blame::Uniform, WrongPath::Right, &mut random).unwrap();
+            assert_eq!(lesson.planted, Planted::WrongRight);
+            text = lesson.text;
+            let checked = check(&text, &[], &reasons());
             assert_eq!(checked, Checked { evidence: true, decides: false, follows: false, arrives: true });
             blamed[usize::from(text.contains("refill"))] += 1;
         }
         assert!(blamed[0] > 70 && blamed[1] > 70, "{blamed:?} {text}");
-        let own = wrong_reason(&reasons(), Blame::Search, WrongPath::Own, &mut random).unwrap();
+        let own = wrong_reason(&reasons(), Blame::Search, WrongPath::Own, &mut random).unwrap().text;
         assert!(own.contains("a student searched for trip") && own.contains("Camp-stoves"), "{own}");
-        let checked = check(&own, &reasons());
+        let checked = check(&own, &[], &reasons());
         assert_eq!(checked, Checked { evidence: true, decides: false, follows: true, arrives: false });
         let no_search = [reasons()[0].clone(), reasons()[2].clone()];
         assert_eq!(wrong_reason(&no_search, Blame::Search, WrongPath::Own, &mut random), None);
@@ -106,12 +114,20 @@ mod tests {
     #[test]
     fn the_teacher_errs_at_its_rate_and_only_where_it_can() {
         let mut random = ChaCha8Rng::seed_from_u64(4);
-        let teacher = RuleTeacher { wrong: 0.3, blame: Blame::Search, path: WrongPath::Right };
-        let lessons = (0..4000).map(|_| teacher.write(&reasons(), &mut random).unwrap());
-        let wrong = lessons.filter(|lesson| !lesson.is_true).count() as f64 / 4000.0;
-        assert!((wrong - 0.3).abs() < 0.03, "{wrong}");
+        let teacher = RuleTeacher { wrong: 0.3, blame: Blame::Search, path: WrongPath::Either, told: true };
+        let mut share = |teacher: RuleTeacher, planted: Planted| {
+            let lessons = (0..4000).map(|_| teacher.write(&reasons(), &mut random).unwrap());
+            lessons.filter(|lesson| lesson.planted == planted).count() as f64 / 4000.0
+        };
+        for (planted, expected) in [(Planted::True, 0.7), (Planted::WrongRight, 0.15), (Planted::WrongOwn, 0.15)] {
+            let found = share(teacher, planted);
+            assert!((found - expected).abs() < 0.03, "{planted:?} {found}");
+        }
+        // Not told: the search in 30 %, else one of the three that hold.
+        let guesses = share(RuleTeacher { told: false, ..teacher }, Planted::True);
+        assert!((guesses - 0.7 / 3.0).abs() < 0.03, "{guesses}");
         let sure = RuleTeacher { wrong: 1.0, ..teacher };
-        assert!(sure.write(&reasons()[..1], &mut random).unwrap().is_true);
+        assert_eq!(sure.write(&reasons()[..1], &mut random).unwrap().planted, Planted::True);
         assert_eq!(sure.write(&[Reason::New], &mut random), None);
     }
 }

@@ -1,16 +1,33 @@
 //! Why a user did something, and how that is said: of generated worlds and of real data alike.
 //!
 //! In: [`Reason`]s. Out: reasoning for the completions; where each purchase has one cause ([`Cause`]) also plausible wrong ones
-//! and a check of what somebody wrote. Callers: `data` (examples), `synth` (which knows the true reasons).
+//! and a check of what somebody wrote. Callers: `data` (examples), `synth` (which knows the true reasons), the stages `reason`, `score`,
+//! `filter` and `answers`.
+//!
+//! Reasoning written backwards from the truth (RUPR) and filtered by perplexity (ORFT):
+//!
+//! ```text
+//! Origin (prompt, true next item) ─ teacher ─► texts ─ pairs: tags, leaks, repeats ─► Group ─ score ─► Scores ─ choose ─► form ─► SFT
+//! ```
 
 mod cause;
 mod check;
+pub mod choose;
+mod derived;
+pub mod endpoint;
+mod form;
+mod pairs;
+mod score;
 mod teacher;
 mod wording;
 
 pub use cause::Cause;
 pub use check::{Checked, check};
-pub use teacher::{Blame, Lesson, RuleTeacher, WrongPath, true_reason, wrong_reason};
+pub use derived::derived_lesson;
+pub use form::Form;
+pub use pairs::{Group, Origin, Refusal, Refusals, sift};
+pub use score::{Scorer, Scores};
+pub use teacher::{Blame, Lesson, Planted, RuleTeacher, WrongPath, true_reason, wrong_reason};
 pub use wording::{MAX_WORDS, reasoning};
 
 use serde::{Deserialize, Serialize};

@@ -55,22 +55,39 @@ pub fn tokenise(
     Ok((kept, left_out))
 }
 
-/// The batches of one epoch: example numbers, shuffled by (seed, epoch), filled in order up to `batch_tokens`.
-pub fn plan_epoch(examples: &[TokenExample], batch_tokens: usize, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
+/// How large a batch may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchSize {
+    /// Most tokens.
+    pub tokens: usize,
+    /// Most examples.
+    pub examples: usize,
+}
+
+impl BatchSize {
+    /// As many examples as fit into so many tokens.
+    pub fn of_tokens(tokens: usize) -> Self {
+        BatchSize { tokens, examples: usize::MAX }
+    }
+}
+
+/// The batches of one epoch: example numbers, shuffled by (seed, epoch), filled in order.
+pub fn plan_epoch(examples: &[TokenExample], size: BatchSize, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(epoch + 1);
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.shuffle(&mut random);
-    fill(examples, order.into_iter(), batch_tokens)
+    fill(examples, order.into_iter(), size)
 }
 
 /// Batches in the given order.
-pub fn fill(examples: &[TokenExample], order: impl Iterator<Item = usize>, batch_tokens: usize) -> Vec<Vec<usize>> {
+pub fn fill(examples: &[TokenExample], order: impl Iterator<Item = usize>, size: BatchSize) -> Vec<Vec<usize>> {
     let mut batches = Vec::new();
     let (mut current, mut tokens) = (Vec::new(), 0);
     for index in order {
         let len = examples[index].input_len();
-        if tokens + len > batch_tokens && !current.is_empty() {
+        let is_full = tokens + len > size.tokens || current.len() >= size.examples;
+        if is_full && !current.is_empty() {
             batches.push(std::mem::take(&mut current));
             tokens = 0;
         }

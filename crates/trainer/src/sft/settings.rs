@@ -38,6 +38,10 @@ pub struct SftSettings {
     pub max_steps: u64,
     /// Tokens of one batch.
     pub batch_tokens: usize,
+    /// Most examples of one batch, 0 = as many as its tokens allow. With it and room for them, arms whose examples differ in length
+    /// take equal steps.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub batch_examples: usize,
     /// Batches whose gradients make one step, from 1: a step as of one batch this many times as large.
     pub accumulate: usize,
     /// Highest learning rate.
@@ -76,6 +80,9 @@ pub struct SftSettings {
     pub samples: usize,
     /// Steps between resumable states, 0 = none.
     pub checkpoint_every: u64,
+    /// Steps whose weights are kept, too, as checkpoints in `at/step-<n>`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keep_at: Vec<u64>,
     /// Groups of parameters that are frozen or have settings of their own; the first that fits a name counts.
     pub group: Vec<GroupSettings>,
 }
@@ -95,6 +102,7 @@ impl Default for SftSettings {
             epochs: 3,
             max_steps: 0,
             batch_tokens: 2048,
+            batch_examples: 0,
             accumulate: 1,
             lr: 3e-3,
             warmup: 100,
@@ -114,9 +122,15 @@ impl Default for SftSettings {
             validation_examples: 256,
             samples: 2,
             checkpoint_every: 400,
+            keep_at: Vec::new(),
             group: Vec::new(),
         }
     }
+}
+
+/// Settings that came later are no part of a hash as long as they are not used.
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 impl SftSettings {
@@ -145,6 +159,12 @@ impl SftSettings {
         }
         if self.batch_tokens < self.max_len {
             return fail("batch_tokens", format!("must be at least max_len {}", self.max_len));
+        }
+        if self.lora.is_some() && !self.keep_at.is_empty() {
+            return fail(
+                "keep_at",
+                "keeps whole weights, which adapters are no part of before the end: leave it out".into(),
+            );
         }
         if self.log_every == 0 {
             return fail("log_every", "must be positive".into());

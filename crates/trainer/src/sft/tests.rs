@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::demo_world::examples;
-use super::packing::{assemble, plan_epoch, tokenise};
+use super::packing::{BatchSize, assemble, plan_epoch, tokenise};
+use super::training::kept_folder;
 use super::*;
 use crate::fit::{CurvePoint, FitError};
 use crate::model::{LoraSettings, TokenBatch, TrainBatch, load_checkpoint};
@@ -60,12 +61,15 @@ fn batches_hold_every_example_once_within_the_budget() {
     let tokenizer = TextTokenizer::train(texts(&examples), 600, &[]).unwrap();
     let (tokens, left_out) = tokenise(&tokenizer, &examples, 1024).unwrap();
     assert_eq!(left_out, 0);
-    let plan = plan_epoch(&tokens, 2000, 5, 0);
+    let plan = plan_epoch(&tokens, BatchSize::of_tokens(2000), 5, 0);
     let mut seen: Vec<usize> = plan.concat();
     assert!(plan.iter().all(|batch| batch.iter().map(|&i| tokens[i].input_len()).sum::<usize>() <= 2000));
-    assert_ne!(plan, plan_epoch(&tokens, 2000, 5, 1));
+    assert_ne!(plan, plan_epoch(&tokens, BatchSize::of_tokens(2000), 5, 1));
     seen.sort_unstable();
     assert_eq!(seen, (0..50).collect::<Vec<_>>());
+    let sixes = plan_epoch(&tokens, BatchSize { tokens: 100_000, examples: 6 }, 5, 0);
+    assert_eq!(sixes.iter().map(Vec::len).collect::<Vec<_>>(), [6, 6, 6, 6, 6, 6, 6, 6, 2]);
+    assert_eq!(sixes.concat(), plan.concat());
 
     let batch = assemble(&tokens, &[3], 0.25);
     let prompt_targets = batch.weights.iter().filter(|weight| **weight == 0.25).count();
@@ -110,6 +114,29 @@ fn a_killed_run_continues_to_the_same_bytes() {
     let report = kill_and_rerun(&quick_settings());
     assert_eq!((report.steps, report.curve.last().unwrap().step), (9, 9));
     assert!(report.validation_loss.unwrap() < 6.0);
+}
+
+#[test]
+fn weights_on_the_way_are_those_of_a_shorter_run_and_survive_a_kill() {
+    let settings = SftSettings { keep_at: vec![3, 8], ..quick_settings() };
+    let examples = examples(80, 3);
+    let tokenizer = TextTokenizer::train(texts(&examples), 400, &[]).unwrap();
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let run = |folder: &std::path::Path, progress: &mut (dyn FnMut(&TrainEvent) + Send)| {
+        train(&settings, &tokenizer, &examples, &[], folder, progress)
+    };
+    run(folders[0].path(), &mut |_| {}).unwrap();
+    let killed = std::panic::catch_unwind(|| run(folders[1].path(), &mut |event| assert!(event.point.step < 5)));
+    assert!(killed.is_err());
+    run(folders[1].path(), &mut |_| {}).unwrap();
+    let weights = |folder: &std::path::Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+    for step in [3, 8] {
+        let [whole, killed] = folders.each_ref().map(|folder| kept_folder(folder.path(), step));
+        assert!(weights(&whole) == weights(&killed));
+        assert!(weights(&whole) != weights(folders[0].path()));
+        load_checkpoint(&whole).unwrap();
+        assert_eq!(TextTokenizer::load(&whole.join("tokenizer.json")).unwrap().vocab_size(), tokenizer.vocab_size());
+    }
 }
 
 #[test]

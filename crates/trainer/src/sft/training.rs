@@ -2,11 +2,11 @@
 //!
 //! Called by `stages`. Stops by epochs or steps, never by the clock, so a run can be repeated.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::packing::{TokenExample, assemble, fill, plan_epoch, tokenise};
+use super::packing::{BatchSize, TokenExample, assemble, fill, plan_epoch, tokenise};
 use super::samples::{Sample, written};
 use super::tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use super::{SftError, SftExample, SftSettings, start};
@@ -20,6 +20,11 @@ use crate::objective::CrossEntropy;
 pub const REPORT_FILE: &str = "sft_report.json";
 /// Folder of the adapters, in PEFT's form, where adapters were trained.
 pub const ADAPTER_FOLDER: &str = "adapter";
+
+/// Where the weights of a step are kept that `keep_at` names: a checkpoint of its own.
+pub fn kept_folder(out: &Path, step: u64) -> PathBuf {
+    out.join("at").join(format!("step-{step}"))
+}
 
 /// What a run reached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,7 +79,7 @@ pub fn train(
         .build()
         .map_err(|error| SftError::Threads { threads: settings.threads, message: error.to_string() })?;
     pool.install(|| {
-        let mut texts = Texts::prepare(settings, tokenizer, examples, validation)?;
+        let mut texts = Texts::prepare(settings, tokenizer, examples, validation, out)?;
         let before = written(&texts.decoder, tokenizer, texts.shown())?;
         let set = ParameterSet::grouped(&texts.decoder, &start::groups(settings), settings.lr)?;
         let trained = set.value_count();
@@ -105,6 +110,8 @@ pub fn train(
 /// The task of this stage.
 struct Texts<'a> {
     settings: &'a SftSettings,
+    tokenizer: &'a TextTokenizer,
+    out: &'a Path,
     examples: Vec<TokenExample>,
     validation: Vec<TokenExample>,
     left_out: usize,
@@ -118,9 +125,10 @@ struct Texts<'a> {
 impl<'a> Texts<'a> {
     fn prepare(
         settings: &'a SftSettings,
-        tokenizer: &TextTokenizer,
+        tokenizer: &'a TextTokenizer,
         examples: &[SftExample],
         validation: &[SftExample],
+        out: &'a Path,
     ) -> Result<Self, SftError> {
         let (examples, left_out) = tokenise(tokenizer, examples, settings.max_len)?;
         if examples.is_empty() {
@@ -138,7 +146,7 @@ impl<'a> Texts<'a> {
             Some(*seen)
         }));
         let decoder = start::decoder(settings, tokenizer)?;
-        Ok(Self { settings, examples, validation, left_out, plan, examples_before, decoder })
+        Ok(Self { settings, tokenizer, out, examples, validation, left_out, plan, examples_before, decoder })
     }
 
     /// The examples that samples are written of.
@@ -208,7 +216,7 @@ impl Task for Texts<'_> {
     /// Mean nll per completion token.
     fn validate(&mut self) -> Result<Option<Validated>, SftError> {
         let (mut total, mut hits, mut count) = (0.0, 0.0, 0.0);
-        for chosen in fill(&self.validation, 0..self.validation.len(), self.settings.batch_tokens) {
+        for chosen in fill(&self.validation, 0..self.validation.len(), BatchSize::of_tokens(self.settings.batch_tokens)) {
             let batch = assemble(&self.validation, &chosen, 0.0);
             let targets = batch.targets.iter().zip(&batch.weights).filter(|(_, weight)| **weight != 0.0);
             for ((likelihood, best), (target, _)) in self.decoder.scores(&batch)?.into_iter().zip(targets) {
@@ -219,11 +227,22 @@ impl Task for Texts<'_> {
         }
         Ok((count > 0.0).then(|| Validated { loss: total / count, accuracy: Some(hits / count) }))
     }
+
+    fn stepped(&mut self, step: u64) -> Result<(), SftError> {
+        if !self.settings.keep_at.contains(&step) {
+            return Ok(());
+        }
+        let folder = kept_folder(self.out, step);
+        save_checkpoint(&self.decoder, &folder)?;
+        Ok(write_atomically(&folder.join(TOKENIZER_FILE), self.tokenizer.to_json()?.as_bytes())?)
+    }
 }
 
 fn plan_batches(settings: &SftSettings, examples: &[TokenExample]) -> Vec<Vec<usize>> {
+    let most = if settings.batch_examples == 0 { usize::MAX } else { settings.batch_examples };
+    let size = BatchSize { tokens: settings.batch_tokens, examples: most };
     let epochs = 0..settings.epochs as u64;
-    let all = epochs.flat_map(|epoch| plan_epoch(examples, settings.batch_tokens, settings.seed, epoch));
+    let all = epochs.flat_map(|epoch| plan_epoch(examples, size, settings.seed, epoch));
     match settings.max_steps {
         0 => all.collect(),
         limit => all.take(limit as usize * settings.accumulate).collect(),

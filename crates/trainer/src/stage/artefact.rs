@@ -9,8 +9,14 @@ use std::path::{Path, PathBuf};
 pub enum Artefact {
     /// `items.jsonl`, `events.jsonl`, perhaps `users.jsonl` (each may be `.gz`), and `source.json`.
     Data,
-    /// `train.jsonl`, `validation.jsonl`, `codebook.jsonl`, `tokenizer.json`, `prompt.toml`.
+    /// `train.jsonl`, `validation.jsonl`, `codebook.jsonl`, `tokenizer.json`, `prompt.toml`; of the stage that cuts them also
+    /// `*.sources.jsonl` (examples before their wording), of the one that chooses pairs `filter.json`.
     Examples,
+    /// `train.jsonl`, `validation.jsonl` (prompts with the reasons written for them), `*.planted.jsonl` where it is known which of them
+    /// are true, `reason.json`.
+    Reasons,
+    /// `train.jsonl`, `validation.jsonl` (surprise at the title, aligned with the reasons), `scores.json`.
+    Scores,
     /// A language model in Hugging Face form.
     Checkpoint,
     /// A language model as ONNX graphs.
@@ -33,6 +39,8 @@ impl Artefact {
         match self {
             Artefact::Data => "data",
             Artefact::Examples => "examples",
+            Artefact::Reasons => "reasons",
+            Artefact::Scores => "scores",
             Artefact::Checkpoint => "checkpoint",
             Artefact::Graphs => "graphs",
             Artefact::Encoder => "encoder",

@@ -48,6 +48,8 @@ pub enum StageError {
     #[error(transparent)]
     Stats(#[from] crate::stats::StatsError),
     #[error(transparent)]
+    Teacher(#[from] crate::reason::endpoint::EndpointError),
+    #[error(transparent)]
     Bundle(#[from] taiji::bundle::BundleError),
     #[error(transparent)]
     Fetch(#[from] taiji::packages::FetchError),

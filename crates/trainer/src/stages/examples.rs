@@ -3,6 +3,7 @@
 use super::settings::{Context, KeyError, read, value};
 use super::source::{Source, dataset};
 use crate::data::{Dataset, ExampleSettings, SftSource, Split, build_examples, write_jsonl};
+use crate::reason::Origin;
 use crate::sft::tokenizer::TOKENIZER_FILE;
 use crate::sft::{SftExample, TextTokenizer};
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
@@ -73,7 +74,7 @@ impl Stage for Examples {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn settings(&self) -> Value {
@@ -108,6 +109,8 @@ impl Stage for Examples {
         };
         let train: Vec<SftExample> = sources.train.iter().map(rendered).collect();
         let validation: Vec<SftExample> = sources.validation.iter().map(rendered).collect();
+        write_origins(&folder.join("train.sources.jsonl"), &sources.train, &train)?;
+        write_origins(&folder.join("validation.sources.jsonl"), &sources.validation, &validation)?;
         inputs.progress().say(&format!("{} for training, {} for validation", train.len(), validation.len()));
         write_jsonl(&folder.join("train.jsonl"), train.iter().map(Line::new))?;
         write_jsonl(&folder.join("validation.jsonl"), validation.iter().map(Line::new))?;
@@ -177,15 +180,33 @@ impl Examples {
 /// One example in its file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
-    prompt: String,
-    completion: String,
+pub(super) struct Line {
+    pub(super) prompt: String,
+    pub(super) completion: String,
 }
 
 impl Line {
     fn new(example: &SftExample) -> Line {
         Line { prompt: example.prompt.clone(), completion: example.completion.clone() }
     }
+}
+
+/// What reasons are written for: the examples before their wording, with the prompts as they were rendered.
+fn write_origins(path: &Path, sources: &[(SftSource, String)], examples: &[SftExample]) -> Result<(), StageError> {
+    let origin = |((source, _), example): (&(SftSource, String), &SftExample)| Origin {
+        user_id: source.user_id.clone(),
+        prompt: example.prompt.clone(),
+        categories: source.target.categories.clone(),
+        title: source.target.title.clone(),
+        reasons: source.reasons.clone(),
+    };
+    write_jsonl(path, sources.iter().zip(examples).map(origin))?;
+    Ok(())
+}
+
+/// The examples of a folder before their wording: `train` or `validation`.
+pub fn read_origins(folder: &Path, split: &str) -> Result<Vec<Origin>, StageError> {
+    read_lines(&folder.join(format!("{split}.sources.jsonl")))
 }
 
 /// The tokenizer in a folder of examples or a checkpoint.
@@ -204,7 +225,8 @@ pub fn read_texts(folder: &Path) -> Result<Vec<String>, StageError> {
     read_lines(&folder.join("codebook.jsonl"))
 }
 
-fn read_lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<T>, StageError> {
+/// The values of a file, one a line.
+pub fn read_lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<T>, StageError> {
     let file = std::fs::File::open(path).map_err(StageError::io(path))?;
     let mut read = Vec::new();
     for (place, line) in BufReader::new(file).lines().enumerate() {

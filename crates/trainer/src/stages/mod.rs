@@ -3,15 +3,19 @@
 //! In: a kind and its settings. Out: a [`Stage`]. Callers: `recipe`. Each file is one kind: it reads its parents' folders, calls the
 //! room that does the work, and writes its own folder. What a folder holds is said at [`Artefact`](crate::stage::Artefact).
 
+mod answers;
 mod checkpoint;
 mod codebook;
 mod encoder;
 mod examples;
 mod export;
 mod files;
+mod filter;
 mod index;
 mod judge;
 mod publish;
+mod reason;
+mod score;
 mod served;
 mod settings;
 mod sft;
@@ -40,17 +44,21 @@ const fn kind(name: &'static str, seeded: bool, make: Make) -> Kind {
 }
 
 /// All kinds; a new one is a file here and a line in this list.
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 15] = [
     kind("synth", true, synth::make),
     kind("files", false, files::make),
     kind("checkpoint", false, checkpoint::make),
     kind("examples", true, examples::make),
+    kind("reason", true, reason::make),
+    kind("score", false, score::make),
+    kind("filter", true, filter::make),
     kind("sft", true, sft::make),
     kind("export", false, export::make),
     kind("encoder", false, encoder::make),
     kind("codebook", true, codebook::make),
     kind("index", false, index::make),
     kind("judge", true, judge::make),
+    kind("answers", false, answers::make),
     kind("publish", false, publish::make),
 ];
 

@@ -7,6 +7,7 @@ mod full_disk;
 mod packages;
 mod progress;
 mod quality;
+mod reasons;
 mod recipe;
 mod train_serve;
 mod trainer;

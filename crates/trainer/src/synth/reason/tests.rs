@@ -138,7 +138,7 @@ fn every_reason_is_true_of_its_purchase_and_shown_by_the_prompt() {
     for example in &examples {
         let text = true_reason(&example.reasons).unwrap();
         let all = Checked { evidence: true, decides: true, follows: true, arrives: true };
-        assert_eq!(check(&text, &example.reasons), all, "{text}");
+        assert_eq!(check(&text, &[], &example.reasons), all, "{text}");
         assert!(text.contains(&example.target.categories.join(" > ")), "{text}");
         words += text.split_whitespace().filter(|word| word.chars().any(char::is_alphabetic)).count();
         let prompt = render(&schema, &example.prompt, &|_| 0).text;

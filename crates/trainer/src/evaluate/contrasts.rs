@@ -1,0 +1,246 @@
+//! An experiment's rows → its tables: what each arm reached, and what is shown of the declared contrasts, whatever the sign.
+//!
+//! In: `docs/experiments/<name>.toml` and the rows of its arms and seeds. Out: Markdown. Judged by the declaration alone. As long as rows
+//! are missing nothing is decided, and that is said. Caller: `taiji-trainer contrasts`.
+
+use super::LookFigures;
+use crate::stats::{Contrast, Experiment, Interval, Sample, StatsError, Verdict, interval};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// Metrics of the first table, where they were measured.
+const SHOWN: [&str; 7] = ["l1", "l2", "l3", "title", "format", "evidence", "cause"];
+
+/// What is read of a row.
+#[derive(Debug, Clone, Deserialize)]
+struct Row {
+    arm: String,
+    seed: u64,
+    commit: Option<String>,
+    result: Run,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Run {
+    /// What the stage `filter` said of the pairs.
+    pairs: Value,
+    looks: Vec<LookFigures>,
+}
+
+/// An experiment's declaration with the rows that are there.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    experiment: Experiment,
+    rows: Vec<Row>,
+}
+
+impl Rows {
+    /// Reads a declaration and the rows of a folder; rows of arms that are not declared are refused.
+    pub fn read(declaration: &Path, folder: &Path) -> Result<Rows, StatsError> {
+        let experiment = Experiment::read(declaration)?;
+        let refuse =
+            |path: &Path, message: String| StatsError::Declaration { path: path.display().to_string(), message };
+        let mut rows: Vec<Row> = Vec::new();
+        let entries = std::fs::read_dir(folder).map_err(|error| refuse(folder, error.to_string()))?;
+        for entry in entries {
+            let path = entry.map_err(|error| refuse(folder, error.to_string()))?.path();
+            if path.extension().is_none_or(|end| end != "json") {
+                continue;
+            }
+            let text = std::fs::read(&path).map_err(|error| refuse(&path, error.to_string()))?;
+            let row: Row = serde_json::from_slice(&text).map_err(|error| refuse(&path, error.to_string()))?;
+            if !experiment.arms.contains(&row.arm) {
+                return Err(refuse(&path, format!("arm {} is not declared", row.arm)));
+            }
+            if row.result.looks.len() != experiment.stop.looks.len() {
+                let (found, declared) = (row.result.looks.len(), experiment.stop.looks.len());
+                return Err(refuse(&path, format!("has {found} looks, {declared} are declared")));
+            }
+            rows.push(row);
+        }
+        rows.sort_by(|left, right| (&left.arm, left.seed).cmp(&(&right.arm, right.seed)));
+        Ok(Rows { experiment, rows })
+    }
+
+    fn of(&self, arm: &str) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.arm == arm)
+    }
+
+    /// Both tables.
+    pub fn markdown(&self) -> Result<String, StatsError> {
+        let mut text = self.arms();
+        for (look, fraction) in self.experiment.stop.looks.iter().enumerate() {
+            let _ = write!(text, "\nLook at {fraction} of the steps:\n\n{}", self.contrasts(look)?);
+        }
+        Ok(text)
+    }
+
+    /// What each arm reached, mean over its seeds.
+    fn arms(&self) -> String {
+        let commits: BTreeSet<&str> = self.rows.iter().filter_map(|row| row.commit.as_deref()).collect();
+        let planned = self.experiment.arms.len() * self.experiment.seeds;
+        let commits: Vec<&str> = commits.into_iter().map(|commit| &commit[..commit.len().min(7)]).collect();
+        let mut text = format!("{} of {planned} rows; commits {}.\n\n", self.rows.len(), commits.join(", "));
+        let looks = &self.experiment.stop.looks;
+        let early: Vec<String> = looks[..looks.len() - 1].iter().map(|fraction| format!("l3 at {fraction}")).collect();
+        let head: Vec<&str> = SHOWN.into_iter().chain(early.iter().map(String::as_str)).collect();
+        let _ = writeln!(text, "| arm | seeds | pairs | distinct prompts | wrong reasons | {} |", head.join(" | "));
+        let _ = writeln!(text, "|---{}|", "|---".repeat(4 + head.len()));
+        for arm in &self.experiment.arms {
+            let rows: Vec<&Row> = self.of(arm).collect();
+            let Some(first) = rows.first() else { continue };
+            let pairs = &first.result.pairs;
+            let at = |look: usize, metric: &str| {
+                let means = rows.iter().filter_map(|row| Some(row.result.looks[look].metrics.get(metric)?.mean));
+                let means: Vec<f64> = means.collect();
+                if means.is_empty() {
+                    "–".to_string()
+                } else {
+                    format!("{:.3}", means.iter().sum::<f64>() / means.len() as f64)
+                }
+            };
+            let last = looks.len() - 1;
+            let cells = SHOWN.iter().map(|metric| at(last, metric)).chain((0..last).map(|look| at(look, "l3")));
+            let cells: Vec<String> = cells.collect();
+            let (count, prompts) = (&pairs["pairs"], &pairs["distinct_prompts"]);
+            let _ = writeln!(
+                text,
+                "| {arm} | {} | {count} | {prompts} | {} | {} |",
+                rows.len(),
+                wrong_share(&pairs["planted_taken"]),
+                cells.join(" | ")
+            );
+        }
+        text
+    }
+
+    /// The contrasts at a look.
+    fn contrasts(&self, look: usize) -> Result<String, StatsError> {
+        let mut differences = BTreeMap::new();
+        for contrast in &self.experiment.contrasts {
+            if let Some(sample) = self.difference(contrast, look)? {
+                differences.insert(contrast.name.clone(), sample);
+            }
+        }
+        let mut text =
+            "| contrast | metric | estimate | 95 % | p | held to | |\n|---|---|---|---|---|---|---|\n".to_string();
+        let is_whole = self.experiment.contrasts.iter().all(|contrast| {
+            differences.get(&contrast.name).is_some_and(|sample: &Sample| sample.seeds() == self.experiment.seeds)
+        });
+        let verdicts = if is_whole { self.experiment.judge(look, &differences)? } else { Vec::new() };
+        for contrast in &self.experiment.contrasts {
+            let Some(sample) = differences.get(&contrast.name) else {
+                let _ = writeln!(text, "| {} | {} | – | – | – | – | no rows yet |", contrast.name, contrast.metric);
+                continue;
+            };
+            let found = interval(sample, 0.95)?;
+            let verdict = verdicts.iter().find(|verdict| verdict.name == contrast.name);
+            let decided = match verdict {
+                Some(verdict) => said(contrast, verdict),
+                None => format!("{} of {} seeds: nothing is decided", sample.seeds(), self.experiment.seeds),
+            };
+            let held = verdict.and_then(|verdict| verdict.threshold).map_or("–".to_string(), |p| format!("{p:.4}"));
+            let p = verdict.map_or(found.p, |verdict| verdict.p);
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {p:.4} | {held} | {decided} |",
+                contrast.name,
+                contrast.metric,
+                shown(&found)
+            );
+        }
+        Ok(text)
+    }
+
+    /// Paired by seed and user, over the seeds that both arms have; `None` without any.
+    fn difference(&self, contrast: &Contrast, look: usize) -> Result<Option<Sample>, StatsError> {
+        let seeds = |arm: &str| self.of(arm).map(|row| row.seed).collect::<BTreeSet<u64>>();
+        let common: Vec<u64> = seeds(&contrast.arm).intersection(&seeds(&contrast.against)).copied().collect();
+        if common.is_empty() {
+            return Ok(None);
+        }
+        let sample = |arm: &str| {
+            let mut values = Vec::new();
+            for row in self.of(arm).filter(|row| common.contains(&row.seed)) {
+                let hits = row.result.looks[look].metrics.get(&contrast.metric).and_then(|hits| hits.values());
+                values.extend(hits.ok_or_else(|| StatsError::Declaration {
+                    path: format!("{arm}-{}.json", row.seed),
+                    message: format!("has no readable metric {}", contrast.metric),
+                })?);
+            }
+            Sample::new(common.len(), 1, values.len() / common.len(), &values)
+        };
+        sample(&contrast.arm)?.minus(&sample(&contrast.against)?).map(Some)
+    }
+}
+
+fn shown(found: &Interval) -> String {
+    format!("{:+.4} | {:+.4} … {:+.4}", found.estimate, found.low, found.high)
+}
+
+fn said(contrast: &Contrast, verdict: &Verdict) -> String {
+    match (contrast.primary, verdict.shown) {
+        (true, true) => "**shown**".to_string(),
+        (true, false) => "not shown".to_string(),
+        (false, _) => "for reading".to_string(),
+    }
+}
+
+/// Share of the pairs whose reason is known to be wrong.
+fn wrong_share(planted: &Value) -> String {
+    let count = |name: &str| planted[name].as_f64().unwrap_or(0.0);
+    let wrong = count("wrong_right") + count("wrong_own");
+    let all = wrong + count("true");
+    if all == 0.0 { "–".to_string() } else { format!("{:.3}", wrong / all) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::super::Hits;
+    use super::*;
+    use serde_json::json;
+
+    const DECLARED: &str = "name = \"trial\"\nquestion = \"q\"\ndata = \"d\"\narms = [\"plain\", \"filtered\"]\nseeds = 2\nusers = 40\n\
+        alpha = 0.05\n[stop]\nlooks = [0.5, 1.0]\nspending = \"o_brien_fleming\"\n[[contrast]]\nname = \"helps\"\nmetric = \"l3\"\n\
+        arm = \"filtered\"\nagainst = \"plain\"\nprimary = true\n";
+
+    fn write(folder: &Path, arm: &str, seed: u64, hits: &[bool]) {
+        let look = |step: Option<u64>| json!({ "step": step, "metrics": { "l3": Hits::new(hits) }, "texts": [] });
+        let planted = json!({ "true": 3, "wrong_own": 1 });
+        let pairs = json!({ "pairs": 4, "distinct_prompts": 2, "planted_taken": planted });
+        let row = json!({ "experiment": "trial", "arm": arm, "seed": seed, "commit": "0123456789", "stages": {},
+            "result": { "pairs": pairs, "looks": [look(Some(3)), look(None)] } });
+        std::fs::write(folder.join(format!("{arm}-{seed}.json")), row.to_string()).unwrap();
+    }
+
+    #[test]
+    fn contrasts_are_decided_when_all_rows_are_there_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let declaration = folder.path().join("trial.toml");
+        std::fs::write(&declaration, DECLARED).unwrap();
+        let rows = folder.path().join("trial");
+        std::fs::create_dir(&rows).unwrap();
+        // Eight users in ten are hit by the one, two by the other.
+        let hits = |most: usize| (0..40).map(|user| user % 10 < most).collect::<Vec<bool>>();
+        write(&rows, "plain", 1, &hits(2));
+        write(&rows, "filtered", 1, &hits(8));
+        write(&rows, "plain", 2, &hits(2));
+        let told = || Rows::read(&declaration, &rows).unwrap().markdown().unwrap();
+        let early = told();
+        assert!(
+            early.contains("3 of 4 rows; commits 0123456.") && early.contains("1 of 2 seeds: nothing is decided"),
+            "{early}"
+        );
+        assert!(early.contains("| plain | 2 | 4 | 2 | 0.250 | – | – | 0.200 |"), "{early}");
+        write(&rows, "filtered", 2, &hits(7));
+        let whole = told();
+        assert_eq!(whole.matches("**shown**").count(), 2, "{whole}");
+        assert!(whole.contains("| helps | l3 | +0.5500 | "), "{whole}");
+        write(&rows, "unheard", 1, &hits(2));
+        assert!(Rows::read(&declaration, &rows).unwrap_err().to_string().contains("unheard is not declared"));
+    }
+}
