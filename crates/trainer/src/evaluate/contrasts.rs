@@ -82,8 +82,8 @@ impl Rows {
     fn arms(&self) -> String {
         let commits: BTreeSet<&str> = self.rows.iter().filter_map(|row| row.commit.as_deref()).collect();
         let planned = self.experiment.arms.len() * self.experiment.seeds;
-        let commits: Vec<&str> = commits.into_iter().map(|commit| &commit[..commit.len().min(7)]).collect();
-        let mut text = format!("{} of {planned} rows; commits {}.\n\n", self.rows.len(), commits.join(", "));
+        let short: Vec<&str> = commits.into_iter().map(|commit| &commit[..commit.len().min(7)]).collect();
+        let mut text = format!("{} of {planned} rows; commits {}.\n\n", self.rows.len(), short.join(", "));
         let looks = &self.experiment.stop.looks;
         let early: Vec<String> = looks[..looks.len() - 1].iter().map(|fraction| format!("l3 at {fraction}")).collect();
         let head: Vec<&str> = SHOWN.into_iter().chain(early.iter().map(String::as_str)).collect();
@@ -94,17 +94,11 @@ impl Rows {
             let Some(first) = rows.first() else { continue };
             let pairs = &first.result.pairs;
             let at = |look: usize, metric: &str| {
-                let means = rows.iter().filter_map(|row| Some(row.result.looks[look].metrics.get(metric)?.mean));
-                let means: Vec<f64> = means.collect();
-                if means.is_empty() {
-                    "–".to_string()
-                } else {
-                    format!("{:.3}", means.iter().sum::<f64>() / means.len() as f64)
-                }
+                mean(&rows, look, metric).map_or("–".to_string(), |mean| format!("{mean:.3}"))
             };
             let last = looks.len() - 1;
-            let cells = SHOWN.iter().map(|metric| at(last, metric)).chain((0..last).map(|look| at(look, "l3")));
-            let cells: Vec<String> = cells.collect();
+            let figures = SHOWN.iter().map(|metric| at(last, metric)).chain((0..last).map(|look| at(look, "l3")));
+            let cells: Vec<String> = figures.collect();
             let (count, prompts) = (&pairs["pairs"], &pairs["distinct_prompts"]);
             let _ = writeln!(
                 text,
@@ -177,6 +171,13 @@ impl Rows {
     }
 }
 
+/// Over the rows that have the metric.
+fn mean(rows: &[&Row], look: usize, metric: &str) -> Option<f64> {
+    let means = rows.iter().filter_map(|row| Some(row.result.looks[look].metrics.get(metric)?.mean));
+    let (sum, count) = means.fold((0.0, 0), |(sum, count), mean| (sum + mean, count + 1));
+    (count > 0).then(|| sum / f64::from(count))
+}
+
 fn shown(found: &Interval) -> String {
     format!("{:+.4} | {:+.4} … {:+.4}", found.estimate, found.low, found.high)
 }
@@ -236,10 +237,10 @@ mod tests {
             "{early}"
         );
         assert!(early.contains("| plain | 2 | 4 | 2 | 0.250 | – | – | 0.200 |"), "{early}");
-        write(&rows, "filtered", 2, &hits(7));
+        write(&rows, "filtered", 2, &hits(8));
         let whole = told();
         assert_eq!(whole.matches("**shown**").count(), 2, "{whole}");
-        assert!(whole.contains("| helps | l3 | +0.5500 | "), "{whole}");
+        assert!(whole.contains("| helps | l3 | +0.6000 | "), "{whole}");
         write(&rows, "unheard", 1, &hits(2));
         assert!(Rows::read(&declaration, &rows).unwrap_err().to_string().contains("unheard is not declared"));
     }

@@ -31,7 +31,12 @@ pub enum Method {
 impl Method {
     /// Whether scores are looked at.
     pub fn needs_scores(self) -> bool {
-        !matches!(self, Method::All | Method::One | Method::Half)
+        self.has_threshold() || self == Method::Best
+    }
+
+    /// Whether a threshold decides.
+    pub fn has_threshold(self) -> bool {
+        matches!(self, Method::Perplexity | Method::Gain | Method::NoReason)
     }
 
     /// Nats by which a pair is judged, lower is better; `None` where there is no score.
@@ -67,8 +72,11 @@ pub fn percentile(mut values: Vec<f64>, share: f64) -> Option<f64> {
     Some(low + (high - low) * place.fract())
 }
 
-/// The threshold of a method: a percentile of what the first `most` pairs of a validation subset cost.
+/// The threshold of a method that has one: a percentile of what the first `most` pairs of a validation subset cost.
 pub fn threshold(method: Method, groups: &[Group], scores: &[Scores], share: f64, most: usize) -> Option<f64> {
+    if !method.has_threshold() {
+        return None;
+    }
     let costs = pairs(groups).filter_map(|(group, reason)| method.cost(&scores[group], reason));
     percentile(costs.take(most).collect(), share)
 }
@@ -203,6 +211,7 @@ mod tests {
             ([(0, 0), (1, 2)].as_slice(), [(1, 1)].as_slice())
         );
         assert_eq!(percentile(vec![], 0.5), None);
+        assert_eq!(threshold(Method::Half, &groups, &[], 0.5, 100), None);
     }
 
     #[test]

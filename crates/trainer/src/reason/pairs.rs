@@ -97,18 +97,18 @@ const TOLD: [&str; 16] = [
 /// Takes a teacher's text out of its tags: `<think>…</think>` with or without the opening one, and whatever follows the answer's tag
 /// is left away, since the answer is known.
 pub fn untagged(text: &str) -> Result<String, Refusal> {
-    let text = text.trim();
-    let opened = text.strip_prefix(THINK_OPEN);
-    let text = opened.unwrap_or(text);
-    let inside = match text.split_once(THINK_CLOSE) {
+    let trimmed = text.trim();
+    let opened = trimmed.strip_prefix(THINK_OPEN);
+    let body = opened.unwrap_or(trimmed);
+    let inside = match body.split_once(THINK_CLOSE) {
         Some((inside, rest)) => {
             let rest = rest.trim();
             let is_answer = rest.is_empty() || (rest.starts_with(ANSWER_OPEN) && rest.ends_with(ANSWER_CLOSE));
             is_answer.then_some(inside).ok_or(Refusal::Tags)?
         }
         // A reply that was cut.
-        None if opened.is_some() => return Err(if text.trim().is_empty() { Refusal::Empty } else { Refusal::Tags }),
-        None => text,
+        None if opened.is_some() => return Err(if body.trim().is_empty() { Refusal::Empty } else { Refusal::Tags }),
+        None => body,
     };
     if [THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE].iter().any(|tag| inside.contains(tag)) {
         return Err(Refusal::Tags);
@@ -120,12 +120,12 @@ pub fn untagged(text: &str) -> Result<String, Refusal> {
 
 /// Whether a reason says that the answer was known, or has the title in it.
 pub fn leak(reason: &str, title: &str) -> Option<Refusal> {
-    let (words, wanted) = (words(reason), words(title));
-    let joined = words.join(" ");
+    let (said, wanted) = (words(reason), words(title));
+    let joined = said.join(" ");
     if TOLD.iter().any(|phrase| joined.contains(phrase)) {
         return Some(Refusal::Told);
     }
-    let run = longest_run(&words, &wanted);
+    let run = longest_run(&said, &wanted);
     let is_told = run >= RUN_OF_WORDS || (run > 0 && run as f64 >= RUN_SHARE * wanted.len() as f64);
     is_told.then_some(Refusal::Title)
 }

@@ -151,7 +151,7 @@ mod tests {
             group("short", &["because it rains", "they like tents a lot"]),
             group("a longer prompt with words", &[]),
             group("another", &["x"]),
-            group(&"far too long ".repeat(40), &["x"]),
+            group(&"far too long ".repeat(200), &["x"]),
         ];
         let texts = groups.iter().flat_map(|group| [group.prompt.as_str(), group.title.as_str()]);
         let tokenizer = TextTokenizer::train(texts, 280, &[]).unwrap();

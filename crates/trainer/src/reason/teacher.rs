@@ -127,6 +127,7 @@ pub fn wrong_reason(reasons: &[Reason], blame: Blame, ending: WrongPath, random:
         WrongPath::Own => false,
         WrongPath::Either => random.random_bool(0.5),
     };
-    let (path, planted) = if is_rationalised { (bought, Planted::WrongRight) } else { (own, Planted::WrongOwn) };
+    let path = if is_rationalised { bought } else { own };
+    let planted = if is_rationalised { Planted::WrongRight } else { Planted::WrongOwn };
     Some(Lesson { text: written(cause, domain, path), planted })
 }

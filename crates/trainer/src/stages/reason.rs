@@ -220,7 +220,8 @@ impl Reasons {
         let mut planted: BTreeMap<Planted, usize> = BTreeMap::new();
         for (origin, Written { texts, planted: known }) in origins.into_iter().zip(written) {
             let kept = sift(&texts, &origin.title, self.settings.same, &mut refusals);
-            let own: Vec<Planted> = known.iter().flat_map(|all| kept.iter().map(|(place, _)| all[*place])).collect();
+            let own: Vec<Planted> =
+                known.iter().flat_map(|all| kept.iter().map(move |(place, _)| all[*place])).collect();
             own.iter().for_each(|one| *planted.entry(*one).or_default() += 1);
             without += usize::from(kept.is_empty());
             flags.push(own);

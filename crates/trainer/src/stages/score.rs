@@ -98,14 +98,15 @@ pub fn read_planted(folder: &Path, split: &str) -> Result<Option<Vec<Vec<Planted
 }
 
 /// The methods whose cost may tell a wrong reason from a true one.
-const JUDGED: [Method; 3] = [Method::Perplexity, Method::Gain, Method::NoReason];
+const JUDGED: [(&str, Method); 3] =
+    [("perplexity", Method::Perplexity), ("gain", Method::Gain), ("no_reason", Method::NoReason)];
 
 fn figures(groups: &[Group], scores: &[Scores], planted: Option<&[Vec<Planted>]>) -> Value {
     let mut figures = serde_json::Map::new();
     let unscored = pairs(groups).filter(|(group, reason)| scores[*group].with[*reason].is_none()).count();
     figures.insert("pairs".into(), json!(pairs(groups).count()));
     figures.insert("too_long".into(), json!(unscored));
-    for method in JUDGED {
+    for (name, method) in JUDGED {
         let costs = |kind: Option<Planted>| {
             let known = pairs(groups).filter(move |(group, reason)| {
                 kind.is_none_or(|kind| planted.is_some_and(|planted| planted[*group][*reason] == kind))
@@ -117,7 +118,7 @@ fn figures(groups: &[Group], scores: &[Scores], planted: Option<&[Vec<Planted>]>
             auc(bad.chain(costs(Some(Planted::True)).map(|cost| (cost, false))))
         };
         figures.insert(
-            serde_json::to_value(method).ok().and_then(|name| name.as_str().map(str::to_string)).unwrap_or_default(),
+            name.to_string(),
             json!({
                 "median_nats": percentile(costs(None).collect(), 0.5),
                 "median_nats_true": percentile(costs(Some(Planted::True)).collect(), 0.5),

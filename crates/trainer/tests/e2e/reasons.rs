@@ -21,7 +21,7 @@ fn small(arms: &[&str]) -> toml::Table {
         ("others-examples", "vocab = 512\ncodebook_texts = 60"),
         ("scorer", model),
         ("pairs", "pairs = 48"),
-        ("sft", &students),
+        ("sft", students.as_str()),
         ("answers", "at = [2, 4]"),
     ] {
         set(&mut recipe, stage, settings);
@@ -32,7 +32,7 @@ fn small(arms: &[&str]) -> toml::Table {
         prompt.insert("max_new_tokens".into(), 60.into());
     }
     recipe["experiment"]["seeds"] = toml::Value::from(vec![1]);
-    recipe["arms"].as_table_mut().unwrap().retain(|arm, _| arms.contains(&arm));
+    recipe["arms"].as_table_mut().unwrap().retain(|arm, _| arms.contains(&arm.as_str()));
     recipe
 }
 

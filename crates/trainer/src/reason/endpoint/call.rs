@@ -70,17 +70,17 @@ impl Caller {
     }
 
     async fn attempt(&self, question: &Value) -> Result<Reply, Failed> {
-        let request = self.client.post(&self.url).json(question);
+        let plain = self.client.post(&self.url).json(question);
         let request = match &self.key {
-            Some(key) => request.bearer_auth(key),
-            None => request,
+            Some(key) => plain.bearer_auth(key),
+            None => plain,
         };
         // Nothing came, or not all of it: the network, or a time-out.
         let for_now = |error: reqwest::Error| Failed::ForNow(told(&error), None);
         let response = request.send().await.map_err(for_now)?;
         let (status, pause) = (response.status(), retry_after(&response));
-        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("nothing");
-        let kind = kind.to_string();
+        let header = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let kind = header.unwrap_or("nothing").to_string();
         let body = response.text().await.map_err(for_now)?;
         let url = || self.url.clone();
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) || status.is_server_error() {
