@@ -57,7 +57,7 @@ world-check: ## what copying, counting and reading make of the generated world `
 stats-check: ## coverage of the 95 % intervals in 1,000 null simulations a design: the table of docs/results.md
 	$(CARGO) test --release --locked -p taiji-trainer --lib -- --ignored --exact --nocapture stats::tests::coverage::stats_check
 
-orft: build ## the experiment on reasons and their filters: arms × seeds, five hours on 2 cores in any number of pieces, then its tables
+orft: build ## the experiment on reasons and their filters: arms × seeds, six hours on 2 cores in any number of pieces, then its tables
 	$(BIN)/taiji-trainer run --recipe models/orft.toml --jobs 2 --wait
 	$(BIN)/taiji-trainer contrasts docs/experiments/orft.toml
 
