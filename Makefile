@@ -59,7 +59,7 @@ stats-check: ## coverage of the 95 % intervals in 1,000 null simulations a desig
 
 orft: build ## the experiment on reasons and their filters: arms × seeds, six hours on 2 cores in any number of pieces, then its tables
 	$(BIN)/taiji-trainer run --recipe models/orft.toml --jobs 2 --wait
-	$(BIN)/taiji-trainer contrasts docs/experiments/orft.toml
+	$(BIN)/taiji-trainer contrasts docs/experiments/orft.toml --into docs/results.md
 
 real: build setup-tests ## train on instruments-mm, serve, feed 1,000 real histories, print the figures (needs TAIJI_DATA_DIR)
 	@python3 scripts/real.py

@@ -8,7 +8,7 @@ use taiji_export::{ExportError, ExportOptions, Flavour, Precision, RecoverReport
 use taiji_trainer::data::import_amazon;
 use taiji_trainer::evaluate::Rows;
 use taiji_trainer::judge::{compare_llm, evaluate_bundle};
-use taiji_trainer::stats::Experiment;
+use taiji_trainer::stats::{Experiment, StatsError};
 use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
 
 mod recipes;
@@ -169,6 +169,9 @@ enum Command {
         /// Folder of the rows. Default: beside the declaration, under its name.
         #[arg(long, value_name = "DIR")]
         rows: Option<PathBuf>,
+        /// Page that has a place for the tables; they are put there instead of being printed.
+        #[arg(long, value_name = "FILE")]
+        into: Option<PathBuf>,
     },
     /// Say how much another export of a bundle's LLM differs from it, on held-out generated users.
     #[command(
@@ -348,11 +351,17 @@ fn execute(command: Command) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Command::Contrasts { file, rows } => {
-            let rows = rows.unwrap_or_else(|| file.with_extension(""));
-            let read = Rows::read(&file, &rows).map_err(|error| Failure(error.to_string(), 64))?;
-            print!("{}", read.markdown().map_err(|error| Failure(error.to_string(), 70))?);
-            Ok(())
+        Command::Contrasts { file, rows, into } => {
+            let folder = rows.unwrap_or_else(|| file.with_extension(""));
+            let read = Rows::read(&file, &folder).map_err(|error| Failure(error.to_string(), 64))?;
+            let failed = |error: StatsError| Failure(error.to_string(), 69);
+            let Some(page) = into else {
+                print!("{}", read.markdown().map_err(failed)?);
+                return Ok(());
+            };
+            let shown = |error: std::io::Error| unavailable(format!("{}: {error}", page.display()));
+            let text = std::fs::read_to_string(&page).map_err(shown)?;
+            std::fs::write(&page, read.put_into(&text).map_err(failed)?).map_err(shown)
         }
         Command::Compare { bundle, llm, synth_seed, users } => {
             let compared = compare_llm(&bundle, &llm, synth_seed, users).map_err(unavailable)?;

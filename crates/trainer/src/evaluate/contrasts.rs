@@ -78,6 +78,18 @@ impl Rows {
         Ok(text)
     }
 
+    /// A page with the tables in their place: between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+    pub fn put_into(&self, page: &str) -> Result<String, StatsError> {
+        let name = &self.experiment.name;
+        let (open, close) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
+        let parts = page.split_once(&open).and_then(|(before, rest)| Some((before, rest.split_once(&close)?.1)));
+        let (before, after) = parts.ok_or_else(|| StatsError::Declaration {
+            path: name.clone(),
+            message: format!("the page has no place for the tables: {} … {close}", open.trim_end()),
+        })?;
+        Ok(format!("{before}{open}{}{close}{after}", self.markdown()?))
+    }
+
     /// What each arm reached, mean over its seeds.
     fn arms(&self) -> String {
         let commits: BTreeSet<&str> = self.rows.iter().filter_map(|row| row.commit.as_deref()).collect();
@@ -241,6 +253,10 @@ mod tests {
         let whole = told();
         assert_eq!(whole.matches("**shown**").count(), 2, "{whole}");
         assert!(whole.contains("| helps | l3 | +0.6000 | "), "{whole}");
+        let read = Rows::read(&declaration, &rows).unwrap();
+        let page = read.put_into("a\n<!-- trial:begin -->\nold\n<!-- trial:end -->\nb\n").unwrap();
+        assert_eq!(page, format!("a\n<!-- trial:begin -->\n{whole}<!-- trial:end -->\nb\n"));
+        assert!(read.put_into("no place").unwrap_err().to_string().contains("<!-- trial:begin -->"));
         write(&rows, "unheard", 1, &hits(2));
         assert!(Rows::read(&declaration, &rows).unwrap_err().to_string().contains("unheard is not declared"));
     }
