@@ -216,7 +216,8 @@ impl Task for Texts<'_> {
     /// Mean nll per completion token.
     fn validate(&mut self) -> Result<Option<Validated>, SftError> {
         let (mut total, mut hits, mut count) = (0.0, 0.0, 0.0);
-        for chosen in fill(&self.validation, 0..self.validation.len(), BatchSize::of_tokens(self.settings.batch_tokens)) {
+        for chosen in fill(&self.validation, 0..self.validation.len(), BatchSize::of_tokens(self.settings.batch_tokens))
+        {
             let batch = assemble(&self.validation, &chosen, 0.0);
             let targets = batch.targets.iter().zip(&batch.weights).filter(|(_, weight)| **weight != 0.0);
             for ((likelihood, best), (target, _)) in self.decoder.scores(&batch)?.into_iter().zip(targets) {

@@ -83,7 +83,8 @@ impl Stage for Answers {
         for (step, weights) in steps.chain([(None, checkpoint.to_path_buf())]) {
             let look = judged.look(step, &weights)?;
             let l3 = look.metrics.get("l3").map_or(0.0, |hits| hits.mean);
-            eprintln!("answers: step {}: l3 {l3:.4}", step.map_or("last".to_string(), |step| step.to_string()));
+            let at = step.map_or("at the end".to_string(), |step| format!("after step {step}"));
+            inputs.progress().say(&format!("{at}: l3 {l3:.4}"));
             looks.push(look);
         }
         write_json(&folder.join(JUDGED_FILE), &json!({ "pairs": pairs, "looks": looks }))

@@ -118,7 +118,7 @@ impl Stage for Filter {
         if let Some(scores) = inputs.optional(Artefact::Scores) {
             report["scores"] = read_json(&scores.join(SCORES_FILE))?;
         }
-        eprintln!("filter: {} pairs of {} prompts", report["pairs"], report["distinct_prompts"]);
+        inputs.progress().say(&format!("{} pairs of {} prompts", report["pairs"], report["distinct_prompts"]));
         write_json(&folder.join(FILTER_FILE), &report)
     }
 }

@@ -153,13 +153,14 @@ impl Stage for Reasons {
                 Teacher::Openai(endpoint) => {
                     let own = folder.join(split);
                     std::fs::create_dir_all(&own).map_err(StageError::io(&own))?;
-                    let (texts, spent) = endpoint.ask(&origins, self.settings.k, max_title_chars, &own)?;
+                    let (texts, spent) =
+                        endpoint.ask(&origins, self.settings.k, max_title_chars, &own, inputs.progress())?;
                     (texts.into_iter().map(|texts| Written { texts, planted: None }).collect(), Some(spent))
                 }
             };
             let mut counts = self.keep(split, origins, written, folder)?;
             counts["spent"] = json!(spent);
-            eprintln!("reason: {split}: {} reasons for {} prompts", counts["reasons"], counts["prompts"]);
+            inputs.progress().say(&format!("{split}: {} reasons for {} prompts", counts["reasons"], counts["prompts"]));
             report.insert(split, counts);
         }
         let report =

@@ -75,9 +75,9 @@ impl Stage for Score {
         let mut report = serde_json::Map::new();
         for split in SPLITS {
             let groups = read_groups(reasons, split)?;
-            let bar = indicatif::ProgressBar::new(groups.len() as u64);
-            let scores = scorer.score(&groups, &mut |done| bar.set_position(done as u64))?;
-            bar.finish_and_clear();
+            let mut bar = inputs.progress().bar(split, groups.len() as u64);
+            let scores = scorer.score(&groups, &mut |done| bar.set(done as u64))?;
+            drop(bar);
             report.insert(split.to_string(), figures(&groups, &scores, read_planted(reasons, split)?.as_deref()));
             write_jsonl(&folder.join(format!("{split}.jsonl")), scores)?;
         }

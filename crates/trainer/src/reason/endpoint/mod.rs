@@ -15,6 +15,7 @@ mod gate;
 mod tests;
 
 use super::Origin;
+use crate::progress::Progress;
 use cache::{Cache, Reply};
 use call::Caller;
 use gate::Gate;
@@ -178,6 +179,7 @@ impl Endpoint {
         k: usize,
         max_title_chars: usize,
         folder: &Path,
+        progress: &Progress,
     ) -> Result<(Vec<Vec<String>>, Spent), EndpointError> {
         let failed =
             |error: std::io::Error| EndpointError::Client { url: self.url.clone(), message: error.to_string() };
@@ -192,8 +194,8 @@ impl Endpoint {
             keys.iter().cloned().zip(questions).filter(|(key, _)| cache.get(key).is_none()).collect();
         let asked_now = missing.len();
         if asked_now > 0 {
-            eprintln!("reason: {asked_now} of {} replies are asked of {}", keys.len(), self.url);
-            cache = runtime.block_on(self.ask_all(missing, cache))?;
+            progress.say(&format!("{asked_now} of {} replies are asked of {}", keys.len(), self.url));
+            cache = runtime.block_on(self.ask_all(missing, cache, progress))?;
         }
         cache.close()?;
         let mut spent = Spent { asked_now, ..Spent::default() };
@@ -228,11 +230,16 @@ impl Endpoint {
         })
     }
 
-    async fn ask_all(&self, missing: Vec<(String, Value)>, cache: Cache) -> Result<Cache, EndpointError> {
+    async fn ask_all(
+        &self,
+        missing: Vec<(String, Value)>,
+        cache: Cache,
+        progress: &Progress,
+    ) -> Result<Cache, EndpointError> {
         let caller = Arc::new(Caller::new(self)?);
         let gate = Arc::new(Gate::new(self.requests_per_minute));
         let cache = Arc::new(Mutex::new(cache));
-        let bar = indicatif::ProgressBar::new(missing.len() as u64);
+        let mut bar = progress.bar("replies", missing.len() as u64);
         let mut waiting = missing.into_iter();
         let mut running: JoinSet<Result<(), EndpointError>> = JoinSet::new();
         loop {
@@ -247,9 +254,9 @@ impl Endpoint {
             let Some(ended) = running.join_next().await else { break };
             // The first failure ends the run and those under way with it; what came before is kept.
             ended.map_err(|error| EndpointError::Client { url: self.url.clone(), message: error.to_string() })??;
-            bar.inc(1);
+            bar.add(1);
         }
-        bar.finish_and_clear();
+        drop(bar);
         let message = "a request still holds the cache".to_string();
         let cache = Arc::into_inner(cache).ok_or(EndpointError::Client { url: self.url.clone(), message })?;
         Ok(cache.into_inner().unwrap_or_else(PoisonError::into_inner))

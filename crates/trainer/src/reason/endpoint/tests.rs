@@ -102,7 +102,7 @@ const GOOD: Does = Does::Says("<think>They hike. So next comes Outdoor > Tents.<
 fn each_prompt_is_asked_k_times_and_never_again() {
     let server = Server::start(&[GOOD]);
     let folder = tempfile::tempdir().unwrap();
-    let (texts, spent) = server.endpoint().ask(&origins(2), 3, 40, folder.path()).unwrap();
+    let (texts, spent) = server.endpoint().ask(&origins(2), 3, 40, folder.path(), &Progress::default()).unwrap();
     assert_eq!(texts.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
     let expected = Spent { replies: 6, asked_now: 6, prompt_tokens: 600, completion_tokens: 60, cost: 720.0 / 1e6 };
     assert_eq!(spent, expected);
@@ -111,7 +111,7 @@ fn each_prompt_is_asked_k_times_and_never_again() {
     assert_eq!(user, "user: number 0\nhistory:\nclick A > B: x\nbought next: Outdoor > Tents: red Veldt tent");
     assert_eq!(asked.iter().map(|one| one["seed"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2]);
     // The same again, with one prompt more: three new questions.
-    let (again, spent) = server.endpoint().ask(&origins(3), 3, 40, folder.path()).unwrap();
+    let (again, spent) = server.endpoint().ask(&origins(3), 3, 40, folder.path(), &Progress::default()).unwrap();
     assert_eq!((again.len(), spent.asked_now, server.asked().len()), (3, 3, 9));
 }
 
@@ -121,7 +121,7 @@ fn a_busy_endpoint_is_asked_again_when_it_says() {
     let server = Server::start(&[busy, Does::Sends(503, "", "not yet"), GOOD]);
     let folder = tempfile::tempdir().unwrap();
     let started = Instant::now();
-    let (texts, _) = server.endpoint().ask(&origins(1), 1, 40, folder.path()).unwrap();
+    let (texts, _) = server.endpoint().ask(&origins(1), 1, 40, folder.path(), &Progress::default()).unwrap();
     assert!(started.elapsed() >= Duration::from_secs(1), "Retry-After was passed over");
     assert_eq!((texts.len(), server.asked().len()), (1, 3));
 }
@@ -130,13 +130,13 @@ fn a_busy_endpoint_is_asked_again_when_it_says() {
 fn one_that_times_out_is_given_up_and_the_next_run_goes_on() {
     let server = Server::start(&[GOOD, Does::Hangs, Does::Hangs, Does::Hangs, GOOD]);
     let folder = tempfile::tempdir().unwrap();
-    let told = server.endpoint().ask(&origins(2), 1, 40, folder.path()).unwrap_err().to_string();
+    let told = server.endpoint().ask(&origins(2), 1, 40, folder.path(), &Progress::default()).unwrap_err().to_string();
     assert!(told.contains(&server.url) && told.contains("3 attempts") && told.contains("Run again"), "{told}");
     // What a kill would leave: half a line.
     let path = folder.path().join(cache::ASKED_FILE);
     let whole = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{whole}{{\"key\":\"ab")).unwrap();
-    let (texts, spent) = server.endpoint().ask(&origins(2), 1, 40, folder.path()).unwrap();
+    let (texts, spent) = server.endpoint().ask(&origins(2), 1, 40, folder.path(), &Progress::default()).unwrap();
     assert_eq!((texts.len(), spent.asked_now, server.asked().len()), (2, 1, 5));
 }
 
@@ -150,13 +150,14 @@ fn what_is_no_answer_is_an_error_that_names_the_endpoint() {
     ] {
         let server = Server::start(&[does]);
         let folder = tempfile::tempdir().unwrap();
-        let told = server.endpoint().ask(&origins(1), 1, 40, folder.path()).unwrap_err().to_string();
+        let told =
+            server.endpoint().ask(&origins(1), 1, 40, folder.path(), &Progress::default()).unwrap_err().to_string();
         assert!(parts.iter().all(|part| told.contains(part)), "{told}");
         assert_eq!(server.asked().len(), 1, "such an answer is not asked for again");
     }
     let keyed = Endpoint { key_env: Some("TAIJI_NO_SUCH_KEY".into()), ..Server::start(&[GOOD]).endpoint() };
     let folder = tempfile::tempdir().unwrap();
-    assert!(matches!(keyed.ask(&origins(1), 1, 40, folder.path()), Err(EndpointError::NoKey(_))));
+    assert!(matches!(keyed.ask(&origins(1), 1, 40, folder.path(), &Progress::default()), Err(EndpointError::NoKey(_))));
 }
 
 #[test]
@@ -168,7 +169,7 @@ fn a_teacher_that_leaks_the_answer_is_refused_and_counted() {
         GOOD,
     ]);
     let folder = tempfile::tempdir().unwrap();
-    let (texts, _) = server.endpoint().ask(&origins(1), 4, 40, folder.path()).unwrap();
+    let (texts, _) = server.endpoint().ask(&origins(1), 4, 40, folder.path(), &Progress::default()).unwrap();
     let mut refusals = Refusals::default();
     let kept = sift(&texts[0], "red Veldt tent", 0.9, &mut refusals);
     assert_eq!(kept, [(3, "They hike. So next comes Outdoor > Tents.".to_string())]);
@@ -182,6 +183,6 @@ fn no_more_requests_go_out_than_a_minute_allows() {
     let folder = tempfile::tempdir().unwrap();
     let started = Instant::now();
     let limited = Endpoint { requests_per_minute: 300.0, concurrency: 4, ..server.endpoint() };
-    limited.ask(&origins(6), 1, 40, folder.path()).unwrap();
+    limited.ask(&origins(6), 1, 40, folder.path(), &Progress::default()).unwrap();
     assert!(started.elapsed() >= Duration::from_secs(1), "{:?} for six at five a second", started.elapsed());
 }
