@@ -32,7 +32,7 @@ fn small(arms: &[&str]) -> toml::Table {
         prompt.insert("max_new_tokens".into(), 60.into());
     }
     recipe["experiment"]["seeds"] = toml::Value::from(vec![1]);
-    recipe["arms"].as_table_mut().unwrap().retain(|arm, _| arms.contains(&arm.as_str()));
+    recipe["arms"].as_table_mut().unwrap().retain(|arm, _| arms.contains(&arm));
     recipe
 }
 
