@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check chaos soak drain upgrade-check memcheck real demo demo-check world-check stats-check orft bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check gradient-check bench-sft chaos soak drain upgrade-check memcheck real demo demo-check world-check stats-check orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,8 +20,8 @@ build: setup ## both binaries into target/release; fetches ONNX Runtime and comp
 	@$(BIN)/taiji runtime fetch
 	@$(BIN)/taiji bundle fetch --bundle models/demo/1
 
-run: build ## serve the demo on 127.0.0.1:8080 (admin 9090) and feed it sample events
-	@bash scripts/run.sh $(BIN)
+run: build ## serve the demo, or BUNDLE=DIR, on 127.0.0.1:8080 (admin 9090) and feed it sample events, or those of SAMPLE=DIR
+	@BUNDLE=$(BUNDLE) SAMPLE=$(SAMPLE) bash scripts/run.sh $(BIN)
 
 test: build setup-tests ## unit, property and end-to-end tests against the built binaries; names what was skipped
 	@bash scripts/test.sh
@@ -63,6 +63,12 @@ orft: build ## the experiment on reasons and their filters: arms × seeds, six h
 
 real: build setup-tests ## train on instruments-mm, serve, feed 1,000 real histories, print the figures (needs TAIJI_DATA_DIR)
 	@python3 scripts/real.py
+
+gradient-check: build ## loss and every gradient of SmolLM2 beside transformers in f64 (needs TAIJI_SMOLLM2_GGUF, 2 GB of packages)
+	@bash scripts/gradient_check.sh
+
+bench-sft: build ## SFT steps beside PyTorch eager on the same models and batches, one thread each (TAIJI_SMOLLM2_GGUF: SmolLM2 with LoRA, too)
+	@bash scripts/bench_sft/run.sh
 
 bench: build setup-tests ## measure the whole way; rewrites the table in docs/benchmarks.md
 	@python3 scripts/bench.py

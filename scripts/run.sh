@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make run`: serves the demo bundle, feeds sample events while it serves, prints what to try next. Ctrl-C drains.
+# `make run`: serves a bundle (BUNDLE=DIR, else the demo), feeds sample events (SAMPLE=DIR with events.jsonl and items.jsonl, else generated) while it serves, prints what to try next. Ctrl-C drains.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,6 +10,8 @@ binaries=${1:-${CARGO_TARGET_DIR:-target}/release}
 # The service is on this machine: a proxy for the package registries has no part in it.
 export no_proxy="127.0.0.1,localhost${no_proxy:+,$no_proxy}"
 export NO_PROXY=$no_proxy
+bundle=${BUNDLE:-models/demo/1}
+sample=${SAMPLE:-$work/sample}
 mkdir -p "$work"
 
 server= feeder= poller=
@@ -28,17 +30,17 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 0' INT TERM
 
-[ -s "$work/sample/events.jsonl" ] ||
-  "$binaries/taiji-trainer" synth --out "$work/sample" --users 400 --events 20000 --seed 7 >/dev/null
+[ -s "$sample/events.jsonl" ] ||
+  "$binaries/taiji-trainer" synth --out "$sample" --users 400 --events 20000 --seed 7 >/dev/null
 first() { # first FIELD FILE: a text field of the first line; the generator's ids need no unescaping
   sed -nE "1s/.*\"$1\": ?\"([^\"]*)\".*/\1/p" "$2"
 }
-user=$(first user_id "$work/sample/events.jsonl")
-item=$(first id "$work/sample/items.jsonl")
+user=$(first user_id "$sample/events.jsonl")
+item=$(first id "$sample/items.jsonl")
 now=$(date +%s%3N)
 
 "$binaries/taiji" serve --listen "$listen" --admin-listen "$admin" --store "embedded:$work/store" \
-  --bundle models/demo/1 &
+  --bundle "$bundle" &
 server=$!
 
 # One answer, head and body; curl may not be there.
@@ -66,7 +68,7 @@ wait_for() { # wait_for ADDRESS PATH TEXT: until the answer holds the text; fail
 }
 
 wait_for "$admin" /readyz '"ready":true' || { echo "the service did not become ready" >&2; exit 69; }
-"$binaries/taiji" feed --file "$work/sample/events.jsonl" --rate 200 --http "http://$listen" &
+"$binaries/taiji" feed --file "$sample/events.jsonl" --rate 200 --http "http://$listen" &
 feeder=$!
 # A purchase of now: on a second run, when the sample is known already, it is what there is to refresh.
 printf '{"user_id":"%s","item_id":"%s","action":"purchase","ts_ms":%s}\n' "$user" "$item" "$now" >"$work/now.jsonl"

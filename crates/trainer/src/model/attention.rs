@@ -1,4 +1,4 @@
-//! Causal self-attention with bias, rotary positions ("rotate half") and grouped heads, fused, on unpadded segments, of
+//! Causal self-attention, with bias where there is one, rotary positions ("rotate half") and grouped heads, fused, on unpadded segments, of
 //! which several may continue one prefix.
 //!
 //! In: one row per token, `[query heads | key heads | value heads] × head_dim`, before the bias. Out: `[tokens, heads·head_dim]`.
@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use taiji_export::Rope;
 
 use super::maths::{add_in_place, column_sums, dot, exp_in_place, max};
 use super::tape::{record, tensor, with_values};
@@ -30,19 +31,17 @@ pub(super) struct AttentionShape {
 }
 
 impl AttentionShape {
-    /// Tables: angle = position · theta^(-2i / head_dim).
-    pub(super) fn new(heads: usize, kv_heads: usize, head_dim: usize, positions: usize, theta: f64) -> Self {
-        let half = head_dim / 2;
-        let angle = |index: usize| {
-            let (position, pair) = (index / half, index % half);
-            position as f64 * theta.powf(-2.0 * pair as f64 / head_dim as f64)
+    /// Tables: angle = position · frequency, in f32 as the exported graph and transformers have it.
+    pub(super) fn new(heads: usize, kv_heads: usize, head_dim: usize, positions: usize, rope: &Rope) -> Self {
+        let (frequencies, amplitude) = (rope.frequencies(head_dim), rope.amplitude());
+        let table = |function: fn(f64) -> f64| {
+            let angles = (0..positions).flat_map(|at| frequencies.iter().map(move |frequency| at as f32 * frequency));
+            angles.map(|angle| (amplitude * function(f64::from(angle))) as f32).collect()
         };
-        let cos = (0..positions * half).map(|index| angle(index).cos() as f32).collect();
-        let sin = (0..positions * half).map(|index| angle(index).sin() as f32).collect();
-        Self { heads, kv_heads, head_dim, cos, sin }
+        Self { heads, kv_heads, head_dim, cos: table(f64::cos), sin: table(f64::sin) }
     }
 
-    fn qkv_width(&self) -> usize {
+    pub(super) fn qkv_width(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
@@ -71,10 +70,10 @@ pub(super) struct Segment {
     pub(super) prefix: Range<usize>,
 }
 
-/// qkv `[tokens, qkv width]` without bias, bias `[qkv width]`, the segments of all tokens in order → `[tokens, heads·head_dim]`.
+/// qkv `[tokens, qkv width]` without bias, bias `[qkv width]` if there is one, the segments of all tokens in order → `[tokens, heads·head_dim]`.
 pub(super) fn attention(
     qkv: &Tensor,
-    bias: &Tensor,
+    bias: Option<&Tensor>,
     segments: &Arc<Vec<Segment>>,
     shape: &Arc<AttentionShape>,
 ) -> Result<Tensor> {
@@ -82,17 +81,20 @@ pub(super) fn attention(
     let width = shape.heads * shape.head_dim;
     let mut out = vec![0.0f32; tokens * width];
     let mut log_sums = vec![0.0f32; tokens * shape.heads];
-    with_values(qkv, |rows| with_values(bias, |b| forward(rows, b, segments, shape, &mut out, &mut log_sums)))??;
-    let (kept_qkv, kept_bias, segments, shape) = (qkv.detach(), bias.detach(), segments.clone(), shape.clone());
-    record("attention", &[qkv, bias], out, (tokens, width), move |gradient| {
+    let added = match bias {
+        Some(bias) => with_values(bias, <[f32]>::to_vec)?,
+        None => vec![0.0; shape.qkv_width()],
+    };
+    with_values(qkv, |rows| forward(rows, &added, segments, shape, &mut out, &mut log_sums))?;
+    let (kept_qkv, has_bias, segments, shape) = (qkv.detach(), bias.is_some(), segments.clone(), shape.clone());
+    let inputs: Vec<&Tensor> = std::iter::once(qkv).chain(bias).collect();
+    record("attention", &inputs, out, (tokens, width), move |gradient| {
         let qkv_gradient = with_values(gradient, |g| {
-            with_values(&kept_qkv, |rows| {
-                with_values(&kept_bias, |b| backward(rows, b, g, &log_sums, &segments, &shape))
-            })
-        })???;
-        let bias_gradient = column_sums(&qkv_gradient, shape.qkv_width());
-        let bias_gradient = tensor(bias_gradient, shape.qkv_width())?;
-        Ok([Some(tensor(qkv_gradient, (tokens, shape.qkv_width()))?), Some(bias_gradient), None])
+            with_values(&kept_qkv, |rows| backward(rows, &added, g, &log_sums, &segments, &shape))
+        })??;
+        let sums = has_bias.then(|| column_sums(&qkv_gradient, shape.qkv_width()));
+        let bias_gradient = sums.map(|sums| tensor(sums, shape.qkv_width())).transpose()?;
+        Ok([Some(tensor(qkv_gradient, (tokens, shape.qkv_width()))?), bias_gradient, None])
     })
 }
 

@@ -1,4 +1,4 @@
-//! Checkpoints in Hugging Face's Qwen2 layout: `config.json` + `model.safetensors`, every file replaced atomically.
+//! Checkpoints in Hugging Face's layout (Qwen2, Qwen3, Llama): `config.json` + `model.safetensors`, every file replaced atomically.
 //!
 //! Callers: `sft` (saves), `export` (reads the files), other tools. Reading is the exporter's. In memory query/key/value and gate/up are one
 //! matrix each; on disk they are apart, as Hugging Face has them.
@@ -39,15 +39,16 @@ pub fn save_checkpoint(decoder: &Decoder, folder: &Path) -> Result<(), ModelErro
     file.metadata.insert("format".into(), "pt".into());
     file.write(&folder.join(WEIGHTS_FILE))?;
     let path = folder.join(CONFIG_FILE);
-    let text = serde_json::to_vec_pretty(decoder.config()).map_err(|error| FileError::content(&path, error))?;
+    let text =
+        serde_json::to_vec_pretty(&decoder.config().to_json()).map_err(|error| FileError::content(&path, error))?;
     Ok(write_atomically(&path, &text)?)
 }
 
 /// Reads a checkpoint in any form that the exporter reads: f32, f16 or bf16, one file or shards.
 pub fn load_checkpoint(folder: &Path) -> Result<Decoder, ModelError> {
     let mut file = Checkpoint::open(folder)?;
-    file.check_decoder(true)?;
     let config = DecoderConfig::of_checkpoint(&file.config)?;
+    file.check_decoder(true)?;
     let mut source = |name: &str, shape: &[usize]| -> Result<Tensor, ModelError> {
         let mut values = Vec::with_capacity(shape.iter().product());
         for (part, rows) in parts(name, &config, shape[0]) {
@@ -61,7 +62,7 @@ pub fn load_checkpoint(folder: &Path) -> Result<Decoder, ModelError> {
 
 /// The tensors on disk that make one tensor in memory: names and rows.
 pub(super) fn parts(name: &str, config: &DecoderConfig, rows: usize) -> Vec<(String, usize)> {
-    let (query, key) = (config.num_attention_heads * config.head_dim(), config.num_key_value_heads * config.head_dim());
+    let (query, key) = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
     let split: &[(&str, usize)] = match name {
         _ if name.contains("qkv_proj") => &[("q_proj", query), ("k_proj", key), ("v_proj", key)],
         _ if name.contains("gate_up_proj") => {

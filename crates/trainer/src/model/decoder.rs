@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::attention::{AttentionShape, attention};
+use super::attention::{AttentionShape, Segment, attention};
 use super::batch::{TokenBatch, TrainBatch};
 use super::checkpoint::parts;
 use super::config::DecoderConfig;
@@ -16,7 +16,7 @@ use super::dropout::Dropout;
 use super::embedding::embed;
 use super::linear::{Linear, LinearPart, feed_forward};
 use super::loss::{LOGIT_BYTES, OutputRows};
-use super::norm::rms_norm;
+use super::norm::{head_norm, rms_norm};
 use super::{ModelError, Objective};
 use crate::nn::{Module, Parameter, Weight};
 
@@ -29,9 +29,12 @@ pub(super) struct Layer {
     pub(super) input_norm: Weight,
     /// `[(heads + 2·kv_heads)·head_dim, d]`: query, key, value rows.
     pub(super) qkv: Linear,
-    pub(super) qkv_bias: Weight,
+    pub(super) qkv_bias: Option<Weight>,
+    /// Of each query head and of each key head, `[head_dim]`.
+    pub(super) head_norms: Option<[Weight; 2]>,
     /// `[d, heads·head_dim]`.
     pub(super) output: Linear,
+    pub(super) output_bias: Option<Weight>,
     pub(super) post_norm: Weight,
     /// `[2·ffn, d]`: gate rows, then up rows.
     pub(super) gate_up: Linear,
@@ -39,7 +42,7 @@ pub(super) struct Layer {
     pub(super) down: Linear,
 }
 
-/// A Qwen2-shaped decoder in f32.
+/// A decoder of Qwen2's, Qwen3's or Llama's form in f32.
 #[derive(Debug)]
 pub struct Decoder {
     config: DecoderConfig,
@@ -76,7 +79,7 @@ impl Decoder {
     pub(super) fn build(config: &DecoderConfig, source: &mut TensorSource<'_>) -> Result<Self, ModelError> {
         config.check()?;
         let (d, ffn, qkv) = (config.hidden_size, config.intermediate_size, config.qkv_width());
-        let heads = config.num_attention_heads * config.head_dim();
+        let heads = config.num_attention_heads * config.head_dim;
         let mut var =
             |name: &str, shape: &[usize]| -> Result<Weight, ModelError> { Ok(Weight::new(&source(name, shape)?)?) };
         let embedding = var("model.embed_tokens.weight", &[config.vocab_size, d])?;
@@ -87,8 +90,16 @@ impl Decoder {
             layers.push(Layer {
                 input_norm: var(&name("input_layernorm.weight"), &[d])?,
                 qkv: linear("self_attn.qkv_proj.weight", var(&name("self_attn.qkv_proj.weight"), &[qkv, d])?),
-                qkv_bias: var(&name("self_attn.qkv_proj.bias"), &[qkv])?,
+                qkv_bias: config.qkv_bias().then(|| var(&name("self_attn.qkv_proj.bias"), &[qkv])).transpose()?,
+                head_norms: match config.head_norms() {
+                    true => Some([
+                        var(&name("self_attn.q_norm.weight"), &[config.head_dim])?,
+                        var(&name("self_attn.k_norm.weight"), &[config.head_dim])?,
+                    ]),
+                    false => None,
+                },
                 output: linear("self_attn.o_proj.weight", var(&name("self_attn.o_proj.weight"), &[d, heads])?),
+                output_bias: config.output_bias().then(|| var(&name("self_attn.o_proj.bias"), &[d])).transpose()?,
                 post_norm: var(&name("post_attention_layernorm.weight"), &[d])?,
                 gate_up: linear("mlp.gate_up_proj.weight", var(&name("mlp.gate_up_proj.weight"), &[2 * ffn, d])?),
                 down: linear("mlp.down_proj.weight", var(&name("mlp.down_proj.weight"), &[d, ffn])?),
@@ -102,9 +113,9 @@ impl Decoder {
         let shape = AttentionShape::new(
             config.num_attention_heads,
             config.num_key_value_heads,
-            config.head_dim(),
+            config.head_dim,
             config.max_position_embeddings,
-            config.rope_theta,
+            &config.rope,
         );
         Ok(Self { config: config.clone(), embedding, layers, final_norm, head, shape: Arc::new(shape), dropout: None })
     }
@@ -118,16 +129,23 @@ impl Decoder {
     fn weights(&self) -> Vec<(String, &Weight)> {
         let mut all = vec![("model.embed_tokens.weight".to_owned(), &self.embedding)];
         for (index, layer) in self.layers.iter().enumerate() {
+            let [query_norm, key_norm] = match &layer.head_norms {
+                Some([query, key]) => [Some(query), Some(key)],
+                None => [None, None],
+            };
             for (part, weight, adapters) in [
-                ("input_layernorm.weight", &layer.input_norm, None),
-                ("self_attn.qkv_proj.weight", &layer.qkv.weight, Some(&layer.qkv.adapters)),
-                ("self_attn.qkv_proj.bias", &layer.qkv_bias, None),
-                ("self_attn.o_proj.weight", &layer.output.weight, Some(&layer.output.adapters)),
-                ("post_attention_layernorm.weight", &layer.post_norm, None),
-                ("mlp.gate_up_proj.weight", &layer.gate_up.weight, Some(&layer.gate_up.adapters)),
-                ("mlp.down_proj.weight", &layer.down.weight, Some(&layer.down.adapters)),
+                ("input_layernorm.weight", Some(&layer.input_norm), None),
+                ("self_attn.qkv_proj.weight", Some(&layer.qkv.weight), Some(&layer.qkv.adapters)),
+                ("self_attn.qkv_proj.bias", layer.qkv_bias.as_ref(), None),
+                ("self_attn.q_norm.weight", query_norm, None),
+                ("self_attn.k_norm.weight", key_norm, None),
+                ("self_attn.o_proj.weight", Some(&layer.output.weight), Some(&layer.output.adapters)),
+                ("self_attn.o_proj.bias", layer.output_bias.as_ref(), None),
+                ("post_attention_layernorm.weight", Some(&layer.post_norm), None),
+                ("mlp.gate_up_proj.weight", Some(&layer.gate_up.weight), Some(&layer.gate_up.adapters)),
+                ("mlp.down_proj.weight", Some(&layer.down.weight), Some(&layer.down.adapters)),
             ] {
-                all.push((layer_name(index, part), weight));
+                all.extend(weight.map(|weight| (layer_name(index, part), weight)));
                 for adapter in adapters.into_iter().flatten() {
                     all.push((format!("{}.lora_A.weight", adapter.name), &adapter.a));
                     all.push((format!("{}.lora_B.weight", adapter.name), &adapter.b));
@@ -185,14 +203,39 @@ impl Decoder {
         let mut x = self.drop_some(embed(&weight(&self.embedding), &batch.tokens)?, 0)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = rms_norm(&x, &weight(&layer.input_norm), epsilon)?;
-            let projected = layer.qkv.forward(&normed, &weight)?;
-            let mixed = attention(&projected, &weight(&layer.qkv_bias), &segments, &self.shape)?;
-            x = x.add(&self.drop_some(layer.output.forward(&mixed, &weight)?, 2 * index + 1)?)?;
+            let attended = self.attend(layer, &normed, &segments, &weight)?;
+            x = x.add(&self.drop_some(attended, 2 * index + 1)?)?;
             let post = rms_norm(&x, &weight(&layer.post_norm), epsilon)?;
             let added = feed_forward(&post, &layer.gate_up, &layer.down, &weight)?;
             x = x.add(&self.drop_some(added, 2 * index + 2)?)?;
         }
         Ok(rms_norm(&x, &weight(&self.final_norm), epsilon)?)
+    }
+
+    /// What a layer's attention adds, `[tokens, d]` → `[tokens, d]`.
+    fn attend(
+        &self,
+        layer: &Layer,
+        x: &Tensor,
+        segments: &Arc<Vec<Segment>>,
+        weight: &impl Fn(&Weight) -> Tensor,
+    ) -> Result<Tensor, ModelError> {
+        let mut projected = layer.qkv.forward(x, weight)?;
+        let mut bias = layer.qkv_bias.as_ref().map(weight);
+        if let Some([query, key]) = &layer.head_norms {
+            // The norms are taken of the sums.
+            if let Some(bias) = bias.take() {
+                projected = projected.broadcast_add(&bias)?;
+            }
+            let epsilon = self.config.rms_norm_eps as f32;
+            projected = head_norm(&projected, &weight(query), &weight(key), &self.shape, epsilon)?;
+        }
+        let mixed = attention(&projected, bias.as_ref(), segments, &self.shape)?;
+        let out = layer.output.forward(&mixed, weight)?;
+        Ok(match &layer.output_bias {
+            Some(bias) => out.broadcast_add(&weight(bias))?,
+            None => out,
+        })
     }
 
     /// The objective's value on the batch, a scalar on the tape: call `backward()` on it.

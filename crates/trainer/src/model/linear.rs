@@ -5,11 +5,11 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::maths::sigmoid;
-use super::tape::{record, tensor, with_values};
+use super::tape::{product, record, tensor, with_values};
 use crate::nn::Weight;
 
 /// A linear layer: one matrix, which may be several of Hugging Face's one below the other, and what adapters add to it.
@@ -61,24 +61,22 @@ impl Linear {
 
     /// x `[tokens, in]` → `[tokens, out]`; `weight` gives a parameter on or off the tape.
     pub(super) fn forward(&self, x: &Tensor, weight: &impl Fn(&Weight) -> Tensor) -> Result<Tensor> {
-        let base = linear(x, &weight(&self.weight))?;
+        let base = weight(&self.weight);
         if self.adapters.is_empty() {
-            return Ok(base);
+            return linear(x, &base);
         }
-        let (tokens, width) = base.dims2()?;
-        let nothing = |columns: usize| Tensor::zeros((tokens, columns), DType::F32, base.device());
-        let (mut added, mut done) = (Vec::new(), 0);
-        for adapter in &self.adapters {
-            if adapter.rows.start > done {
-                added.push(nothing(adapter.rows.start - done)?);
-            }
-            added.push((linear(&linear(x, &weight(&adapter.a))?, &weight(&adapter.b))? * adapter.scale)?);
-            done = adapter.rows.end;
+        let bands = LowRank::of(&self.adapters, self.weight.dim(0)?)?;
+        let joint = |part: fn(&Adapter) -> &Weight| -> Result<Tensor> {
+            let all: Vec<Tensor> =
+                self.adapters.iter().map(|adapter| weight(part(adapter)).flatten_all()).collect::<Result<_>>()?;
+            Tensor::cat(&all, 0)
+        };
+        let a = joint(|adapter| &adapter.a)?.reshape(((), x.dim(1)?))?;
+        let b = joint(|adapter| &adapter.b)?;
+        match base.track_op() {
+            false => low_rank(x, Some(&base), &a, &b, bands),
+            true => linear(x, &base)?.add(&low_rank(x, None, &a, &b, bands)?),
         }
-        if done < width {
-            added.push(nothing(width - done)?);
-        }
-        base.add(&Tensor::cat(&added, 1)?)
     }
 }
 
@@ -114,16 +112,128 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         return x.matmul(&weight.t()?);
     }
     let kept_weight = weight.detach();
-    let out = x.detach().matmul(&weight.t()?)?;
-    let shape = out.dims2()?;
-    record("frozen_linear", &[x], take_values(out)?, shape, move |gradient| {
+    let out = product(x, &weight.t()?)?;
+    record("frozen_linear", &[x], out, (x.dim(0)?, weight.dim(0)?), move |gradient| {
         Ok([Some(gradient.matmul(&kept_weight)?), None, None])
     })
 }
 
-/// The tensor's values; one copy, a thousandth of the block's time.
-fn take_values(tensor: Tensor) -> Result<Vec<f32>> {
-    tensor.flatten_all()?.to_vec1::<f32>()
+/// Places of the adapters beside one matrix: A's are joined one below the other, B's end to end.
+struct LowRank {
+    bands: Vec<Band>,
+    out: usize,
+}
+
+struct Band {
+    /// Columns of the result.
+    rows: Range<usize>,
+    /// Rows of the joint A.
+    ranks: Range<usize>,
+    /// Values of the joint B, `[rows, rank]`.
+    b: Range<usize>,
+    scale: f32,
+}
+
+impl LowRank {
+    fn of(adapters: &[Adapter], out: usize) -> Result<Self> {
+        let (mut rank, mut value) = (0, 0);
+        let band = |adapter: &Adapter| {
+            let (ranks, values) = (adapter.a.dim(0)?, adapter.b.elem_count());
+            (rank, value) = (rank + ranks, value + values);
+            let (ranks, b) = (rank - ranks..rank, value - values..value);
+            Ok(Band { rows: adapter.rows.clone(), ranks, b, scale: adapter.scale as f32 })
+        };
+        Ok(Self { bands: adapters.iter().map(band).collect::<Result<_>>()?, out })
+    }
+}
+
+/// x·baseᵀ + Σ scale · (x·Aᵀ)·Bᵀ, each band at its columns; nothing of base's where it is absent. x `[tokens, in]`, base
+/// `[out, in]` off the tape, joint A `[ranks, in]`, joint B of one dimension → `[tokens, out]`.
+fn low_rank(x: &Tensor, base: Option<&Tensor>, a: &Tensor, b: &Tensor, layout: LowRank) -> Result<Tensor> {
+    let (tokens, ranks) = (x.dim(0)?, a.dim(0)?);
+    let inner = tensor(product(x, &a.t()?)?, (tokens, ranks))?;
+    let mut out = match base {
+        Some(base) => product(x, &base.t()?)?,
+        None => vec![0.0; tokens * layout.out],
+    };
+    for band in &layout.bands {
+        let table = band_of(b, band)?.t()?.contiguous()?;
+        with_values(&inner, |u| {
+            with_values(&table, |t| {
+                add_products(&mut out, layout.out, &band.rows, u, (ranks, &band.ranks), t, band.scale)
+            })
+        })??;
+    }
+    let wants_x = x.track_op();
+    let [kept_x, kept_a, kept_b] = [x, a, b].map(Tensor::detach);
+    let (kept_base, shape) = (base.map(Tensor::detach), (tokens, layout.out));
+    record("low_rank", &[x, a, b], out, shape, move |gradient| {
+        let (mut outers, mut b_gradients) = (Vec::new(), Vec::new());
+        for band in &layout.bands {
+            let part = gradient.narrow(1, band.rows.start, band.rows.len())?;
+            let scale = f64::from(band.scale);
+            outers.push((part.matmul(&band_of(&kept_b, band)?)? * scale)?);
+            let read = inner.narrow(1, band.ranks.start, band.ranks.len())?;
+            b_gradients.push((part.t()?.matmul(&read)? * scale)?.flatten_all()?);
+        }
+        let outer = Tensor::cat(&outers, 1)?.contiguous()?;
+        let a_gradient = outer.t()?.matmul(&kept_x)?;
+        let x_gradient = wants_x.then(|| input_gradient(gradient, kept_base.as_ref(), &outer, &kept_a)).transpose()?;
+        Ok([x_gradient, Some(a_gradient), Some(Tensor::cat(&b_gradients, 0)?)])
+    })
+}
+
+/// gradient·base + outer·A.
+fn input_gradient(gradient: &Tensor, base: Option<&Tensor>, outer: &Tensor, a: &Tensor) -> Result<Tensor> {
+    let (ranks, width) = a.dims2()?;
+    let mut out = match base {
+        Some(base) => product(gradient, base)?,
+        None => vec![0.0; gradient.dim(0)? * width],
+    };
+    with_values(outer, |u| {
+        with_values(a, |t| add_products(&mut out, width, &(0..width), u, (ranks, &(0..ranks)), t, 1.0))
+    })??;
+    tensor(out, (outer.dim(0)?, width))
+}
+
+/// B of a band, `[rows, rank]`.
+fn band_of(b: &Tensor, band: &Band) -> Result<Tensor> {
+    b.narrow(0, band.b.start, band.b.len())?.reshape((band.rows.len(), band.ranks.len()))
+}
+
+/// Columns of the result that are summed in registers.
+const LANES: usize = 32;
+
+/// out\[t, columns\] += scale · u\[t, ranks\] · table, for every row t; out has `width` columns, u `stride`, and the table
+/// `[rank, columns]`.
+fn add_products(
+    out: &mut [f32],
+    width: usize,
+    columns: &Range<usize>,
+    u: &[f32],
+    (stride, ranks): (usize, &Range<usize>),
+    table: &[f32],
+    scale: f32,
+) {
+    let rows = out.par_chunks_mut(width).zip(u.par_chunks(stride)).with_min_len(64);
+    rows.for_each(|(out_row, u_row)| {
+        let (blocks, rest) = out_row[columns.clone()].as_chunks_mut::<LANES>();
+        let factors = || u_row[ranks.clone()].iter().map(|value| value * scale).zip(table.chunks_exact(columns.len()));
+        for (number, block) in blocks.iter_mut().enumerate() {
+            for (factor, table_row) in factors() {
+                let Some(part) = table_row[number * LANES..].first_chunk::<LANES>() else { break };
+                for lane in 0..LANES {
+                    block[lane] = factor.mul_add(part[lane], block[lane]);
+                }
+            }
+        }
+        let done = columns.len() - rest.len();
+        for (factor, table_row) in factors() {
+            for (value, part) in rest.iter_mut().zip(&table_row[done..]) {
+                *value = factor.mul_add(*part, *value);
+            }
+        }
+    });
 }
 
 /// down( silu(gate(x)) · up(x) ): x `[tokens, d]`, gate_up `[2·ffn, d]` (gate rows first), down `[d, ffn]` → `[tokens, d]`.
@@ -133,13 +243,13 @@ pub(super) fn swiglu_mlp(x: &Tensor, gate_up: &Tensor, down: &Tensor) -> Result<
     let wanted = [x.track_op(), gate_up.track_op(), down.track_op()];
     let ffn = kept_down.dim(1)?;
     let projected = kept_x.matmul(&kept_gate_up.t()?)?;
-    let product = tensor(with_values(&projected, |rows| gated(rows, ffn))?, (x.dim(0)?, ffn))?;
-    let out = product.matmul(&kept_down.t()?)?;
-    let shape = out.dims2()?;
-    record("swiglu_mlp", &[x, gate_up, down], take_values(out)?, shape, move |gradient| {
-        let product_gradient = gradient.matmul(&kept_down)?;
-        let down_gradient = wanted[2].then(|| gradient.t()?.matmul(&product)).transpose()?;
-        let values = with_values(&projected, |rows| with_values(&product_gradient, |g| gated_backward(rows, g, ffn)))??;
+    let gated_rows = tensor(with_values(&projected, |rows| gated(rows, ffn))?, (x.dim(0)?, ffn))?;
+    let out = product(&gated_rows, &kept_down.t()?)?;
+    let shape = (x.dim(0)?, down.dim(0)?);
+    record("swiglu_mlp", &[x, gate_up, down], out, shape, move |gradient| {
+        let gated_gradient = gradient.matmul(&kept_down)?;
+        let down_gradient = wanted[2].then(|| gradient.t()?.matmul(&gated_rows)).transpose()?;
+        let values = with_values(&projected, |rows| with_values(&gated_gradient, |g| gated_backward(rows, g, ffn)))??;
         let projected_gradient = tensor(values, projected.dims2()?)?;
         let x_gradient = wanted[0].then(|| projected_gradient.matmul(&kept_gate_up)).transpose()?;
         let gate_up_gradient = wanted[1].then(|| projected_gradient.t()?.matmul(&kept_x)).transpose()?;

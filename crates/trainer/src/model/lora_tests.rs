@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraSettings, adapter_groups};
-use super::tests::{mean_loss, random_var, tiny, tiny_batch};
+use super::tests::{mean_loss, random_var, relative_distance, tiny, tiny_batch};
 use super::*;
 use crate::fit::{AdamW, AdamWSettings, Gradients, ParameterSet};
 use crate::nn::Module;
@@ -69,6 +69,24 @@ fn merged_and_unmerged_give_the_same() {
         assert!(farthest(&apart, &likelihoods(&decoder)) < 1e-5);
         save_checkpoint(&decoder, folder.path()).unwrap();
         assert!(farthest(&apart, &likelihoods(&load_checkpoint(folder.path()).unwrap())) < 1e-5);
+    }
+}
+
+/// Beside a frozen matrix they are one operation with it, beside a trained one an operation of their own.
+#[test]
+fn adapters_have_the_same_gradients_beside_a_frozen_base_and_a_trained_one() {
+    for settings in [settings(&["k_proj", "v_proj", "up_proj"], 0), LoraSettings::default()] {
+        let decoder = trained(&settings);
+        let gradients = || {
+            let store = mean_loss(&decoder, &tiny_batch(7)).backward().unwrap();
+            let all = decoder.parameters().into_iter().filter(|parameter| parameter.name.contains("lora"));
+            all.map(|found| store.get(&found.var).unwrap().flatten_all().unwrap().to_vec1().unwrap()).collect()
+        };
+        let frozen: Vec<Vec<f32>> = gradients();
+        decoder.freeze(&|_| false);
+        for (beside_frozen, beside_trained) in frozen.iter().zip(&gradients()) {
+            assert!(relative_distance(beside_frozen, beside_trained) < 1e-5);
+        }
     }
 }
 

@@ -1,8 +1,9 @@
-//! RMSNorm: y = x / sqrt(mean(x²) + ε) · weight, rows of `[tokens, d]`. Called by `decoder`.
+//! RMSNorm: y = x / sqrt(mean(x²) + ε) · weight, rows of `[tokens, d]`, or each query and key head of a row. Called by `decoder`.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
+use super::attention::AttentionShape;
 use super::maths::{ROWS_PER_TASK, dot, sum_in_order};
 use super::tape::{record, tensor, with_values};
 
@@ -17,6 +18,73 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tens
         })???;
         Ok([Some(tensor(x_gradient, shape)?), Some(tensor(weight_gradient, shape.1)?), None])
     })
+}
+
+/// Normalises the query heads of qkv `[tokens, qkv width]` with one weight, `[head_dim]`, and the key heads with another; value
+/// heads go through.
+pub(super) fn head_norm(
+    qkv: &Tensor,
+    query_weight: &Tensor,
+    key_weight: &Tensor,
+    shape: &AttentionShape,
+    epsilon: f32,
+) -> Result<Tensor> {
+    let (tokens, width) = qkv.dims2()?;
+    let dim = shape.head_dim;
+    // Where the key and the value heads begin.
+    let (keys, values) = (shape.heads * dim, (shape.heads + shape.kv_heads) * dim);
+    let weights = [with_values(query_weight, <[f32]>::to_vec)?, with_values(key_weight, <[f32]>::to_vec)?];
+    let normed = with_values(qkv, |all| {
+        let mut out = all.to_vec();
+        out.par_chunks_mut(width).with_min_len(16).for_each(|row| {
+            for (range, weight) in [(0..keys, &weights[0]), (keys..values, &weights[1])] {
+                for head in row[range].chunks_exact_mut(dim) {
+                    let scale = inverse_rms(head, epsilon);
+                    head.iter_mut().zip(weight).for_each(|(value, w)| *value *= scale * w);
+                }
+            }
+        });
+        out
+    })?;
+    let kept = qkv.detach();
+    record("head_norm", &[qkv, query_weight, key_weight], normed, (tokens, width), move |gradient| {
+        let (out, sums) = with_values(gradient, |g| {
+            with_values(&kept, |all| head_norm_backward(all, g, &weights, (keys, values, width), epsilon))
+        })??;
+        let [query, key] = sums.map(|sum| tensor(sum, dim));
+        Ok([Some(tensor(out, (tokens, width))?), Some(query?), Some(key?)])
+    })
+}
+
+/// Gradients of the rows and of both weights; `keys` and `values` are the columns where those heads begin.
+fn head_norm_backward(
+    qkv: &[f32],
+    gradient: &[f32],
+    weights: &[Vec<f32>; 2],
+    (keys, values, width): (usize, usize, usize),
+    epsilon: f32,
+) -> (Vec<f32>, [Vec<f32>; 2]) {
+    let dim = weights[0].len();
+    let task = ROWS_PER_TASK * width;
+    let mut out = gradient.to_vec();
+    let partial: Vec<[Vec<f32>; 2]> = out
+        .par_chunks_mut(task)
+        .zip(qkv.par_chunks(task).zip(gradient.par_chunks(task)))
+        .map(|(out_rows, (rows, gradient_rows))| {
+            let mut sums = [vec![0.0f32; dim], vec![0.0f32; dim]];
+            let rows = rows.chunks_exact(width).zip(gradient_rows.chunks_exact(width));
+            for (out_row, (row, gradient_row)) in out_rows.chunks_exact_mut(width).zip(rows) {
+                for start in (0..values).step_by(dim) {
+                    let (head, which) = (start..start + dim, usize::from(start >= keys));
+                    let (x, g) = (&row[head.clone()], &gradient_row[head.clone()]);
+                    backward_row(&mut out_row[head], &mut sums[which], x, g, &weights[which], epsilon);
+                }
+            }
+            sums
+        })
+        .collect();
+    let (query, key): (Vec<_>, Vec<_>) = partial.into_iter().map(|[query, key]| (query, key)).unzip();
+    (out, [sum_in_order(&query, dim), sum_in_order(&key, dim)])
 }
 
 /// Normalises rows of `weight.len()` values.

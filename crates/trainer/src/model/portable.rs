@@ -18,6 +18,26 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tens
     x.broadcast_div(&(mean_square + f64::from(epsilon))?.sqrt()?)?.broadcast_mul(weight)
 }
 
+/// As `norm::head_norm`.
+pub(super) fn head_norm(
+    qkv: &Tensor,
+    query_weight: &Tensor,
+    key_weight: &Tensor,
+    shape: &AttentionShape,
+    epsilon: f32,
+) -> Result<Tensor> {
+    let (tokens, dim) = (qkv.dim(0)?, shape.head_dim);
+    let normed = |first: usize, heads: usize, weight: &Tensor| {
+        let rows = qkv.narrow(1, first * dim, heads * dim)?.reshape((tokens * heads, dim))?;
+        rms_norm(&rows, weight, epsilon)?.reshape((tokens, heads * dim))
+    };
+    let values = qkv.narrow(1, (shape.heads + shape.kv_heads) * dim, shape.kv_heads * dim)?;
+    Tensor::cat(
+        &[&normed(0, shape.heads, query_weight)?, &normed(shape.heads, shape.kv_heads, key_weight)?, &values],
+        1,
+    )
+}
+
 /// As `linear::swiglu_mlp`.
 pub(super) fn swiglu_mlp(x: &Tensor, gate_up: &Tensor, down: &Tensor) -> Result<Tensor> {
     let projected = x.matmul(&gate_up.t()?)?;
@@ -27,8 +47,16 @@ pub(super) fn swiglu_mlp(x: &Tensor, gate_up: &Tensor, down: &Tensor) -> Result<
 }
 
 /// As `attention::attention`, one segment and one query head at a time.
-pub(super) fn attention(qkv: &Tensor, bias: &Tensor, segments: &[Segment], shape: &AttentionShape) -> Result<Tensor> {
-    let biased = qkv.broadcast_add(bias)?;
+pub(super) fn attention(
+    qkv: &Tensor,
+    bias: Option<&Tensor>,
+    segments: &[Segment],
+    shape: &AttentionShape,
+) -> Result<Tensor> {
+    let biased = match bias {
+        Some(bias) => qkv.broadcast_add(bias)?,
+        None => qkv.clone(),
+    };
     let outputs = segments.iter().map(|segment| {
         let own = biased.narrow(0, segment.rows.start, segment.rows.len())?;
         let all = match segment.prefix.len() {

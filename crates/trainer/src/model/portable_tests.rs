@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor, Var};
 use super::attention::{AttentionShape, Segment};
 use super::batch::LearnedRows;
 use super::loss::{LOGIT_BYTES, OutputRows};
-use super::tests::{random_var, relative_distance};
+use super::tests::{plain_rope, random_var, relative_distance};
 use super::{Objective, attention, embedding, linear, norm, portable};
 use crate::objective::{CrossEntropy, Preference, SoftmaxDpo};
 
@@ -55,7 +55,7 @@ fn swiglu_is_its_formula() {
 
 #[test]
 fn attention_is_its_formula_with_prefixes_and_without() {
-    let shape = Arc::new(AttentionShape::new(4, 2, 32, 64, 10_000.0));
+    let shape = Arc::new(AttentionShape::new(4, 2, 32, 64, &plain_rope()));
     let segment = |rows, prefix| Segment { rows, prefix };
     let segments = Arc::new(vec![
         segment(0..33, 0..0),
@@ -65,8 +65,18 @@ fn attention_is_its_formula_with_prefixes_and_without() {
         segment(60..92, 51..60),
     ]);
     let inputs = [random_var(1, &[92, 8 * 32]), random_var(2, &[8 * 32])];
-    let kernel = |v: &[Var]| attention::attention(&v[0], &v[1], &segments, &shape);
-    assert_same(&inputs, kernel, |v| portable::attention(&v[0], &v[1], &segments, &shape));
+    let kernel = |v: &[Var]| attention::attention(&v[0], v.get(1).map(Var::as_tensor), &segments, &shape);
+    let plain = |v: &[Var]| portable::attention(&v[0], v.get(1).map(Var::as_tensor), &segments, &shape);
+    assert_same(&inputs, kernel, plain);
+    assert_same(&inputs[..1], kernel, plain);
+}
+
+#[test]
+fn norms_of_heads_are_their_formula() {
+    let shape = AttentionShape::new(4, 2, 16, 8, &plain_rope());
+    let inputs = [random_var(1, &[300, 8 * 16]), random_var(2, &[16]), random_var(3, &[16])];
+    let kernel = |v: &[Var]| norm::head_norm(&v[0], &v[1], &v[2], &shape, 1e-6);
+    assert_same(&inputs, kernel, |v| portable::head_norm(&v[0], &v[1], &v[2], &shape, 1e-6));
 }
 
 #[test]

@@ -5,12 +5,29 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
 pub(super) use crate::nn::{tensor, with_values};
 
 /// Gradients of the inputs, in the inputs' order; unused places are `None`.
 pub(super) type Gradients = [Option<Tensor>; 3];
+
+/// a `[m, k]` · b `[k, n]`, strides as they are → the `m·n` values, moved, not copied; for what is recorded afterwards.
+pub(super) fn product(a: &Tensor, b: &Tensor) -> Result<Vec<f32>> {
+    let ((m, k), (rows, n)) = (a.dims2()?, b.dims2()?);
+    if rows != k {
+        bail!("a product of {:?} and {:?} does not exist", a.dims(), b.dims());
+    }
+    let ((a_storage, a_layout), (b_storage, b_layout)) = (a.storage_and_layout(), b.storage_and_layout());
+    let (Storage::Cpu(left), Storage::Cpu(right)) = (&*a_storage, &*b_storage) else {
+        bail!("the trainer's kernels run on the cpu device");
+    };
+    match left.matmul(right, (1, m, n, k), a_layout, b_layout)? {
+        CpuStorage::F32(values) => Ok(values),
+        _ => bail!("the trainer's kernels take f32 tensors, got {:?}", a.dtype()),
+    }
+}
 
 struct Recorded<F> {
     name: &'static str,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use taiji_export::{Rope, RopeScaling};
 
 use super::attention::{AttentionShape, Segment, attention};
 use super::batch::LearnedRows;
@@ -156,6 +157,11 @@ fn smoothed_loss_is_the_cross_entropy_with_the_smoothed_target() {
     assert!((mean(plain.smoothed(0.1).unwrap()) - (0.9 * target + 0.1 * uniform)).abs() < 1e-6);
 }
 
+/// No change of the frequencies.
+pub(super) fn plain_rope() -> Rope {
+    Rope { theta: 10_000.0, scaling: RopeScaling::Default }
+}
+
 /// Sequences of these lengths, none continuing another.
 fn apart(lengths: &[usize]) -> Arc<Vec<Segment>> {
     let mut start = 0;
@@ -168,18 +174,18 @@ fn apart(lengths: &[usize]) -> Arc<Vec<Segment>> {
 
 #[test]
 fn attention_gradient_over_uneven_sequences() {
-    let shape = Arc::new(AttentionShape::new(4, 2, 16, 64, 10_000.0));
+    let shape = Arc::new(AttentionShape::new(4, 2, 16, 64, &plain_rope()));
     let inputs = [random_var(1, &[37, 8 * 16]), random_var(2, &[8 * 16])];
-    check_gradients(&inputs, |v| attention(&v[0], &v[1], &apart(&[1, 19, 17]), &shape).unwrap());
+    check_gradients(&inputs, |v| attention(&v[0], Some(&v[1]), &apart(&[1, 19, 17]), &shape).unwrap());
 }
 
 #[test]
 fn attention_gradient_with_a_shared_prefix() {
-    let shape = Arc::new(AttentionShape::new(4, 2, 16, 64, 10_000.0));
+    let shape = Arc::new(AttentionShape::new(4, 2, 16, 64, &plain_rope()));
     let inputs = [random_var(1, &[45, 8 * 16]), random_var(2, &[8 * 16])];
     let child = |rows| Segment { rows, prefix: 0..19 };
     let segments = vec![Segment { rows: 0..19, prefix: 0..0 }, child(19..20), child(20..37), child(37..45)];
-    check_gradients(&inputs, |v| attention(&v[0], &v[1], &Arc::new(segments.clone()), &shape).unwrap());
+    check_gradients(&inputs, |v| attention(&v[0], Some(&v[1]), &Arc::new(segments.clone()), &shape).unwrap());
 }
 
 pub(super) fn tiny(tie: bool) -> DecoderConfig {

@@ -170,7 +170,7 @@ mod tests {
         let alone = |prompt: &str, reason: &str| {
             let completion = format!("{reason}</think><answer>red tent for two");
             let example = SftExample { prompt: prompt.to_string(), completion };
-            let (examples, _) = tokenise(&tokenizer, &[example], 160).unwrap();
+            let (examples, _) = tokenise(&tokenizer, &[example], 160, None).unwrap();
             let all = decoder.log_likelihoods(&assemble(&examples, &[0], 0.0)).unwrap();
             let title = tokenizer.encode("red tent for two").unwrap().len();
             -all[all.len() - title..].iter().sum::<f64>() / title as f64

@@ -28,11 +28,13 @@ impl TokenExample {
     }
 }
 
-/// Tokenises examples in order; returns those of 1 to `max_len` tokens on each side, and how many were left out.
+/// Tokenises examples in order; returns those of 1 to `max_len` tokens on each side, and how many were left out. `end` is
+/// added to completions whose own last token does not end a text.
 pub fn tokenise(
     tokenizer: &TextTokenizer,
     examples: &[SftExample],
     max_len: usize,
+    end: Option<u32>,
 ) -> Result<(Vec<TokenExample>, usize), SftError> {
     let all: Vec<TokenExample> = examples
         .par_iter()
@@ -40,6 +42,7 @@ pub fn tokenise(
             let mut tokens = tokenizer.encode(&example.prompt)?;
             let prompt_len = tokens.len();
             tokens.extend(tokenizer.encode(&example.completion)?);
+            tokens.extend(end);
             Ok(TokenExample { tokens, prompt_len })
         })
         .collect::<Result<_, SftError>>()?;
@@ -47,7 +50,7 @@ pub fn tokenise(
     let kept: Vec<TokenExample> = all
         .into_iter()
         .filter(|example| {
-            let completion = example.tokens.len() - example.prompt_len;
+            let completion = example.tokens.len() - example.prompt_len - usize::from(end.is_some());
             example.prompt_len > 0 && completion > 0 && example.input_len() <= max_len
         })
         .collect();

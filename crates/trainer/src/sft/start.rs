@@ -2,6 +2,8 @@
 //!
 //! Called by `training`.
 
+use std::path::Path;
+
 use sha2::{Digest, Sha256};
 
 use super::packing::TokenExample;
@@ -10,7 +12,8 @@ use super::{SftError, SftSettings};
 use crate::fit::GroupSettings;
 use crate::model::lora::adapter_groups;
 use crate::model::{Decoder, load_checkpoint};
-use crate::nn::{Module, with_values};
+use crate::nn::tensor_file::write_atomically;
+use crate::nn::{FileError, Module, with_values};
 use taiji::prompt::ANSWER_CLOSE;
 
 /// The decoder before its first step.
@@ -33,6 +36,20 @@ pub(super) fn decoder(settings: &SftSettings, tokenizer: &TextTokenizer) -> Resu
         decoder.add_adapters(lora, settings.seed)?;
     }
     Ok(decoder)
+}
+
+/// What a checkpoint says of its texts beside the tokenizer; it stays with the model.
+const COMPANIONS: [&str; 3] = ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+
+/// Copies what the checkpoint says of its texts.
+pub(super) fn keep_companions(checkpoint: &Path, out: &Path) -> Result<(), FileError> {
+    for name in COMPANIONS {
+        let from = checkpoint.join(name);
+        if from.is_file() {
+            write_atomically(&out.join(name), &std::fs::read(&from).map_err(FileError::io(&from))?)?;
+        }
+    }
+    Ok(())
 }
 
 /// The recipe's groups, before those by which adapters alone are trained.

@@ -59,7 +59,7 @@ fn tokenizer_is_reproducible_and_keeps_tags_whole() {
 fn batches_hold_every_example_once_within_the_budget() {
     let examples = examples(50, 2);
     let tokenizer = TextTokenizer::train(texts(&examples), 600, &[]).unwrap();
-    let (tokens, left_out) = tokenise(&tokenizer, &examples, 1024).unwrap();
+    let (tokens, left_out) = tokenise(&tokenizer, &examples, 1024, None).unwrap();
     assert_eq!(left_out, 0);
     let plan = plan_epoch(&tokens, BatchSize::of_tokens(2000), 5, 0);
     let mut seen: Vec<usize> = plan.concat();
@@ -75,7 +75,22 @@ fn batches_hold_every_example_once_within_the_budget() {
     let prompt_targets = batch.weights.iter().filter(|weight| **weight == 0.25).count();
     assert_eq!(prompt_targets, tokens[3].prompt_len - 1);
     assert_eq!(batch.targets[prompt_targets], tokens[3].tokens[tokens[3].prompt_len]);
-    assert_eq!(tokenise(&tokenizer, &examples, 10).unwrap().1, 50);
+    assert_eq!(tokenise(&tokenizer, &examples, 10, None).unwrap().1, 50);
+}
+
+#[test]
+fn a_text_of_a_foreign_tokenizer_ends_with_the_checkpoints_end() {
+    let examples = examples(5, 2);
+    let tokenizer = TextTokenizer::train(texts(&examples), 600, &[]).unwrap();
+    let (own, _) = tokenise(&tokenizer, &examples, 1024, None).unwrap();
+    let (foreign, left_out) = tokenise(&tokenizer, &examples, 1024, Some(9)).unwrap();
+    assert_eq!(left_out, 0);
+    for (without, with) in own.iter().zip(&foreign) {
+        assert_eq!([without.tokens.as_slice(), &[9]].concat(), with.tokens);
+        assert_eq!(without.prompt_len, with.prompt_len);
+    }
+    let nothing = SftExample { completion: String::new(), ..examples[0].clone() };
+    assert_eq!(tokenise(&tokenizer, &[nothing], 1024, Some(9)).unwrap().1, 1);
 }
 
 /// Trains whole, and killed and begun again on one thread; expects the same weights and the same curve.

@@ -15,6 +15,7 @@ use crate::model::{Decoder, Dropout, ModelError, TrainBatch, save_checkpoint};
 use crate::nn::FileError;
 use crate::nn::tensor_file::write_atomically;
 use crate::objective::CrossEntropy;
+use taiji::prompt::ANSWER_CLOSE;
 
 /// Name of the report's file.
 pub const REPORT_FILE: &str = "sft_report.json";
@@ -96,6 +97,9 @@ pub fn train(
         }
         save_checkpoint(&texts.decoder, out)?;
         write_atomically(&out.join(TOKENIZER_FILE), tokenizer.to_json()?.as_bytes())?;
+        if let Some(checkpoint) = &settings.checkpoint {
+            start::keep_companions(checkpoint, out)?;
+        }
         let after = written(&texts.decoder, tokenizer, texts.shown())?;
         let samples = Sample::of(tokenizer, texts.shown(), before, after)?;
         let report = texts.report(fitted, trained, vocab, samples);
@@ -130,7 +134,13 @@ impl<'a> Texts<'a> {
         validation: &[SftExample],
         out: &'a Path,
     ) -> Result<Self, SftError> {
-        let (examples, left_out) = tokenise(tokenizer, examples, settings.max_len)?;
+        let decoder = start::decoder(settings, tokenizer)?;
+        // Our own tokenizers end a text with the answer's end; the checkpoint of somebody else has a token of its own for it.
+        let end = match tokenizer.token_id(ANSWER_CLOSE) {
+            Some(_) => None,
+            None => decoder.config().eos_token_id,
+        };
+        let (examples, left_out) = tokenise(tokenizer, examples, settings.max_len, end)?;
         if examples.is_empty() {
             return Err(SftError::NoExamples(format!(
                 "{left_out} were empty or longer than max_len {}",
@@ -138,14 +148,13 @@ impl<'a> Texts<'a> {
             )));
         }
         let shown = validation.len().min(settings.validation_examples);
-        let (validation, _) = tokenise(tokenizer, &validation[..shown], settings.max_len)?;
+        let (validation, _) = tokenise(tokenizer, &validation[..shown], settings.max_len, end)?;
         let plan = plan_batches(settings, &examples);
         let mut examples_before = vec![0];
         examples_before.extend(plan.iter().scan(0, |seen, batch| {
             *seen += batch.len();
             Some(*seen)
         }));
-        let decoder = start::decoder(settings, tokenizer)?;
         Ok(Self { settings, tokenizer, out, examples, validation, left_out, plan, examples_before, decoder })
     }
 
