@@ -65,6 +65,7 @@ pub fn chart(title: &str, series: &[Series]) -> String {
             number(tick)
         );
     }
+    let _ = write!(svg, "<text class=\"tick y\" x=\"{right}\" y=\"{}\">step</text>", bottom - 6.0);
     let _ = write!(svg, "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\"/>");
     for (series, points) in &drawn {
         let places: Vec<String> =

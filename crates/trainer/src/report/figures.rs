@@ -1,7 +1,7 @@
 //! Figures of any shape as tables: what a stage judged is its own affair, the page shows all of it.
 //!
-//! In: JSON. Out: HTML. Numbers and texts become rows under their dotted names, lists of objects tables of their own, objects with
-//! `estimate`, `low` and `high` an estimate with its interval.
+//! In: JSON. Out: HTML. Lists of objects become tables, all else rows, together with their neighbours under the dotted name of the
+//! object they stand in; objects with `estimate`, `low` and `high` are an estimate with its interval.
 
 use super::html::{count, escape, number};
 use serde_json::{Map, Value};
@@ -13,24 +13,31 @@ const MOST_COLUMNS: usize = 8;
 pub fn figures(value: &Value) -> String {
     let mut found = Found::default();
     found.walk("", value);
-    let rows: String = found
-        .rows
-        .iter()
-        .map(|(name, shown)| format!("<tr><th scope=\"row\">{}</th><td>{shown}</td></tr>", escape(name)))
-        .collect();
     let mut html = String::new();
     for (name, table) in &found.tables {
         html.push_str(&format!("<h4>{}</h4>{table}", escape(name)));
     }
-    if !rows.is_empty() {
-        html.push_str(&format!("<div class=\"scroll\"><table class=\"figures\">{rows}</table></div>"));
+    let groups: String = found
+        .groups
+        .iter()
+        .map(|(name, rows)| {
+            let row = |(key, shown): &(String, String)| {
+                format!("<tr><th scope=\"row\">{}</th><td>{shown}</td></tr>", escape(&key.replace('_', " ")))
+            };
+            let rows: String = rows.iter().map(row).collect();
+            format!("<div><h4>{}</h4><table>{rows}</table></div>", escape(name))
+        })
+        .collect();
+    if !groups.is_empty() {
+        html.push_str(&format!("<div class=\"figures\">{groups}</div>"));
     }
     html
 }
 
 #[derive(Default)]
 struct Found {
-    rows: Vec<(String, String)>,
+    /// Rows by the object they stand in.
+    groups: Vec<(String, Vec<(String, String)>)>,
     tables: Vec<(String, String)>,
 }
 
@@ -46,11 +53,20 @@ impl Found {
             }
             Value::Array(entries) => match table(entries) {
                 Some(table) => self.tables.push((name.to_string(), table)),
-                None => self.rows.push((name.to_string(), entries.iter().map(shown).collect::<Vec<_>>().join(", "))),
+                None => self.row(name, entries.iter().map(shown).collect::<Vec<_>>().join(", ")),
             },
             Value::Null => {}
-            plain => self.rows.push((name.to_string(), shown(plain))),
+            plain => self.row(name, shown(plain)),
         }
+    }
+
+    fn row(&mut self, name: &str, shown: String) {
+        let (of, key) = name.rsplit_once('.').unwrap_or(("", name));
+        let place = self.groups.iter().position(|(group, _)| group == of).unwrap_or_else(|| {
+            self.groups.push((of.to_string(), Vec::new()));
+            self.groups.len() - 1
+        });
+        self.groups[place].1.push((key.to_string(), shown));
     }
 }
 

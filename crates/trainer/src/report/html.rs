@@ -63,6 +63,7 @@ pub fn count(value: u64) -> String {
 /// A length of time.
 pub fn duration(seconds: f64) -> String {
     match seconds {
+        _ if seconds < 0.1 => "under .1 s".to_string(),
         _ if seconds < 10.0 => format!("{seconds:.1} s"),
         _ if seconds < 60.0 => format!("{seconds:.0} s"),
         _ if seconds < 3600.0 => format!("{} min {:02} s", seconds as u64 / 60, seconds as u64 % 60),

@@ -16,7 +16,7 @@ main { max-width: 1160px; margin: 0 auto; padding: 32px 24px 64px; }
 h1 { font-size: 26px; margin: 0 0 6px; font-weight: 650; }
 h2 { font-size: 19px; margin: 44px 0 12px; font-weight: 650; }
 h3 { font-size: 16px; margin: 28px 0 10px; font-weight: 600; }
-h4 { font-size: 13px; margin: 18px 0 6px; font-weight: 600; color: var(--soft); }
+h4 { font-size: 13px; min-height: 1.5em; margin: 14px 0 6px; font-weight: 600; color: var(--soft); }
 .facts { color: var(--soft); margin: 0; display: flex; flex-wrap: wrap; gap: 2px 22px; font-size: 13.5px; }
 .facts b { font-weight: 550; color: var(--ink); overflow-wrap: anywhere; }
 .failed { border-left: 4px solid var(--missing-line); background: var(--missing); color: var(--warn); padding: 10px 14px; border-radius: 4px; overflow-wrap: anywhere; }
@@ -51,7 +51,8 @@ circle.mark { fill: var(--card); stroke-width: 1.8; } circle.touch { fill: trans
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 18px 5px 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
 thead th { color: var(--soft); font-weight: 550; white-space: nowrap; } tbody td:not(:first-child) { white-space: nowrap; }
-.figures th { font-weight: 450; color: var(--soft); } .aside { color: var(--soft); font-size: 12px; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); gap: 6px 36px; margin-top: 8px; }
+.figures table { width: 100%; } .figures th { font-weight: 450; color: var(--soft); } .figures tbody td:not(:first-child) { white-space: normal; text-align: right; padding-right: 0; } .aside { color: var(--soft); font-size: 12px; }
 code { font: 12.5px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .summary { display: flex; flex-wrap: wrap; gap: 8px 34px; margin: 0 0 14px; } .summary div { font-size: 12.5px; color: var(--soft); }
 .summary b { display: block; font-size: 18px; font-weight: 600; color: var(--ink); font-variant-numeric: tabular-nums; }

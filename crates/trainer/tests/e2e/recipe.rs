@@ -91,7 +91,7 @@ fn a_recipe_makes_the_same_loadable_bundle_twice_and_resumes_what_is_done() {
     assert_eq!(manifest(&first), manifest(&second), "every file has the same checksum, with one thread a stage, too");
     check(&first);
     let report = std::fs::read_to_string(first.with_extension("html")).unwrap();
-    for part in [">Stages<", ">Training<", "grad_norm", ">Judged<", "first_category_accuracy", ">Samples<", "made now"]
+    for part in [">Stages<", ">Training<", "grad_norm", ">Judged<", "first category accuracy", ">Samples<", "made now"]
     {
         assert!(report.contains(part), "{part}");
     }
