@@ -122,7 +122,9 @@ fn our_own_service_can_be_the_teacher() {
         .env("TAIJI__OPENAI__LISTEN", &address)
         .start();
     let mut recipe = small(&["rupr"]);
-    let model = read(&demo_bundle().join("manifest.json"))["models"]["llm"].as_str().unwrap().to_string();
+    // The port serves it under the name of its folder and the hash of its id.
+    let id = read(&demo_bundle().join("manifest.json"))["models"]["llm"].as_str().unwrap().to_string();
+    let model = format!("reason-{}", id.rsplit('@').next().unwrap());
     let endpoint = format!("kind = \"openai\", url = \"http://{address}/v1\", model = \"{model}\"");
     // The demo's model reads 416 tokens, answer included.
     let teacher = format!("teacher = {{ {endpoint}, instruction = \"Why?\", max_tokens = 48, concurrency = 2 }}");
