@@ -73,7 +73,7 @@ bench-sft: build ## SFT steps beside PyTorch eager on the same models and batche
 bench: build setup-tests ## measure the whole way; rewrites the table in docs/benchmarks.md
 	@python3 scripts/bench.py
 
-int4-check: build setup-tests ## top-1 agreement of the demo's LLM in int4 with itself in f32, on held-out users
+int4-check: build setup-tests ## what int4 costs: top-1 agreement of the demo's LLM, perplexity of SmolLM2 on plain English (20 minutes)
 	@bash scripts/int4_check.sh
 
 chaos: build setup-tests ## kills, freezes, cuts and take-overs under load: SEEDS=10 of SECONDS=60 at RATE=1000 events/s, or one SEED=7; SWEEP= seconds, ACK= store.ack; rewrites its table in docs/benchmarks.md

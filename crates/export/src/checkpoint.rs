@@ -32,6 +32,7 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     /// Name of each tensor → its shard and place there.
     tensors: HashMap<String, (usize, TensorInfo)>,
+    brings_blocks: bool,
 }
 
 /// `model.safetensors.index.json`.
@@ -59,9 +60,10 @@ impl Checkpoint {
     /// Opens a folder and checks that the weight file is whole.
     pub fn open(folder: &Path) -> Result<Self, ExportError> {
         let config = Config::read(&folder.join(CONFIG_FILE))?;
-        let mut checkpoint = Self { folder: folder.to_owned(), config, shards: Vec::new(), tensors: HashMap::new() };
         let kept = folder.join(BLOCKS_FILE);
-        if kept.exists() {
+        let (shards, tensors, brings_blocks) = (Vec::new(), HashMap::new(), kept.exists());
+        let mut checkpoint = Self { folder: folder.to_owned(), config, shards, tensors, brings_blocks };
+        if brings_blocks {
             checkpoint.add_shard(kept)?;
         }
         let (whole, index) = (folder.join(WHOLE_FILE), folder.join(INDEX_FILE));
@@ -88,6 +90,11 @@ impl Checkpoint {
         self.tensors.extend(tensors.into_iter().map(|(name, info)| (name, (number, info))));
         self.shards.push(Shard { file, path, data_start });
         Ok(())
+    }
+
+    /// Whether the blocks of a quantised model are there, too.
+    pub(crate) fn brings_blocks(&self) -> bool {
+        self.brings_blocks
     }
 
     /// Whether a tensor is there.

@@ -3,7 +3,7 @@
 //! In: a checkpoint. Out: nodes and weights in a `GraphWriter`, under the same names in every form. Called by `export`.
 //! What goes in and out of each graph is in `inputs`, attention in `attention`, products with weights in `linear`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::ExportError;
 use super::checkpoint::{Checkpoint, Weight};
@@ -11,6 +11,7 @@ use super::config::{Config, Family};
 use super::layout::LAST_NORM;
 use super::linear::Stack;
 use super::names;
+use super::nbits::PackedWeight;
 use super::onnx::{BASE, FLOAT, Versions, WITH_SCATTER, float, int, microsoft, node};
 use super::options::{Element, Flavour, Numbers};
 use super::rope;
@@ -25,6 +26,8 @@ pub const SELECTED: &str = "selected";
 
 /// No size of a model is larger; products of two stay far from overflow.
 const MOST: usize = 1 << 28;
+/// No model has more layers: a list of their tensors is made before any is looked for.
+const MOST_LAYERS: usize = 4096;
 
 /// What kind of graph is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +88,8 @@ pub struct DecoderGraph<'a> {
     pub numbers: Numbers,
     /// Kind of graph.
     pub form: Form,
+    /// Weights that were rounded beforehand, by name.
+    pub calibrated: &'a HashMap<String, PackedWeight>,
     /// Values whose sums by block are in the graph.
     pub summed: HashSet<String>,
 }
@@ -94,12 +99,12 @@ pub fn write(
     source: &mut Checkpoint,
     graph: &mut GraphWriter,
     positions: usize,
-    numbers: Numbers,
+    (numbers, calibrated): (Numbers, &HashMap<String, PackedWeight>),
     form: Form,
 ) -> Result<(), ExportError> {
     let shape = Shape::of(&source.config)?;
     let settings = source.config.rope()?;
-    let mut decoder = DecoderGraph { source, graph, shape, numbers, form, summed: HashSet::new() };
+    let mut decoder = DecoderGraph { source, graph, shape, numbers, form, calibrated, summed: HashSet::new() };
     decoder.declare();
     if form == Form::Vector {
         decoder.write_lengths();
@@ -151,15 +156,15 @@ impl Shape {
             let message = format!("is {:?}; only silu is built for a decoder", config.hidden_act);
             return Err(config.setting("hidden_act", message));
         }
-        for (key, value) in [
-            ("num_hidden_layers", shape.layers),
-            ("hidden_size", shape.hidden),
-            ("intermediate_size", shape.inner),
-            ("vocab_size", shape.vocabulary),
-            ("max_position_embeddings", config.max_position_embeddings),
+        for (key, value, most) in [
+            ("num_hidden_layers", shape.layers, MOST_LAYERS),
+            ("hidden_size", shape.hidden, MOST),
+            ("intermediate_size", shape.inner, MOST),
+            ("vocab_size", shape.vocabulary, MOST),
+            ("max_position_embeddings", config.max_position_embeddings, MOST),
         ] {
-            if value == 0 || value > MOST {
-                return Err(config.setting(key, format!("is {value}; 1 to {MOST} can be computed")));
+            if value == 0 || value > most {
+                return Err(config.setting(key, format!("is {value}; 1 to {most} can be computed")));
             }
         }
         // Limits of ONNX Runtime's attention kernel.
@@ -217,11 +222,13 @@ impl DecoderGraph<'_> {
     /// `input_ids` → `embedded`, `layers.0.normed`.
     fn write_embedding(&mut self) -> Result<(), ExportError> {
         let table = [self.shape.vocabulary, self.shape.hidden];
-        if self.source.config.tie_word_embeddings && self.form != Form::Vector && self.numbers.blocks.is_some() {
-            self.write_packed_embedding(EMBEDDING, table)?;
-        } else {
-            self.copy(EMBEDDING, &table)?;
-            self.graph.node(node("Gather", &[EMBEDDING, names::INPUT_IDS], &["embedded"], vec![int("axis", 0)]));
+        let is_head = self.source.config.tie_word_embeddings && self.form != Form::Vector;
+        match self.table_blocks(EMBEDDING).filter(|_| is_head) {
+            Some(blocks) => self.write_packed_embedding(EMBEDDING, table, blocks)?,
+            None => {
+                self.copy(EMBEDDING, &table)?;
+                self.graph.node(node("Gather", &[EMBEDDING, names::INPUT_IDS], &["embedded"], vec![int("axis", 0)]));
+            }
         }
         let first_norm = "model.layers.0.input_layernorm.weight";
         self.copy(first_norm, &[self.shape.hidden])?;
@@ -283,13 +290,15 @@ impl DecoderGraph<'_> {
             Element::F32 => names::LOGITS,
             Element::F16 | Element::Bf16 => "logits_rounded",
         };
-        match (self.source.config.tie_word_embeddings, self.numbers.blocks) {
+        match (self.source.config.tie_word_embeddings, self.table_blocks(EMBEDDING)) {
             // One table serves both ends: no second copy in the file or in memory.
             (true, None) => {
                 let attributes = vec![int("transB", 1)];
                 self.graph.node(microsoft("FusedMatMul", &[SELECTED, EMBEDDING], &[product], attributes));
             }
-            (true, Some(_)) => self.packed_head(HEAD, EMBEDDING, [vocabulary, hidden], SELECTED, product)?,
+            (true, Some(table)) => {
+                self.packed_head(EMBEDDING, [vocabulary, hidden], table.blocks, [SELECTED, product])?;
+            }
             (false, _) => {
                 self.multiply(HEAD, &Stack::of_one(HEAD, [vocabulary, hidden]), SELECTED, product)?;
             }

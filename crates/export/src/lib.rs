@@ -7,6 +7,7 @@
 
 mod attention;
 mod bert;
+mod calibrate;
 mod checkpoint;
 mod config;
 mod decoder;
@@ -31,6 +32,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -207,6 +209,10 @@ fn write(
     max_positions: usize,
 ) -> Result<WrittenFiles, ExportError> {
     let architecture = source.config.architecture().to_owned();
+    let calibrated = match forms.iter().any(|(_, form)| form.is_some()) {
+        true => calibrate::rounded(source, options)?,
+        false => HashMap::new(),
+    };
     let mut graph = GraphWriter::create(out)?;
     for (file, form) in forms {
         graph.begin(file, &architecture, form.map_or(onnx::BASE, Form::versions));
@@ -215,7 +221,8 @@ fn write(
             None => bert::write(source, &mut graph, max_positions)?,
             Some(form) => {
                 note_choices(&mut graph, options, *form);
-                decoder::write(source, &mut graph, max_positions, options.numbers()?, *form)?;
+                let numbers = (options.numbers()?, &calibrated);
+                decoder::write(source, &mut graph, max_positions, numbers, *form)?;
             }
         }
     }

@@ -6,7 +6,7 @@
 use super::ExportError;
 use super::checkpoint::{Checkpoint, Weight};
 use super::decoder::{DecoderGraph, HEAD, SELECTED};
-use super::kept::{BLOCK, KeptWeight};
+use super::kept::{BLOCK, Kept, KeptWeight};
 use super::names;
 use super::nbits::PackedWeight;
 use super::onnx::{AttributeProto, FLOAT, UINT8, int, microsoft, node};
@@ -36,24 +36,69 @@ impl DecoderGraph<'_> {
 
     /// `output` = `input` × the weight of a stack, [out, in], kept under `name`.
     pub fn multiply(&mut self, name: &str, stack: &Stack, input: &str, output: &str) -> Result<(), ExportError> {
-        if let Some(blocks) = self.kept_blocks(stack) {
-            return self.multiply_kept(name, stack, blocks, [input, output]);
+        if let Some(level) = self.brought_level() {
+            return self.multiply_brought(name, stack, level, [input, output]);
         }
-        let Some(blocks) = (if name == HEAD { self.numbers.head_blocks } else { self.numbers.blocks }) else {
-            self.weight(name, |source| Ok(stack.read(source)?.transposed()))?;
-            self.graph.node(node("MatMul", &[input, name], &[output], vec![]));
-            return Ok(());
+        let blocks = match name {
+            HEAD => self.numbers.head_blocks,
+            _ => self.numbers.blocks_of(name, self.shape.layers),
         };
-        let shape = stack.shape();
-        let (rows, row_blocks, bytes) = (shape[0], blocks.of_row(shape[1]), blocks.bytes());
-        self.write_packed(name, blocks, &[rows, row_blocks, bytes], |source| stack.read(source))?;
-        self.multiply_packed(name, &scales(name), blocks, shape, [input, output]);
+        match blocks {
+            Some(blocks) => self.multiply_rounded(name, stack, blocks, [input, output]),
+            None => self.multiply_floats(name, stack, [input, output]),
+        }
+    }
+
+    fn multiply_floats(&mut self, name: &str, stack: &Stack, [input, output]: [&str; 2]) -> Result<(), ExportError> {
+        self.weight(name, |source| Ok(stack.read(source)?.transposed()))?;
+        self.graph.node(node("MatMul", &[input, name], &[output], vec![]));
         Ok(())
     }
 
-    /// The blocks that the checkpoint brings along for a weight, if they are wanted and all its parts have them.
-    fn kept_blocks(&self, stack: &Stack) -> Option<Blocks> {
-        self.source.kept_blocks(&stack.names, self.numbers.kept_level?)
+    fn multiply_rounded(
+        &mut self,
+        name: &str,
+        stack: &Stack,
+        blocks: Blocks,
+        ends: [&str; 2],
+    ) -> Result<(), ExportError> {
+        let shape = stack.shape();
+        let (rows, row_blocks, bytes) = (shape[0], blocks.of_row(shape[1]), blocks.bytes());
+        self.write_packed(name, blocks, &[rows, row_blocks, bytes], |source| stack.read(source))?;
+        self.multiply_packed(name, &scales(name), blocks, shape, ends);
+        Ok(())
+    }
+
+    /// Accuracy level of the blocks that the checkpoint brings along, if it does and they are wanted.
+    fn brought_level(&self) -> Option<i64> {
+        self.numbers.kept_level.filter(|_| self.source.brings_blocks())
+    }
+
+    /// As the checkpoint has it: in its blocks, or in floats. Parts kept in different ways are multiplied one by one.
+    fn multiply_brought(
+        &mut self,
+        name: &str,
+        stack: &Stack,
+        level: i64,
+        [input, output]: [&str; 2],
+    ) -> Result<(), ExportError> {
+        let parts: Vec<Option<Kept>> = stack.names.iter().map(|part| self.source.kept(part)).collect();
+        match parts.first() {
+            Some(&first) if parts.iter().all(|part| *part == first) => match first {
+                Some(kept) if kept.is_exact => self.multiply_kept(name, stack, kept, level, [input, output]),
+                Some(kept) => self.multiply_rounded(name, stack, kept.blocks(level), [input, output]),
+                None => self.multiply_floats(name, stack, [input, output]),
+            },
+            _ => {
+                let outputs: Vec<String> = (0..parts.len()).map(|part| format!("{output}_{part}")).collect();
+                for ((part, &rows), product) in stack.names.iter().zip(&stack.rows).zip(&outputs) {
+                    self.multiply_brought(part, &Stack::of_one(part, [rows, stack.width]), level, [input, product])?;
+                }
+                let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+                self.graph.node(node("Concat", &outputs, &[output], vec![int("axis", -1)]));
+                Ok(())
+            }
+        }
     }
 
     /// A product with blocks as the checkpoint brings them. The operator's fast kernels know no float zero points, so minimums are added apart: each
@@ -62,13 +107,13 @@ impl DecoderGraph<'_> {
         &mut self,
         name: &str,
         stack: &Stack,
-        blocks: Blocks,
+        kept: Kept,
+        level: i64,
         [input, output]: [&str; 2],
     ) -> Result<(), ExportError> {
-        let ([rows, width], offsets) = (stack.shape(), offsets(name));
-        let is_shifted = stack.names.first().is_some_and(|first| self.source.is_shifted(first));
-        let shape = [rows, blocks.of_row(width), blocks.bytes()];
-        self.write_kept(name, &shape, is_shifted, |source| stack.read_kept(source, blocks))?;
+        let ([rows, width], offsets, blocks) = (stack.shape(), offsets(name), kept.blocks(level));
+        let (is_shifted, shape) = (kept.is_shifted, [rows, blocks.of_row(width), blocks.bytes()]);
+        self.write_kept(name, &shape, is_shifted, |source| stack.read_kept(source, kept))?;
         if !is_shifted {
             self.multiply_packed(name, &scales(name), blocks, [rows, width], [input, output]);
             return Ok(());
@@ -99,14 +144,17 @@ impl DecoderGraph<'_> {
     }
 
     /// `input_ids` → `embedded` from a table in blocks, whose bytes the head shares.
-    pub fn write_packed_embedding(&mut self, name: &str, shape: [usize; 2]) -> Result<(), ExportError> {
-        let kept = self.kept_table(name, shape);
-        let Some(blocks) = kept.or(self.numbers.head_blocks) else { return Ok(()) };
-        let [rows, width] = shape;
+    pub fn write_packed_embedding(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        table: TableBlocks,
+    ) -> Result<(), ExportError> {
+        let ([rows, width], blocks) = (shape, table.blocks);
         let (row_blocks, padded) = (blocks.of_row(width), blocks.of_row(width) * blocks.block);
         let flat = [rows, row_blocks * blocks.bytes()];
-        match kept {
-            Some(_) => self.write_kept(name, &flat, false, |source| source.read_kept(name, shape, blocks))?,
+        match table.kept {
+            Some(kept) => self.write_kept(name, &flat, false, |source| source.read_kept(name, shape, kept))?,
             None => self.write_packed(name, blocks, &flat, |source| source.read(name, &shape))?,
         }
         let gathered = if padded == width { "embedded" } else { "embedded_padded" };
@@ -129,30 +177,37 @@ impl DecoderGraph<'_> {
         Ok(())
     }
 
-    /// The blocks of a table that the checkpoint brings along; those with minimums cannot be looked up in.
-    fn kept_table(&self, name: &str, shape: [usize; 2]) -> Option<Blocks> {
-        self.kept_blocks(&Stack::of_one(name, shape)).filter(|_| !self.source.is_shifted(name))
+    /// Blocks of an embedding table that is the head, too; `None` = floats. What the checkpoint brings along is taken, but blocks with
+    /// minimums cannot be looked up in: they are rounded again, as a head is.
+    pub fn table_blocks(&self, name: &str) -> Option<TableBlocks> {
+        let rounded = self.numbers.head_blocks.map(|blocks| TableBlocks { blocks, kept: None });
+        let Some(level) = self.brought_level() else { return rounded };
+        match self.source.kept(name)? {
+            kept if kept.is_shifted => rounded,
+            kept => Some(TableBlocks { blocks: kept.blocks(level), kept: kept.is_exact.then_some(kept) }),
+        }
     }
 
     /// The head over the bytes of the packed embedding `table`.
     pub fn packed_head(
         &mut self,
-        name: &str,
         table: &str,
         shape: [usize; 2],
-        input: &str,
-        output: &str,
+        blocks: Blocks,
+        [input, output]: [&str; 2],
     ) -> Result<(), ExportError> {
-        let Some(blocks) = self.kept_table(table, shape).or(self.numbers.head_blocks) else { return Ok(()) };
-        self.graph.alias(name, table, &[shape[0], blocks.of_row(shape[1]), blocks.bytes()])?;
-        self.multiply_packed(name, &scales(table), blocks, shape, [input, output]);
+        self.graph.alias(HEAD, table, &[shape[0], blocks.of_row(shape[1]), blocks.bytes()])?;
+        self.multiply_packed(HEAD, &scales(table), blocks, shape, [input, output]);
         Ok(())
     }
 
     fn multiply_packed(&mut self, name: &str, scales: &str, blocks: Blocks, shape: [usize; 2], ends: [&str; 2]) {
         let [input, output] = ends;
         let attributes = product_attributes(blocks, shape);
-        self.graph.node(microsoft("MatMulNBits", &[input, name, scales], &[output], attributes));
+        let zeros = zeros(name);
+        let inputs = [input, name, scales, &zeros];
+        let given = if blocks.zero_points { inputs.len() } else { 3 };
+        self.graph.node(microsoft("MatMulNBits", &inputs[..given], &[output], attributes));
     }
 
     /// Writes a weight in blocks and its scales, unless an earlier graph has.
@@ -163,8 +218,14 @@ impl DecoderGraph<'_> {
         shape: &[usize],
         read: impl FnOnce(&mut Checkpoint) -> Result<Weight, ExportError>,
     ) -> Result<(), ExportError> {
-        if self.graph.reuse(name) && self.graph.reuse(&scales(name)) {
+        if self.graph.reuse(name)
+            && self.graph.reuse(&scales(name))
+            && (!blocks.zero_points || self.graph.reuse(&zeros(name)))
+        {
             return Ok(());
+        }
+        if let Some(packed) = self.calibrated.get(name) {
+            return self.add_packed(name, shape, packed);
         }
         let weight = read(self.source)?;
         if let Some(value) = weight.values.iter().find(|value| !value.is_finite()) {
@@ -206,8 +267,20 @@ impl DecoderGraph<'_> {
         let mut scale_bytes = Vec::new();
         Element::F32.write(&packed.scales.values, &mut scale_bytes);
         self.graph.packed(name, shape, UINT8, &packed.bytes, packed.parameters)?;
-        self.graph.packed(&scales(name), &packed.scales.shape, FLOAT, &scale_bytes, 0)
+        self.graph.packed(&scales(name), &packed.scales.shape, FLOAT, &scale_bytes, 0)?;
+        let Some(bytes) = &packed.zeros else { return Ok(()) };
+        let rows = packed.scales.shape.first().copied().unwrap_or(1);
+        self.graph.packed(&zeros(name), &[rows, bytes.len() / rows], UINT8, bytes, 0)
     }
+}
+
+/// How an embedding table is kept.
+#[derive(Clone, Copy)]
+pub struct TableBlocks {
+    /// Its blocks.
+    pub blocks: Blocks,
+    /// They are the checkpoint's own.
+    kept: Option<Kept>,
 }
 
 /// A weight that is made of tensors, one below the other.
@@ -236,7 +309,8 @@ impl Stack {
         [self.rows.iter().sum(), self.width]
     }
 
-    fn read(&self, source: &mut Checkpoint) -> Result<Weight, ExportError> {
+    /// Reads and joins the tensors.
+    pub fn read(&self, source: &mut Checkpoint) -> Result<Weight, ExportError> {
         let mut whole = Weight { shape: vec![0, self.width], values: Vec::new() };
         for (name, &rows) in self.names.iter().zip(&self.rows) {
             whole = whole.stacked(source.read(name, &[rows, self.width])?);
@@ -244,10 +318,10 @@ impl Stack {
         Ok(whole)
     }
 
-    fn read_kept(&self, source: &mut Checkpoint, blocks: Blocks) -> Result<KeptWeight, ExportError> {
+    fn read_kept(&self, source: &mut Checkpoint, kept: Kept) -> Result<KeptWeight, ExportError> {
         let mut whole: Option<KeptWeight> = None;
         for (name, &rows) in self.names.iter().zip(&self.rows) {
-            let part = source.read_kept(name, [rows, self.width], blocks)?;
+            let part = source.read_kept(name, [rows, self.width], kept)?;
             whole = Some(match whole {
                 None => part,
                 Some(before) => before.stacked(part),
@@ -260,6 +334,11 @@ impl Stack {
 /// Name of what a packed weight's blocks add for the sum of their inputs.
 pub fn offsets(name: &str) -> String {
     format!("{name}.offsets")
+}
+
+/// Name of a packed weight's zero points.
+fn zeros(name: &str) -> String {
+    format!("{name}.zero_points")
 }
 
 /// Name of a packed weight's scales.

@@ -69,7 +69,11 @@ fn write_tensors(graph: &mut GraphFile, config: &Config, path: &Path) -> Result<
     let mut target = tensor_file::begin(path, &entries).map_err(io)?;
     let (mut parameters, mut unpacked, mut bytes) = (0, 0, Vec::new());
     for (name, dims) in tensors {
-        let place = Place::of(&name, &dims, &shape);
+        let place = match graph.has(&name) {
+            // A table, or a projection whose neighbours are kept in another way.
+            true => Place::alone(&name, &dims),
+            false => Place::of(&name, &dims, &shape),
+        };
         let whole = graph.read(&place.name, &place.dims, place.turned)?;
         unpacked += usize::from(whole.unpacked);
         parameters += dims.iter().product::<usize>() as u64;
@@ -95,12 +99,17 @@ struct Place {
 }
 
 impl Place {
+    fn alone(name: &str, dims: &[usize]) -> Place {
+        let turned = dims.len() == 2 && name != EMBEDDING;
+        Place { name: name.to_owned(), dims: dims.to_vec(), turned, first: 0, rows: dims[0] }
+    }
+
     fn of(name: &str, dims: &[usize], shape: &Shape) -> Place {
         let (query, kv) = (shape.query_width(), shape.kv_width());
         let turned = dims.len() == 2 && name != EMBEDDING;
         let parts = [(".q_proj.", 0), (".k_proj.", query), (".v_proj.", query + kv)];
         match parts.into_iter().find(|(part, _)| name.contains(part)) {
-            None => Place { name: name.to_owned(), dims: dims.to_vec(), turned, first: 0, rows: dims[0] },
+            None => Place::alone(name, dims),
             Some((part, first)) => {
                 let joined = [query + 2 * kv].into_iter().chain(dims.get(1).copied()).collect();
                 Place { name: name.replace(part, ".qkv_proj."), dims: joined, turned, first, rows: dims[0] }

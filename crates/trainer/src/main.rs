@@ -4,10 +4,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use taiji::bundle::{LLM_FOLDER, Manifest};
-use taiji_export::{ExportError, ExportOptions, Flavour, Precision, RecoverReport, Role, export, gguf, recover};
+use taiji_export::{ExportError, ExportOptions, Flavour, Precision, RecoverReport, Role, gguf, recover};
 use taiji_trainer::data::import_amazon;
 use taiji_trainer::evaluate::Rows;
-use taiji_trainer::judge::{compare_llm, evaluate_bundle};
+use taiji_trainer::judge::{Texts, compare_llm, evaluate_bundle, export_judged, perplexity};
+use taiji_trainer::stage::StageError;
 use taiji_trainer::stats::{Experiment, StatsError};
 use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
 
@@ -79,7 +80,7 @@ enum Command {
     },
     /// Write a Hugging Face shaped checkpoint (Qwen2, Qwen3, Llama, BERT) as ONNX graphs.
     #[command(
-        after_help = "Examples:\n  taiji-trainer export --checkpoint my-qwen2 --out models/mine/llm\n  taiji-trainer export --checkpoint my-qwen3 --out models/mine/llm --precision int4 --flavour gqa,tree,std\n  taiji-trainer export --checkpoint Qwen3-Embedding-0.6B --out models/mine/encoder --as encoder"
+        after_help = "Examples:\n  taiji-trainer export --checkpoint my-qwen2 --out models/mine/llm\n  taiji-trainer export --checkpoint my-qwen3 --out models/mine/llm --precision int4 --flavour gqa,tree,std\n  taiji-trainer export --checkpoint my-qwen3 --out models/mine/llm --precision int4 --calibrate some.txt --text other.txt\n  taiji-trainer export --checkpoint Qwen3-Embedding-0.6B --out models/mine/encoder --as encoder"
     )]
     Export {
         /// Folder of config.json and model.safetensors.
@@ -95,15 +96,33 @@ enum Command {
         /// graph.FLAVOUR.onnx over the same weights. paged needs f16 or bf16.
         #[arg(long, value_enum, value_delimiter = ',', default_value = "gqa")]
         flavour: Vec<Flavour>,
-        /// int4, int8: weights that share a scale, a power of two from 16. Default: 128 for int4, 32 for int8.
+        /// int4, int8: weights that share a scale, a power of two from 16. Default: 32, or the checkpoint's own blocks where it
+        /// keeps them and nothing else is said about rounding.
         #[arg(long)]
         block: Option<usize>,
+        /// int4: each block has a zero point, too.
+        #[arg(long)]
+        zero_points: bool,
         /// int4, int8: 1 computes in f32; 4 rounds activations to 8 bits, which is the fast way.
         #[arg(long, default_value_t = 4)]
         accuracy_level: i64,
-        /// int4: bits of the output head and the embedding tied to it. Default: 4; 8 follows the original more closely.
+        /// int4: bits of the output head and the embedding tied to it: 4, 8 or 32. Default: 8.
         #[arg(long)]
         head_bits: Option<usize>,
+        /// int4: bits of the weights whose errors are felt most: query, key and value, and the last projections of the first and
+        /// last eighth of the layers, 4 or 8. Default: 8.
+        #[arg(long)]
+        sensitive_bits: Option<usize>,
+        /// int4: fit the rounding to this text (GPTQ); of the kind that the model is to read, 32,768 tokens of it at most.
+        #[arg(long, value_name = "FILE")]
+        calibrate: Option<PathBuf>,
+        /// Print the perplexity of this text in f32 and of the graph, and refuse the graph when it is surely more than 1.15
+        /// times as high. Default: the text of --calibrate.
+        #[arg(long, value_name = "FILE")]
+        text: Option<PathBuf>,
+        /// Write the graph all the same.
+        #[arg(long)]
+        force: bool,
         /// What the graph is for. Default: encoder if the checkpoint says how to pool tokens, else decoder.
         #[arg(long = "as", value_enum)]
         role: Option<Role>,
@@ -191,6 +210,21 @@ enum Command {
         #[arg(long, default_value_t = 500)]
         users: usize,
     },
+    /// Say how much more surprising a text is to a rounded export than to the one in f32.
+    #[command(
+        after_help = "Example:\n  taiji-trainer export --checkpoint checkpoint --out f32\n  taiji-trainer export --checkpoint checkpoint --out int4 --precision int4\n  taiji-trainer perplexity --llm int4 --than f32 --text held.txt"
+    )]
+    Perplexity {
+        /// Model folder of the rounded export.
+        #[arg(long, value_name = "DIR")]
+        llm: PathBuf,
+        /// Model folder of the export in f32.
+        #[arg(long, value_name = "DIR")]
+        than: PathBuf,
+        /// Text; 32,768 tokens of it at most are read, in windows of 256.
+        #[arg(long, value_name = "FILE")]
+        text: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -203,7 +237,8 @@ enum Convert {
         /// Folder to write; it must be new or empty.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// Keep blocks of 32 (Q4_0, Q4_1, Q8_0) beside the weights: `export --precision int4` takes them over without rounding again.
+        /// Keep blocks (Q4_0, Q4_1, Q8_0, Q4_K) beside the weights: `export --precision int4` takes them over without rounding
+        /// again. It rounds Q6_K to 8 bits then, and leaves floats as they are.
         #[arg(long)]
         keep_quantised: bool,
     },
@@ -280,17 +315,36 @@ fn execute(command: Command) -> Result<(), Failure> {
             precision,
             flavour,
             block,
+            zero_points,
             accuracy_level,
             head_bits,
+            sensitive_bits,
+            calibrate,
+            text,
+            force,
             role,
             max_positions,
         } => {
-            let options =
-                ExportOptions { precision, flavours: flavour, block, accuracy_level, head_bits, role, max_positions };
-            let report = export(&checkpoint, &out, &options).map_err(|error| match error {
-                ExportError::NotBuilt(_) | ExportError::Option(_) => Failure(error.to_string(), 64),
+            let options = ExportOptions {
+                precision,
+                flavours: flavour,
+                block,
+                zero_points,
+                accuracy_level,
+                head_bits,
+                sensitive_bits,
+                role,
+                max_positions,
+                ..ExportOptions::default()
+            };
+            let texts = Texts { calibrate, judge: text, force };
+            let (report, rounded) = export_judged(&checkpoint, &out, options, &texts).map_err(|error| match error {
+                StageError::Export(ExportError::NotBuilt(_) | ExportError::Option(_)) => Failure(error.to_string(), 64),
                 _ => unavailable(error),
             })?;
+            if let Some(rounded) = rounded {
+                println!("{rounded}");
+            }
             println!(
                 "{}: {} layers, {} parameters, {} positions in {}",
                 report.architecture,
@@ -312,6 +366,10 @@ fn execute(command: Command) -> Result<(), Failure> {
                 report.kept,
                 out.display()
             );
+            if !report.rounded.is_empty() {
+                let names = report.rounded.join(", ");
+                println!("Q6_K, rounded to 8 bits by `export --precision int4`: {names}");
+            }
             Ok(())
         }
         Command::Convert(Convert::Bundle { folder, out }) => {
@@ -362,6 +420,12 @@ fn execute(command: Command) -> Result<(), Failure> {
             let shown = |error: std::io::Error| unavailable(format!("{}: {error}", page.display()));
             let text = std::fs::read_to_string(&page).map_err(shown)?;
             std::fs::write(&page, read.put_into(&text).map_err(failed)?).map_err(shown)
+        }
+        Command::Perplexity { llm, than, text } => {
+            let found = perplexity(&llm, &than, &text).map_err(unavailable)?;
+            let json = serde_json::to_string(&found).map_err(|error| Failure(error.to_string(), 70))?;
+            println!("{json}");
+            Ok(())
         }
         Command::Compare { bundle, llm, synth_seed, users } => {
             let compared = compare_llm(&bundle, &llm, synth_seed, users).map_err(unavailable)?;

@@ -4,6 +4,7 @@
 //! d, m and the like are f16, little-endian, and stand in front unless said otherwise.
 
 use half::{bf16, f16};
+use safetensors::tensor::Dtype;
 
 /// How a tensor's numbers are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,22 @@ pub enum TensorType {
     Q4K,
     /// 256 weights: 4 low bits each, 2 high bits each, 16 8-bit scales, d; (q − 32)·(d·scale).
     Q6K,
+}
+
+/// How blocks get into a graph, by 32 weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeptKind {
+    /// As they are.
+    Exact {
+        /// Bytes of the numbers.
+        number_bytes: usize,
+        /// Kind of the scales and minimums.
+        parts: Dtype,
+        /// There are minimums.
+        has_minimums: bool,
+    },
+    /// No operator reads them: they are rounded to 8 bits.
+    Rounded,
 }
 
 impl TensorType {
@@ -72,28 +89,43 @@ impl TensorType {
         }
     }
 
-    /// Bytes of the numbers of a block of 32, for kinds that a graph can take over.
-    pub fn number_bytes(self) -> Option<usize> {
+    /// Whether a graph takes the blocks over, and how; `None` = its numbers are floats.
+    pub fn kept(self) -> Option<KeptKind> {
+        let exact = |number_bytes, parts, has_minimums| Some(KeptKind::Exact { number_bytes, parts, has_minimums });
         match self {
-            Self::Q4_0 | Self::Q4_1 => Some(16),
-            Self::Q8_0 => Some(32),
-            Self::F32 | Self::F16 | Self::Bf16 | Self::Q4K | Self::Q6K => None,
+            Self::F32 | Self::F16 | Self::Bf16 => None,
+            Self::Q4_0 => exact(16, Dtype::F16, false),
+            Self::Q4_1 => exact(16, Dtype::F16, true),
+            Self::Q8_0 => exact(32, Dtype::F16, false),
+            Self::Q4K => exact(16, Dtype::F32, true),
+            Self::Q6K => Some(KeptKind::Rounded),
         }
     }
 
-    /// Such blocks as `kept` has them: all numbers, all scales, all minimums. 4-bit numbers stand in order there, two a byte, the
-    /// first low; here a byte holds numbers i and i + 16. 8-bit ones count from 128 there.
+    /// Such blocks as `kept` has them: all numbers, all scales, all minimums, by 32 weights. 4-bit numbers stand in order there, two
+    /// a byte, the first low; here a byte holds numbers i and i + 16, or i and i + 32. 8-bit ones count from 128 there.
     pub fn split(self, bytes: &[u8]) -> [Vec<u8>; 3] {
         let head = if self == Self::Q4_1 { 4 } else { 2 };
         let [mut numbers, mut scales, mut minimums] = [const { Vec::new() }; 3];
+        let pair = |pairs: &[u8], shift: u8| pairs[0] >> shift & 15 | (pairs[1] >> shift & 15) << 4;
         for block in bytes.chunks_exact(self.block().1) {
+            if self == Self::Q4K {
+                for (part, quants) in block[16..].chunks_exact(32).enumerate() {
+                    for (part, shift) in [(2 * part, 0), (2 * part + 1, 4)] {
+                        let (scale, minimum) = q4_k_part(block, part);
+                        scales.extend(scale.to_le_bytes());
+                        minimums.extend((-minimum).to_le_bytes());
+                        numbers.extend(quants.chunks_exact(2).map(|pairs| pair(pairs, shift)));
+                    }
+                }
+                continue;
+            }
             scales.extend(&block[..2]);
             minimums.extend(&block[2..head]);
             let quants = &block[head..];
             match self {
                 Self::Q8_0 => numbers.extend(quants.iter().map(|byte| byte ^ 0x80)),
                 _ => {
-                    let pair = |pairs: &[u8], shift: u8| pairs[0] >> shift & 15 | (pairs[1] >> shift & 15) << 4;
                     numbers.extend(quants.chunks_exact(2).map(|pairs| pair(pairs, 0)));
                     numbers.extend(quants.chunks_exact(2).map(|pairs| pair(pairs, 4)));
                 }
@@ -141,14 +173,18 @@ fn push_nibbles(bytes: &[u8], values: &mut Vec<f32>, value: impl Fn(u8) -> f32) 
 }
 
 fn push_q4_k(block: &[u8], values: &mut Vec<f32>) {
-    let (d, m, packed) = (half_at(block, 0), half_at(block, 2), &block[4..16]);
     for (pair, quants) in block[16..].chunks_exact(32).enumerate() {
         for (part, shift) in [(2 * pair, 0), (2 * pair + 1, 4)] {
-            let (scale, minimum) = scale_and_minimum(packed, part);
-            let (scale, minimum) = (d * f32::from(scale), m * f32::from(minimum));
+            let (scale, minimum) = q4_k_part(block, part);
             values.extend(quants.iter().map(|byte| scale * f32::from(byte >> shift & 15) - minimum));
         }
     }
+}
+
+/// Scale and minimum of 32 of the weights.
+fn q4_k_part(block: &[u8], part: usize) -> (f32, f32) {
+    let (scale, minimum) = scale_and_minimum(&block[4..16], part);
+    (half_at(block, 0) * f32::from(scale), half_at(block, 2) * f32::from(minimum))
 }
 
 /// Eight pairs of six bits in twelve bytes: the first four plain, the others' high bits in what the first leave free.

@@ -23,6 +23,7 @@ use super::kept::BLOCKS_FILE;
 use super::{ExportError, WEIGHTS_FILE, new_folder};
 
 use file::Gguf;
+use weights::KeptTensors;
 
 /// Why a file cannot be converted.
 #[derive(Debug, Error)]
@@ -78,12 +79,14 @@ pub struct ConvertReport {
     pub parameters: u64,
     /// Tensors whose blocks were kept.
     pub kept: usize,
+    /// Tensors in blocks that a graph in int4 rounds to 8 bits (Q6_K).
+    pub rounded: Vec<String>,
     /// Tokens of the vocabulary.
     pub tokens: usize,
 }
 
-/// Converts `file` into the new folder `out`; `keeps_blocks` = blocks of 32 (Q4_0, Q4_1, Q8_0) are kept beside the weights, for a graph in
-/// int4 that takes them over as they are.
+/// Converts `file` into the new folder `out`; `keeps_blocks` = blocks (Q4_0, Q4_1, Q8_0, Q4_K) are kept beside the weights, for a graph in
+/// int4 that takes them over as they are; it rounds Q6_K to 8 bits then, and leaves floats floats.
 pub fn convert(file: &Path, out: &Path, keeps_blocks: bool) -> Result<ConvertReport, GgufError> {
     let opened = File::open(file).map_err(GgufError::io(file))?;
     let mut gguf = Gguf::open(BufReader::new(opened), file)?;
@@ -96,7 +99,8 @@ pub fn convert(file: &Path, out: &Path, keeps_blocks: bool) -> Result<ConvertRep
         architecture: model.config.architecture().to_owned(),
         layers: model.config.num_hidden_layers,
         parameters,
-        kept,
+        kept: kept.exact,
+        rounded: kept.rounded,
         tokens: model.tokenizer.tokens,
     })
 }
@@ -122,13 +126,13 @@ impl Model {
         Ok(Self { settings, config, tokenizer, tensors })
     }
 
-    /// Writes all files into a folder; numbers in all tensors, and tensors whose blocks were kept.
+    /// Writes all files into a folder; numbers in all tensors, and what became of those in blocks.
     fn write<R: Read + Seek>(
         &self,
         gguf: &mut Gguf<R>,
         folder: &Path,
         keeps_blocks: bool,
-    ) -> Result<(u64, usize), GgufError> {
+    ) -> Result<(u64, KeptTensors), GgufError> {
         let mut settings = self.settings.clone();
         settings.extend(self.tokenizer.generation.clone());
         for (file, content) in [
@@ -144,7 +148,7 @@ impl Model {
         let parameters = weights::write(gguf, &self.tensors, &folder.join(WEIGHTS_FILE))?;
         let kept = match keeps_blocks {
             true => weights::write_blocks(gguf, &self.tensors, &folder.join(BLOCKS_FILE))?,
-            false => 0,
+            false => KeptTensors::default(),
         };
         Ok((parameters, kept))
     }

@@ -5,10 +5,11 @@ use std::io::Cursor;
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;
+use safetensors::tensor::Dtype;
 use testkit::fixture;
 use testkit::tensors::floats;
 
-use super::blocks::TensorType;
+use super::blocks::{KeptKind, TensorType};
 use super::file::Value;
 use super::*;
 
@@ -26,6 +27,43 @@ fn blocks_of_every_kind_have_the_values_of_the_reference() {
         kinds += 1;
     }
     assert_eq!(kinds, 8);
+}
+
+#[test]
+fn blocks_that_are_kept_stand_for_the_same_values() {
+    let bytes = std::fs::read(fixture("gguf").join("blocks.safetensors")).unwrap();
+    let reference = SafeTensors::deserialize(&bytes).unwrap();
+    let mut kinds = 0;
+    for kind in (0..40).filter_map(TensorType::of) {
+        let Some(KeptKind::Exact { number_bytes, parts, has_minimums }) = kind.kept() else { continue };
+        let [numbers, scales, minimums] =
+            kind.split(reference.tensor(&format!("{}.bytes", kind.name())).unwrap().data());
+        let floats_of = |bytes: &[u8]| -> Vec<f32> {
+            match parts {
+                Dtype::F32 => bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
+                _ => bytes.as_chunks().0.iter().map(|&bytes| half::f16::from_le_bytes(bytes).to_f32()).collect(),
+            }
+        };
+        let (scales, minimums) = (floats_of(&scales), floats_of(&minimums));
+        assert_eq!((minimums.len() == scales.len(), numbers.len()), (has_minimums, scales.len() * number_bytes));
+        let numbers: Vec<f32> = match number_bytes {
+            16 => numbers.iter().flat_map(|byte| [f32::from(byte & 15), f32::from(byte >> 4)]).collect(),
+            _ => numbers.iter().map(|&byte| f32::from(byte)).collect(),
+        };
+        let zero = match (has_minimums, number_bytes) {
+            (true, _) => 0.0,
+            (false, 16) => 8.0,
+            (false, _) => 128.0,
+        };
+        let found: Vec<f32> = numbers
+            .iter()
+            .enumerate()
+            .map(|(place, number)| (number - zero) * scales[place / 32] + minimums.get(place / 32).unwrap_or(&0.0))
+            .collect();
+        assert_eq!(found, floats(&reference, &format!("{}.values", kind.name())), "{}", kind.name());
+        kinds += 1;
+    }
+    assert_eq!(kinds, 4);
 }
 
 /// A file written by hand.

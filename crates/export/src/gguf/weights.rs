@@ -9,7 +9,7 @@ use std::path::Path;
 use safetensors::tensor::Dtype;
 
 use super::GgufError;
-use super::blocks::TensorType;
+use super::blocks::KeptKind;
 use super::file::Gguf;
 use crate::ExportError;
 use crate::config::{Config, Family};
@@ -106,18 +106,37 @@ pub fn write<R: Read + Seek>(gguf: &mut Gguf<R>, tensors: &[Tensor], path: &Path
     Ok(count)
 }
 
-/// Writes the blocks of 32 that tensors are kept in, in the form of `kept`; the number of tensors that are.
-pub fn write_blocks<R: Read + Seek>(gguf: &mut Gguf<R>, tensors: &[Tensor], path: &Path) -> Result<usize, GgufError> {
+/// What became of tensors in blocks.
+#[derive(Debug, Clone, Default)]
+pub struct KeptTensors {
+    /// How many a graph takes over as they are.
+    pub exact: usize,
+    /// Those that it rounds to 8 bits.
+    pub rounded: Vec<String>,
+}
+
+/// Writes the blocks that tensors are kept in, in the form of `kept`.
+pub fn write_blocks<R: Read + Seek>(
+    gguf: &mut Gguf<R>,
+    tensors: &[Tensor],
+    path: &Path,
+) -> Result<KeptTensors, GgufError> {
     let mut kept = Vec::new();
     let mut entries = Vec::new();
+    let mut rounded = Vec::new();
     for tensor in tensors {
         let kind = gguf.place(&tensor.source, &tensor.shape)?.kind;
-        let (&[rows, width], Some(numbers)) = (tensor.shape.as_slice(), kind.number_bytes()) else { continue };
+        let (&[rows, width], Some(form)) = (tensor.shape.as_slice(), kind.kept()) else { continue };
+        let KeptKind::Exact { number_bytes, parts, has_minimums } = form else {
+            entries.push((part(&tensor.name, 'r'), Dtype::U8, vec![0]));
+            rounded.push(tensor.name.clone());
+            continue;
+        };
         let row_blocks = width / BLOCK;
-        entries.push((part(&tensor.name, 'q'), Dtype::U8, vec![rows, row_blocks, numbers]));
-        entries.push((part(&tensor.name, 'd'), Dtype::F16, vec![rows, row_blocks]));
-        if kind == TensorType::Q4_1 {
-            entries.push((part(&tensor.name, 'm'), Dtype::F16, vec![rows, row_blocks]));
+        entries.push((part(&tensor.name, 'q'), Dtype::U8, vec![rows, row_blocks, number_bytes]));
+        entries.push((part(&tensor.name, 'd'), parts, vec![rows, row_blocks]));
+        if has_minimums {
+            entries.push((part(&tensor.name, 'm'), parts, vec![rows, row_blocks]));
         }
         kept.push((tensor, kind));
     }
@@ -129,7 +148,7 @@ pub fn write_blocks<R: Read + Seek>(gguf: &mut Gguf<R>, tensors: &[Tensor], path
         }
     }
     tensor_file::finish(target).map_err(GgufError::io(path))?;
-    Ok(kept.len())
+    Ok(KeptTensors { exact: kept.len(), rounded })
 }
 
 impl Tensor {

@@ -66,6 +66,11 @@ impl GraphFile {
         ExportError::Graph { path: self.path.clone(), message }
     }
 
+    /// Whether a weight is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.constants.contains_key(name)
+    }
+
     /// Reads a weight of shape [out, in] or [out]; `turned` = floats are kept as [in, out].
     pub fn read(&mut self, name: &str, dims: &[usize], turned: bool) -> Result<Whole, ExportError> {
         let tensor = self.constant(name)?;
@@ -104,14 +109,18 @@ impl GraphFile {
         let &[rows, width] = dims else { return Err(self.wrong(format!("{name} cannot be blocks"))) };
         let nodes = self.model.graph.iter().flat_map(|graph| &graph.node);
         let user = nodes.into_iter().find(|node| node.input.iter().any(|input| input == name));
-        let (blocks, scales) = match user.map(|node| (blocks_of(node), node.input.get(2), node.input.get(3))) {
-            Some((Some(blocks), Some(scales), None)) => (blocks, scales.clone()),
+        let (blocks, scales, zeros) = match user.map(|node| (blocks_of(node), node.input.get(2), node.input.get(3))) {
+            Some((Some(blocks), Some(scales), zeros)) => (blocks, scales.clone(), zeros.cloned()),
             _ => return Err(self.wrong(format!("the blocks of {name} are used in a way that is not known"))),
         };
         let row_blocks = blocks.of_row(width);
         let bytes = self.bytes(tensor, rows * row_blocks * blocks.bytes())?;
         let scales = self.floats(&self.constant(&scales)?, &[rows, row_blocks])?;
-        let packed = PackedWeight { bytes, scales, parameters: (rows * width) as u64 };
+        let zeros = match zeros {
+            Some(zeros) => Some(self.bytes(&self.constant(&zeros)?, rows * blocks.zero_bytes(width))?),
+            None => None,
+        };
+        let packed = PackedWeight { bytes, scales, zeros, parameters: (rows * width) as u64 };
         let mut weight = packed.dequantised(blocks, width);
         let added = offsets(name);
         if self.constants.contains_key(&added) {
@@ -153,5 +162,6 @@ fn blocks_of(node: &NodeProto) -> Option<Blocks> {
     let number = |name: &str| node.attribute.iter().find(|attribute| attribute.name == name).map(|found| found.i);
     let (bits, block) = (usize::try_from(number("bits")?).ok()?, usize::try_from(number("block_size")?).ok()?);
     let known = matches!(bits, 4 | 8) && block >= 16 && block.is_power_of_two();
-    known.then_some(Blocks { bits, block, accuracy_level: number("accuracy_level").unwrap_or(0) })
+    let (accuracy_level, zero_points) = (number("accuracy_level").unwrap_or(0), node.input.len() > 3);
+    known.then_some(Blocks { bits, block, accuracy_level, zero_points })
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
@@ -57,6 +58,33 @@ fn kept_blocks_compute_what_the_file_holds() {
         let error = error_of(&rounded.shared(&reference, pieces, None), &reference, pieces);
         assert!(error > 1e-3, "{name}: blocks that are asked for are made anew: {error}");
     }
+}
+
+#[test]
+fn parts_that_are_kept_in_different_ways_are_multiplied_one_by_one() {
+    let checkpoint = converted("llama");
+    let path = checkpoint.path().join(BLOCKS_FILE);
+    let bytes = std::fs::read(&path).unwrap();
+    let blocks = SafeTensors::deserialize(&bytes).unwrap();
+    // One projection is to be rounded to 8 bits, as if it were Q6_K; one stays in floats, as if it were F16.
+    let floats = "model.layers.1.self_attn.k_proj.weight";
+    let rounded = "model.layers.0.self_attn.v_proj.weight.r";
+    let nothing = TensorView::new(Dtype::U8, vec![0], &[]).unwrap();
+    let views = blocks.tensors().into_iter().filter(|(name, _)| !name.starts_with(floats));
+    let views = views.chain([(rounded.to_owned(), nothing)]);
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+
+    let out = tempfile::tempdir().unwrap();
+    let options = ExportOptions { precision: Precision::Int4, accuracy_level: 1, ..Default::default() };
+    export(checkpoint.path(), out.path(), &options).unwrap();
+    let reference = Reference::of("gguf/llama");
+    let mut runner = Runner::open(&out.path().join(GRAPH_FILE), reference.rows(), 40, 7.0_f32);
+    let mut worst = 0.0_f32;
+    for pieces in prompt_then_answer(&reference) {
+        worst = worst.max(error_of(&runner.shared(&reference, &pieces, None), &reference, &pieces));
+    }
+    println!("llama in part 8 bits: {worst:e} from the reference, largest logit {}", reference.scale());
+    assert!(worst > 1e-6 && worst < 2e-3 * reference.scale(), "{worst}");
 }
 
 #[test]

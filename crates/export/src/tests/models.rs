@@ -186,7 +186,7 @@ fn weights_beyond_two_gigabytes_are_found() {
     let form = Form::Text(Flavour::Gqa);
     graph.begin(GRAPH_FILE, "far", form.versions());
     let numbers = ExportOptions::default().numbers().unwrap();
-    decoder::write(&mut source, &mut graph, 64, numbers, form).unwrap();
+    decoder::write(&mut source, &mut graph, 64, (numbers, &std::collections::HashMap::new()), form).unwrap();
     let written = graph.finish().unwrap();
     assert!(written.data_bytes > 3 << 30);
 

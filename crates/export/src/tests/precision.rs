@@ -15,6 +15,12 @@ fn with(precision: Precision) -> ExportOptions {
     ExportOptions { precision, ..ExportOptions::default() }
 }
 
+/// Head and layers alike.
+fn plainly(precision: Precision, bits: usize, block: usize) -> ExportOptions {
+    let bits = (precision == Precision::Int4).then_some(bits);
+    ExportOptions { head_bits: bits, sensitive_bits: bits, block: Some(block), ..with(precision) }
+}
+
 fn exported_as(checkpoint: &Path, options: &ExportOptions) -> (TempDir, ExportReport) {
     let out = tempfile::tempdir().unwrap();
     let report = export(checkpoint, out.path(), options).unwrap();
@@ -33,6 +39,11 @@ fn all_logits<T: PrimitiveTensorElementType + Copy + Debug + 'static>(
 
 /// A checkpoint in f32 whose packed weights are what their bytes stand for.
 fn dequantised(name: &str, blocks: Blocks) -> TempDir {
+    rewritten(name, |weight, width| PackedWeight::of(&weight, blocks).dequantised(blocks, width))
+}
+
+/// A checkpoint whose linear layers are changed.
+fn rewritten(name: &str, change: impl Fn(checkpoint::Weight, usize) -> checkpoint::Weight) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(fixture(name).join("config.json"), folder.path().join("config.json")).unwrap();
     let bytes = std::fs::read(fixture(name).join("model.safetensors")).unwrap();
@@ -46,7 +57,7 @@ fn dequantised(name: &str, blocks: Blocks) -> TempDir {
             || (tied && tensor == "model.embed_tokens.weight");
         let mut weight = source.read(&tensor, view.shape()).unwrap();
         if packed {
-            weight = PackedWeight::of(&weight, blocks).dequantised(blocks, view.shape()[1]);
+            weight = change(weight, view.shape()[1]);
         }
         let bytes = weight.values.iter().flat_map(|value| value.to_le_bytes()).collect();
         floats.push((tensor, view.shape().to_vec(), bytes));
@@ -65,11 +76,11 @@ fn packed_weights_compute_what_their_bytes_stand_for() {
         for (precision, bits, block) in
             [(Precision::Int4, 4, 32), (Precision::Int4, 4, 128), (Precision::Int8, 8, 32), (Precision::Int8, 8, 128)]
         {
-            let checkpoint = dequantised(name, Blocks { bits, block, accuracy_level: 1 });
+            let checkpoint = dequantised(name, Blocks { bits, block, accuracy_level: 1, zero_points: false });
             let (plain, _) = exported_as(checkpoint.path(), &ExportOptions::default());
             let wanted = all_logits(&plain, &reference, 7.0_f32);
             let error = |accuracy_level| {
-                let options = ExportOptions { block: Some(block), accuracy_level, ..with(precision) };
+                let options = ExportOptions { accuracy_level, ..plainly(precision, bits, block) };
                 let (packed, _) = exported_as(&fixture(name), &options);
                 largest_difference(&all_logits(&packed, &reference, 7.0_f32), &wanted)
             };
@@ -104,7 +115,7 @@ fn packed_files_have_the_bytes_that_the_format_says() {
         let head = packed(vocabulary, hidden);
         let untied = [rope, rope, vocabulary * hidden * 4].into_iter().chain(layer()).chain(layer()).chain(head);
         let tied = [rope, rope].into_iter().chain(head).chain(layer()).chain(layer());
-        let options = ExportOptions { block: Some(block), ..with(precision) };
+        let options = plainly(precision, bits, block);
         assert_eq!(exported_as(&fixture("qwen2"), &options).1.parameters, exported("qwen2").1.parameters);
         assert_eq!(exported_as(&fixture("qwen2"), &options).1.data_bytes, data_bytes(untied), "{precision:?} {block}");
         assert_eq!(
@@ -122,15 +133,89 @@ fn the_head_can_keep_more_bits_than_the_layers() {
         let (plain, _) = exported_as(&fixture(name), &ExportOptions::default());
         let wanted = all_logits(&plain, &reference, 7.0_f32);
         let of = |head_bits| {
-            let options = ExportOptions { head_bits, accuracy_level: 1, block: Some(32), ..with(Precision::Int4) };
+            let options = ExportOptions { head_bits, accuracy_level: 1, ..plainly(Precision::Int4, 4, 32) };
             let (out, report) = exported_as(&fixture(name), &options);
             let found = all_logits(&out, &reference, 7.0_f32);
             let square: f32 = found.iter().zip(&wanted).map(|(a, b)| (a - b).powi(2)).sum();
             ((square / wanted.len() as f32).sqrt(), report.data_bytes)
         };
-        let (four, eight) = (of(None), of(Some(8)));
-        println!("{name}: root mean square error {} with a head of 4 bits, {} with 8", four.0, eight.0);
-        assert!(eight.0 < four.0 && eight.1 > four.1);
+        let [four, eight, floats, usual] = [Some(4), Some(8), Some(32), None].map(of);
+        println!(
+            "{name}: root mean square error {} with a head of 4 bits, {} of 8, {} in f32",
+            four.0, eight.0, floats.0
+        );
+        assert!(floats.0 < four.0 && eight.0 < four.0 && floats.1 > eight.1 && eight.1 > four.1);
+        assert_eq!(eight, usual);
+    }
+}
+
+#[test]
+fn sensitive_weights_keep_more_bits() {
+    let numbers = with(Precision::Int4).numbers().unwrap();
+    let bits = |name: &str| numbers.blocks_of(name, 30).map(|blocks| blocks.bits);
+    for (name, wanted) in [
+        ("model.layers.0.self_attn.qkv_proj.weight", 8),
+        ("model.layers.14.self_attn.qkv_proj.weight", 8),
+        ("model.layers.14.self_attn.o_proj.weight", 4),
+        ("model.layers.0.mlp.up_proj.weight", 4),
+        ("model.layers.3.mlp.down_proj.weight", 8),
+        ("model.layers.4.mlp.down_proj.weight", 4),
+        ("model.layers.25.mlp.down_proj.weight", 4),
+        ("model.layers.26.mlp.down_proj.weight", 8),
+    ] {
+        assert_eq!(bits(name), Some(wanted), "{name}");
+    }
+}
+
+#[test]
+fn zero_points_follow_weights_that_do_not_lie_around_zero() {
+    for name in ["qwen2", "qwen3-tied"] {
+        // All of them far on one side.
+        let shifted = rewritten(name, |mut weight, _| {
+            weight.values.iter_mut().for_each(|value| *value = value.abs() + 0.01);
+            weight
+        });
+        let reference = Reference::of(name);
+        let (plain, _) = exported_as(shifted.path(), &ExportOptions::default());
+        let wanted = all_logits(&plain, &reference, 7.0_f32);
+        let of = |zero_points, accuracy_level| {
+            let options =
+                ExportOptions { zero_points, accuracy_level, head_bits: Some(32), ..plainly(Precision::Int4, 4, 32) };
+            let found = all_logits(&exported_as(shifted.path(), &options).0, &reference, 7.0_f32);
+            found.iter().zip(&wanted).map(|(a, b)| (a - b).powi(2)).sum::<f32>()
+        };
+        let (without, given, fast) = (of(false, 1), of(true, 1), of(true, 4));
+        println!("{name}: squared error {without} without zero points, {given} with them, {fast} in 8 bits");
+        assert!(given < without / 2.0 && fast < without, "{given} {fast} {without}");
+    }
+}
+
+#[test]
+fn calibrated_graphs_are_nearer_on_what_they_were_fitted_to() {
+    for name in ["qwen2", "qwen2-tied", "qwen3-tied"] {
+        let reference = Reference::of(name);
+        let calibration: Vec<Vec<u32>> = (0..reference.rows())
+            .map(|row| reference.tokens(row).iter().map(|&token| token as u32).collect())
+            .collect();
+        let (plain, _) = exported_as(&fixture(name), &ExportOptions::default());
+        let wanted = all_logits(&plain, &reference, 7.0_f32);
+        let of = |calibration: &[Vec<u32>]| {
+            let calibration = calibration.to_vec();
+            let options = ExportOptions {
+                calibration,
+                accuracy_level: 1,
+                head_bits: Some(32),
+                ..plainly(Precision::Int4, 4, 32)
+            };
+            let (out, report) = exported_as(&fixture(name), &options);
+            let found = all_logits(&out, &reference, 7.0_f32);
+            (found.iter().zip(&wanted).map(|(a, b)| (a - b).powi(2)).sum::<f32>(), report.data_sha256)
+        };
+        let (by_itself, fitted) = (of(&[]), of(&calibration));
+        println!("{name}: squared error {} by itself, {} fitted", by_itself.0, fitted.0);
+        assert!(fitted.0 < 0.8 * by_itself.0);
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert_eq!(alone.install(|| of(&calibration)).1, fitted.1, "the same bytes with one thread");
     }
 }
 
@@ -230,7 +315,15 @@ fn number_settings_are_checked() {
         assert_eq!(message, format!("block {block}: choose a power of two from 16"));
     }
     let message = refused("qwen2", ExportOptions { head_bits: Some(6), ..with(Precision::Int4) });
-    assert_eq!(message, "6 bits of the head: choose 4 or 8");
+    assert_eq!(message, "6 bits of the head: choose 4, 8 or 32");
+    let message = refused("qwen2", ExportOptions { sensitive_bits: Some(32), ..with(Precision::Int4) });
+    assert_eq!(message, "32 bits of sensitive weights: choose 4 or 8");
+    let message = refused("qwen2", ExportOptions { zero_points: true, ..with(Precision::Int8) });
+    assert_eq!(message, "zero points are chosen for int4 only");
+    let message = refused("qwen2", ExportOptions { calibration: vec![vec![1, 2]], ..with(Precision::F32) });
+    assert_eq!(message, "a text to calibrate on is chosen for int4 only");
+    let message = refused("qwen2", ExportOptions { calibration: vec![vec![1, 999]], ..with(Precision::Int4) });
+    assert_eq!(message, "token 999 to calibrate on is not in the vocabulary");
     let message = refused("qwen2", ExportOptions { head_bits: Some(8), ..with(Precision::F16) });
     assert_eq!(message, "bits of the head are chosen for int4 only");
     let message = refused("qwen2", ExportOptions { accuracy_level: 5, ..with(Precision::Int8) });

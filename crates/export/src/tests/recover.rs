@@ -84,9 +84,16 @@ fn rounded_graphs_give_the_numbers_they_multiply_with() {
 #[test]
 fn blocks_become_what_they_stand_for() {
     for (precision, bits, block) in [(Precision::Int4, 4, 32), (Precision::Int8, 8, 64)] {
+        let alike = (precision == Precision::Int4).then_some(bits);
         let (blocks, options) = (
-            Blocks { bits, block, accuracy_level: 4 },
-            ExportOptions { precision, block: Some(block), ..ExportOptions::default() },
+            Blocks { bits, block, accuracy_level: 4, zero_points: false },
+            ExportOptions {
+                precision,
+                block: Some(block),
+                head_bits: alike,
+                sensitive_bits: alike,
+                ..ExportOptions::default()
+            },
         );
         let (checkpoint, report) = recovered(exported_as(&fixture("qwen2"), &options).path());
         let (found, mut source) = (weights(checkpoint.path()), Checkpoint::open(&fixture("qwen2")).unwrap());
@@ -100,6 +107,26 @@ fn blocks_become_what_they_stand_for() {
         }
         assert_eq!(report.unpacked, count);
     }
+}
+
+#[test]
+fn zero_points_are_read_back() {
+    let bits = Some(4);
+    let options = ExportOptions {
+        precision: Precision::Int4,
+        zero_points: true,
+        head_bits: bits,
+        sensitive_bits: bits,
+        ..ExportOptions::default()
+    };
+    let (checkpoint, _) = recovered(exported_as(&fixture("qwen2"), &options).path());
+    let mut source = Checkpoint::open(&fixture("qwen2")).unwrap();
+    let blocks = Blocks { bits: 4, block: 32, accuracy_level: 4, zero_points: true };
+    let name = "model.layers.1.self_attn.v_proj.weight";
+    let (shape, bytes) = &weights(checkpoint.path())[name];
+    let wanted = PackedWeight::of(&source.read(name, shape).unwrap(), blocks).dequantised(blocks, shape[1]);
+    let wanted: Vec<u8> = wanted.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    assert!(*bytes == wanted);
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub enum StageError {
     Input { artefact: &'static str },
     #[error("encoder checkpoint {path} is not there: run `taiji-trainer fetch --recipe FILE`")]
     EncoderMissing { path: String },
+    #[error("{message}")]
+    Refused { message: String },
     #[error("the threads of a stage cannot be started: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
     #[error(transparent)]

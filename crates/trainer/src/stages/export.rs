@@ -12,6 +12,9 @@ use taiji::llm::GENERATION_FILE;
 use taiji::prompt::ANSWER_CLOSE;
 use taiji_export::{ExportOptions, Flavour, Precision, export};
 
+/// Version of what int4 means where nothing is said; part of the hash of such exports.
+const ROUNDING: u32 = 2;
+
 /// The options of `taiji-trainer export`, spelt as there.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -19,8 +22,12 @@ struct Settings {
     precision: String,
     flavour: Vec<String>,
     block: Option<usize>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    zero_points: bool,
     accuracy_level: i64,
     head_bits: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sensitive_bits: Option<usize>,
     max_positions: Option<usize>,
     /// Tokens that end an answer.
     stop: Vec<String>,
@@ -32,8 +39,10 @@ impl Default for Settings {
             precision: "f32".to_string(),
             flavour: vec!["gqa".to_string()],
             block: None,
+            zero_points: false,
             accuracy_level: 4,
             head_bits: None,
+            sensitive_bits: None,
             max_positions: None,
             stop: vec![ANSWER_CLOSE.to_string(), END_OF_TEXT.to_string()],
         }
@@ -48,14 +57,20 @@ struct Export {
 
 pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
     let settings: Settings = read(table)?;
-    let value = value(&settings)?;
+    let precision = one_of::<Precision>("precision", &settings.precision)?;
+    let mut value = value(&settings)?;
+    if precision == Precision::Int4 {
+        value["rounding"] = json!(ROUNDING);
+    }
     let flavours = settings.flavour.iter().map(|name| one_of::<Flavour>("flavour", name));
     let options = ExportOptions {
-        precision: one_of::<Precision>("precision", &settings.precision)?,
+        precision,
         flavours: flavours.collect::<Result<_, _>>()?,
         block: settings.block,
+        zero_points: settings.zero_points,
         accuracy_level: settings.accuracy_level,
         head_bits: settings.head_bits,
+        sensitive_bits: settings.sensitive_bits,
         max_positions: settings.max_positions,
         ..ExportOptions::default()
     };
