@@ -13,7 +13,7 @@ pub use input::{Engagement, history_input, plain, prompt_input};
 use crate::catalogue::{Catalogue, Grounding};
 use crate::encode::{EncodeError, Encoder};
 use crate::llm::{GenerateRequest, Generation, LlmEngine, LlmError, Priority};
-use crate::prompt::{ParsedAnswer, PromptInput, PromptSchema, RenderedPrompt, parse, render};
+use crate::prompt::{ParsedAnswer, PromptInput, PromptMode, PromptSchema, RenderedPrompt, parse, render};
 use crate::quantize::{PqCodebook, QuantizeError};
 use futures::future::try_join_all;
 use std::sync::Arc;
@@ -67,6 +67,8 @@ pub struct Embedded {
 pub struct Answering<'a> {
     /// What the prompt looks like.
     pub schema: &'a PromptSchema,
+    /// Whether to reason before the answer.
+    pub mode: PromptMode,
     /// Writes reasoning and answer.
     pub llm: &'a dyn LlmEngine,
     /// Text → vector.
@@ -80,7 +82,7 @@ pub struct Answering<'a> {
 impl Answering<'_> {
     /// Prompt of an input, cut to the schema's limit as the LLM counts tokens.
     pub fn prompt(&self, input: &PromptInput) -> RenderedPrompt {
-        render(self.schema, input, &|text| self.llm.count_tokens(text))
+        render(self.schema, input, self.mode, &|text| self.llm.count_tokens(text))
     }
 
     /// What the LLM writes after each prompt, in order. The prompts are queued at once, the shorter ones first: less padding.
@@ -105,7 +107,8 @@ impl Answering<'_> {
 
     /// Parser, grounding, encoder and quantiser over what was generated, in order.
     pub async fn complete(&self, generations: Vec<Generation>) -> Result<Vec<Answer>, AnswerError> {
-        let parsed: Vec<ParsedAnswer> = generations.iter().map(|generation| parse(&generation.text)).collect();
+        let parsed: Vec<ParsedAnswer> =
+            generations.iter().map(|generation| parse(&generation.text, self.mode)).collect();
         let embedded = self.embed(parsed.iter().map(ParsedAnswer::embedding_text).collect()).await?;
         let answers = generations.into_iter().zip(parsed).zip(embedded);
         let answer = |((generation, parsed), embedded): ((Generation, ParsedAnswer), Embedded)| Answer {

@@ -34,8 +34,9 @@ async fn audit_15_many_inputs_are_answered_in_order_and_as_if_each_were_alone() 
     let catalogue = Catalogue::from_rows(vec![CatalogueRow { item: Arc::new(item), distinct_users: 0 }]);
     let (schema, codebook, llm) = (PromptSchema::small(), codebook(), NullLlm::new(Duration::ZERO, 4));
     let encoder: Arc<dyn Encoder> = Arc::new(NullEncoder::new(DIM));
+    let (schema, llm) = (&schema, &llm);
     let answering =
-        Answering { schema: &schema, llm: &llm, encoder: &encoder, codebook: &codebook, catalogue: &catalogue };
+        Answering { schema, mode: schema.mode(), llm, encoder: &encoder, codebook: &codebook, catalogue: &catalogue };
     let inputs: Vec<PromptInput> =
         ["a much longer title than the others have", "b", "middle sized c"].map(input).into();
     let together = answering.answer(&inputs).await.unwrap();
@@ -46,4 +47,10 @@ async fn audit_15_many_inputs_are_answered_in_order_and_as_if_each_were_alone() 
         assert_eq!(answer.grounding, catalogue.ground(&answer.parsed.answer));
     }
     assert!(together[0] != together[1], "the canned answer depends on the prompt");
+
+    let unreasoned = Answering { mode: PromptMode::NoThink, ..answering }.answer(&inputs).await.unwrap();
+    for (at_once, reasoned) in unreasoned.iter().zip(&together) {
+        assert!(at_once.parsed.format_ok && reasoned.parsed.format_ok);
+        assert!(at_once.parsed.reasoning.is_empty() && !reasoned.parsed.reasoning.is_empty());
+    }
 }

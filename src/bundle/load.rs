@@ -239,7 +239,7 @@ fn real_models(folder: &Path, schema: &PromptSchema, options: &LoadOptions) -> R
     let encoder = BertEncoder::load(&folder.join(ENCODER_FOLDER), encoder_options).map_err(|error| invalid(&error))?;
     ParityProbe::read(folder)?.check(folder, &llm, &encoder)?;
 
-    let prompt = render(schema, &PromptInput::default(), &|text| llm.count_tokens(text)).text;
+    let prompt = render(schema, &PromptInput::default(), schema.mode(), &|text| llm.count_tokens(text)).text;
     for answer in llm.generate_all(&[GenerateRequest::new(prompt, 2)]) {
         answer.map_err(|error| invalid(&error))?;
     }

@@ -4,7 +4,7 @@
 
 use super::events::NOW_MS;
 use crate::feature::{Group, GroupBlob, Version};
-use crate::prompt::completion;
+use crate::prompt::{PromptMode, completion};
 use crate::proto::{Behaviour, CrossGroup, Event, GroupMeta, IntraGroup, TextGroup};
 use crate::store::codec::*;
 use crate::store::kept::KeptList;
@@ -211,7 +211,7 @@ fn letters() -> Vec<Seed> {
 }
 
 fn answers() -> Vec<Seed> {
-    let good = completion("they like tea", "Food > Drinks: Green tea");
+    let good = completion("they like tea", "Food > Drinks: Green tea", PromptMode::Think);
     let long = format!("{}<think>", "<thi".repeat(60));
     texts(
         "llm_answer",

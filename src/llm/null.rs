@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     Beam, BeamRequest, Finish, GenerateRequest, Generation, LlmEngine, LlmError, Piece, Prompt, QueueDepth, Scored,
 };
-use crate::prompt::{ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE};
+use crate::prompt::{PromptMode, completion};
 use crate::telemetry::{Progress, Work};
 
 const INTERESTS: [&str; 16] = [
@@ -87,12 +87,12 @@ impl NullLlm {
         tokio::time::sleep(self.latency).await;
     }
 
-    /// The answer to a prompt that ends with the opening think tag.
+    /// The answer to a prompt; after a reasoning that is closed already the answer alone.
     pub fn answer(prompt: &str) -> String {
         let hash = xxh3_64(prompt.as_bytes());
         let pick = |shift: u32| INTERESTS[(hash >> shift) as usize % INTERESTS.len()];
         let (first, second) = (pick(0), pick(8));
-        format!("recent interest in {first}{THINK_CLOSE}{ANSWER_OPEN}{first}, {second}{ANSWER_CLOSE}")
+        completion(&format!("recent interest in {first}"), &format!("{first}, {second}"), PromptMode::of(prompt))
     }
 }
 
@@ -178,12 +178,15 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
     use super::*;
+    use crate::prompt::parse;
 
     #[test]
     fn answers_are_well_formed_and_decided_by_the_prompt() {
         let answer = NullLlm::answer("user likes tea<think>");
         assert_eq!(answer, NullLlm::answer("user likes tea<think>"));
-        assert!(answer.ends_with(ANSWER_CLOSE) && answer.contains(THINK_CLOSE) && answer.contains(ANSWER_OPEN));
+        assert!(parse(&answer, PromptMode::Think).format_ok, "{answer}");
+        let at_once = NullLlm::answer("user likes tea<think></think>");
+        assert!(parse(&at_once, PromptMode::NoThink).format_ok, "{at_once}");
         let different: std::collections::BTreeSet<String> = (0..50).map(|n| NullLlm::answer(&n.to_string())).collect();
         assert!(different.len() > 30);
     }

@@ -1,12 +1,12 @@
-//! What the LLM writes after the prompt's `<think>`: making it for training, and taking it apart when serving.
+//! What the LLM writes after the prompt: making it for training, and taking it apart when serving.
 //!
-//! `reasoning</think><answer>L1 > L2 > L3: title</answer>`
+//! `reasoning</think><answer>L1 > L2 > L3: title</answer>`, or the answer alone where the prompt asks for no reasoning.
 //!
 //! Callers: `train` ([`completion`], [`answer_text`]), `refresh` and `taiji_trainer::evaluate` ([`parse`], [`split_answer`]).
 
 use super::render::{MAX_CATEGORY_CHARS, MAX_LEVELS};
 use super::sanitise::{sanitise, sanitise_field};
-use super::{ANSWER_CLOSE, ANSWER_OPEN, ParsedAnswer, THINK_CLOSE, THINK_OPEN};
+use super::{ANSWER_CLOSE, ANSWER_OPEN, ParsedAnswer, PromptMode, THINK_CLOSE, THINK_OPEN};
 
 const TAGS: [&str; 4] = [THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE];
 
@@ -45,16 +45,22 @@ pub fn split_answer(answer: &str) -> (Vec<String>, String) {
     }
 }
 
-/// The text a model is trained to write after the prompt. Tags inside the parts are removed, so it always parses.
-pub fn completion(reasoning: &str, answer: &str) -> String {
-    format!("{}{THINK_CLOSE}{ANSWER_OPEN}{}{ANSWER_CLOSE}", without_tags(reasoning), without_tags(answer))
+/// The text a model is trained to write after the prompt; the reasoning only where the mode has one. Tags inside the parts are
+/// removed, so it always parses.
+pub fn completion(reasoning: &str, answer: &str, mode: PromptMode) -> String {
+    let answer = format!("{ANSWER_OPEN}{}{ANSWER_CLOSE}", without_tags(answer));
+    match mode {
+        PromptMode::Think => format!("{}{THINK_CLOSE}{answer}", without_tags(reasoning)),
+        PromptMode::NoThink => answer,
+    }
 }
 
-/// Takes generated text apart. Never fails: broken text yields what could be found and `format_ok` = false.
-pub fn parse(generated: &str) -> ParsedAnswer {
+/// Takes apart what was generated after a prompt of this mode. Never fails: broken text yields what could be found and
+/// `format_ok` = false.
+pub fn parse(generated: &str, mode: PromptMode) -> ParsedAnswer {
     let text = strip_end_tokens(generated.trim());
     let text = text.strip_prefix(THINK_OPEN).unwrap_or(text);
-    if let Some(parsed) = parse_strict(text) {
+    if let Some(parsed) = parse_strict(text, mode) {
         return parsed;
     }
     let reasoning_end = [THINK_CLOSE, ANSWER_OPEN].iter().filter_map(|tag| text.find(tag)).min().unwrap_or(text.len());
@@ -69,12 +75,16 @@ pub fn parse(generated: &str) -> ParsedAnswer {
 }
 
 /// The contract to the letter; white space around the parts is allowed.
-fn parse_strict(text: &str) -> Option<ParsedAnswer> {
-    let (reasoning, rest) = text.split_once(THINK_CLOSE)?;
+fn parse_strict(text: &str, mode: PromptMode) -> Option<ParsedAnswer> {
+    let (reasoning, rest) = match mode {
+        PromptMode::Think => text.split_once(THINK_CLOSE)?,
+        PromptMode::NoThink => ("", text.strip_prefix(THINK_CLOSE).unwrap_or(text)),
+    };
     let answer = rest.trim_start().strip_prefix(ANSWER_OPEN)?.strip_suffix(ANSWER_CLOSE)?;
     let (reasoning, answer) = (reasoning.trim(), answer.trim());
-    let clean = |part: &str| !part.is_empty() && !TAGS.iter().any(|tag| part.contains(tag));
-    (clean(reasoning) && clean(answer)).then(|| ParsedAnswer {
+    let clean = |part: &str| !TAGS.iter().any(|tag| part.contains(tag));
+    let whole = !answer.is_empty() && reasoning.is_empty() == (mode == PromptMode::NoThink);
+    (whole && clean(reasoning) && clean(answer)).then(|| ParsedAnswer {
         reasoning: reasoning.to_string(),
         answer: answer.to_string(),
         format_ok: true,
@@ -122,9 +132,16 @@ mod tests {
             "because</think><answer>A > B: t</answer><|endoftext|>",
             "because</think><answer>A > B: t</answer></s><|im_end|>",
         ] {
-            let parsed = parse(text);
+            let parsed = parse(text, PromptMode::Think);
             assert!(parsed.format_ok, "{text}");
             assert_eq!((parsed.reasoning.as_str(), parsed.answer.as_str()), ("because", "A > B: t"));
+            assert!(!parse(text, PromptMode::NoThink).format_ok, "{text}");
+        }
+        for text in ["<answer>A > B: t</answer>", "<think></think>\n<answer>A > B: t</answer><|endoftext|>"] {
+            let parsed = parse(text, PromptMode::NoThink);
+            assert!(parsed.format_ok, "{text}");
+            assert_eq!((parsed.reasoning.as_str(), parsed.answer.as_str()), ("", "A > B: t"));
+            assert!(!parse(text, PromptMode::Think).format_ok, "{text}");
         }
         assert_eq!(split_answer("A > B: t: x"), (vec!["A".to_string(), "B".to_string()], "t: x".to_string()));
         assert_eq!(split_answer("A: t"), (vec!["A".to_string()], "t".to_string()));
@@ -146,7 +163,7 @@ mod tests {
             ("r</think>x<answer>a</answer>", "r", "a"),
             ("r</think></think><answer>a</answer>", "r", "a"),
         ] {
-            let parsed = parse(text);
+            let parsed = parse(text, PromptMode::Think);
             assert!(!parsed.format_ok, "{text}");
             assert_eq!((parsed.reasoning.as_str(), parsed.answer.as_str()), (reasoning, answer), "{text}");
         }
@@ -159,19 +176,23 @@ mod tests {
         ) {
             prop_assume!(!without_tags(&reasoning).is_empty());
             let answer = answer_text(&["Outdoor".to_string(), "Tents".to_string()], &format!("T {title}"), 40);
-            let parsed = parse(&completion(&reasoning, &answer));
-            prop_assert!(parsed.format_ok);
-            prop_assert_eq!(parsed.reasoning, without_tags(&reasoning));
-            prop_assert_eq!(&parsed.answer, &answer);
+            for (mode, reason) in [(PromptMode::Think, without_tags(&reasoning)), (PromptMode::NoThink, String::new())] {
+                let parsed = parse(&completion(&reasoning, &answer, mode), mode);
+                prop_assert!(parsed.format_ok);
+                prop_assert_eq!(parsed.reasoning, reason);
+                prop_assert_eq!(&parsed.answer, &answer);
+            }
             prop_assert_eq!(&split_answer(&answer).0, &["Outdoor".to_string(), "Tents".to_string()]);
         }
 
         #[test]
         fn no_text_breaks_the_parser(text in "(\\PC|<think>|</think>|<answer>|</answer>|<\\|eot\\|>){0,20}") {
-            let parsed = parse(&text);
-            if parsed.format_ok {
-                let again = parse(&completion(&parsed.reasoning, &parsed.answer));
-                prop_assert_eq!(again, parsed);
+            for mode in [PromptMode::Think, PromptMode::NoThink] {
+                let parsed = parse(&text, mode);
+                if parsed.format_ok {
+                    let again = parse(&completion(&parsed.reasoning, &parsed.answer, mode), mode);
+                    prop_assert_eq!(again, parsed);
+                }
             }
         }
     }

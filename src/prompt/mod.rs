@@ -5,12 +5,14 @@
 
 mod answer;
 mod history;
+mod mode;
 mod render;
 mod sanitise;
 mod schema;
 
 pub use answer::{answer_text, completion, parse, split_answer};
 pub use history::history_text;
+pub use mode::PromptMode;
 pub use render::{prompt_hash, render};
 pub use sanitise::sanitise;
 pub use schema::PromptError;
@@ -73,9 +75,12 @@ pub struct PromptSchema {
     /// Instruction at the head of every prompt; may be empty for models trained on this one task.
     #[serde(default)]
     pub instruction: String,
+    /// How the model was trained to answer; the first is how it is asked unless told otherwise.
+    #[serde(default = "mode::think_alone", skip_serializing_if = "mode::is_think_alone")]
+    pub modes: Vec<PromptMode>,
 }
 
-/// A prompt ready for the LLM; ends with [`THINK_OPEN`], so that the model writes the reasoning next.
+/// A prompt ready for the LLM; ends as its [`PromptMode`] says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RenderedPrompt {
     /// Full text.
@@ -87,13 +92,13 @@ pub struct RenderedPrompt {
 }
 
 /// The LLM's text, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ParsedAnswer {
-    /// Between the think tags; what could be found if the format is broken.
+    /// Between the think tags; empty where none was asked for; what could be found if the format is broken.
     pub reasoning: String,
     /// Between the answer tags; what could be found if the format is broken.
     pub answer: String,
-    /// Both parts present, closed, in order, not empty, nothing around them.
+    /// All that the mode asks for is present, closed, in order, not empty, and nothing is around it.
     pub format_ok: bool,
 }
 

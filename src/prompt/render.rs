@@ -7,13 +7,13 @@
 //! history:
 //! click Outdoor > Running > Trail shoes: Veldt light trail shoe $45 video
 //! …                                                                        newest first
-//! <think>
+//! <think>                                                                  or, in the mode no_think, <think></think>
 //! ```
 //!
 //! Categories are spelled as in the answer (`L1 > L2 > L3: title`), so that a small model can copy them token by token.
 
 use super::sanitise::sanitise_field;
-use super::{PromptInput, PromptItem, PromptSchema, RenderedPrompt, THINK_OPEN};
+use super::{PromptInput, PromptItem, PromptMode, PromptSchema, RenderedPrompt};
 use crate::event::OPT_OUT_ATTRIBUTE;
 use std::fmt::Write as _;
 use xxhash_rust::xxh3::Xxh3;
@@ -32,11 +32,17 @@ pub(super) const MAX_LEVELS: usize = 3;
 ///
 /// The instruction always stays, and of the profile what fits beside it: a schema whose instruction alone is too long
 /// yields a prompt over the limit, which the LLM engine refuses. `count_tokens` is called a handful of times (the cut is found by bisection).
-pub fn render(schema: &PromptSchema, input: &PromptInput, count_tokens: &dyn Fn(&str) -> usize) -> RenderedPrompt {
+pub fn render(
+    schema: &PromptSchema,
+    input: &PromptInput,
+    mode: PromptMode,
+    count_tokens: &dyn Fn(&str) -> usize,
+) -> RenderedPrompt {
+    let end = mode.prompt_end();
     let attributes = attributes(schema, input);
     let fits = |text: &str| count_tokens(text) <= schema.max_prompt_tokens;
     // A profile so long that nothing fits beside the instruction loses its last attributes, or no prompt could be made.
-    let bare_fits = |count: usize| fits(&assemble(&head(schema, &attributes[..count]), &[], &[]));
+    let bare_fits = |count: usize| fits(&assemble(&head(schema, &attributes[..count]), &[], &[], &end));
     let attribute_count = largest_fitting(attributes.len(), bare_fits).unwrap_or(0);
     let head = head(schema, &attributes[..attribute_count]);
     let queries: Vec<String> = input
@@ -53,7 +59,7 @@ pub fn render(schema: &PromptSchema, input: &PromptInput, count_tokens: &dyn Fn(
         .take(schema.max_engagements)
         .collect();
     let assemble =
-        |query_count: usize, line_count: usize| assemble(&head, &queries[..query_count], &lines[..line_count]);
+        |query_count: usize, line_count: usize| assemble(&head, &queries[..query_count], &lines[..line_count], &end);
     let line_count = largest_fitting(lines.len(), |count| fits(&assemble(queries.len(), count)));
     let query_count = match line_count {
         Some(_) => queries.len(),
@@ -145,7 +151,7 @@ fn engagement_line(item: &PromptItem, max_title_chars: usize) -> Option<String> 
     Some(line)
 }
 
-fn assemble(head: &str, queries: &[String], lines: &[String]) -> String {
+fn assemble(head: &str, queries: &[String], lines: &[String], end: &str) -> String {
     let mut text = head.to_string();
     if !queries.is_empty() {
         let _ = writeln!(text, "searches: {}", queries.join("; "));
@@ -157,7 +163,7 @@ fn assemble(head: &str, queries: &[String], lines: &[String]) -> String {
         text.push_str(line);
         text.push('\n');
     }
-    text.push_str(THINK_OPEN);
+    text.push_str(end);
     text
 }
 
@@ -192,7 +198,7 @@ mod tests {
             queries: vec!["trail shoes".into(), "head;lamp".into()],
             engagements: vec![item("Veldt light trail shoe"), PromptItem::default()],
         };
-        let prompt = render(&PromptSchema::small(), &input, &words);
+        let prompt = render(&PromptSchema::small(), &input, PromptMode::Think, &words);
         assert_eq!(
             prompt.text,
             "user: age_band 25-34, life_stage student\nsearches: trail shoes; head lamp\nhistory:\n\
@@ -204,8 +210,10 @@ mod tests {
 
     #[test]
     fn an_empty_user_gets_a_prompt_and_hashes_cover_the_epoch() {
-        let prompt = render(&PromptSchema::small(), &PromptInput::default(), &words);
-        assert_eq!(prompt.text, THINK_OPEN);
+        let [prompt, answered] = [PromptMode::Think, PromptMode::NoThink]
+            .map(|mode| render(&PromptSchema::small(), &PromptInput::default(), mode, &words));
+        assert_eq!((prompt.text.as_str(), answered.text.as_str()), ("<think>", "<think></think>"));
+        assert_ne!(prompt_hash(&prompt.text, 1), prompt_hash(&answered.text, 1));
         assert_ne!(prompt_hash(&prompt.text, 1), prompt_hash(&prompt.text, 2));
         assert_eq!(prompt_hash(&prompt.text, 1), prompt_hash(&prompt.text, 1));
     }
@@ -223,21 +231,24 @@ mod tests {
                 title: format!("T{title}"), categories: vec![category.clone()], price: None,
                 action: format!("a{action}"), domain: Some(value.clone()) }).collect();
             let input = PromptInput { profile: vec![("p".into(), format!("v{value}"))], queries: vec![format!("q{query}")], engagements };
-            let prompt = render(&PromptSchema::small(), &input, &|_| 0);
             let history_lines = if titles.is_empty() { 0 } else { titles.len() + 1 };
-            prop_assert_eq!(prompt.text.lines().count(), 2 + history_lines + 1);
-            prop_assert_eq!(prompt.text.matches('<').count(), 1);
-            prop_assert!(prompt.text.ends_with("\n<think>"));
-            let separated = prompt.text.contains('\u{2028}');
-            prop_assert!(!separated);
+            for (mode, end, tags) in [(PromptMode::Think, "\n<think>", 1), (PromptMode::NoThink, "\n<think></think>", 2)] {
+                let prompt = render(&PromptSchema::small(), &input, mode, &|_| 0);
+                prop_assert_eq!(prompt.text.lines().count(), 2 + history_lines + 1);
+                prop_assert_eq!(prompt.text.matches('<').count(), tags);
+                prop_assert!(prompt.text.ends_with(end));
+                let separated = prompt.text.contains('\u{2028}');
+                prop_assert!(!separated);
+            }
         }
 
         #[test]
-        fn the_limit_holds_and_the_newest_stay(count in 0usize..60, limit in 40usize..400) {
+        fn the_limit_holds_and_the_newest_stay(count in 0usize..60, limit in 40usize..400, thinks: bool) {
+            let mode = if thinks { PromptMode::Think } else { PromptMode::NoThink };
             let schema = PromptSchema { max_engagements: 50, max_prompt_tokens: limit, ..PromptSchema::small() };
             let engagements = (0..count).map(|index| item(&format!("number{index}"))).collect();
             let input = PromptInput { profile: vec![("region".into(), "north".into())], queries: vec!["tent".into()], engagements };
-            let prompt = render(&schema, &input, &words);
+            let prompt = render(&schema, &input, mode, &words);
             prop_assert!(words(&prompt.text) <= limit);
             for index in 0..count {
                 let shown = prompt.text.contains(&format!("number{index} "));
@@ -245,7 +256,7 @@ mod tests {
             }
             prop_assert_eq!(prompt.truncated, prompt.engagements_used < count.min(50));
             prop_assert!(prompt.text.contains("region north") && prompt.text.contains("tent"));
-            prop_assert_eq!(&render(&schema, &input, &words), &prompt);
+            prop_assert_eq!(&render(&schema, &input, mode, &words), &prompt);
         }
     }
 }

@@ -51,6 +51,7 @@ impl PromptSchema {
             max_new_tokens: 96,
             sensitive_attributes: ["gender", "religion", "health", "ethnicity"].map(str::to_string).to_vec(),
             instruction: String::new(),
+            modes: super::mode::think_alone(),
         }
     }
 
@@ -99,6 +100,10 @@ impl PromptSchema {
         if self.max_new_tokens < 8 {
             return wrong("max_new_tokens", "must be at least 8: the tags alone need some");
         }
+        let repeated = (1..self.modes.len()).any(|place| self.modes[..place].contains(&self.modes[place]));
+        if self.modes.is_empty() || repeated {
+            return wrong("modes", "must name at least one of think and no_think, each once");
+        }
         let tags = [super::THINK_OPEN, super::THINK_CLOSE, super::ANSWER_OPEN, super::ANSWER_CLOSE];
         if tags.iter().any(|tag| self.instruction.contains(tag)) {
             return wrong("instruction", "must not contain the think or answer tags; describe them in words");
@@ -124,6 +129,9 @@ impl PromptSchema {
         for attribute in &self.sensitive_attributes {
             part(attribute.as_bytes());
         }
+        if !super::mode::is_think_alone(&self.modes) {
+            self.modes.iter().for_each(|mode| part(mode.name().as_bytes()));
+        }
         format!("{:016x}", hasher.digest())
     }
 }
@@ -132,6 +140,7 @@ impl PromptSchema {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+    use crate::prompt::PromptMode;
 
     #[test]
     fn a_saved_schema_loads_as_it_was() {
@@ -142,6 +151,20 @@ mod tests {
         let loaded = PromptSchema::load(&path).unwrap();
         assert_eq!(loaded, schema);
         assert_eq!(loaded.hash(), schema.hash());
+        let both = PromptSchema { modes: vec![PromptMode::NoThink, PromptMode::Think], ..schema };
+        both.save(&path).unwrap();
+        assert_eq!((PromptSchema::load(&path).unwrap(), both.mode()), (both.clone(), PromptMode::NoThink));
+    }
+
+    #[test]
+    fn a_schema_from_before_there_were_modes_keeps_its_text_and_its_hash() {
+        let schema = PromptSchema::small();
+        let text = toml::to_string_pretty(&schema).unwrap();
+        assert!(!text.contains("modes"), "{text}");
+        let read: PromptSchema = toml::from_str(&text).unwrap();
+        assert_eq!((read.modes.clone(), read.mode()), (vec![PromptMode::Think], PromptMode::Think));
+        // As the release before wrote it.
+        assert_eq!(read.hash(), "6e914bddedf67461");
     }
 
     #[test]
@@ -149,6 +172,10 @@ mod tests {
         let mut schema = PromptSchema::small();
         schema.max_engagements = 0;
         assert!(schema.validate().unwrap_err().to_string().contains("max_engagements"));
+        for modes in [vec![], vec![PromptMode::Think, PromptMode::Think]] {
+            let schema = PromptSchema { modes, ..PromptSchema::small() };
+            assert!(schema.validate().unwrap_err().to_string().contains("modes"));
+        }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("prompt.toml");
         std::fs::write(&path, "id = 'x'\n").unwrap();
@@ -175,5 +202,8 @@ mod tests {
         other = base.clone();
         other.sensitive_attributes.pop();
         assert_ne!(base.hash(), other.hash());
+        let modes = [vec![PromptMode::NoThink], vec![PromptMode::Think, PromptMode::NoThink]];
+        let hashes = modes.map(|modes| PromptSchema { modes, ..base.clone() }.hash());
+        assert!(hashes[0] != hashes[1] && !hashes.contains(&base.hash()));
     }
 }

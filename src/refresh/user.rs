@@ -219,6 +219,7 @@ impl Attempt<'_> {
     pub(super) fn answering(&self) -> Answering<'_> {
         Answering {
             schema: &self.view.bundle().schema,
+            mode: self.view.bundle().schema.mode(),
             llm: self.models.llm.as_ref(),
             encoder: &self.models.encoder,
             codebook: &self.view.bundle().codebook,

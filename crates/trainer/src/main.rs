@@ -4,10 +4,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use taiji::bundle::{LLM_FOLDER, Manifest};
+use taiji::prompt::PromptMode;
 use taiji_export::{ExportError, ExportOptions, Flavour, Precision, RecoverReport, Role, gguf, recover};
 use taiji_trainer::data::import_amazon;
 use taiji_trainer::evaluate::Rows;
-use taiji_trainer::judge::{Texts, compare_llm, evaluate_bundle, export_judged, perplexity};
+use taiji_trainer::judge::{HeldOut, Texts, compare_llm, evaluate_bundle, export_judged, perplexity};
 use taiji_trainer::stage::StageError;
 use taiji_trainer::stats::{Experiment, StatsError};
 use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
@@ -153,15 +154,21 @@ enum Command {
     Plan(recipes::Part),
     /// Judge a bundle: on generated users of a seed, or on the held-out tails of a data folder.
     #[command(
-        after_help = "Example:\n  taiji-trainer evaluate --bundle models/demo/1 --synth-seed 4242 --out report.json"
+        after_help = "Example:\n  taiji-trainer evaluate --bundle models/demo/1 --world reason --synth-seed 4242 --out report.json"
     )]
     Evaluate {
         /// Folder that holds manifest.json.
         #[arg(long, value_name = "DIR")]
         bundle: PathBuf,
         /// Folder of events.jsonl and items.jsonl; the last engagement of each user is the truth.
-        #[arg(long, value_name = "DIR", conflicts_with = "synth_seed")]
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["synth_seed", "world"])]
         data: Option<PathBuf>,
+        /// World of the generated users: the one that the bundle was trained on.
+        #[arg(long, value_enum, default_value_t)]
+        world: WorldKind,
+        /// think or no_think: whether the model reasons before its answers. Default: the bundle's first.
+        #[arg(long, value_parser = mode)]
+        mode: Option<PromptMode>,
         /// Seed of generated users.
         #[arg(long, default_value_t = 4242)]
         synth_seed: u64,
@@ -194,7 +201,7 @@ enum Command {
     },
     /// Say how much another export of a bundle's LLM differs from it, on held-out generated users.
     #[command(
-        after_help = "Example:\n  taiji-trainer export --checkpoint checkpoint --out int4 --precision int4\n  taiji-trainer compare --bundle models/demo/1 --llm int4"
+        after_help = "Example:\n  taiji-trainer export --checkpoint checkpoint --out int4 --precision int4\n  taiji-trainer compare --bundle models/demo/1 --world reason --llm int4"
     )]
     Compare {
         /// Folder that holds manifest.json.
@@ -203,6 +210,9 @@ enum Command {
         /// Model folder of the other export.
         #[arg(long, value_name = "DIR")]
         llm: PathBuf,
+        /// World of the generated users: the one that the bundle was trained on.
+        #[arg(long, value_enum, default_value_t)]
+        world: WorldKind,
         /// Seed of generated users.
         #[arg(long, default_value_t = 4242)]
         synth_seed: u64,
@@ -387,8 +397,9 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Fetch { recipe, index } => recipes::fetch(&recipe, index.as_deref()),
         Command::Run(arguments) => recipes::run(arguments),
         Command::Plan(part) => recipes::plan(&part),
-        Command::Evaluate { bundle, data, synth_seed, users, out } => {
-            let judged = evaluate_bundle(&bundle, data.as_deref(), synth_seed, users).map_err(unavailable)?;
+        Command::Evaluate { bundle, data, world, mode, synth_seed, users, out } => {
+            let held_out = data.map_or(HeldOut::World(world), HeldOut::Files);
+            let judged = evaluate_bundle(&bundle, &held_out, mode, synth_seed, users).map_err(unavailable)?;
             let text = serde_json::to_string_pretty(&judged).map_err(|error| Failure(error.to_string(), 70))?;
             if let Some(parent) = out.parent() {
                 std::fs::create_dir_all(parent)
@@ -427,13 +438,19 @@ fn execute(command: Command) -> Result<(), Failure> {
             println!("{json}");
             Ok(())
         }
-        Command::Compare { bundle, llm, synth_seed, users } => {
-            let compared = compare_llm(&bundle, &llm, synth_seed, users).map_err(unavailable)?;
+        Command::Compare { bundle, llm, world, synth_seed, users } => {
+            let compared = compare_llm(&bundle, &llm, world, synth_seed, users).map_err(unavailable)?;
             let text = serde_json::to_string_pretty(&compared).map_err(|error| Failure(error.to_string(), 70))?;
             println!("{text}");
             Ok(())
         }
     }
+}
+
+/// A mode on the command line.
+fn mode(text: &str) -> Result<PromptMode, String> {
+    let all = [PromptMode::Think, PromptMode::NoThink];
+    all.into_iter().find(|mode| mode.name() == text).ok_or_else(|| format!("'{text}' is neither think nor no_think"))
 }
 
 /// A share on the command line.

@@ -11,7 +11,7 @@ use taiji::catalogue::{Catalogue, CatalogueRow};
 use taiji::encode::{BertEncoder, EncodeError, Encoder, EncoderOptions};
 use taiji::event::Item;
 use taiji::llm::{LlmError, LlmOptions, OnnxLlm};
-use taiji::prompt::{PromptInput, PromptSchema};
+use taiji::prompt::{PromptInput, PromptMode, PromptSchema};
 use taiji::quantize::{PqCodebook, QuantizeError};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
@@ -35,6 +35,8 @@ pub enum ModelsError {
     Quantize(#[from] QuantizeError),
     #[error(transparent)]
     Answer(#[from] AnswerError),
+    #[error("the model was not trained to answer in the mode {asked}; its prompt.toml names {known}")]
+    Mode { asked: &'static str, known: String },
     #[error("the threads of the models cannot be started: {0}")]
     Runtime(std::io::Error),
 }
@@ -54,6 +56,8 @@ pub struct ModelFolders {
 pub struct ServedModels {
     /// What prompts look like.
     pub schema: PromptSchema,
+    /// How the model is asked: the schema's first mode, unless it is set.
+    pub mode: PromptMode,
     /// The decoder.
     pub llm: OnnxLlm,
     /// The encoder.
@@ -88,6 +92,7 @@ impl ServedModels {
         let rows = items.iter().map(|item| CatalogueRow { item: Arc::new(item.clone()), distinct_users: 0 });
         Ok(ServedModels {
             schema: schema.clone(),
+            mode: schema.mode(),
             llm: OnnxLlm::load(&folders.llm, options)?,
             encoder: Arc::new(BertEncoder::load(
                 &folders.encoder,
@@ -100,10 +105,21 @@ impl ServedModels {
         })
     }
 
+    /// Sets the mode in which the model is asked.
+    pub fn ask(&mut self, mode: PromptMode) -> Result<(), ModelsError> {
+        if !self.schema.modes.contains(&mode) {
+            let known: Vec<&str> = self.schema.modes.iter().map(|mode| mode.name()).collect();
+            return Err(ModelsError::Mode { asked: mode.name(), known: known.join(", ") });
+        }
+        self.mode = mode;
+        Ok(())
+    }
+
     /// The pipeline, as the service has it.
     pub fn answering(&self) -> Answering<'_> {
         Answering {
             schema: &self.schema,
+            mode: self.mode,
             llm: &self.llm,
             encoder: &self.encoder,
             codebook: &self.codebook,

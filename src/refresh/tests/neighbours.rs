@@ -4,7 +4,7 @@ use super::*;
 use crate::due::CLASS_THRESHOLD;
 use crate::encode::Encoder;
 use crate::feature::{DecodedGroup, Group, Version};
-use crate::prompt::parse;
+use crate::prompt::{PromptMode, parse};
 use crate::proto::{CrossGroup, TextGroup};
 use crate::retrieve::{IndexShape, SnapshotUser, VectorTail, build_main, encode_f16};
 use crate::store::FreshVector;
@@ -14,7 +14,7 @@ const SAME: &str = "the same for all";
 
 /// The vector of the answer to [`SAME`].
 fn same_vector() -> Vec<f32> {
-    let text = parse(&NullLlm::answer(SAME)).embedding_text();
+    let text = parse(&NullLlm::answer(SAME), PromptMode::Think).embedding_text();
     NullEncoder::new(DIM).encode(&[&text]).unwrap().remove(0)
 }
 

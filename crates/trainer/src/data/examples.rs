@@ -9,7 +9,7 @@ use super::{Dataset, UserRow};
 use crate::reason::{Reason, reasoning};
 use rand::Rng;
 use taiji::event::Item;
-use taiji::prompt::{PromptInput, answer_text, completion};
+use taiji::prompt::{PromptInput, PromptMode, answer_text, completion};
 
 /// What becomes an example.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,9 +67,13 @@ impl SftSource {
         reasoning(&self.reasons, &self.target.categories, random)
     }
 
-    /// What the model should write after the prompt.
-    pub fn completion(&self, max_title_chars: usize, random: &mut impl Rng) -> String {
-        completion(&self.reasoning(random), &self.answer(max_title_chars))
+    /// What the model should write after a prompt of this mode.
+    pub fn completion(&self, mode: PromptMode, max_title_chars: usize, random: &mut impl Rng) -> String {
+        let reasoning = match mode {
+            PromptMode::Think => self.reasoning(random),
+            PromptMode::NoThink => String::new(),
+        };
+        completion(&reasoning, &self.answer(max_title_chars), mode)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::stats::{Interval, Sample, StatsError, interval};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use taiji::event::Item;
-use taiji::prompt::{answer_text, completion};
+use taiji::prompt::{ParsedAnswer, answer_text};
 
 /// Lines that the counting rule takes a category from.
 const CATEGORY_LINES: usize = 10;
@@ -201,7 +201,8 @@ impl<'a> Rules<'a> {
     fn hits(&self, item: Option<&Item>, case: &TestCase) -> CaseHits {
         let answer =
             item.map(|item| answer_text(&item.categories, &item.title, self.max_title_chars)).unwrap_or_default();
-        GenerationCase::new(&completion("", &answer), case.target.as_ref(), self.max_title_chars).hits()
+        let written = ParsedAnswer { answer, ..ParsedAnswer::default() };
+        GenerationCase::new(written, case.target.as_ref(), self.max_title_chars).hits()
     }
 
     fn rank_in(&self, list: &[usize], case: &TestCase) -> Option<f64> {
@@ -225,8 +226,9 @@ mod tests {
         let rules = Rules::new(&dataset, "purchase", 48);
         let write = |item: Option<&Item>, case: &TestCase| {
             let answer = item.map(|item| answer_text(&item.categories, &item.title, 48)).unwrap_or_default();
+            let written = ParsedAnswer { answer, ..ParsedAnswer::default() };
             Written {
-                case: GenerationCase::new(&completion("because", &answer), case.target.as_ref(), 48),
+                case: GenerationCase::new(written, case.target.as_ref(), 48),
                 item_id: item.map(|item| item.id.clone()),
                 categories: item.map(|item| item.categories.clone()).unwrap_or_default(),
             }

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use taiji::event::Item;
-use taiji::prompt::{ParsedAnswer, answer_text, parse, sanitise, split_answer};
+use taiji::prompt::{ParsedAnswer, answer_text, sanitise, split_answer};
 
 /// One generation beside the truth.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,18 +19,17 @@ pub struct GenerationCase {
 }
 
 impl GenerationCase {
-    /// Parses what was generated after the prompt; the truth is cut as training cuts it, so that a hit can be one.
-    /// `None`: an item without text, which no answer can name.
-    pub fn new(generated: &str, bought: Option<&Item>, max_title_chars: usize) -> Self {
+    /// The truth is cut as training cuts it, so that a hit can be one. `None`: an item without text, which no answer can name.
+    pub fn new(written: ParsedAnswer, bought: Option<&Item>, max_title_chars: usize) -> Self {
         let Some(bought) = bought else {
-            return GenerationCase { written: parse(generated), categories: Vec::new(), title: String::new() };
+            return GenerationCase { written, categories: Vec::new(), title: String::new() };
         };
         let truth = answer_text(&bought.categories, &bought.title, max_title_chars);
         let (categories, title) = match bought.categories.is_empty() {
             true => (Vec::new(), truth),
             false => split_answer(&truth),
         };
-        GenerationCase { written: parse(generated), categories, title }
+        GenerationCase { written, categories, title }
     }
 }
 
@@ -141,10 +140,11 @@ fn share(hits: impl Iterator<Item = bool>) -> f64 {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+    use taiji::prompt::{PromptMode, parse};
 
     fn case(written: &str, truth: &[&str], title: &str) -> GenerationCase {
         let categories = truth.iter().map(|name| name.to_string()).collect();
-        GenerationCase { written: parse(written), categories, title: title.to_string() }
+        GenerationCase { written: parse(written, PromptMode::Think), categories, title: title.to_string() }
     }
 
     #[test]
@@ -172,7 +172,8 @@ mod tests {
         let cases = items.map(|(title, categories)| {
             let item = Item { id: "1".into(), title, categories, brand: None, price: None, state: Default::default() };
             let answer = answer_text(&item.categories, &item.title, 48);
-            GenerationCase::new(&taiji::prompt::completion("because", &answer), Some(&item), 48)
+            let written = ParsedAnswer { reasoning: "because".to_string(), answer, format_ok: true };
+            GenerationCase::new(written, Some(&item), 48)
         });
         let metrics = score_generations(&cases);
         assert_eq!((metrics.format_rate, metrics.title_hit), (1.0, 1.0));
@@ -192,7 +193,7 @@ mod tests {
     #[test]
     fn an_item_without_text_is_never_hit() {
         let metrics = score_generations(&[
-            GenerationCase::new("r</think><answer></answer>", None, 48),
+            GenerationCase::new(parse("r</think><answer></answer>", PromptMode::Think), None, 48),
             case("r</think><answer>A: t</answer>", &["A"], "t"),
         ]);
         assert_eq!((metrics.cases, metrics.title_hit, metrics.first_category_accuracy), (2, 0.5, 1.0));

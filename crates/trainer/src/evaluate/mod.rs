@@ -10,6 +10,7 @@ mod features;
 mod generations;
 mod looks;
 mod ranking;
+mod rules;
 
 pub use comparison::{Comparison, Figure, Written, compare_with_rules};
 pub use contrasts::Rows;
@@ -21,6 +22,7 @@ pub use features::{
 pub use generations::{CaseHits, GenerationCase, GenerationMetrics, best_constant, score_generations};
 pub use looks::{Hits, LookFigures};
 pub use ranking::{ndcg, rank_by_score, rank_in_list, recall};
+pub use rules::{RuleFigure, compare_with_fitted};
 
 use crate::data::Protocol;
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,9 @@ pub struct EvaluationReport {
     /// The same beside rules that learn nothing, with lists and intervals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
+    /// The same beside rules that were fitted to a generated world whose prompts they can read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fitted_rules: Vec<RuleFigure>,
     /// Whether the sparse IDs carry information.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub codes: Option<CodeHealth>,

@@ -2,12 +2,13 @@
 
 use crate::data::{DEFAULT_TARGET, Dataset, TestCase, TestSet, test_cases};
 use crate::evaluate::{
-    EvaluationReport, GenerationCase, Written, code_health, compare_with_rules, jaccard_with_neighbours,
-    neighbour_agreement, score_generations,
+    EvaluationReport, GenerationCase, RuleFigure, Written, code_health, compare_with_fitted, compare_with_rules,
+    jaccard_with_neighbours, neighbour_agreement, score_generations,
 };
 use crate::models::{DEFAULT_THREADS, ModelFolders, ServedModels};
 use crate::stage::StageError;
-use crate::synth::{self, SynthSettings};
+use crate::stats::StatsError;
+use crate::synth::{self, DEFAULT_WORLD_SEED, Rules, SynthSettings, WorldKind};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use taiji::answer::Answer;
 use taiji::bundle::{CODEBOOK_FILE, ENCODER_FOLDER, LLM_FOLDER, Manifest, generation_dir};
 use taiji::catalogue::{Grounding, read_catalogue};
 use taiji::event::{ActionTable, Item};
-use taiji::prompt::{PromptInput, PromptSchema};
+use taiji::prompt::{PromptInput, PromptMode, PromptSchema};
 use taiji::retrieve::{FaissUserIndex, UserIndex, UserSnapshot};
 
 /// Lists searched per query; all of a small index.
@@ -28,6 +29,9 @@ pub struct Judged {
     pub users: usize,
     /// In words.
     pub source: String,
+    /// Whether the model reasoned before its answers.
+    #[serde(default)]
+    pub mode: PromptMode,
     /// The figures.
     pub report: EvaluationReport,
     /// The same prompts answered twice gave the same codes.
@@ -48,19 +52,51 @@ pub fn judge_held_out(
     seed: u64,
     source: String,
 ) -> Result<Judged, StageError> {
-    judge_cases(&last_targets(dataset, models, users), dataset, models, generation, seed, source)
+    judge_cases(&last_targets(dataset, models, users), dataset, models, generation, (seed, None), source)
 }
 
-/// Judges a finished bundle, on the held-out tails of a data folder or on generated users: `taiji-trainer evaluate`.
-pub fn evaluate_bundle(bundle: &Path, data: Option<&Path>, seed: u64, users: usize) -> Result<Judged, StageError> {
-    let (models, generation) = open_bundle(bundle)?;
-    let Some(folder) = data else {
-        let (dataset, cases) = held_out(SynthSettings::default(), users, seed, &models);
-        let source = format!("generated users of seed {seed}, never seen in training");
-        return judge_cases(&cases, &dataset, &models, &generation, seed, source);
-    };
-    let dataset = Dataset::load(folder, &ActionTable::default())?;
-    judge_held_out(&dataset, users, &models, &generation, seed, format!("last items of {}", folder.display()))
+/// On whom a finished bundle is judged.
+#[derive(Debug, Clone)]
+pub enum HeldOut {
+    /// Users of a generated world, of a seed that training did not see.
+    World(WorldKind),
+    /// The ends of the histories of a data folder.
+    Files(PathBuf),
+}
+
+/// Judges a finished bundle: `taiji-trainer evaluate`. `mode`: by default the bundle's first.
+pub fn evaluate_bundle(
+    bundle: &Path,
+    held_out_users: &HeldOut,
+    mode: Option<PromptMode>,
+    seed: u64,
+    users: usize,
+) -> Result<Judged, StageError> {
+    let (mut models, generation) = open_bundle(bundle)?;
+    models.ask(mode.unwrap_or(models.schema.mode()))?;
+    match held_out_users {
+        HeldOut::World(kind) => {
+            let world = SynthSettings { kind: *kind, ..SynthSettings::default() };
+            let (dataset, cases) = held_out(world, users, seed, &models);
+            let source = format!("generated users of seed {seed}, never seen in training");
+            judge_cases(&cases, &dataset, &models, &generation, (seed, fitted_rules(*kind)), source)
+        }
+        HeldOut::Files(folder) => {
+            let dataset = Dataset::load(folder, &ActionTable::default())?;
+            let source = format!("last items of {}", folder.display());
+            judge_held_out(&dataset, users, &models, &generation, seed, source)
+        }
+    }
+}
+
+/// Rules for a world that has some, fitted on as many users as the demo's recipe trains on, and on the same ones.
+fn fitted_rules(kind: WorldKind) -> Option<Rules> {
+    const USERS: usize = 12_000;
+    let settings = SynthSettings { kind, users: USERS, ..SynthSettings::default() };
+    match kind {
+        WorldKind::Interests => None,
+        WorldKind::Reason => Rules::fitted(&synth::generate(&settings).dataset(), DEFAULT_WORLD_SEED),
+    }
 }
 
 /// The models of a finished bundle, and the folder of its generation.
@@ -103,7 +139,7 @@ fn judge_cases(
     dataset: &Dataset,
     models: &ServedModels,
     generation: &Path,
-    seed: u64,
+    (seed, rules): (u64, Option<Rules>),
     source: String,
 ) -> Result<Judged, StageError> {
     let inputs: Vec<PromptInput> = set.cases.iter().map(|case| case.prompt.clone()).collect();
@@ -114,6 +150,7 @@ fn judge_cases(
     let written: Vec<Written> =
         set.cases.iter().zip(&answers).map(|(case, answer)| written(case, answer, title_chars)).collect();
     let comparison = compare_with_rules(dataset, set, &written, DEFAULT_TARGET, title_chars)?;
+    let fitted_rules = rules.map(|fitted| beside(&fitted, &set.cases, &written)).transpose()?.unwrap_or_default();
     let cases: Vec<GenerationCase> = written.into_iter().map(|written| written.case).collect();
     let codes: Vec<Vec<u16>> = answers.iter().map(|answer| answer.codes.clone()).collect();
     let people = People::new(&set.cases, dataset, models, generation)?;
@@ -123,10 +160,12 @@ fn judge_cases(
     Ok(Judged {
         users: set.cases.len(),
         source,
+        mode: models.mode,
         report: EvaluationReport {
             protocol: Some(set.protocol.clone()),
             generations: Some(score_generations(&cases)),
             comparison: Some(comparison),
+            fitted_rules,
             codes: Some(code_health(&codes)),
             neighbours: Some(neighbour_agreement(&people.top_categories, &neighbours)),
             histories: Some(jaccard_with_neighbours(&people.histories, &neighbours, seed)),
@@ -143,8 +182,24 @@ fn written(case: &TestCase, answer: &Answer, max_title_chars: usize) -> Written 
         Grounding::Category(path) => (None, path.clone()),
         Grounding::None => (None, Vec::new()),
     };
-    let case = GenerationCase::new(&answer.text, case.target.as_ref(), max_title_chars);
+    let case = GenerationCase::new(answer.parsed.clone(), case.target.as_ref(), max_title_chars);
     Written { case, item_id, categories }
+}
+
+/// The leaves that the rules name, beside those that the model names.
+fn beside(rules: &Rules, cases: &[TestCase], written: &[Written]) -> Result<Vec<RuleFigure>, StatsError> {
+    let mut model = Vec::new();
+    let mut hits: Vec<(&str, Vec<bool>)> = Vec::new();
+    for (case, written) in cases.iter().zip(written) {
+        let Some((guesses, bought)) = rules.guesses(&case.prompt).zip(case.target.as_ref()) else { continue };
+        model.push(written.case.hits().levels[2] == Some(true));
+        hits.resize_with(guesses.len(), Default::default);
+        for ((name, hits), guess) in hits.iter_mut().zip(&guesses) {
+            *name = guess.rule;
+            hits.push(guess.path == bought.categories);
+        }
+    }
+    compare_with_fitted(&model, &hits)
 }
 
 /// The judged users followed by the users of the index: one numbering for both.

@@ -5,7 +5,7 @@
 
 use super::bundle::{held_out, open_bundle};
 use crate::stage::StageError;
-use crate::synth::SynthSettings;
+use crate::synth::{SynthSettings, WorldKind};
 use serde::Serialize;
 use std::path::Path;
 use taiji::llm::{GenerateRequest, LlmEngine, LlmOptions, OnnxLlm, Sampling};
@@ -26,9 +26,15 @@ pub struct Compared {
 }
 
 /// Compares on generated users of a seed that training did not see.
-pub fn compare_llm(bundle: &Path, other: &Path, seed: u64, users: usize) -> Result<Compared, StageError> {
+pub fn compare_llm(
+    bundle: &Path,
+    other: &Path,
+    world: WorldKind,
+    seed: u64,
+    users: usize,
+) -> Result<Compared, StageError> {
     let (models, _) = open_bundle(bundle)?;
-    let (_, set) = held_out(SynthSettings::default(), users, seed, &models);
+    let (_, set) = held_out(SynthSettings { kind: world, ..SynthSettings::default() }, users, seed, &models);
     let budget = models.schema.max_new_tokens;
     let options = LlmOptions {
         threads: 2,

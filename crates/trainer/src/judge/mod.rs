@@ -7,6 +7,6 @@ mod bundle;
 mod compare;
 mod rounded;
 
-pub use bundle::{Judged, evaluate_bundle, items_of, judge_held_out, open_bundle};
+pub use bundle::{HeldOut, Judged, evaluate_bundle, items_of, judge_held_out, open_bundle};
 pub use compare::{Compared, compare_llm};
 pub use rounded::{Rounded, Texts, export_judged, perplexity};

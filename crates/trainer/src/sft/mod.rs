@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 
+use taiji::prompt::{PromptMode, parse};
 use thiserror::Error;
 
 use super::fit::FitError;
@@ -37,10 +38,17 @@ pub use training::{SftReport, train};
 /// One training text: the model reads `prompt` and is to write `completion`, which ends with `</answer>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SftExample {
-    /// Rendered prompt, ends with `<think>`.
+    /// Rendered prompt, which ends as its mode says.
     pub prompt: String,
-    /// Reasoning, `</think>`, `<answer>`, answer, `</answer>`.
+    /// Reasoning, `</think>`, `<answer>`, answer, `</answer>`; the answer with its tags alone where the prompt asks for no reasoning.
     pub completion: String,
+}
+
+impl SftExample {
+    /// What serving would embed if the model wrote this.
+    pub fn embedding_text(&self) -> String {
+        parse(&self.completion, PromptMode::of(&self.prompt)).embedding_text()
+    }
 }
 
 /// What can go wrong in this stage.

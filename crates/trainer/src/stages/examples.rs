@@ -11,10 +11,11 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::Arc;
-use taiji::prompt::{PromptSchema, parse, render};
+use taiji::prompt::{PromptMode, PromptSchema, render};
 
 /// Texts the tokenizer is trained on, at most.
 const TOKENIZER_TEXTS: usize = 8_000;
@@ -40,7 +41,11 @@ struct Settings {
     /// Texts for the quantiser, at least; items first, then answers with reasons.
     #[serde(default = "default_codebook_texts")]
     codebook_texts: usize,
-    /// How prompts look; becomes the bundle's `prompt.toml`.
+    /// By mode of the prompt: the share of the examples that is written in it; 1 where nothing is said. An example written in
+    /// two modes counts twice.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    share: BTreeMap<PromptMode, f64>,
+    /// How prompts look, and in which modes; becomes the bundle's `prompt.toml`.
     prompt: PromptSchema,
 }
 
@@ -62,10 +67,24 @@ struct Examples {
 }
 
 pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
-    let settings: Settings = read(table)?;
-    settings.prompt.validate().map_err(KeyError::other)?;
+    let settings = checked(table)?;
     let value = value(&settings)?;
     Ok(Arc::new(Examples { settings, value }))
+}
+
+/// Read and checked.
+fn checked(table: toml::Table) -> Result<Settings, KeyError> {
+    let settings: Settings = read(table)?;
+    settings.prompt.validate().map_err(KeyError::other)?;
+    for (mode, share) in &settings.share {
+        if !settings.prompt.modes.contains(mode) {
+            return Err(KeyError::new("share", format!("{} is none of the prompt's modes", mode.name())));
+        }
+        if !(*share > 0.0 && *share <= 1.0) {
+            return Err(KeyError::new("share", format!("{} must be above 0 and at most 1, got {share}", mode.name())));
+        }
+    }
+    Ok(settings)
 }
 
 impl Stage for Examples {
@@ -103,8 +122,8 @@ impl Stage for Examples {
         // A text that cannot be encoded cannot be trained on either; the trainer reports it.
         let count = |text: &str| tokenizer.encode(text).map(|ids| ids.len()).unwrap_or(0);
         // Rendered as serving would, token limit included.
-        let rendered = |(source, completion): &(SftSource, String)| SftExample {
-            prompt: render(&self.settings.prompt, &source.prompt, &count).text,
+        let rendered = |Worded { source, mode, completion }: &Worded| SftExample {
+            prompt: render(&self.settings.prompt, &source.prompt, *mode, &count).text,
             completion: completion.clone(),
         };
         let train: Vec<SftExample> = sources.train.iter().map(rendered).collect();
@@ -121,10 +140,17 @@ impl Stage for Examples {
     }
 }
 
-/// Examples cut out of the dataset, with their completions, before their prompts are rendered.
+/// Examples cut out of the dataset and worded, before their prompts are rendered.
 struct Sources {
-    train: Vec<(SftSource, String)>,
-    validation: Vec<(SftSource, String)>,
+    train: Vec<Worded>,
+    validation: Vec<Worded>,
+}
+
+/// An example in one mode.
+struct Worded {
+    source: SftSource,
+    mode: PromptMode,
+    completion: String,
 }
 
 impl Examples {
@@ -132,18 +158,21 @@ impl Examples {
     fn cut(&self, dataset: &Dataset, source: &Source) -> Sources {
         let settings = &self.settings;
         let mut random = ChaCha8Rng::seed_from_u64(settings.seed);
-        let mut cut = |split: Split| -> Vec<(SftSource, String)> {
+        let mut cut = |split: Split| -> Vec<Worded> {
             let how = ExampleSettings {
                 max_per_user: settings.max_per_user,
                 max_engagements: settings.prompt.max_engagements,
                 informative_only: settings.informative_only.unwrap_or(*source == Source::Files),
                 ..ExampleSettings::new(split)
             };
-            let worded = |source: SftSource| {
-                let completion = source.completion(settings.prompt.max_title_chars, &mut random);
-                (source, completion)
-            };
-            build_examples(dataset, &how).into_iter().map(worded).collect()
+            let mut worded = Vec::new();
+            for (place, source) in build_examples(dataset, &how).into_iter().enumerate() {
+                for mode in self.modes_at(place) {
+                    let completion = source.completion(mode, settings.prompt.max_title_chars, &mut random);
+                    worded.push(Worded { source: source.clone(), mode, completion });
+                }
+            }
+            worded
         };
         let train = cut(Split::Train);
         let mut validation = cut(Split::Validation);
@@ -152,12 +181,22 @@ impl Examples {
         Sources { train, validation }
     }
 
+    /// The modes that the example at this place is written in: each mode has its share, evenly over the examples.
+    fn modes_at(&self, place: usize) -> impl Iterator<Item = PromptMode> {
+        let Settings { prompt, share, .. } = &self.settings;
+        prompt.modes.iter().copied().filter(move |mode| {
+            let share = share.get(mode).copied().unwrap_or(1.0);
+            let written = |count: usize| (count as f64 * share).round() as usize;
+            written(place + 1) > written(place)
+        })
+    }
+
     /// Trained on prompts and completions, without a limit on the prompts.
     fn train_tokenizer(&self, sources: &Sources, vocab: usize) -> Result<TextTokenizer, StageError> {
         let step = (sources.train.len() / TOKENIZER_TEXTS).max(1);
         let chosen = sources.train.iter().step_by(step);
-        let text = |(source, completion): &(SftSource, String)| {
-            render(&self.settings.prompt, &source.prompt, &|_| 0).text + completion
+        let text = |Worded { source, mode, completion }: &Worded| {
+            render(&self.settings.prompt, &source.prompt, *mode, &|_| 0).text + completion
         };
         let texts: Vec<String> = chosen.map(text).collect();
         Ok(TextTokenizer::train(texts.iter().map(String::as_str), vocab, &[])?)
@@ -171,8 +210,7 @@ impl Examples {
             items.map(|item| taiji::prompt::answer_text(&item.categories, &item.title, chars)).collect();
         let wanted = self.settings.codebook_texts.saturating_sub(texts.len()).max(1);
         let step = (train.len() / wanted).max(1);
-        texts
-            .extend(train.iter().step_by(step).take(wanted).map(|example| parse(&example.completion).embedding_text()));
+        texts.extend(train.iter().step_by(step).take(wanted).map(SftExample::embedding_text));
         texts
     }
 }
@@ -237,4 +275,49 @@ pub fn read_lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<T>, Sta
         })?);
     }
     Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::synth::{SynthSettings, WorldKind, generate};
+    use taiji::prompt::parse;
+
+    fn made(more: &str, modes: &str) -> Result<Examples, KeyError> {
+        let recipe = format!(
+            "max_per_user = 2\n{more}\n[prompt]\nid = 'x'\nmax_engagements = 12\nmax_queries = 2\n\
+             max_title_chars = 48\nmax_prompt_tokens = 4000\nmax_new_tokens = 96\n{modes}"
+        );
+        let settings = checked(toml::from_str(&recipe).unwrap())?;
+        Ok(Examples { value: value(&settings)?, settings })
+    }
+
+    #[test]
+    fn each_example_is_written_in_the_modes_asked_for() {
+        let world = SynthSettings { kind: WorldKind::Reason, users: 40, seed: 3, ..SynthSettings::default() };
+        let dataset = generate(&world).dataset();
+        let counts = |more: &str, modes: &str| {
+            let sources = made(more, modes).unwrap().cut(&dataset, &Source::Synth { seed: 3 });
+            let of = |wanted| sources.train.iter().filter(|worded| worded.mode == wanted).count();
+            for Worded { mode, completion, .. } in sources.train.iter().chain(&sources.validation) {
+                let parsed = parse(completion, *mode);
+                assert!(parsed.format_ok, "{completion}");
+                assert_eq!(parsed.reasoning.is_empty(), *mode == PromptMode::NoThink, "{completion}");
+            }
+            [of(PromptMode::Think), of(PromptMode::NoThink)]
+        };
+        assert_eq!(counts("", ""), [80, 0]);
+        assert_eq!(counts("", "modes = ['think', 'no_think']"), [80, 80]);
+        assert_eq!(counts("", "modes = ['no_think']"), [0, 80]);
+        assert_eq!(counts("share = { no_think = 0.25 }", "modes = ['think', 'no_think']"), [80, 20]);
+    }
+
+    #[test]
+    fn a_share_of_what_is_not_written_is_refused_and_nothing_said_leaves_the_settings_as_they_were() {
+        assert!(made("share = { no_think = 0.5 }", "").err().unwrap().message.contains("no_think is none"));
+        assert!(made("share = { think = 0.0 }", "").err().unwrap().message.contains("above 0"));
+        let before = made("", "").unwrap().value;
+        assert!(before.get("share").is_none() && before["prompt"].get("modes").is_none(), "{before}");
+    }
 }

@@ -45,7 +45,7 @@ impl Stage for Judge {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn settings(&self) -> Value {

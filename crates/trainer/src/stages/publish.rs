@@ -20,7 +20,6 @@ use taiji::bundle::{
     ProbeText, SFT_CHECKPOINT, TokenProbe, generation_dir, sha256_file, space_id,
 };
 use taiji::onnx::GRAPH_FILE;
-use taiji::prompt::parse;
 use taiji_export::save_f16;
 
 /// Probes stored with a bundle.
@@ -147,7 +146,7 @@ fn probe(inputs: &Inputs, models: &ServedModels) -> Result<ParityProbe, StageErr
         continuation.truncate(PROBE_TOKENS);
         let logprobs = models.llm.score_all(&[(&prompt, &continuation)]).remove(0)?;
         llm.push(TokenProbe { prompt, continuation, logprobs: logprobs.iter().map(|value| *value as f32).collect() });
-        let text = parse(&example.completion).embedding_text();
+        let text = example.embedding_text();
         let vector = models.encoder.encode(&[&text])?.pop().unwrap_or_default();
         encoder.push(ProbeText { text, vector });
     }

@@ -14,6 +14,7 @@ mod reason;
 pub use demand::Conflict;
 pub use labels::Label;
 pub use oracle::Oracle;
+pub use reason::{Guess, Rules};
 
 use crate::data::{DataError, Dataset, UserRecord, write_jsonl};
 use clap::ValueEnum;

@@ -10,7 +10,7 @@ use taiji::event::ActionTable;
 use taiji::feature::{DecodedGroup, Group};
 use taiji::ingest::Ingest;
 use taiji::live::{Live, Spaces};
-use taiji::prompt::{PromptSchema, render};
+use taiji::prompt::{PromptMode, PromptSchema, render};
 use taiji::refresh::{Refreshed, Refresher};
 use taiji::store::{EmbeddedOptions, EmbeddedStore, FeatureStore, HISTORY_CAP};
 use taiji::telemetry::Metrics;
@@ -50,7 +50,9 @@ async fn training_and_serving_render_the_same_prompt() {
         let served = history_input(&history, &catalogue);
         let trained = dataset.prompt_input(user, Cut::END, HISTORY_CAP);
         assert_eq!(served, trained, "{}", user.user_id);
-        assert_eq!(render(&schema, &served, &words), render(&schema, &trained, &words));
+        for mode in [PromptMode::Think, PromptMode::NoThink] {
+            assert_eq!(render(&schema, &served, mode, &words), render(&schema, &trained, mode, &words));
+        }
         compared += usize::from(!served.engagements.is_empty());
     }
     assert!(compared >= 20, "only {compared} users had engagements");

@@ -8,7 +8,10 @@ mod catalogue;
 mod cause;
 mod life;
 mod person;
+mod rules;
 mod shelf;
+
+pub use rules::{Guess, Rules};
 
 use super::labels;
 use super::oracle::{Oracle, People};

@@ -11,7 +11,7 @@ use crate::synth::tests::assert_calibrated;
 use crate::synth::{Conflict, WorldKind, generate};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use taiji::prompt::{PromptSchema, render};
+use taiji::prompt::{PromptMode, PromptSchema, render};
 
 fn settings(users: usize, seed: u64) -> SynthSettings {
     SynthSettings { kind: WorldKind::Reason, users, seed, ..SynthSettings::default() }
@@ -141,7 +141,7 @@ fn every_reason_is_true_of_its_purchase_and_shown_by_the_prompt() {
         assert_eq!(check(&text, &[], &example.reasons), all, "{text}");
         assert!(text.contains(&example.target.categories.join(" > ")), "{text}");
         words += text.split_whitespace().filter(|word| word.chars().any(char::is_alphabetic)).count();
-        let prompt = render(&schema, &example.prompt, &|_| 0).text;
+        let prompt = render(&schema, &example.prompt, PromptMode::Think, &|_| 0).text;
         let Reason::Decides { domain, cause, .. } = &example.reasons[0] else { panic!("{:?}", example.reasons) };
         let newest = prompt.lines().find(|line| line.contains(" > ")).unwrap();
         assert!(newest.ends_with(domain.as_str()), "{prompt}");

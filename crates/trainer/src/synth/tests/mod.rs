@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 use taiji::event::{ActionTable, EventDecoder};
-use taiji::prompt::{PromptSchema, completion, parse, render};
+use taiji::prompt::{PromptMode, PromptSchema, parse, render};
 
 const SMALL: SynthSettings = SynthSettings {
     kind: WorldKind::Interests,
@@ -241,9 +241,9 @@ fn print_lengths(examples: &[SftSource], seed: u64) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (mut prompt_chars, mut answer_chars, mut words) = (0, 0, 0);
     for (index, example) in examples.iter().enumerate() {
-        let prompt = render(&schema, &example.prompt, &|_| 0);
-        let text = completion(&example.reasoning(&mut random), &example.answer(schema.max_title_chars));
-        let parsed = parse(&text);
+        let prompt = render(&schema, &example.prompt, PromptMode::Think, &|_| 0);
+        let text = example.completion(PromptMode::Think, schema.max_title_chars, &mut random);
+        let parsed = parse(&text, PromptMode::Think);
         assert!(parsed.format_ok, "{text}");
         words += parsed.reasoning.split_whitespace().count();
         prompt_chars += prompt.text.chars().count();

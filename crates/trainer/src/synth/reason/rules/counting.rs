@@ -1,21 +1,26 @@
 //! Rules that copy and count.
+//!
+//! In: [`Shown`]. Out: a leaf. Caller: the set of rules, the world test.
 
 use super::super::catalogue::LEAF_COUNT;
+#[cfg(test)]
 use super::super::cause::Act;
-use super::prompt::Shown;
+use super::shown::Shown;
 use super::{Case, accuracy};
 
-pub(super) fn newest_purchase(shown: &Shown) -> usize {
+#[cfg(test)]
+pub(in crate::synth::reason) fn newest_purchase(shown: &Shown) -> usize {
     shown.lines.iter().find(|line| line.act == Act::Purchase).unwrap_or(&shown.lines[0]).leaf
 }
 
-pub(super) fn best(scores: &[f64]) -> usize {
+pub(in crate::synth::reason) fn best(scores: &[f64]) -> usize {
     let better = |best: usize, leaf: usize| if scores[leaf] > scores[best] { leaf } else { best };
     (1..scores.len()).fold(0, better)
 }
 
 /// Votes of lines, the newest heaviest.
-pub(super) fn by_recency(shown: &Shown) -> usize {
+#[cfg(test)]
+pub(in crate::synth::reason) fn by_recency(shown: &Shown) -> usize {
     let mut votes = vec![0.0; LEAF_COUNT];
     for (age, line) in shown.lines.iter().enumerate() {
         votes[line.leaf] += 0.7_f64.powi(age as i32);
@@ -24,7 +29,7 @@ pub(super) fn by_recency(shown: &Shown) -> usize {
 }
 
 /// Which leaves are bought after which, summed over the lines and mixed with recency.
-pub(super) struct Transitions {
+pub(in crate::synth::reason) struct Transitions {
     /// Leaf of a line → share of each leaf bought next.
     table: Vec<[f64; LEAF_COUNT]>,
     decay: f64,
@@ -36,7 +41,7 @@ pub(super) struct Transitions {
 
 impl Transitions {
     /// Counts on four fifths, chooses weights on the rest.
-    pub(super) fn tuned(train: &[Case]) -> Self {
+    pub(in crate::synth::reason) fn tuned(train: &[Case]) -> Self {
         let (counted, judged) = train.split_at(train.len() * 4 / 5);
         let mut table = vec![[1.0; LEAF_COUNT]; LEAF_COUNT];
         for case in counted {
@@ -65,7 +70,7 @@ impl Transitions {
         rule
     }
 
-    pub(super) fn answer(&self, shown: &Shown) -> usize {
+    pub(in crate::synth::reason) fn answer(&self, shown: &Shown) -> usize {
         let mut votes = vec![0.0; LEAF_COUNT];
         for (age, line) in shown.lines.iter().enumerate() {
             let act = self.acts[line.act as usize];

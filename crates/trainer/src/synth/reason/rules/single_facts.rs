@@ -6,7 +6,7 @@ use super::super::catalogue::LEAF_COUNT;
 use super::super::cause::Act;
 use super::super::shelf::LEAVES;
 use super::Case;
-use super::prompt::Shown;
+use super::shown::Shown;
 
 const EPOCHS: usize = 12;
 const RATE: f32 = 0.35;
@@ -14,7 +14,7 @@ const RATE: f32 = 0.35;
 const LEAF_FEATURES: usize = 6;
 const ACTS: usize = 3;
 
-pub(super) struct Logit {
+pub(in crate::synth::reason) struct Logit {
     detail: Detail,
     /// By feature, then leaf.
     weights: Vec<[f32; LEAF_COUNT]>,
@@ -22,7 +22,7 @@ pub(super) struct Logit {
 
 /// Which features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Detail {
+pub(in crate::synth::reason) enum Detail {
     /// Profile, searches, newest domain; which leaves were clicked, carted, bought.
     Facts,
     /// Also which are the newest, how often an L1 was clicked, which purchases are old, the tier of cart lines.
@@ -74,7 +74,7 @@ const FEATURES: usize = REST + 402;
 
 impl Logit {
     /// Stochastic gradient with AdaGrad's rate for each feature.
-    pub(super) fn fitted(train: &[Case], detail: Detail) -> Self {
+    pub(in crate::synth::reason) fn fitted(train: &[Case], detail: Detail) -> Self {
         let prepared: Vec<(Vec<usize>, usize)> =
             train.iter().map(|case| (facts(&case.shown, detail), case.target)).collect();
         let mut logit = Logit { detail, weights: vec![[0.0; LEAF_COUNT]; FEATURES] };
@@ -118,7 +118,7 @@ impl Logit {
         shares
     }
 
-    pub(super) fn answer(&self, shown: &Shown) -> usize {
+    pub(in crate::synth::reason) fn answer(&self, shown: &Shown) -> usize {
         let scores = self.scores(&facts(shown, self.detail));
         (1..LEAF_COUNT).fold(0, |best, leaf| if scores[leaf] > scores[best] { leaf } else { best })
     }

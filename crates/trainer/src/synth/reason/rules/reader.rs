@@ -6,7 +6,7 @@ use super::super::person::HOBBIES;
 use super::super::shelf::LEAVES;
 use super::Case;
 use super::counting::best;
-use super::prompt::Shown;
+use super::shown::Shown;
 
 /// How much more a click in one of the hobby's L1 speaks for it than one elsewhere, in log: .70 of the impressions fall on 10
 /// leaves, so a leaf there is shown 14 times as often as another.
@@ -14,7 +14,7 @@ const HOBBY_CLICK: f64 = 2.4;
 const EPOCHS: usize = 12;
 const RATE: f64 = 0.02;
 
-pub(super) struct Reader {
+pub(in crate::synth::reason) struct Reader {
     tables: Tables,
     /// By cause, and whether the newest line is in its domain.
     weights: [[f64; 2]; DOMAINS.len()],
@@ -30,7 +30,7 @@ struct Candidate {
 
 impl Reader {
     /// Maximum likelihood by stochastic gradient; ten numbers.
-    pub(super) fn fitted(tables: Tables, train: &[Case]) -> Self {
+    pub(in crate::synth::reason) fn fitted(tables: Tables, train: &[Case]) -> Self {
         let mut reader = Reader { tables, weights: [[1.0; 2]; DOMAINS.len()] };
         let prepared: Vec<_> = train.iter().map(|case| (reader.candidates(&case.shown), case.target)).collect();
         for epoch in 0..EPOCHS {
@@ -93,7 +93,7 @@ impl Reader {
         scores
     }
 
-    pub(super) fn answer(&self, shown: &Shown) -> usize {
+    pub(in crate::synth::reason) fn answer(&self, shown: &Shown) -> usize {
         best(&self.scores(&self.candidates(shown)))
     }
 }

@@ -4,25 +4,10 @@
 //! every fact must be needed. `make world-check` runs it in full; a smaller form with wider limits is part of `make test`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod counting;
-mod prompt;
-mod reader;
-mod single_facts;
-
-use super::catalogue::Tables;
+use super::rules::{Case, Fact, RULES, Rules, accuracy, by_recency, newest_purchase};
 use crate::data::{Dataset, ExampleSettings, SftSource, Split, build_examples};
 use crate::reason::{Cause, Reason};
 use crate::synth::{SynthSettings, WorldKind, generate};
-use prompt::{Fact, Shown, leaf_of};
-use reader::Reader;
-use single_facts::{Detail, Logit};
-
-/// What the prompt shows, what was bought, and whether the cause led there.
-struct Case {
-    shown: Shown,
-    target: usize,
-    by_chance: bool,
-}
 
 /// How much is fitted, on whom it is judged, and what may come out.
 struct Plan {
@@ -42,39 +27,29 @@ fn world(plan: &Plan, seed: u64, users: usize) -> Dataset {
     generate(&settings).dataset()
 }
 
-fn case(source: &SftSource) -> Case {
-    let by_chance = matches!(source.reasons[0], Reason::Decides { cause: Cause::Nothing, .. });
-    Case { shown: Shown::read(&source.prompt), target: leaf_of(&source.target.categories), by_chance }
-}
-
-fn cases(data: &Dataset, splits: &[Split]) -> Vec<Case> {
+fn sources(data: &Dataset, splits: &[Split]) -> Vec<SftSource> {
     let settings = |split| ExampleSettings { max_per_user: 1, max_engagements: 12, ..ExampleSettings::new(split) };
-    splits.iter().flat_map(|split| build_examples(data, &settings(*split))).map(|source| case(&source)).collect()
+    splits.iter().flat_map(|split| build_examples(data, &settings(*split))).collect()
 }
 
-fn accuracy(cases: &[Case], answer: impl Fn(&Shown) -> usize) -> f64 {
-    cases.iter().filter(|case| answer(&case.shown) == case.target).count() as f64 / cases.len() as f64
+fn cases(sources: &[SftSource]) -> Vec<Case> {
+    sources.iter().map(|source| Case::new(&source.prompt, &source.target.categories).unwrap()).collect()
 }
 
 fn judge(plan: &Plan) {
     let all = [Split::Train, Split::Validation, Split::Test];
     let train: Vec<Case> =
-        plan.train_seeds.iter().flat_map(|seed| cases(&world(plan, *seed, plan.users), &all)).collect();
-    let test = cases(&world(plan, plan.test_seed, plan.test_users), &[Split::Test]);
+        plan.train_seeds.iter().flat_map(|seed| cases(&sources(&world(plan, *seed, plan.users), &all))).collect();
+    let held_out = sources(&world(plan, plan.test_seed, plan.test_users), &[Split::Test]);
+    let test = cases(&held_out);
     assert_eq!((train.len(), test.len()), (plan.train_seeds.len() * plan.users * 3, plan.test_users));
 
-    let newest = accuracy(&test, |shown| shown.lines[0].leaf);
-    let purchase = accuracy(&test, counting::newest_purchase);
-    let recency = accuracy(&test, counting::by_recency);
-    let best = counting::Transitions::tuned(&train);
-    let counted = accuracy(&test, |shown| best.answer(shown));
-    let singly = [Detail::Facts, Detail::Places].map(|detail| {
-        let logit = Logit::fitted(&train, detail);
-        accuracy(&test, |shown| logit.answer(shown))
-    });
-    let reader = Reader::fitted(Tables::new(plan.world_seed), &train);
-    let read = accuracy(&test, |shown| reader.answer(shown));
-    let hidden = test.iter().filter(|case| !case.by_chance).count() as f64 / test.len() as f64;
+    let rules = Rules::of(&train, plan.world_seed);
+    let [newest, counted, facts, places, read] =
+        std::array::from_fn(|rule| accuracy(&test, |shown| rules.leaves(shown)[rule]));
+    let (purchase, recency) = (accuracy(&test, newest_purchase), accuracy(&test, by_recency));
+    let chance = |source: &&SftSource| matches!(source.reasons[0], Reason::Decides { cause: Cause::Nothing, .. });
+    let hidden = 1.0 - held_out.iter().filter(chance).count() as f64 / test.len() as f64;
     println!(
         "world-seed {}, users of seed {}: {} held out, {} fitted on",
         plan.world_seed,
@@ -82,10 +57,8 @@ fn judge(plan: &Plan) {
         test.len(),
         train.len()
     );
-    println!("  newest line {newest:.3}, newest purchase {purchase:.3}, recency {recency:.3}");
-    println!(
-        "  best counting {counted:.3}, single facts {singly:.3?} (alone, with their places), reader {read:.3}, hidden cause {hidden:.3}"
-    );
+    println!("  newest purchase {purchase:.3}, recency {recency:.3}, hidden cause {hidden:.3}");
+    println!("  {RULES:?}: {newest:.3} {counted:.3} {facts:.3} {places:.3} {read:.3}");
     let [most_newest, most_counted, most_single, most_placed, least_read, least_hidden, least_cost] = plan.limits;
     for fact in Fact::ALL {
         let shuffled: Vec<Case> = (0..test.len())
@@ -94,15 +67,15 @@ fn judge(plan: &Plan) {
                 Case { shown: own.shown.with(fact, &other.shown), ..*own }
             })
             .collect();
-        let without = accuracy(&shuffled, |shown| reader.answer(shown));
+        let without = accuracy(&shuffled, |shown| rules.leaves(shown)[4]);
         println!("  {fact:?} of another user: {without:.3}");
         assert!(read - without >= least_cost, "{fact:?}: {without}");
     }
     assert!(newest.max(purchase).max(recency) <= most_newest.max(most_counted) && newest <= most_newest, "{newest}");
     assert!(counted <= most_counted && counted + 0.03 >= newest, "{counted}");
     // A logit that was not fitted well would pass any upper limit.
-    assert!(singly[0] <= most_single && singly[0] >= counted + 0.05, "{singly:?}");
-    assert!(singly[1] <= most_placed && singly[1] >= singly[0] - 0.02, "{singly:?}");
+    assert!(facts <= most_single && facts >= counted + 0.05, "{facts}");
+    assert!(places <= most_placed && places >= facts - 0.02, "{places}");
     assert!(read >= least_read && hidden >= least_hidden && read < hidden, "{read} {hidden}");
 }
 
