@@ -275,6 +275,30 @@ pub struct RefreshSettings {
     pub sparse_events: u64,
     pub returning_after_ms: i64,
     pub fast_path: bool,
+    pub mode: RefreshModes,
+}
+
+/// `[refresh.mode]`: how the model is asked to answer, by due class.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct RefreshModes {
+    pub sync: RefreshMode,
+    pub urgent: RefreshMode,
+    pub threshold: RefreshMode,
+    pub routine: RefreshMode,
+}
+
+/// How the model is asked to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefreshMode {
+    /// As the bundle's prompt schema names first.
+    Bundle,
+    /// It reasons first, where the bundle has that.
+    Think,
+    /// It answers at once, where the bundle has that.
+    NoThink,
 }
 
 /// `[retrieve]`

@@ -10,12 +10,12 @@ use crate::answer::{AnswerError, Answering, Embedded, history_input};
 use crate::bundle::Inference;
 use crate::catalogue::Grounding;
 use crate::clock::unix_ms;
-use crate::config::{RefreshSettings, RetrieveSettings};
-use crate::due::CLASS_SYNC;
+use crate::config::{RefreshMode, RefreshModes, RefreshSettings, RetrieveSettings};
+use crate::due::{CLASS_SYNC, CLASS_THRESHOLD, CLASS_URGENT};
 use crate::feature::{CrossFinding, DecodedGroup, Group, GroupBlob, Version};
 use crate::live::{Live, View};
 use crate::llm::Priority;
-use crate::prompt::{ParsedAnswer, RenderedPrompt, prompt_hash};
+use crate::prompt::{ParsedAnswer, PromptMode, RenderedPrompt, prompt_hash};
 use crate::store::{
     FeaturePut, FeatureStore, FreshVector, PutBody, PutOutcome, PutRefusal, StoreResult, StoredFeatures, UserHistory,
 };
@@ -141,14 +141,16 @@ impl Attempt<'_> {
             return Ok(Refreshed::Unknown);
         }
         let version = self.version(&read.history);
-        let prompt = self.prompt(&read.history);
+        let mode = self.mode(class);
+        let prompt = self.prompt(&read.history, mode);
         let hash = prompt_hash(&prompt.text, self.view.epoch());
         let previous = shown_neighbour(&read.stored);
-        if self.unchanged(&read, hash) && !self.must_go(previous.as_ref()).await? {
+        let is_answered = self.unchanged(&read, hash) || self.is_reasoned_already(&read, mode);
+        if is_answered && !self.must_go(previous.as_ref()).await? {
             return self.skip(user, &read, version).await;
         }
-        let made = self.run_models(&prompt, class, until).await?;
-        self.count_answer(&made);
+        let made = self.run_models(&prompt, (class, mode), until).await?;
+        self.count_answer(&made, mode);
         let chosen =
             self.timed("retrieve", self.neighbour(user, &read.history, &made.vector, previous.as_ref())).await?;
         let draft = Draft { tier: 1, version, hash, truncated: prompt.truncated, made, chosen, previous };
@@ -166,9 +168,20 @@ impl Attempt<'_> {
         Ok(Some(Read { history, stored: stored.pop().flatten().unwrap_or_default(), now_ms }))
     }
 
-    fn prompt(&self, history: &UserHistory) -> RenderedPrompt {
+    /// How the model is asked to answer for a due class: as the settings say where the bundle can, else as it says first.
+    fn mode(&self, class: u8) -> PromptMode {
+        let schema = &self.view.bundle().schema;
+        let asked = match mode_of_class(&self.shared.refresh.mode, class) {
+            RefreshMode::Bundle => return schema.mode(),
+            RefreshMode::Think => PromptMode::Think,
+            RefreshMode::NoThink => PromptMode::NoThink,
+        };
+        if schema.modes.contains(&asked) { asked } else { schema.mode() }
+    }
+
+    fn prompt(&self, history: &UserHistory, mode: PromptMode) -> RenderedPrompt {
         let started = Instant::now();
-        let prompt = self.answering().prompt(&history_input(history, &self.view.bundle().catalogue));
+        let prompt = self.answering(mode).prompt(&history_input(history, &self.view.bundle().catalogue));
         if prompt.truncated {
             self.shared.metrics.prompts_truncated.inc();
         }
@@ -181,6 +194,17 @@ impl Attempt<'_> {
         let is_whole = |blob: &GroupBlob| blob.tier == 1 && DecodedGroup::decode(blob).is_ok();
         let is_fresh = |group: Group| read.stored.living(group, read.now_ms).is_some_and(is_whole);
         read.stored.prompt_hash == hash && WRITTEN.into_iter().all(is_fresh)
+    }
+
+    /// Whether what is asked for without reasoning was answered with it: that is not given up for less.
+    fn is_reasoned_already(&self, read: &Read, mode: PromptMode) -> bool {
+        let schema = &self.view.bundle().schema;
+        if mode == PromptMode::Think || !schema.modes.contains(&PromptMode::Think) {
+            return false;
+        }
+        let input = history_input(&read.history, &self.view.bundle().catalogue);
+        let prompt = self.answering(PromptMode::Think).prompt(&input);
+        self.unchanged(read, prompt_hash(&prompt.text, self.view.epoch()))
     }
 
     /// Whether the neighbour now shown asked since not to be, was erased, or nobody can say: then `cross` must be made anew.
@@ -216,10 +240,10 @@ impl Attempt<'_> {
     }
 
     /// The bundle's parts that make answers.
-    pub(super) fn answering(&self) -> Answering<'_> {
+    pub(super) fn answering(&self, mode: PromptMode) -> Answering<'_> {
         Answering {
             schema: &self.view.bundle().schema,
-            mode: self.view.bundle().schema.mode(),
+            mode,
             llm: self.models.llm.as_ref(),
             encoder: &self.models.encoder,
             codebook: &self.view.bundle().codebook,
@@ -231,11 +255,11 @@ impl Attempt<'_> {
     async fn run_models(
         &self,
         prompt: &RenderedPrompt,
-        class: u8,
+        (class, mode): (u8, PromptMode),
         until: Instant,
     ) -> Result<ModelOutputs, RefreshError> {
         let priority = if class == CLASS_SYNC { Priority::Synchronous } else { Priority::Background };
-        let answering = self.answering();
+        let answering = self.answering(mode);
         let generate =
             async { Ok(answering.generate(std::slice::from_ref(&prompt.text), priority, Some(until)).await?) };
         let generations = self.timed("llm", generate).await?;
@@ -249,7 +273,7 @@ impl Attempt<'_> {
 
     /// Vector and sparse IDs of a text.
     pub(super) async fn embed(&self, text: String) -> Result<(Vec<f32>, Vec<u32>), RefreshError> {
-        let answering = self.answering();
+        let answering = self.answering(self.view.bundle().schema.mode());
         let mut embedded = self.timed("encode", async { Ok(answering.embed(vec![text]).await?) }).await?;
         let Embedded { vector, codes } = embedded.pop().ok_or_else(|| RefreshError::Task("no vector".to_string()))?;
         let sparse_ids = self.view.bundle().codebook.sparse_ids(&codes).map_err(AnswerError::from)?;
@@ -278,14 +302,14 @@ impl Attempt<'_> {
         Ok(chosen)
     }
 
-    fn count_answer(&self, made: &ModelOutputs) {
+    fn count_answer(&self, made: &ModelOutputs, mode: PromptMode) {
         let format = if made.parsed.format_ok { "ok" } else { "broken" };
         let grounded = match made.grounding {
             Grounding::Item { .. } => "item",
             Grounding::Category(_) => "category",
             Grounding::None => "none",
         };
-        self.shared.metrics.answers.with_label_values(&[format, grounded]).inc();
+        self.shared.metrics.answers.with_label_values(&[mode.name(), format, grounded]).inc();
     }
 
     pub(super) async fn timed<T>(
@@ -301,6 +325,16 @@ impl Attempt<'_> {
 
     fn observe(&self, stage: &str, started: Instant) {
         self.shared.metrics.stage_duration.with_label_values(&[stage]).observe(started.elapsed().as_secs_f64());
+    }
+}
+
+/// What the settings say of a class.
+fn mode_of_class(modes: &RefreshModes, class: u8) -> RefreshMode {
+    match class {
+        CLASS_SYNC => modes.sync,
+        CLASS_URGENT => modes.urgent,
+        CLASS_THRESHOLD => modes.threshold,
+        _ => modes.routine,
     }
 }
 

@@ -108,7 +108,7 @@ metrics_table! {
     budget_left: GaugeVec ["window"] "taiji_refresh_budget_left_tokens" "LLM tokens left for refreshes by window: second, day; below 0 is a debt. Absent without a limit.";
     budget_held: Counter [] "taiji_refresh_budget_held_seconds_total" "Time in which users were due and the worker had room, but the token budget let none begin.";
     erasures: IntCounterVec ["result"] "taiji_erasures_total" "Erasures of users by state: noted, finished; idle: begun for store.user_idle_ttl_ms.";
-    answers: IntCounterVec ["format", "grounded"] "taiji_answers_total" "LLM answers by format (ok, broken) and grounding (item, category, none).";
+    answers: IntCounterVec ["mode", "format", "grounded"] "taiji_answers_total" "LLM answers by mode (think, no_think), format (ok, broken) and grounding (item, category, none).";
     llm_tokens: IntCounterVec ["kind"] "taiji_llm_tokens_total" "LLM tokens: prompt (read), cached (out of the prefix cache), generated.";
     llm_queue: IntGauge [] "taiji_llm_queue_requests" "Requests waiting for the LLM.";
     llm_queue_tokens: IntGauge [] "taiji_llm_queue_tokens" "Tokens, prompts and answers, that the waiting requests may take.";

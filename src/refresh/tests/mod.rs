@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod fast;
+mod modes;
 mod neighbours;
 mod replicas;
 mod swap;
