@@ -5,7 +5,7 @@
 
 use super::Group;
 use serde::{Deserialize, Serialize};
-use taiji::prompt::{ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, answer_text, completion};
+use taiji::prompt::{PromptMode, THINK_CLOSE, answer_text, completion};
 
 /// What a model is taught to write behind a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -30,13 +30,19 @@ pub enum Form {
 
 impl Form {
     /// Whether the model writes a reason itself.
-    pub fn thinks(self) -> bool {
-        !matches!(self, Form::Answer | Form::Title)
+    pub fn mode(self) -> PromptMode {
+        match self {
+            Form::Answer | Form::Title => PromptMode::NoThink,
+            _ => PromptMode::Think,
+        }
     }
 
-    /// The prompt that a model of this form goes on from.
+    /// The prompt that a model of this form goes on from, of one rendered in the mode `think`.
     pub fn prompt(self, rendered: &str) -> String {
-        if self.thinks() { rendered.to_string() } else { format!("{rendered}{THINK_CLOSE}") }
+        match self.mode() {
+            PromptMode::Think => rendered.to_string(),
+            PromptMode::NoThink => format!("{rendered}{THINK_CLOSE}"),
+        }
     }
 
     /// What it is to write. `stranger`: a reason of somebody else.
@@ -44,15 +50,15 @@ impl Form {
         let whole = answer_text(&group.categories, &group.title, max_title_chars);
         let title = answer_text(&[], &group.title, max_title_chars);
         let (evidence, conclusion) = parts(reason);
-        match self {
-            Form::Reasoned => completion(reason, &whole),
-            Form::ReasonedTitle => completion(reason, &title),
-            Form::Conclusion => completion(conclusion, &whole),
-            Form::Evidence => completion(evidence, &whole),
-            Form::Shuffled => completion(format!("{} {conclusion}", parts(stranger).0).trim(), &whole),
-            Form::Answer => format!("{ANSWER_OPEN}{whole}{ANSWER_CLOSE}"),
-            Form::Title => format!("{ANSWER_OPEN}{title}{ANSWER_CLOSE}"),
-        }
+        let foreign = format!("{} {conclusion}", parts(stranger).0);
+        let (written, answer) = match self {
+            Form::Reasoned | Form::Answer => (reason, &whole),
+            Form::ReasonedTitle | Form::Title => (reason, &title),
+            Form::Conclusion => (conclusion, &whole),
+            Form::Evidence => (evidence, &whole),
+            Form::Shuffled => (foreign.trim(), &whole),
+        };
+        completion(written, answer, self.mode())
     }
 }
 
@@ -101,8 +107,10 @@ mod tests {
             (Form::Answer.prompt("p<think>"), Form::Shuffled.prompt("p<think>")),
             ("p<think></think>".into(), "p<think>".into())
         );
-        for form in [Form::Reasoned, Form::Conclusion, Form::Evidence, Form::Shuffled, Form::ReasonedTitle] {
-            assert!(parse(&made(form)).format_ok);
+        for form in
+            [Form::Reasoned, Form::Conclusion, Form::Evidence, Form::Shuffled, Form::ReasonedTitle, Form::Answer]
+        {
+            assert!(parse(&made(form), form.mode()).format_ok);
         }
         assert_eq!(parts("One thing."), ("", "One thing."));
     }

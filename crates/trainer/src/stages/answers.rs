@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use taiji::llm::{GENERATION_FILE, GenerateRequest, LlmEngine, LlmOptions, OnnxLlm, Sampling};
-use taiji::prompt::{ANSWER_CLOSE, PromptSchema, THINK_CLOSE, render, split_answer};
+use taiji::prompt::{ANSWER_CLOSE, PromptMode, PromptSchema, parse, render, split_answer};
 use taiji_export::{ExportOptions, export};
 
 /// Prompts of one call of the engine, and rows of its pool.
@@ -134,7 +134,7 @@ impl Judged<'_> {
         let llm = OnnxLlm::load(&graphs, options)?;
         let count = |text: &str| llm.tokenize(text).map(|ids| ids.len()).unwrap_or(0);
         let request = |case: &TestCase| {
-            let prompt = self.form.prompt(&render(&self.schema, &case.prompt, &count).text);
+            let prompt = self.form.prompt(&render(&self.schema, &case.prompt, PromptMode::Think, &count).text);
             GenerateRequest { sampling: Some(Sampling::GREEDY), ..GenerateRequest::new(prompt, most) }
         };
         let requests: Vec<GenerateRequest> = self.cases.iter().map(request).collect();
@@ -153,9 +153,8 @@ impl Judged<'_> {
 
     /// What of a text is right. Evidence is judged where the purchase's causes are known.
     fn hits(&self, case: &TestCase, text: &str) -> Vec<(&'static str, bool)> {
-        // A model that does not think answers at once: its format is that of the answer.
-        let whole = if self.form.thinks() { text.to_string() } else { format!("none{THINK_CLOSE}{text}") };
-        let compared = GenerationCase::new(&whole, case.target.as_ref(), self.schema.max_title_chars);
+        let parsed = parse(text, self.form.mode());
+        let compared = GenerationCase::new(parsed, case.target.as_ref(), self.schema.max_title_chars);
         let right = compared.hits();
         let mut hits = vec![("format", right.format), ("title", right.title)];
         let levels = ["l1", "l2", "l3"].into_iter().zip(right.levels);

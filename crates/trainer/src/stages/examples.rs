@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::Arc;
-use taiji::prompt::{PromptMode, PromptSchema, render};
+use taiji::prompt::{PromptMode, PromptSchema, THINK_CLOSE, render};
 
 /// Texts the tokenizer is trained on, at most.
 const TOKENIZER_TEXTS: usize = 8_000;
@@ -128,8 +128,8 @@ impl Stage for Examples {
         };
         let train: Vec<SftExample> = sources.train.iter().map(rendered).collect();
         let validation: Vec<SftExample> = sources.validation.iter().map(rendered).collect();
-        write_origins(&folder.join("train.sources.jsonl"), &sources.train, &train)?;
-        write_origins(&folder.join("validation.sources.jsonl"), &sources.validation, &validation)?;
+        self.write_origins(&folder.join("train.sources.jsonl"), &sources.train, &train)?;
+        self.write_origins(&folder.join("validation.sources.jsonl"), &sources.validation, &validation)?;
         inputs.progress().say(&format!("{} for training, {} for validation", train.len(), validation.len()));
         write_jsonl(&folder.join("train.jsonl"), train.iter().map(Line::new))?;
         write_jsonl(&folder.join("validation.jsonl"), validation.iter().map(Line::new))?;
@@ -202,6 +202,22 @@ impl Examples {
         Ok(TextTokenizer::train(texts.iter().map(String::as_str), vocab, &[])?)
     }
 
+    /// What reasons are written for: the examples before their wording, once each, with the prompts as they were rendered, up to where
+    /// the reasoning begins.
+    fn write_origins(&self, path: &Path, sources: &[Worded], examples: &[SftExample]) -> Result<(), StageError> {
+        let first = self.settings.prompt.mode();
+        let origin = |(Worded { source, .. }, example): (&Worded, &SftExample)| Origin {
+            user_id: source.user_id.clone(),
+            prompt: example.prompt.strip_suffix(THINK_CLOSE).unwrap_or(&example.prompt).to_string(),
+            categories: source.target.categories.clone(),
+            title: source.target.title.clone(),
+            reasons: source.reasons.clone(),
+        };
+        let of_first = sources.iter().zip(examples).filter(|(worded, _)| worded.mode == first);
+        write_jsonl(path, of_first.map(origin))?;
+        Ok(())
+    }
+
     /// All items, then answers with their reasons, evenly over the examples.
     fn codebook_texts(&self, dataset: &Dataset, train: &[SftExample]) -> Vec<String> {
         let chars = self.settings.prompt.max_title_chars;
@@ -227,19 +243,6 @@ impl Line {
     fn new(example: &SftExample) -> Line {
         Line { prompt: example.prompt.clone(), completion: example.completion.clone() }
     }
-}
-
-/// What reasons are written for: the examples before their wording, with the prompts as they were rendered.
-fn write_origins(path: &Path, sources: &[(SftSource, String)], examples: &[SftExample]) -> Result<(), StageError> {
-    let origin = |((source, _), example): (&(SftSource, String), &SftExample)| Origin {
-        user_id: source.user_id.clone(),
-        prompt: example.prompt.clone(),
-        categories: source.target.categories.clone(),
-        title: source.target.title.clone(),
-        reasons: source.reasons.clone(),
-    };
-    write_jsonl(path, sources.iter().zip(examples).map(origin))?;
-    Ok(())
 }
 
 /// The examples of a folder before their wording: `train` or `validation`.
