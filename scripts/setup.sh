@@ -26,9 +26,19 @@ need pkg-config command -v pkg-config
 need libopenblas-dev bash -c 'ls /usr/lib/*/libopenblas.so /usr/lib64/libopenblas.so /usr/lib/libopenblas.so 2>/dev/null | grep -q .'
 need libssl-dev test -f /usr/include/openssl/ssl.h
 need zlib1g-dev test -f /usr/include/zlib.h
+# ONNX Runtime and the encoder come from a package index. Where none is set, pip knows one; the files are those that pip reads.
+index_is_set() {
+  [ -n "${TAIJI_INDEX_URL:-}${PIP_INDEX_URL:-}" ] && return
+  [ "${PIP_CONFIG_FILE:-}" = /dev/null ] && return 1
+  local home=${HOME:-/nonexistent}
+  grep -Eqs '^[[:space:]]*index-url[[:space:]]*[=:]' "${PIP_CONFIG_FILE:-/dev/null}" "${VIRTUAL_ENV:-/nonexistent}/pip.conf" \
+    "${XDG_CONFIG_HOME:-$home/.config}/pip/pip.conf" "$home/.pip/pip.conf" /etc/pip.conf /etc/xdg/pip/pip.conf
+}
+if [ "${1:-}" = tests ] || ! index_is_set; then
+  need python3-pip python3 -m pip --version
+fi
 if [ "${1:-}" = tests ]; then
   need python3 command -v python3
-  need python3-pip python3 -m pip --version
   need redis-server command -v redis-server
   need openssl command -v openssl
   need openjdk-17-jre-headless command -v java

@@ -223,7 +223,7 @@ fn published(package: &'static str, sha256: &str, fetch: impl Fn(&Path)) -> Publ
 }
 
 /// Every command of this machine's path, but for Python and pip.
-fn path_without_python(folder: &Path) {
+fn path_without(left_out: &[&str], folder: &Path) {
     std::fs::create_dir(folder).expect("folder");
     let path = std::env::var_os("PATH").expect("PATH");
     for directory in std::env::split_paths(&path) {
@@ -231,11 +231,43 @@ fn path_without_python(folder: &Path) {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let text = name.to_string_lossy();
-            if !text.starts_with("python") && !text.starts_with("pip") {
+            if !left_out.iter().any(|name| text.starts_with(name)) {
                 // The first of a name counts, as in a path.
                 let _ = symlink(entry.path(), folder.join(&name));
             }
         }
+    }
+}
+
+/// Else the build would end with an index that nobody set and a pip that is not there.
+#[test]
+fn where_no_index_is_set_setup_asks_for_pip() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let path = folder.path().join("path");
+    path_without(&["python", "pip", "apt-get"], &path);
+    let set_up = |index: Option<&str>, pip_conf: &str| {
+        let home = folder.path().join(format!("home{}", pip_conf.len()));
+        std::fs::create_dir_all(home.join(".config/pip")).expect("home");
+        std::fs::write(home.join(".config/pip/pip.conf"), pip_conf).expect("pip.conf");
+        let mut setup = command("bash", &[&in_repository("scripts/setup.sh").display().to_string()]);
+        setup.env("PATH", &path).env("HOME", &home).env_remove("XDG_CONFIG_HOME").env_remove("VIRTUAL_ENV");
+        setup.env_remove("PIP_CONFIG_FILE").env_remove("TAIJI_INDEX_URL").env_remove("PIP_INDEX_URL");
+        setup.envs(index.map(|url| ("PIP_INDEX_URL", url)));
+        run(setup)
+    };
+    let asks = |told: &Ended| told.stderr.contains("python3-pip");
+    let is_set_here = std::fs::read_to_string("/etc/pip.conf").is_ok_and(|text| text.contains("index-url"));
+    let none = set_up(None, "[global]\n# index-url = https://example.org\n");
+    assert_eq!(
+        (asks(&none), none.code),
+        if is_set_here { (false, Some(0)) } else { (true, Some(69)) },
+        "{}",
+        none.stderr
+    );
+    for told in
+        [set_up(Some("https://example.org/simple"), ""), set_up(None, "[global]\nindex-url = https://example.org\n")]
+    {
+        assert_eq!((asks(&told), told.code), (false, Some(0)), "{}", told.stderr);
     }
 }
 
@@ -270,7 +302,7 @@ fn audit_17_make_build_and_run_need_no_python() {
         .expect("bash");
     assert!(copied.success());
     let (path, home) = (folder.path().join("path"), folder.path().join("home"));
-    path_without_python(&path);
+    path_without(&["python", "pip"], &path);
     std::fs::create_dir(&home).expect("home");
     let binaries = Path::new(&*TAIJI).parent().expect("folder").display().to_string();
     let (listen, admin) = (free_address(), free_address());
