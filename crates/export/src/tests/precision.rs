@@ -28,7 +28,7 @@ fn exported_as(checkpoint: &Path, options: &ExportOptions) -> (TempDir, ExportRe
 }
 
 /// Logits of every prompt and answer of a fixture, the answers being fed whatever the graph would choose.
-fn all_logits<T: PrimitiveTensorElementType + Copy + Debug + 'static>(
+pub(super) fn all_logits<T: PrimitiveTensorElementType + Copy + Debug + 'static>(
     folder: &TempDir,
     reference: &Reference,
     garbage: T,
@@ -186,7 +186,7 @@ fn zero_points_follow_weights_that_do_not_lie_around_zero() {
         };
         let (without, given, fast) = (of(false, 1), of(true, 1), of(true, 4));
         println!("{name}: squared error {without} without zero points, {given} with them, {fast} in 8 bits");
-        assert!(given < without / 2.0 && fast < without, "{given} {fast} {without}");
+        assert!(given < 0.7 * without && fast < 0.7 * without, "{given} {fast} {without}");
     }
 }
 

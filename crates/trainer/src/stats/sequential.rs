@@ -55,8 +55,10 @@ const FARTHEST: f64 = 8.0;
 /// The bounds of looks at rising fractions of the data, the last of them 1; `alpha` is two-sided.
 pub fn looks(spending: Spending, alpha: f64, fractions: &[f64]) -> Result<Vec<Look>, StatsError> {
     proper_share("alpha", alpha)?;
-    let rising = fractions.windows(2).all(|pair| pair[1] - pair[0] >= LEAST_STEP);
-    let within = fractions.first().is_some_and(|first| *first >= LEAST_STEP) && fractions.last() == Some(&1.0);
+    // 0.11 - 0.1 is a little less than 0.01.
+    let least = LEAST_STEP - 1e-9;
+    let rising = fractions.windows(2).all(|pair| pair[1] - pair[0] >= least);
+    let within = fractions.first().is_some_and(|first| *first >= least) && fractions.last() == Some(&1.0);
     if !rising || !within {
         return Err(StatsError::Looks { fractions: fractions.to_vec(), least: LEAST_STEP });
     }

@@ -71,6 +71,13 @@ proptest! {
 }
 
 #[test]
+fn looks_a_hundredth_apart_are_taken_whatever_their_difference_is_in_binary() {
+    assert!(0.11 - 0.1 < 0.01);
+    assert!(looks(Spending::Pocock, 0.05, &[0.1, 0.11, 1.0]).is_ok());
+    assert!(looks(Spending::Pocock, 0.05, &[0.1, 0.105, 1.0]).is_err());
+}
+
+#[test]
 fn what_has_no_answer_is_refused_by_name() {
     let refused = |result: Result<Interval, StatsError>, part: &str| {
         let message = result.unwrap_err().to_string();
