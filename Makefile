@@ -64,7 +64,7 @@ orft: build ## the experiment on reasons and their filters: arms × seeds, six h
 real: build setup-tests ## train on instruments-mm, serve, feed 1,000 real histories, print the figures (needs TAIJI_DATA_DIR)
 	@python3 scripts/real.py
 
-gradient-check: build ## loss and every gradient of SmolLM2 beside transformers in f64 (needs TAIJI_SMOLLM2_GGUF, 2 GB of packages)
+gradient-check: build ## loss and every gradient of SmolLM2 beside transformers in f64 (needs TAIJI_SMOLLM2_GGUF, 6 GB of packages)
 	@bash scripts/gradient_check.sh
 
 bench-sft: build ## SFT steps beside PyTorch eager on the same models and batches, one thread each (TAIJI_SMOLLM2_GGUF: SmolLM2 with LoRA, too)
@@ -104,7 +104,7 @@ bench-store: setup-tests ## three layouts of a history on a Redis of its own: me
 	TAIJI_BENCH_STORE=1 cargo test --release --locked --workspace --lib -- --nocapture layouts_compared
 
 bench-llm: build setup-tests ## our LLM engine beside onnxruntime-genai and torch (an hour of an idle machine, 6 GB of packages; BENCH_PAIRS, ONLY=sections)
-	@bash scripts/bench_llm/venv.sh
+	@bash scripts/venv.sh .cache/bench-venv scripts/bench_llm/requirements.txt
 	@.cache/bench-venv/bin/python scripts/bench_llm/run.py $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 bench-gpu: build setup-tests ## the LLM engine on an NVIDIA GPU with a 7B-shaped model (exit code 69 where there is none)

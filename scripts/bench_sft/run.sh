@@ -3,14 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 venv=.cache/bench-sft-venv
-wanted=scripts/bench_sft/requirements.txt
-if ! cmp -s "$wanted" "$venv/installed.txt"; then
-  echo "bench-sft: installing torch, transformers and peft into $venv (about 2 GB)" >&2
-  rm -rf "$venv"
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$wanted"
-  cp "$wanted" "$venv/installed.txt"
-fi
+bash scripts/venv.sh "$venv" scripts/bench_sft/requirements.txt
 worker=$(cargo bench --locked -p taiji-trainer --bench sft_worker --no-run --message-format json |
   python3 -c 'import json, sys; print([found["executable"] for found in map(json.loads, sys.stdin) if found.get("target", {}).get("name") == "sft_worker"][-1])')
 checkpoint=

@@ -36,7 +36,7 @@ pub struct Ledger {
     /// Offset of the first record of this assignment: where consumption began.
     began: Option<i64>,
     /// Offset after the last record released in this assignment; never falls.
-    release: Option<i64>,
+    released: Option<i64>,
     /// A rewind's seek is not done: what is delivered comes from before it.
     seeking: Option<i64>,
     /// Nothing is begun any more.
@@ -62,7 +62,7 @@ impl Ledger {
             unfinished: 0,
             started: 0,
             began: None,
-            release: None,
+            released: None,
             seeking: None,
             revoking: false,
         }
@@ -133,16 +133,16 @@ impl Ledger {
     }
 
     fn let_go_finished_by(&mut self, limit: Millis) -> Option<i64> {
-        let before = self.release;
+        let before = self.released;
         while let Some(entry) = self.entries.front()
             && entry.finished.is_some_and(|finished| finished <= limit)
         {
             // A log that was cut may deliver lower offsets again: what was released stays released.
-            self.release = self.release.max(Some(entry.offset + 1));
+            self.released = self.released.max(Some(entry.offset + 1));
             self.entries.pop_front();
             self.head += 1;
         }
-        if self.release == before { None } else { self.release }
+        if self.released == before { None } else { self.released }
     }
 
     /// The store may have lost its tail: forgets everything that was not released and begins a new generation. Returns the
@@ -151,7 +151,7 @@ impl Ledger {
         self.generation = generation;
         self.entries.clear();
         (self.unfinished, self.started) = (0, 0);
-        self.seeking = self.release.or(self.began);
+        self.seeking = self.released.or(self.began);
         self.seeking
     }
 

@@ -4,6 +4,7 @@
 //! pairs (validation), as in ORFT; it belongs to one scorer and one teacher. Caller: the stage `filter`.
 
 use super::{Group, Scores};
+use crate::stats::quantile;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -67,9 +68,7 @@ pub struct Chosen {
 /// The value below which a share of the values lies, between neighbours by weight; `None` without any.
 pub fn percentile(mut values: Vec<f64>, share: f64) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    let place = share.clamp(0.0, 1.0) * values.len().checked_sub(1)? as f64;
-    let (low, high) = (values[place.floor() as usize], values[place.ceil() as usize]);
-    Some(low + (high - low) * place.fract())
+    (!values.is_empty()).then(|| quantile(&values, share.clamp(0.0, 1.0)))
 }
 
 /// The threshold of a method that has one: a percentile of what the first `most` pairs of a validation subset cost.

@@ -104,3 +104,8 @@ pub enum Reason {
     /// Nothing before points there.
     New,
 }
+
+/// Whether it is known what decided: the first reason is the cause.
+pub fn has_cause(reasons: &[Reason]) -> bool {
+    matches!(reasons.first(), Some(Reason::Decides { .. }))
+}

@@ -8,7 +8,7 @@ use super::settings::{Context, KeyError, read, value};
 use super::source::dataset;
 use crate::data::{DEFAULT_TARGET, Dataset, TestCase, test_cases};
 use crate::evaluate::{GenerationCase, Hits, LookFigures};
-use crate::reason::{Form, Reason, check};
+use crate::reason::{Form, check, has_cause};
 use crate::sft::tokenizer::END_OF_TEXT;
 use crate::sft::training::kept_folder;
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError, read_json, write_json};
@@ -161,7 +161,7 @@ impl Judged<'_> {
         hits.extend(levels.map(|(name, hit)| (name, hit.unwrap_or(false))));
         let latent = self.dataset.users[case.user].latent.as_ref();
         let reasons = latent.and_then(|latent| latent.next_purchase.as_ref()).map(|next| next.reasons.as_slice());
-        let known = reasons.filter(|reasons| matches!(reasons.first(), Some(Reason::Decides { .. })));
+        let known = reasons.filter(|reasons| has_cause(reasons));
         if let Some(reasons) = known {
             let (path, _) = split_answer(&compared.written.answer);
             let checked = check(&compared.written.reasoning, &path, reasons);

@@ -2,7 +2,7 @@
 
 use super::examples::{Line, read_lines};
 use super::score::{SCORES_FILE, read_groups, read_planted};
-use super::settings::{Context, KeyError, read, value};
+use super::settings::{Context, KeyError, check_share, read, value};
 use crate::data::write_jsonl;
 use crate::reason::choose::{Chosen, Method, Pair, choose, draw, threshold};
 use crate::reason::{Form, Group, Planted, Scores};
@@ -62,9 +62,7 @@ struct Filter {
 
 pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
     let settings: Settings = read(table)?;
-    if !(0.0..=1.0).contains(&settings.percentile) {
-        return Err(KeyError::new("percentile", format!("must be from 0 to 1, got {}", settings.percentile)));
-    }
+    check_share("percentile", settings.percentile)?;
     let value = value(&settings)?;
     Ok(Arc::new(Filter { settings, value }))
 }

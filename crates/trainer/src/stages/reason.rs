@@ -1,10 +1,10 @@
 //! `reason`: a teacher that is told what was bought next writes why (RUPR).
 
 use super::examples::read_origins;
-use super::settings::{Context, KeyError, read, value};
+use super::settings::{Context, KeyError, check_share, read, value};
 use crate::data::write_jsonl;
 use crate::reason::endpoint::{Endpoint, INDIFFERENT};
-use crate::reason::{Group, Lesson, Origin, Planted, Reason, Refusals, RuleTeacher, derived_lesson, sift};
+use crate::reason::{Group, Lesson, Origin, Planted, Refusals, RuleTeacher, derived_lesson, has_cause, sift};
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError, write_json};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -76,16 +76,11 @@ impl Teacher {
 
     fn check(&self) -> Result<(), KeyError> {
         match self {
-            Teacher::Rule(RuleTeacher { wrong, .. }) | Teacher::Derived { wrong } => share("teacher.wrong", *wrong),
+            Teacher::Rule(RuleTeacher { wrong, .. }) | Teacher::Derived { wrong } => {
+                check_share("teacher.wrong", *wrong)
+            }
             Teacher::Openai(endpoint) => endpoint.check().map_err(|(key, message)| KeyError::new(key, message)),
         }
-    }
-}
-
-fn share(key: &str, share: f64) -> Result<(), KeyError> {
-    match (0.0..=1.0).contains(&share) {
-        true => Ok(()),
-        false => Err(KeyError::new(key, format!("must be from 0 to 1, got {share}"))),
     }
 }
 
@@ -97,7 +92,7 @@ struct Reasons {
 pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
     let settings: Settings = read(table)?;
     settings.teacher.check()?;
-    share("same", settings.same)?;
+    check_share("same", settings.same)?;
     if settings.k == 0 {
         return Err(KeyError::new("k", "must be positive"));
     }
@@ -179,8 +174,7 @@ impl Reasons {
 
     /// Purchases of the world that have no cause (what everybody owns at the beginning) get no reason.
     fn by_rule(&self, origins: &[Origin], stream: u64, teacher: &RuleTeacher) -> Result<Vec<Written>, StageError> {
-        let caused = |origin: &Origin| matches!(origin.reasons.first(), Some(Reason::Decides { .. }));
-        if !origins.is_empty() && !origins.iter().any(caused) {
+        if !origins.is_empty() && !origins.iter().any(|origin| has_cause(&origin.reasons)) {
             let message = "the purchases of these data have no known causes: give derived".to_string();
             return Err(StageError::Setting { key: "teacher.kind", message });
         }
@@ -193,8 +187,7 @@ impl Reasons {
     }
 
     fn derived(&self, origins: &[Origin], stream: u64, wrong: f64) -> Result<Vec<Written>, StageError> {
-        let caused = |origin: &Origin| matches!(origin.reasons.first(), Some(Reason::Decides { .. }));
-        if origins.iter().any(caused) {
+        if origins.iter().any(|origin| has_cause(&origin.reasons)) {
             let message = "the purchases of these data have causes: give rule".to_string();
             return Err(StageError::Setting { key: "teacher.kind", message });
         }

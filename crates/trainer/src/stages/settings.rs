@@ -55,6 +55,14 @@ pub fn take<T: DeserializeOwned>(table: &mut toml::Table, key: &str) -> Result<O
     value.try_into().map(Some).map_err(|error| KeyError::new(key, error.to_string().trim_end()))
 }
 
+/// Refuses what is no share.
+pub fn check_share(key: &str, share: f64) -> Result<(), KeyError> {
+    match (0.0..=1.0).contains(&share) {
+        true => Ok(()),
+        false => Err(KeyError::new(key, format!("must be from 0 to 1, got {share}"))),
+    }
+}
+
 /// The form that goes into the hash.
 pub fn value(settings: &impl Serialize) -> Result<Value, KeyError> {
     serde_json::to_value(settings).map_err(KeyError::other)

@@ -121,8 +121,8 @@ pub fn ratio_of_means(
     percentile_interval(numerator.mean() / denominator.mean(), draws, level)
 }
 
-/// Linear between the neighbouring values, as NumPy's default.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
+/// The value below which a share of the sorted values lies, linear between neighbours, as NumPy's default. There must be one value.
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let place = share * (sorted.len() - 1) as f64;
     let (below, part) = (place.floor() as usize, place.fract());
     let above = sorted[(below + 1).min(sorted.len() - 1)];

@@ -19,6 +19,7 @@ mod sequential;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use bootstrap::quantile;
 pub use bootstrap::{Resampling, Weights, bootstrap, percentile_interval, ratio_of_means, resampled_means};
 pub use decide::{NonInferiority, holm, non_inferiority};
 pub use declaration::{Aim, Contrast, Experiment, StopRule, Verdict};
