@@ -1,13 +1,14 @@
 //! The trainer: makes everything the service loads. Called by `taiji-trainer` only.
 //!
 //! `synth`/`data` (events, items) → `sft` (tokenizer, decoder) → `taiji_export` (ONNX) → `codebook` (PQ) → `index` (users) →
-//! `evaluate`, `judge` → a bundle. `stages` has each as a stage, `recipe` chains them.
+//! `evaluate`, `judge` → a bundle. Beside it `semantic_ids` (items as codes) → `generative` (a decoder that writes the next item's). `stages` has each as a stage, `recipe` chains them.
 
 pub mod codebook;
 pub mod data;
 mod draw;
 pub mod evaluate;
 pub mod fit;
+pub mod generative;
 pub mod index;
 pub mod judge;
 pub mod model;
@@ -18,6 +19,7 @@ pub mod progress;
 pub mod reason;
 pub mod recipe;
 pub mod report;
+pub mod semantic_ids;
 pub mod sft;
 pub mod stage;
 pub mod stages;

@@ -2,7 +2,7 @@
 //!
 //! In: a folder with `items.jsonl`, `events.jsonl` and, where there is one, `users.jsonl` (each may be `.gz`), made by
 //! `synth`, by [`import_amazon`], or by a user's own export. Out: [`Dataset`], [`SftSource`].
-//! Callers: `sft` (examples), `index` (histories), `evaluate`, `stages`.
+//! Callers: `sft` (examples), `index` (histories), `evaluate`, `semantic_ids`, `generative`, `stages`.
 
 mod dataset;
 pub mod examples;
@@ -18,9 +18,11 @@ mod write;
 pub use dataset::{Behaviour, Cut, Dataset, ProfileValue, UserRow};
 pub use examples::{ExampleSettings, SftSource, build_examples};
 pub use import_amazon::{ImportSummary, import_amazon};
+pub(crate) use read::open as open_text;
 pub use read::{read_events, read_items, read_users};
 pub use record::{Interest, Latent, NextPurchase, UserRecord};
 pub use rejected::RejectedRow;
+pub(crate) use targets::targets_of;
 pub use targets::{DEFAULT_TARGET, Holdout, Split};
 pub use test_cases::{Protocol, TestCase, TestSet, test_cases};
 pub use write::write_jsonl;
@@ -88,12 +90,16 @@ pub enum DataError {
 }
 
 impl DataError {
-    fn io(path: &Path) -> impl FnOnce(std::io::Error) -> DataError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> DataError {
         let path = path.display().to_string();
         move |source| DataError::Io { path, source }
     }
 
-    fn line(path: &Path, line: usize, message: impl Into<String>) -> DataError {
+    pub(crate) fn line(path: &Path, line: usize, message: impl Into<String>) -> DataError {
         DataError::Line { path: path.display().to_string(), line, message: message.into() }
+    }
+
+    pub(crate) fn unreadable(path: &Path, line: usize, source: std::io::Error) -> DataError {
+        DataError::Unreadable { path: path.display().to_string(), line, source }
     }
 }

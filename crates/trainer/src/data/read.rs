@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use taiji::event::{ActionTable, Event, EventDecoder, Item, MAX_FUTURE_MS};
 
 /// Opens a text file; gzip is recognised by its first two bytes, not by its name.
-pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>, DataError> {
+pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead>, DataError> {
     let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(DataError::io(path))?);
     let head = file.fill_buf().map_err(DataError::io(path))?;
     let zipped = head.starts_with(&[0x1f, 0x8b]);
@@ -82,7 +82,7 @@ pub(super) struct JsonLines {
 }
 
 impl JsonLines {
-    pub(super) fn open(path: &Path) -> Result<Self, DataError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
         Ok(JsonLines { path: path.to_path_buf(), reader: open(path)?, line: 0 })
     }
 }
@@ -102,8 +102,7 @@ impl Iterator for JsonLines {
                 Err(source) => {
                     // A reader that failed once (broken gzip) would fail for ever: end after telling.
                     self.reader = Box::new(std::io::empty());
-                    let path = self.path.display().to_string();
-                    return Some(Err(DataError::Unreadable { path, line: self.line, source }));
+                    return Some(Err(DataError::unreadable(&self.path, self.line, source)));
                 }
             }
         }

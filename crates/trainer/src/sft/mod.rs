@@ -20,6 +20,7 @@ pub mod packing;
 pub mod samples;
 pub mod settings;
 mod start;
+pub(crate) mod step;
 pub mod tokenizer;
 pub mod training;
 

@@ -1,4 +1,4 @@
-//! Texts → token sequences → batches of a token budget. Called by `training`.
+//! Texts → token sequences → batches of a token budget. Called by `training` and `generative`.
 //!
 //! Batches hold whole sequences laid end to end: there is no padding, so lengths need no bucketing and the order can be a
 //! plain shuffle.
@@ -7,6 +7,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::tokenizer::TextTokenizer;
 use super::{SftError, SftExample};
@@ -116,4 +117,15 @@ pub fn assemble(examples: &[TokenExample], chosen: &[usize], prompt_weight: f32)
         })
         .collect();
     TrainBatch { input, targets, weights }
+}
+
+/// Adds examples to a hash.
+pub(crate) fn hash_examples<'a>(hash: &mut Sha256, examples: impl IntoIterator<Item = &'a TokenExample>) {
+    for example in examples {
+        hash.update((example.tokens.len() as u64).to_le_bytes());
+        hash.update((example.prompt_len as u64).to_le_bytes());
+        for token in &example.tokens {
+            hash.update(token.to_le_bytes());
+        }
+    }
 }

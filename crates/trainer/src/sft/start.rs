@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::packing::TokenExample;
+use super::packing::{TokenExample, hash_examples};
 use super::tokenizer::TextTokenizer;
 use super::{SftError, SftSettings};
 use crate::fit::GroupSettings;
@@ -78,13 +78,7 @@ pub(super) fn run_id(
     let mut hash = Sha256::new();
     hash.update(text.as_bytes());
     hash.update((vocab as u64).to_le_bytes());
-    for example in examples.iter().chain(validation) {
-        hash.update((example.tokens.len() as u64).to_le_bytes());
-        hash.update((example.prompt_len as u64).to_le_bytes());
-        for token in &example.tokens {
-            hash.update(token.to_le_bytes());
-        }
-    }
+    hash_examples(&mut hash, examples.iter().chain(validation));
     if settings.checkpoint.is_some() {
         for parameter in decoder.parameters() {
             hash.update(parameter.name.as_bytes());

@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::packing::{BatchSize, TokenExample, assemble, fill, plan_epoch, tokenise};
+use super::packing::{TokenExample, assemble, plan_epoch, tokenise};
 use super::samples::{Sample, written};
 use super::tokenizer::{TOKENIZER_FILE, TextTokenizer};
-use super::{SftError, SftExample, SftSettings, start};
-use crate::fit::{self, AdamW, CurvePoint, Evaluated, Fitted, Gradients, ParameterSet, Task, TrainEvent, Validated};
-use crate::model::{Decoder, Dropout, ModelError, TrainBatch, save_checkpoint};
+use super::{SftError, SftExample, SftSettings, start, step};
+use crate::fit::{self, AdamW, CurvePoint, Evaluated, Fitted, ParameterSet, Task, TrainEvent, Validated};
+use crate::model::{Decoder, Dropout, TrainBatch, save_checkpoint};
 use crate::nn::FileError;
 use crate::nn::tensor_file::write_atomically;
-use crate::objective::CrossEntropy;
 use taiji::prompt::ANSWER_CLOSE;
 
 /// Name of the report's file.
@@ -203,18 +202,9 @@ impl Task for Texts<'_> {
     }
 
     fn evaluate(&mut self, (number, batch): &(u64, TrainBatch), set: &ParameterSet) -> Result<Evaluated, SftError> {
-        let SftSettings { dropout: rate, seed, .. } = *self.settings;
-        self.decoder.set_dropout((rate > 0.0).then_some(Dropout { rate, seed, batch: *number }));
-        let objective =
-            CrossEntropy::mean(&batch.weights).and_then(|mean| mean.smoothed(self.settings.label_smoothing));
-        let loss = self.decoder.loss(batch, &objective.map_err(ModelError::from)?)?;
-        self.decoder.set_dropout(None);
-        Ok(Evaluated {
-            gradients: Gradients::collect(set, &loss.backward()?)?,
-            loss: f64::from(loss.to_scalar::<f32>()?),
-            weight: batch.weights.iter().map(|&weight| f64::from(weight)).sum(),
-            tokens: batch.input.tokens.len() as u64,
-        })
+        let SftSettings { dropout: rate, seed, label_smoothing, .. } = *self.settings;
+        let dropout = (rate > 0.0).then_some(Dropout { rate, seed, batch: *number });
+        step::cross_entropy(&mut self.decoder, batch, dropout, label_smoothing, set)
     }
 
     fn epoch(&self, steps: u64) -> Option<f64> {
@@ -224,18 +214,7 @@ impl Task for Texts<'_> {
 
     /// Mean nll per completion token.
     fn validate(&mut self) -> Result<Option<Validated>, SftError> {
-        let (mut total, mut hits, mut count) = (0.0, 0.0, 0.0);
-        for chosen in fill(&self.validation, 0..self.validation.len(), BatchSize::of_tokens(self.settings.batch_tokens))
-        {
-            let batch = assemble(&self.validation, &chosen, 0.0);
-            let targets = batch.targets.iter().zip(&batch.weights).filter(|(_, weight)| **weight != 0.0);
-            for ((likelihood, best), (target, _)) in self.decoder.scores(&batch)?.into_iter().zip(targets) {
-                total -= likelihood;
-                hits += f64::from(u8::from(best == *target));
-                count += 1.0;
-            }
-        }
-        Ok((count > 0.0).then(|| Validated { loss: total / count, accuracy: Some(hits / count) }))
+        Ok(step::validated(&self.decoder, &self.validation, self.settings.batch_tokens)?)
     }
 
     fn stepped(&mut self, step: u64) -> Result<(), SftError> {

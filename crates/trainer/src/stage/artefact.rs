@@ -17,6 +17,10 @@ pub enum Artefact {
     Reasons,
     /// `train.jsonl`, `validation.jsonl` (surprise at the title, aligned with the reasons), `scores.json`.
     Scores,
+    /// `codes.tsv`, items with their semantic IDs; `codes.json`, its shape.
+    CodeTable,
+    /// `train.jsonl`, `validation.jsonl`, `test.jsonl`: users' items as tokens of their codes; `tokenizer.json`.
+    Sequences,
     /// A language model in Hugging Face form.
     Checkpoint,
     /// A language model as ONNX graphs.
@@ -41,6 +45,8 @@ impl Artefact {
             Artefact::Examples => "examples",
             Artefact::Reasons => "reasons",
             Artefact::Scores => "scores",
+            Artefact::CodeTable => "code table",
+            Artefact::Sequences => "sequences",
             Artefact::Checkpoint => "checkpoint",
             Artefact::Graphs => "graphs",
             Artefact::Encoder => "encoder",

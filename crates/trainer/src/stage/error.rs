@@ -30,6 +30,10 @@ pub enum StageError {
     #[error(transparent)]
     Sft(#[from] crate::sft::SftError),
     #[error(transparent)]
+    Codes(#[from] crate::semantic_ids::CodeTableError),
+    #[error(transparent)]
+    Generative(#[from] crate::generative::GenerativeError),
+    #[error(transparent)]
     Export(#[from] taiji_export::ExportError),
     #[error(transparent)]
     Codebook(#[from] crate::codebook::CodebookError),

@@ -250,7 +250,7 @@ pub fn read_origins(folder: &Path, split: &str) -> Result<Vec<Origin>, StageErro
     read_lines(&folder.join(format!("{split}.sources.jsonl")))
 }
 
-/// The tokenizer in a folder of examples or a checkpoint.
+/// The tokenizer in a folder of examples, sequences or a checkpoint.
 pub fn tokenizer(folder: &Path) -> Result<TextTokenizer, StageError> {
     Ok(TextTokenizer::load(&folder.join(TOKENIZER_FILE))?)
 }

@@ -5,17 +5,21 @@
 
 mod answers;
 mod checkpoint;
+mod code_table;
 mod codebook;
 mod encoder;
 mod examples;
 mod export;
 mod files;
 mod filter;
+mod generative;
+mod generative_judge;
 mod index;
 mod judge;
 mod publish;
 mod reason;
 mod score;
+mod sequences;
 mod served;
 mod settings;
 mod sft;
@@ -44,7 +48,7 @@ const fn kind(name: &'static str, seeded: bool, make: Make) -> Kind {
 }
 
 /// All kinds; a new one is a file here and a line in this list.
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 19] = [
     kind("synth", true, synth::make),
     kind("files", false, files::make),
     kind("checkpoint", false, checkpoint::make),
@@ -56,6 +60,10 @@ const KINDS: [Kind; 15] = [
     kind("export", false, export::make),
     kind("encoder", false, encoder::make),
     kind("codebook", true, codebook::make),
+    kind("code-table", false, code_table::make),
+    kind("sequences", false, sequences::make),
+    kind("generative", true, generative::make),
+    kind("generative-judge", false, generative_judge::make),
     kind("index", false, index::make),
     kind("judge", true, judge::make),
     kind("answers", false, answers::make),
