@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check gradient-check bench-sft chaos soak drain upgrade-check memcheck real demo demo-check world-check stats-check orft bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check gradient-check bench-sft chaos soak drain upgrade-check memcheck real generative demo demo-check world-check stats-check orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,9 @@ gradient-check: build ## loss and every gradient of SmolLM2 beside transformers 
 
 bench-sft: build ## SFT steps beside PyTorch eager on the same models and batches, one thread each (TAIJI_SMOLLM2_GGUF: SmolLM2 with LoRA, too)
 	@bash scripts/bench_sft/run.sh
+
+generative: build ## train a decoder on the semantic IDs of instruments, judge its lists on all test users (needs TAIJI_DATA_DIR)
+	@bash scripts/generative.sh
 
 bench: build setup-tests ## measure the whole way; rewrites the table in docs/benchmarks.md
 	@python3 scripts/bench.py

@@ -1,7 +1,8 @@
 //! The trainer: makes everything the service loads. Called by `taiji-trainer` only.
 //!
 //! `synth`/`data` (events, items) → `sft` (tokenizer, decoder) → `taiji_export` (ONNX) → `codebook` (PQ) → `index` (users) →
-//! `evaluate`, `judge` → a bundle. Beside it `semantic_ids` (items as codes) → `generative` (a decoder that writes the next item's). `stages` has each as a stage, `recipe` chains them.
+//! `evaluate`, `judge` → a bundle. Beside it `semantic_ids` (items as codes) → `generative` (a decoder that writes the next item's).
+//! `stages` has each as a stage, `recipe` chains them.
 
 pub mod codebook;
 pub mod data;
