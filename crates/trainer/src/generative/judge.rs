@@ -16,7 +16,7 @@ pub struct Judged {
     pub width: usize,
     /// Items of the code table.
     pub items: usize,
-    /// Of them, items that share their codes with another: lists show them one after the other, the one met more often first.
+    /// Of them, items that share their codes with one before them: lists show those one after the other, the one met more often first.
     pub collisions: usize,
     /// Validation, test.
     pub splits: Vec<SplitFigures>,

@@ -52,7 +52,7 @@ impl Recommender {
         Ok(Recommender { llm, trie, groups, width, runtime })
     }
 
-    /// For each prompt the numbers of the items found, best first, in order; at least as many as there are beams.
+    /// For each prompt the numbers of the items found, best first; at least one a beam, more where items share their codes.
     pub fn lists(&self, prompts: &[&[u32]]) -> Result<Vec<Vec<usize>>, GenerativeError> {
         let bar = indicatif::ProgressBar::new(prompts.len() as u64);
         let mut lists = Vec::with_capacity(prompts.len());
