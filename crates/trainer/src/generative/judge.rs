@@ -3,6 +3,7 @@
 
 use super::{Case, GenerativeError, Recommender};
 use crate::evaluate::{Counting, ndcg, rank_by_score, rank_in_list, recall};
+use crate::progress::Progress;
 use crate::semantic_ids::CodeTable;
 use crate::stats::{Interval, Sample, StatsError, interval};
 use serde::{Deserialize, Serialize};
@@ -69,10 +70,11 @@ pub fn judge(
     recommender: &Recommender,
     table: &CodeTable,
     counting: &Counting<'_>,
+    progress: &Progress,
 ) -> Result<SplitFigures, GenerativeError> {
     let started = Instant::now();
     let prompts: Vec<&[u32]> = cases.iter().map(|case| case.prompt.as_slice()).collect();
-    let lists = recommender.lists(&prompts)?;
+    let lists = recommender.lists(&prompts, progress)?;
     let seconds = started.elapsed().as_secs_f64();
     let (mut kept, mut removed) = (Ranks::default(), Ranks::default());
     for (case, list) in cases.iter().zip(&lists) {

@@ -1,6 +1,7 @@
 //! Prompts → lists of items by the engine's beam search over the codes that exist, as the service would search. Called by `judge`.
 
 use super::GenerativeError;
+use crate::progress::Progress;
 use crate::semantic_ids::CodeTable;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,15 +54,14 @@ impl Recommender {
     }
 
     /// For each prompt the numbers of the items found, best first; at least one a beam, more where items share their codes.
-    pub fn lists(&self, prompts: &[&[u32]]) -> Result<Vec<Vec<usize>>, GenerativeError> {
-        let bar = indicatif::ProgressBar::new(prompts.len() as u64);
+    pub fn lists(&self, prompts: &[&[u32]], progress: &Progress) -> Result<Vec<Vec<usize>>, GenerativeError> {
+        let mut bar = progress.bar("users", prompts.len() as u64);
         let mut lists = Vec::with_capacity(prompts.len());
         for chunk in prompts.chunks(CHUNK) {
             let found = self.runtime.block_on(self.search(chunk))?;
             lists.extend(found.iter().map(|beams| self.items(beams)));
-            bar.inc(chunk.len() as u64);
+            bar.add(chunk.len() as u64);
         }
-        bar.finish_and_clear();
         Ok(lists)
     }
 

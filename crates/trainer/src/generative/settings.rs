@@ -147,7 +147,6 @@ impl GenerativeSettings {
     pub fn fitting(&self, total: u64) -> LoopSettings {
         let floor = self.last_lr / self.lr;
         LoopSettings {
-            stage: "generative",
             schedule: Schedule { peak: self.lr, warmup: self.warmup.min(total / 4), total, floor },
             log_every: self.log_every,
             validate_every: self.validate_every,

@@ -3,7 +3,7 @@
 //! Called by `stages`. The loss is on every token, so each item of a window is learned from all before it.
 
 use super::{Case, GenerativeError, GenerativeSettings, Sequences};
-use crate::fit::{self, AdamW, CurvePoint, Evaluated, Fitted, ParameterSet, Task, TrainEvent};
+use crate::fit::{self, AdamW, CurvePoint, Evaluated, Fitted, ParameterSet, Task, TrainEvent, Validated};
 use crate::model::{Decoder, Dropout, TrainBatch, save_checkpoint};
 use crate::nn::FileError;
 use crate::nn::tensor_file::write_atomically;
@@ -166,9 +166,14 @@ impl Task for ItemSequences<'_> {
         step::cross_entropy(&mut self.decoder, batch, dropout, label_smoothing, set)
     }
 
+    fn epoch(&self, steps: u64) -> Option<f64> {
+        let windows: usize = self.plan.iter().take(steps as usize).map(Vec::len).sum();
+        Some(windows as f64 / self.windows.len() as f64)
+    }
+
     /// Mean nll per token of the validation items.
-    fn validate(&mut self) -> Result<Option<f64>, GenerativeError> {
-        Ok(step::completion_loss(&self.decoder, &self.validation, VALIDATION_TOKENS)?)
+    fn validate(&mut self) -> Result<Option<Validated>, GenerativeError> {
+        Ok(step::validated(&self.decoder, &self.validation, VALIDATION_TOKENS)?)
     }
 }
 

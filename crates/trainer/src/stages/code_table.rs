@@ -64,10 +64,11 @@ impl Stage for Codes {
         Ok(vec![("codes".to_owned(), self.file.clone())])
     }
 
-    fn run(&self, _: &Inputs, folder: &Path, _: Option<usize>) -> Result<(), StageError> {
+    fn run(&self, inputs: &Inputs, folder: &Path, _: Option<usize>) -> Result<(), StageError> {
         let table = CodeTable::read(&self.file, self.size)?;
         let (levels, items, collisions) = (table.levels(), table.items().len(), table.collisions());
-        eprintln!("code-table: {items} items, {levels} levels of {}, {collisions} share their codes", self.size);
+        let size = self.size;
+        inputs.progress().say(&format!("{items} items, {levels} levels of {size}, {collisions} share their codes"));
         let path = folder.join(TABLE);
         std::fs::write(&path, table.to_tsv()).map_err(StageError::io(&path))?;
         write_json(&folder.join(SHAPE), &Shape { codebook_size: self.size, levels, items, collisions })

@@ -3,8 +3,8 @@
 use super::examples::tokenizer;
 use super::sequences::read_sequences;
 use super::settings::{Context, KeyError, read, value};
+use crate::fit::training_progress;
 use crate::generative::{GenerativeSettings, train};
-use crate::sft::default_progress;
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
 use serde_json::Value;
 use std::path::Path;
@@ -55,10 +55,10 @@ impl Stage for Generative {
         let sequences = inputs.one(Artefact::Sequences)?;
         let settings =
             GenerativeSettings { threads: threads.unwrap_or(self.settings.threads), ..self.settings.clone() };
-        let report =
-            train(&settings, &tokenizer(sequences)?, &read_sequences(sequences)?, folder, &mut *default_progress())?;
-        eprintln!(
-            "generative: {} parameters, {} sequences, {} steps ({} skipped), {} tokens, {:.0} tokens/s, validation loss {:?}",
+        let (codes, sequences) = (tokenizer(sequences)?, read_sequences(sequences)?);
+        let report = train(&settings, &codes, &sequences, folder, &mut *training_progress(inputs.progress()))?;
+        inputs.progress().say(&format!(
+            "{} parameters, {} sequences, {} steps ({} skipped), {} tokens, {:.0} tokens/s, validation loss {:?}",
             report.parameters,
             report.sequences,
             report.steps,
@@ -66,7 +66,7 @@ impl Stage for Generative {
             report.tokens,
             report.tokens_per_s,
             report.validation_loss
-        );
+        ));
         Ok(())
     }
 }

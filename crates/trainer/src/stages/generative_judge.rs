@@ -88,11 +88,12 @@ impl Stage for GenerativeJudge {
             if chosen.is_empty() {
                 continue;
             }
-            let figures = judge(split, &chosen, &recommender, &table, &counting)?;
+            let figures = judge(split, &chosen, &recommender, &table, &counting, inputs.progress())?;
             for figure in &figures.seen_kept {
                 let (metric, model, counting) = (&figure.metric, &figure.model, &figure.counting);
                 let (model, counting) = (model.estimate, counting.estimate);
-                eprintln!("{split}, {} users: {metric} {model:.4}, counting {counting:.4}", figures.users);
+                let users = figures.users;
+                inputs.progress().say(&format!("{split}, {users} users: {metric} {model:.4}, counting {counting:.4}"));
             }
             splits.push(figures);
         }

@@ -56,7 +56,9 @@ impl Stage for Cut {
         let sequences = cut(&dataset, &table, &self.settings)?;
         let (windows, tokens) = (sequences.train.len(), sequences.train.iter().map(Vec::len).sum::<usize>());
         let (validation, test) = (sequences.validation.len(), sequences.test.len());
-        eprintln!("sequences: {windows} windows of {tokens} tokens, {validation} users to validate, {test} to test");
+        inputs
+            .progress()
+            .say(&format!("{windows} windows of {tokens} tokens, {validation} users to validate, {test} to test"));
         write_jsonl(&folder.join(TRAIN), &sequences.train)?;
         write_jsonl(&folder.join(VALIDATION), &sequences.validation)?;
         write_jsonl(&folder.join(TEST), &sequences.test)?;
