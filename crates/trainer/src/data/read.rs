@@ -82,7 +82,7 @@ pub(super) struct JsonLines {
 }
 
 impl JsonLines {
-    pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
+    pub(super) fn open(path: &Path) -> Result<Self, DataError> {
         Ok(JsonLines { path: path.to_path_buf(), reader: open(path)?, line: 0 })
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::packing::{TokenExample, assemble, plan_epoch, tokenise};
+use super::packing::{BatchSize, TokenExample, assemble, plan_epoch, tokenise};
 use super::samples::{Sample, written};
 use super::tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use super::{SftError, SftExample, SftSettings, start, step};
