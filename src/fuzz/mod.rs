@@ -9,6 +9,7 @@
 mod answers;
 mod events;
 mod letters;
+mod models;
 mod rows;
 #[cfg(test)]
 mod seeds;
@@ -87,9 +88,23 @@ const TAGS: &[&str] =
     &["<think>", "</think>", "<answer>", "</answer>", "<|eot|>", "</s>", ": ", " > ", "<thi", "nk>", "\n"];
 const LETTER: &[&str] =
     &["taiji.dlq.replays", "taiji.dlq.replayed_from", "__connect.errors.topic", "4294967295", "-1", "\u{0}"];
+const GGUF: &[&str] = &[
+    "GGUF",
+    "\u{3}\u{0}\u{0}\u{0}",
+    "\u{1}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}",
+    "\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}",
+    "general.architecture",
+    "general.alignment",
+    "llama.block_count",
+    "qwen3.embedding_length",
+    "tokenizer.ggml.tokens",
+    "tokenizer.ggml.merges",
+    "token_embd.weight",
+    "blk.0.attn_q.weight",
+];
 
 /// All of them. The numbers are bounds that hold with room to spare, so that a decoder which believes a length it was told breaks them.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "event_json", run: events::json, memory_factor: 100, memory_base: 16_384, words: JSON },
     Target { name: "event_mapped", run: events::mapped, memory_factor: 100, memory_base: 16_384, words: JSON },
     Target { name: "event_protobuf", run: events::protobuf, memory_factor: 100, memory_base: 16_384, words: BINARY },
@@ -131,6 +146,8 @@ pub const TARGETS: [Target; 16] = [
     Target { name: "rows_lines", run: rows::lines, memory_factor: 100, memory_base: 65_536, words: JSON },
     // A table is compressed: few bytes may rightly stand for many.
     Target { name: "rows_table", run: rows::table, memory_factor: 0, memory_base: 64 << 20, words: BINARY },
+    // A model's tensors are listed before they are looked for; the list is bounded by the most layers.
+    Target { name: "gguf", run: models::gguf, memory_factor: 200, memory_base: 16 << 20, words: GGUF },
 ];
 
 /// The target of that name.

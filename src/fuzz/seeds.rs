@@ -18,7 +18,7 @@ pub(super) type Seed = (&'static str, String, Vec<u8>);
 
 /// All of them.
 pub(super) fn all() -> Vec<Seed> {
-    [json(), messages(), lists(), records(), fields(), groups(), letters(), answers(), tables()].concat()
+    [json(), messages(), lists(), records(), fields(), groups(), letters(), answers(), tables(), models()].concat()
 }
 
 /// Numbered files of texts.
@@ -28,6 +28,73 @@ fn texts(target: &'static str, texts: &[&str]) -> Vec<Seed> {
 
 fn bytes(target: &'static str, contents: Vec<Vec<u8>>) -> Vec<Seed> {
     contents.into_iter().enumerate().map(|(n, content)| (target, format!("seed-{n:02}"), content)).collect()
+}
+
+/// GGUF: a whole model, and lies about every length.
+fn models() -> Vec<Seed> {
+    let words = |values: &[u64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let header = |tensors: u64, keys: u64| [b"GGUF\x03\0\0\0".as_slice(), &words(&[tensors, keys])].concat();
+    let text = |text: &str| [words(&[text.len() as u64]), text.as_bytes().to_vec()].concat();
+    let value = |key: &str, kind: u32, value: Vec<u8>| [text(key), kind.to_le_bytes().to_vec(), value].concat();
+    let list = |texts: &[&str]| {
+        let (count, texts) = (texts.len() as u64, texts.iter().map(|one| text(one)).collect::<Vec<_>>().concat());
+        [8_u32.to_le_bytes().to_vec(), words(&[count]), texts].concat()
+    };
+    let tensor = |name: &str, lengths: &[u64], kind: u32, offset: u64| {
+        let axes = (lengths.len() as u32).to_le_bytes().to_vec();
+        [text(name), axes, words(lengths), kind.to_le_bytes().to_vec(), words(&[offset])].concat()
+    };
+    let keys = |layers: u32| {
+        let sizes = [
+            ("block_count", layers),
+            ("embedding_length", 16),
+            ("feed_forward_length", 2),
+            ("attention.head_count", 1),
+            ("context_length", 64),
+        ];
+        let sizes = sizes.map(|(key, size)| value(&format!("llama.{key}"), 4, size.to_le_bytes().to_vec())).concat();
+        let others = [
+            value("general.architecture", 8, text("llama")),
+            value("llama.attention.layer_norm_rms_epsilon", 6, 1e-5_f32.to_le_bytes().to_vec()),
+            value("tokenizer.ggml.model", 8, text("gpt2")),
+            value("tokenizer.ggml.pre", 8, text("smollm")),
+            value("tokenizer.ggml.tokens", 9, list(&["a", "b", "ab"])),
+            value("tokenizer.ggml.merges", 9, list(&["a b", "a b", "a b"])),
+        ];
+        [sizes, others.concat()].concat()
+    };
+    // Floats of 16 bits, zeros; in a file, tensors may stand in the same place.
+    let places = [
+        ("token_embd", [16, 3].as_slice()),
+        ("output_norm", &[16]),
+        ("blk.0.attn_norm", &[16]),
+        ("blk.0.attn_q", &[16, 16]),
+        ("blk.0.attn_k", &[16, 16]),
+        ("blk.0.attn_v", &[16, 16]),
+        ("blk.0.attn_output", &[16, 16]),
+        ("blk.0.ffn_norm", &[16]),
+        ("blk.0.ffn_gate", &[16, 2]),
+        ("blk.0.ffn_up", &[16, 2]),
+        ("blk.0.ffn_down", &[2, 16]),
+    ];
+    let table = places.map(|(name, lengths)| tensor(&format!("{name}.weight"), lengths, 1, 0)).concat();
+    let data = vec![0; 32 + 512];
+    let huge = u64::MAX;
+    bytes(
+        "gguf",
+        vec![
+            [header(11, 11), keys(1), table.clone(), data.clone()].concat(),
+            [header(11, 11), keys(u32::MAX), table.clone(), data.clone()].concat(),
+            [header(11, 11), keys(1000), table, data.clone()].concat(),
+            header(0, 0),
+            header(huge, 0),
+            header(0, huge),
+            [header(0, 1), words(&[huge])].concat(),
+            [header(0, 1), value("k", 9, [4_u32.to_le_bytes().to_vec(), words(&[huge])].concat())].concat(),
+            [header(1, 0), tensor("w", &[1 << 32, 1 << 31], 0, 0)].concat(),
+            [header(1, 0), tensor("w", &[256], 12, huge - 31), data].concat(),
+        ],
+    )
 }
 
 fn json() -> Vec<Seed> {

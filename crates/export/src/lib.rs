@@ -42,7 +42,7 @@ pub use config::{CONFIG_FILE, Config, Family};
 pub use kept::BLOCKS_FILE;
 pub use names::{FLAVOUR, GRAPH_FILE, PRECISION};
 pub use options::{ExportOptions, Flavour, Precision, Role};
-pub use recover::{RecoverReport, recover};
+pub use recover::{RecoverReport, precision_of, recover};
 pub use rope::{Llama3Rope, Rope, RopeScaling, YarnRope};
 pub use rounded::save_f16;
 pub use writer::DATA_FILE;

@@ -10,6 +10,7 @@ mod graph_file;
 use std::io::Write;
 use std::path::Path;
 
+use clap::ValueEnum;
 use safetensors::tensor::Dtype;
 
 use super::checkpoint::{WHOLE_FILE, Weight};
@@ -57,6 +58,13 @@ pub fn recover(graphs: &Path, out: &Path) -> Result<RecoverReport, ExportError> 
         precision: graph.note(PRECISION).unwrap_or(Precision::F32.name()).to_owned(),
         unpacked,
     })
+}
+
+/// The precision that a folder's first graph was exported in.
+pub fn precision_of(graphs: &Path) -> Result<Precision, ExportError> {
+    let graph = GraphFile::open(graphs)?;
+    let name = graph.note(PRECISION).unwrap_or(Precision::F32.name());
+    Precision::from_str(name, false).map_err(|_| graph.wrong(format!("is in '{name}', a precision that is not known")))
 }
 
 /// Writes all tensors by name, as the trainer does; numbers in all, and tensors that were blocks.

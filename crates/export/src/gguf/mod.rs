@@ -105,6 +105,12 @@ pub fn convert(file: &Path, out: &Path, keeps_blocks: bool) -> Result<ConvertRep
     })
 }
 
+/// Whether `convert` takes a file, as far as can be said before its tensors are read; `file` is for messages.
+pub fn check<R: Read + Seek>(source: R, file: &Path) -> Result<(), GgufError> {
+    let mut gguf = Gguf::open(source, file)?;
+    Model::of(&mut gguf).map(|_| ())
+}
+
 /// Everything about a model but its weights, in Hugging Face's words.
 struct Model {
     settings: Map<String, Json>,

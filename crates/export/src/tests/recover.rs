@@ -62,6 +62,7 @@ fn rounded_graphs_give_the_numbers_they_multiply_with() {
             let graphs = exported_as(&fixture(name), &options);
             let (checkpoint, report) = recovered(graphs.path());
             assert_eq!(report.precision, precision);
+            assert_eq!(precision_of(graphs.path()).unwrap(), options.precision);
             assert_eq!(report.unpacked > 0, precision.starts_with("int"), "{report:?}");
             let (found, wanted) = (weights(checkpoint.path()), weights(&fixture(name)));
             for (tensor, (shape, bytes)) in &wanted {

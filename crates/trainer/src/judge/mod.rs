@@ -9,4 +9,4 @@ mod rounded;
 
 pub use bundle::{HeldOut, Judged, evaluate_bundle, items_of, judge_held_out, open_bundle};
 pub use compare::{Compared, compare_llm};
-pub use rounded::{Rounded, Texts, export_judged, perplexity};
+pub use rounded::{MOST_RATIO, Rounded, Texts, export_judged, perplexity};

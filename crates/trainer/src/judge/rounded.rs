@@ -17,8 +17,8 @@ const WINDOW: usize = 256;
 const MOST_TOKENS: usize = 32_768;
 /// Windows scored at once.
 const ROWS: usize = 8;
-/// An export is refused when the text is surely this many times as surprising as in f32.
-const MOST_RATIO: f64 = 1.15;
+/// An export is refused when the text is surely this many times as surprising as in f32; a bundle, when its probes are.
+pub const MOST_RATIO: f64 = 1.15;
 
 /// Perplexities of one text.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

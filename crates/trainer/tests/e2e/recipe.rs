@@ -1,6 +1,6 @@
 //! A whole recipe, tiny: data, tokenizer, SFT, export, codebook, index, evaluation, bundle. Twice, killed, in arms, beside itself.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -302,6 +302,18 @@ fn a_bundle_keeps_what_was_trained_and_gives_back_what_it_serves() {
     // The trainer, run again, makes it whole.
     made(&write(folder.path(), &tiny()), folder.path());
     assert!(std::fs::read(&weights).unwrap() == bytes);
+}
+
+#[test]
+fn a_bundle_in_int4_is_held_to_bounds_for_rounded_numbers() {
+    ensure_encoder_checkpoint();
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = tiny();
+    set(&mut recipe, "llm", "precision = \"int4\"");
+    let bundle = made(&write(folder.path(), &recipe), folder.path());
+    check(&bundle);
+    let probe: Value = serde_json::from_slice(&std::fs::read(bundle.join("probe.json")).unwrap()).unwrap();
+    assert_eq!((&probe["max_logprob_difference"], &probe["max_perplexity_ratio"]), (&json!(0.25), &json!(1.15)));
 }
 
 #[test]
