@@ -106,7 +106,7 @@ bench-replicas: build setup-tests ## refreshes of two infer replicas beside one,
 bench-store: setup-tests ## three layouts of a history on a Redis of its own: memory of a user, appends a second
 	TAIJI_BENCH_STORE=1 cargo test --release --locked --workspace --lib -- --nocapture layouts_compared
 
-bench-llm: build setup-tests ## our LLM engine beside onnxruntime-genai and torch (an hour of an idle machine, 6 GB of packages; BENCH_PAIRS, ONLY=sections)
+bench-llm: build setup-tests ## our LLM engine beside onnxruntime-genai and torch (an hour of an idle machine, 6 GB of packages; BENCH_PAIRS, ONLY=sections; ONLY=smol after int4-check)
 	@bash scripts/venv.sh .cache/bench-venv scripts/bench_llm/requirements.txt
 	@.cache/bench-venv/bin/python scripts/bench_llm/run.py $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 

@@ -52,17 +52,22 @@ class Models:
 
     def genai(self, kind):
         """A folder that onnxruntime-genai loads, written by its own builder."""
-        folder = self.work / f"{self.shape}-genai-{kind}"
-        wanted = json.dumps([GENAI[kind], (self.checkpoint() / "made.json").read_text()])
-        made = folder / "made.json"
-        if made.is_file() and made.read_text() == wanted:
-            return folder
-        shutil.rmtree(folder, ignore_errors=True)
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", self.checkpoint(), "-o", folder,
-                   "-c", self.work / "hf", "-e", "cpu", *GENAI[kind]]
-        quietly([str(part) for part in command], self.work / "builder.log")
-        made.write_text(wanted)
+        checkpoint = self.checkpoint()
+        return build_genai(kind, checkpoint, self.work / f"{self.shape}-genai-{kind}", (checkpoint / "made.json").read_text())
+
+
+def build_genai(kind, checkpoint, folder, made_of):
+    """Genai's export of a checkpoint, made again when `made_of` (a text that names its contents) has changed."""
+    wanted = json.dumps([GENAI[kind], made_of])
+    made = folder / "made.json"
+    if made.is_file() and made.read_text() == wanted:
         return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", checkpoint, "-o", folder,
+               "-c", folder.parent / "hf", "-e", "cpu", *GENAI[kind]]
+    quietly([str(part) for part in command], folder.parent / "builder.log")
+    made.write_text(wanted)
+    return folder
 
 
 def quietly(command, log):

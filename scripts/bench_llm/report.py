@@ -13,7 +13,7 @@ import time
 
 PAGE = pathlib.Path("docs/benchmarks.md")
 KEPT = pathlib.Path(".cache/bench-llm.json")
-ORDER = ["engines", "trace", "gap", "beam", "rss"]
+ORDER = ["engines", "trace", "gap", "beam", "rss", "smol"]
 
 
 def machine():
