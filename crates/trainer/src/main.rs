@@ -14,6 +14,7 @@ use taiji_trainer::stats::{Experiment, StatsError};
 use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
 
 mod recipes;
+mod workers;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -275,6 +276,7 @@ enum ImportKind {
 struct Failure(String, u8);
 
 fn main() -> ExitCode {
+    workers::begin_without_candle_workers();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

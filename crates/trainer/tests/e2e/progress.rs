@@ -3,7 +3,7 @@
 use crate::recipe::{arguments, ensure_encoder_checkpoint, run_in, set, tiny, write};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use testkit::TRAINER;
@@ -35,6 +35,25 @@ fn two_stages_at_once_tell_whole_lines_with_their_names() {
         }
     }
     assert_eq!(counted, BTreeSet::from(["codebook", "index", "sft"].map(str::to_string)), "{told}");
+}
+
+#[test]
+fn a_run_has_no_worker_threads_of_candle() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = tiny();
+    set(&mut recipe, "sft", "max_steps = 400\nepochs = 200\nlog_every = 1");
+    let recipe = write(folder.path(), &recipe);
+    let mut command = Command::new(&*TRAINER);
+    command.args(arguments(&recipe, folder.path(), &["--until", "sft"])).env_remove("CANDLE_NUM_THREADS");
+    let mut run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let first = lines.find(|line| line.contains("tokens_per_s")).expect("a step");
+    let threads = std::fs::read_dir(format!("/proc/{}/task", run.id())).unwrap();
+    let names: Vec<String> =
+        threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("comm")).unwrap()).collect();
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert!(names.len() > 1 && names.iter().all(|name| !name.starts_with("candle")), "{names:?} after {first}");
 }
 
 /// Runs a recipe on a terminal of its own, sends `keys` once `seen` is to be seen, and returns the exit code and all that was shown.
