@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check gradient-check bench-sft chaos soak drain upgrade-check memcheck real generative demo demo-check world-check stats-check orft bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check gradient-check bench-sft chaos soak drain upgrade-check memcheck real generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,8 +48,18 @@ demo: build ## train the demo bundle anew (15 minutes on 2 cores) into models/de
 	@$(BIN)/taiji-trainer fetch --recipe models/demo.toml
 	$(BIN)/taiji-trainer run --recipe models/demo.toml --out models
 
-demo-check: build ## the demo bundle's figures on held-out users (another seed)
-	$(BIN)/taiji-trainer evaluate --bundle models/demo/1 --synth-seed 4242 --users 500 --out .cache/demo-report.json
+demo-check: build ## the demo bundle's figures on 4,000 held-out users (another seed), beside copying, counting, single facts and a perfect reader
+	$(BIN)/taiji-trainer evaluate --bundle models/demo/1 --world reason --synth-seed 4242 --users 4000 --out .cache/demo-report.json
+
+demo-answers-check: build ## the demo's recipe without reasons, as many steps: trained unless it was (10 minutes), then judged on the same users
+	@$(BIN)/taiji-trainer fetch --recipe models/demo-answers.toml
+	$(BIN)/taiji-trainer run --recipe models/demo-answers.toml --out .cache/models
+	$(BIN)/taiji-trainer evaluate --bundle .cache/models/demo-answers/1 --world reason --mode no_think --synth-seed 4242 --users 4000 --out .cache/demo-answers-report.json
+
+demo-old-check: build ## the demo's recipe on the world in which copying is best: trained unless it was (15 minutes), then judged on 4,000 held-out users
+	@$(BIN)/taiji-trainer fetch --recipe models/old.toml
+	$(BIN)/taiji-trainer run --recipe models/old.toml --out .cache/models
+	$(BIN)/taiji-trainer evaluate --bundle .cache/models/old/1 --synth-seed 4242 --users 4000 --out .cache/old-report.json
 
 world-check: ## what copying, counting and reading make of the generated world `reason`, and the conflict knob of both worlds (minutes)
 	$(CARGO) test --release --locked -p taiji-trainer --lib -- --ignored --nocapture world_check

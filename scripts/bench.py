@@ -17,7 +17,7 @@ from page import machine, write_section
 from service import Service
 
 RUNS = 3
-USERS, EVENTS = 400, 20_000
+USERS = 230
 READS = 2_000
 BUNDLE = "models/demo/1"
 
@@ -107,8 +107,8 @@ def main():
     binaries = os.environ.get("CARGO_TARGET_DIR", "target") + "/release"
     work = pathlib.Path(".cache/bench")
     sample = work / "sample"
-    subprocess.run([f"{binaries}/taiji-trainer", "synth", "--out", sample, "--users", str(USERS), "--events", str(EVENTS),
-                    "--seed", "99"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([f"{binaries}/taiji-trainer", "synth", "--out", sample, "--world", "reason", "--users",
+                    str(USERS), "--seed", "99"], check=True, stdout=subprocess.DEVNULL)
     lines = (sample / "events.jsonl").read_text().splitlines()
     EVENTS_IN_FILE = len(lines)
     users = sorted({json.loads(line)["user_id"] for line in lines})

@@ -11,7 +11,7 @@ rm -rf "$work"
 "$trainer" export --checkpoint "$work/checkpoint" --out "$work/f32" --max-positions 416 >/dev/null
 cmp "$work/f32/graph.onnx.data" "$model/graph.onnx.data" || { echo "int4-check: the checkpoint is not the demo's" >&2; exit 70; }
 "$trainer" export --checkpoint "$work/checkpoint" --out "$work/int4" --max-positions 416 --precision int4 >/dev/null
-"$trainer" compare --bundle models/demo/1 --llm "$work/int4" | tee "$work/compared.json"
+"$trainer" compare --bundle models/demo/1 --world reason --llm "$work/int4" | tee "$work/compared.json"
 python3 - "$work/compared.json" <<'PY'
 import json, sys
 found = json.load(open(sys.argv[1]))["top1_agreement"]

@@ -11,7 +11,7 @@ binaries=${1:-${CARGO_TARGET_DIR:-target}/release}
 export no_proxy="127.0.0.1,localhost${no_proxy:+,$no_proxy}"
 export NO_PROXY=$no_proxy
 bundle=${BUNDLE:-models/demo/1}
-sample=${SAMPLE:-$work/sample}
+sample=${SAMPLE:-$work/sample-reason}
 mkdir -p "$work"
 
 server= feeder= poller=
@@ -31,7 +31,7 @@ trap cleanup EXIT
 trap 'exit 0' INT TERM
 
 [ -s "$sample/events.jsonl" ] ||
-  "$binaries/taiji-trainer" synth --out "$sample" --users 400 --events 20000 --seed 7 >/dev/null
+  "$binaries/taiji-trainer" synth --world reason --out "$sample" --users 230 --seed 7 >/dev/null
 first() { # first FIELD FILE: a text field of the first line; the generator's ids need no unescaping
   sed -nE "1s/.*\"$1\": ?\"([^\"]*)\".*/\1/p" "$2"
 }

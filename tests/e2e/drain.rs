@@ -103,7 +103,7 @@ fn ctrl_c_lets_requests_under_way_finish_and_ends_with_0() {
 #[test]
 fn a_busy_llm_does_not_hold_the_drain_and_what_was_left_is_done_after_the_restart() {
     let folder = tempfile::tempdir().expect("tempdir");
-    synth_files(folder.path(), 60, 3000, 4244);
+    synth_files(folder.path(), 40, 4244);
     let events = read_events(&folder.path().join("events.jsonl"));
     let mut server = Setup::onnx(&demo_bundle(), &folder.path().join("store")).start();
     for batch in events.chunks(500) {

@@ -22,7 +22,7 @@ fn tiers(columns: &Value) -> Vec<u64> {
 #[test]
 fn users_the_llm_has_no_time_for_are_answered_quickly_and_later_by_the_llm() {
     let folder = tempfile::tempdir().expect("tempdir");
-    synth_files(folder.path(), 8, 240, 77);
+    synth_files(folder.path(), 8, 77);
     let events = read_events(&folder.path().join("events.jsonl"));
     // One token a day: the first refresh takes it and a debt for weeks, and nobody else's begins unless asked for.
     let server = Setup::onnx(&demo_bundle(), &folder.path().join("store"))

@@ -103,7 +103,7 @@ fn check_histories(server: &Server, events: &[Event]) {
 fn events_fed_through_kafka_become_features_and_a_drained_start_reads_nothing_twice() {
     let folder = tempfile::tempdir().expect("tempdir");
     let topics = Topics::new(folder.path(), "way");
-    synth_files(folder.path(), 60, 3000, 4245);
+    synth_files(folder.path(), 40, 4245);
     let file = folder.path().join("events.jsonl");
     let events = read_events(&file);
     let mut server = topics.serve(folder.path()).start();

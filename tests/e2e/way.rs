@@ -25,7 +25,7 @@ fn feed(server: &Server, file: &Path) -> String {
 
 /// A file of generated users that the bundle has never seen, the first of them twice under another name.
 fn write_events(folder: &Path) -> (Vec<String>, [String; 2]) {
-    synth_files(folder, 60, 3000, 4243);
+    synth_files(folder, 40, 4243);
     let mut events = read_events(&folder.join("events.jsonl"));
     let users = users_of(&events);
     let first = users.first().expect("user").clone();

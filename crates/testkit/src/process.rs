@@ -519,9 +519,9 @@ pub fn output_of(program: &str, arguments: &[&str]) -> String {
     run_with(program, arguments, &[]).expect_code(0).stdout
 }
 
-/// `taiji-trainer synth` into a folder.
-pub fn synth_files(folder: &Path, users: usize, events: usize, seed: u64) {
-    let (users, events, seed) = (users.to_string(), events.to_string(), seed.to_string());
+/// Users of the demo bundle's world, which it has never seen, into a folder.
+pub fn synth_files(folder: &Path, users: usize, seed: u64) {
+    let (users, seed) = (users.to_string(), seed.to_string());
     let out = folder.display().to_string();
-    output_of(&TRAINER, &["synth", "--out", &out, "--users", &users, "--events", &events, "--seed", &seed]);
+    output_of(&TRAINER, &["synth", "--world", "reason", "--out", &out, "--users", &users, "--seed", &seed]);
 }

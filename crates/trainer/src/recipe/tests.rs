@@ -278,16 +278,17 @@ fn recipes_of_the_form_before_are_refused_with_the_same_in_the_form_of_now() {
         std::fs::write(folder.path().join(name), "").unwrap();
     }
     let given = Given { data: Some(folder.path().to_path_buf()), ..Given::default() };
+    let in_tests = |name: &str| testkit::in_repository(&format!("crates/trainer/src/recipe/fixtures/{name}"));
     for (old, now) in [
-        (include_str!("fixtures/demo-before-stages.toml"), "models/demo.toml"),
-        (include_str!("fixtures/real-before-stages.toml"), "models/real.toml"),
+        (include_str!("fixtures/demo-before-stages.toml"), in_tests("demo-with-stages.toml")),
+        (include_str!("fixtures/real-before-stages.toml"), testkit::in_repository("models/real.toml")),
     ] {
         let error = graph(&written(folder.path(), old), &given).err().unwrap();
         assert!(error.is_usage());
         let told = error.to_string();
         let (_, new) = told.split_once("\n\n").unwrap();
         let converted = graph(&written(folder.path(), new), &given).unwrap();
-        let committed = graph(&testkit::in_repository(now), &given).unwrap();
+        let committed = graph(&now, &given).unwrap();
         assert_eq!(hash(&converted, "bundle"), hash(&committed, "bundle"), "{new}");
     }
 }

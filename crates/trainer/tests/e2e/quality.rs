@@ -10,7 +10,7 @@ fn the_demo_bundle_writes_well_and_finds_like_minded_neighbours_for_users_it_nev
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("report.json");
     let output = Command::new(&*TRAINER)
-        .args(["evaluate", "--synth-seed", "777", "--users", "150", "--bundle"])
+        .args(["evaluate", "--world", "reason", "--synth-seed", "777", "--users", "150", "--bundle"])
         .arg(demo_bundle())
         .arg("--out")
         .arg(&out)

@@ -14,8 +14,8 @@ pub(crate) fn tiny() -> toml::Table {
     let mut recipe: toml::Table = demo.parse().unwrap();
     recipe["name"] = "tiny".into();
     for (stage, settings) in [
-        ("world", "users = 60\nitems = 250\nevents = 4000"),
-        ("held-out", "users = 8\nitems = 250\nevents = 533"),
+        ("world", "users = 60"),
+        ("held-out", "users = 8"),
         ("examples", "vocab = 512\ncodebook_texts = 300\nvalidation_examples = 8"),
         ("sft", "d_model = 32\nheads = 2\nkv_heads = 1\nlayers = 1\nffn = 64\nmax_steps = 6\nmax_len = 640"),
         ("codebook", "k = 16"),

@@ -16,7 +16,7 @@ use taiji::store::{EmbeddedOptions, EmbeddedStore, FeatureStore, HISTORY_CAP};
 use taiji::telemetry::Metrics;
 use taiji_trainer::data::{Cut, Dataset};
 use taiji_trainer::judge::open_bundle;
-use taiji_trainer::synth::{self, SynthSettings, World};
+use taiji_trainer::synth::{self, SynthSettings, World, WorldKind};
 
 /// A small generated world with the demo's items.
 fn small_world(users: usize, seed: u64) -> World {
@@ -62,7 +62,8 @@ async fn training_and_serving_render_the_same_prompt() {
 #[test]
 fn audit_15_a_bundle_is_served_as_it_is_judged() {
     let folder = testkit::demo_bundle();
-    let world = synth::generate(&SynthSettings { users: 4, events: 240, seed: 79, ..SynthSettings::default() });
+    let world =
+        synth::generate(&SynthSettings { kind: WorldKind::Reason, users: 4, seed: 79, ..SynthSettings::default() });
     let actions = ActionTable::default();
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let bundle = Arc::new(bundle::load(&folder, &LoadOptions::default()).expect("bundle"));

@@ -44,9 +44,9 @@ fn zip(path: &Path, text: &str) {
 fn the_same_seeds_make_the_same_bytes_and_another_seed_other_users_of_the_same_items() {
     let folder = tempfile::tempdir().expect("tempdir");
     let [one, again, other] = ["one", "again", "other"].map(|name| folder.path().join(name));
-    synth_files(&one, 30, 1500, 11);
-    synth_files(&again, 30, 1500, 11);
-    synth_files(&other, 30, 1500, 12);
+    synth_files(&one, 30, 11);
+    synth_files(&again, 30, 11);
+    synth_files(&other, 30, 12);
     let (one, again, other) = (files(&one), files(&again), files(&other));
     assert!(one == again, "two runs differ");
     assert!(one[0] == other[0], "items must not depend on --seed");
