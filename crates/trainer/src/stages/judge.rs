@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
+use taiji::prompt::PromptMode;
 
 /// The figures.
 pub const JUDGED_FILE: &str = "judged.json";
@@ -20,11 +21,14 @@ struct Settings {
     users: Option<usize>,
     /// Of what is drawn beside the users.
     seed: u64,
+    /// How the model is asked; by default the first mode of its prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<PromptMode>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { users: None, seed: 4242 }
+        Settings { users: None, seed: 4242, mode: None }
     }
 }
 
@@ -71,7 +75,10 @@ impl Stage for Judge {
     fn run(&self, inputs: &Inputs, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
         let generation = inputs.one(Artefact::Generation)?;
         let (dataset, source) = dataset(inputs)?;
-        let models = open(inputs, &items_of(generation)?, threads)?;
+        let mut models = open(inputs, &items_of(generation)?, threads)?;
+        if let Some(mode) = self.settings.mode {
+            models.ask(mode)?;
+        }
         let words = match source {
             Source::Synth { seed } => format!("generated users of seed {seed}, never seen in training"),
             Source::Files => "last item of each user held out".to_string(),

