@@ -97,7 +97,7 @@ fn a_terminal_shows_bars_and_is_whole_after_ctrl_c() {
     set(
         &mut recipe,
         "sft",
-        "epochs = 2000\nmax_steps = 100000\nlog_every = 1\nvalidate_every = 0\ncheckpoint_every = 20",
+        "epochs = 20000\nmax_steps = 100000\nlog_every = 1\nvalidate_every = 0\ncheckpoint_every = 20",
     );
     let recipe = write(folder.path(), &recipe);
     let run = |more: &[&str], seen: &str, keys: &[u8]| on_a_terminal(&recipe, folder.path(), more, seen, keys);
