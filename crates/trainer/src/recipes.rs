@@ -3,6 +3,7 @@
 use crate::{Failure, unavailable};
 use clap::Args;
 use std::path::{Path, PathBuf};
+use taiji_trainer::model::DeviceKind;
 use taiji_trainer::progress::Console;
 use taiji_trainer::recipe::{self, Choice, Given, Options, RunError};
 use taiji_trainer::stage::Work;
@@ -27,6 +28,10 @@ pub(crate) struct Part {
     /// stage. May be repeated.
     #[arg(long, value_name = "SEED")]
     seed: Vec<String>,
+    /// Where language models are trained, over what the recipe says. cuda needs a GPU and a build with --features cuda; plain is the
+    /// CPU by the operations that a GPU would take.
+    #[arg(long, value_enum)]
+    device: Option<DeviceKind>,
     /// Only this stage and those that stand on it.
     #[arg(long, value_name = "STAGE", conflicts_with = "only")]
     from: Option<String>,
@@ -57,14 +62,14 @@ pub(crate) struct RunArguments {
     /// Wait for a stage that another process writes, instead of ending.
     #[arg(long)]
     wait: bool,
-    /// cpu; cuda is not built yet.
-    #[arg(long, default_value = "cpu")]
-    device: String,
 }
 
 impl Part {
     fn given(&self) -> Result<Given, Failure> {
-        let mut given = Given { data: self.data.clone(), ..Given::default() };
+        if self.device == Some(DeviceKind::Cuda) && !cfg!(feature = "cuda") {
+            return Err(Failure("--device cuda: this trainer was built without it (--features cuda)".into(), 64));
+        }
+        let mut given = Given { data: self.data.clone(), device: self.device, ..Given::default() };
         for text in &self.seed {
             let number = |digits: &str| {
                 let wrong = |_| Failure(format!("--seed {text}: give a number, or STAGE=NUMBER"), 64);
@@ -129,10 +134,7 @@ fn end_on_interrupt(console: &Console) -> Result<(), Failure> {
 }
 
 pub(crate) fn run(arguments: RunArguments) -> Result<(), Failure> {
-    let RunArguments { part, out, rows, jobs, wait, device } = arguments;
-    if device != "cpu" {
-        return Err(Failure(format!("--device {device}: only cpu is built"), 64));
-    }
+    let RunArguments { part, out, rows, jobs, wait } = arguments;
     let options = Options {
         given: part.given()?,
         choice: part.choice(),

@@ -8,15 +8,14 @@ use candle_core::{Device, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::attention::{AttentionShape, Segment, attention};
+use super::attention::{AttentionShape, Segment};
 use super::batch::{TokenBatch, TrainBatch};
 use super::checkpoint::parts;
+use super::compute::{Compute, DeviceKind};
 use super::config::DecoderConfig;
 use super::dropout::Dropout;
-use super::embedding::embed;
-use super::linear::{Linear, LinearPart, feed_forward};
+use super::linear::{Linear, LinearPart, WeightSource, feed_forward};
 use super::loss::{LOGIT_BYTES, OutputRows};
-use super::norm::{head_norm, rms_norm};
 use super::{ModelError, Objective};
 use crate::nn::{Module, Parameter, Weight};
 
@@ -52,6 +51,7 @@ pub struct Decoder {
     pub(super) head: Option<Weight>,
     pub(super) shape: Arc<AttentionShape>,
     dropout: Option<Dropout>,
+    pub(super) compute: Compute,
 }
 
 impl Decoder {
@@ -117,7 +117,8 @@ impl Decoder {
             config.max_position_embeddings,
             &config.rope,
         );
-        Ok(Self { config: config.clone(), embedding, layers, final_norm, head, shape: Arc::new(shape), dropout: None })
+        let (config, shape, compute) = (config.clone(), Arc::new(shape), Compute::Kernels);
+        Ok(Self { config, embedding, layers, final_norm, head, shape, dropout: None, compute })
     }
 
     /// Shape of the decoder.
@@ -183,9 +184,15 @@ impl Decoder {
         self.dropout = dropout;
     }
 
+    /// From now on computes there. Weights stay on the CPU in f32.
+    pub fn set_device(&mut self, kind: DeviceKind) -> Result<(), ModelError> {
+        self.compute = Compute::on(kind)?;
+        Ok(())
+    }
+
     fn drop_some(&self, x: Tensor, place: usize) -> Result<Tensor, ModelError> {
         match self.dropout {
-            Some(dropout) => Ok(dropout.apply(&x, place as u64)?),
+            Some(dropout) => Ok(self.compute.dropout(&x, dropout, place as u64)?),
             None => Ok(x),
         }
     }
@@ -198,18 +205,19 @@ impl Decoder {
     /// The way through the layers; `weight` gives a parameter on or off the tape.
     pub(super) fn forward(&self, batch: &TokenBatch, weight: impl Fn(&Weight) -> Tensor) -> Result<Tensor, ModelError> {
         batch.check(self.config.max_position_embeddings)?;
-        let epsilon = self.config.rms_norm_eps as f32;
+        let (compute, epsilon) = (&self.compute, self.config.rms_norm_eps as f32);
+        let weight = |own: &Weight| compute.place(weight(own));
         let segments = Arc::new(batch.attention_segments());
-        let mut x = self.drop_some(embed(&weight(&self.embedding), &batch.tokens)?, 0)?;
+        let mut x = self.drop_some(compute.embed(&weight(&self.embedding)?, &batch.tokens)?, 0)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let normed = rms_norm(&x, &weight(&layer.input_norm), epsilon)?;
+            let normed = compute.rms_norm(&x, &weight(&layer.input_norm)?, epsilon)?;
             let attended = self.attend(layer, &normed, &segments, &weight)?;
             x = x.add(&self.drop_some(attended, 2 * index + 1)?)?;
-            let post = rms_norm(&x, &weight(&layer.post_norm), epsilon)?;
-            let added = feed_forward(&post, &layer.gate_up, &layer.down, &weight)?;
+            let post = compute.rms_norm(&x, &weight(&layer.post_norm)?, epsilon)?;
+            let added = feed_forward(&post, &layer.gate_up, &layer.down, compute, &weight)?;
             x = x.add(&self.drop_some(added, 2 * index + 2)?)?;
         }
-        Ok(rms_norm(&x, &weight(&self.final_norm), epsilon)?)
+        Ok(compute.rms_norm(&x, &weight(&self.final_norm)?, epsilon)?)
     }
 
     /// What a layer's attention adds, `[tokens, d]` → `[tokens, d]`.
@@ -218,22 +226,23 @@ impl Decoder {
         layer: &Layer,
         x: &Tensor,
         segments: &Arc<Vec<Segment>>,
-        weight: &impl Fn(&Weight) -> Tensor,
+        weight: &WeightSource<'_>,
     ) -> Result<Tensor, ModelError> {
-        let mut projected = layer.qkv.forward(x, weight)?;
-        let mut bias = layer.qkv_bias.as_ref().map(weight);
+        let compute = &self.compute;
+        let mut projected = layer.qkv.forward(x, compute, weight)?;
+        let mut bias = layer.qkv_bias.as_ref().map(weight).transpose()?;
         if let Some([query, key]) = &layer.head_norms {
             // The norms are taken of the sums.
             if let Some(bias) = bias.take() {
                 projected = projected.broadcast_add(&bias)?;
             }
             let epsilon = self.config.rms_norm_eps as f32;
-            projected = head_norm(&projected, &weight(query), &weight(key), &self.shape, epsilon)?;
+            projected = compute.head_norm(&projected, [&weight(query)?, &weight(key)?], &self.shape, epsilon)?;
         }
-        let mixed = attention(&projected, bias.as_ref(), segments, &self.shape)?;
-        let out = layer.output.forward(&mixed, weight)?;
+        let mixed = compute.attention(&projected, bias.as_ref(), segments, &self.shape)?;
+        let out = layer.output.forward(&mixed, compute, weight)?;
         Ok(match &layer.output_bias {
-            Some(bias) => out.broadcast_add(&weight(bias))?,
+            Some(bias) => out.broadcast_add(&weight(bias)?)?,
             None => out,
         })
     }
@@ -251,18 +260,20 @@ impl Decoder {
         objective: &dyn Objective,
     ) -> Result<Tensor, ModelError> {
         let learned = batch.learned_rows()?;
-        let (table, smoothing) = (&self.output_table().on_tape(), objective.label_smoothing());
-        OutputRows { hidden, table, learned: &learned, smoothing, logit_bytes: LOGIT_BYTES }.loss(objective)
+        let table = &self.compute.place_head(self.output_table().on_tape())?;
+        let smoothing = objective.label_smoothing();
+        let rows = OutputRows { hidden, table, learned: &learned, smoothing, logit_bytes: LOGIT_BYTES };
+        self.compute.loss(&rows, objective)
     }
 
     /// Log-likelihood (nats) of the target at each position of non-zero weight, in order; no tape is kept.
     pub fn log_likelihoods(&self, batch: &TrainBatch) -> Result<Vec<f64>, ModelError> {
-        self.off_tape(batch, |rows| rows.log_likelihoods())
+        self.off_tape(batch, |rows| self.compute.log_likelihoods(rows))
     }
 
     /// As [`Self::log_likelihoods`], with the most likely token at each of these positions.
     pub fn scores(&self, batch: &TrainBatch) -> Result<Vec<(f64, u32)>, ModelError> {
-        self.off_tape(batch, |rows| rows.scores())
+        self.off_tape(batch, |rows| self.compute.scores(rows))
     }
 
     /// What `measure` makes of the learned rows, without a tape.
@@ -273,7 +284,7 @@ impl Decoder {
     ) -> Result<T, ModelError> {
         let learned = batch.learned_rows()?;
         let hidden = &self.forward(&batch.input, Weight::off_tape)?;
-        let table = &self.output_table().off_tape();
+        let table = &self.compute.place_head(self.output_table().off_tape())?;
         Ok(measure(&OutputRows { hidden, table, learned: &learned, smoothing: 0.0, logit_bytes: LOGIT_BYTES })?)
     }
 }

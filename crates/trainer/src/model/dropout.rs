@@ -33,6 +33,11 @@ impl Dropout {
         })
     }
 
+    /// What values `[tokens, d]` are multiplied by: 0, or what raises the others.
+    pub(super) fn mask(self, (rows, width): (usize, usize), place: u64) -> Vec<f32> {
+        self.masked(&vec![1.0; rows * width], width, place)
+    }
+
     fn masked(self, values: &[f32], width: usize, place: u64) -> Vec<f32> {
         let dropped_below = (self.rate * (1u64 << 32) as f64) as u32;
         let raised = (1.0 / (1.0 - self.rate)) as f32;

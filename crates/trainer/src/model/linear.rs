@@ -8,9 +8,14 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
+use super::compute::Compute;
 use super::maths::sigmoid;
+use super::portable;
 use super::tape::{product, record, tensor, with_values};
 use crate::nn::Weight;
+
+/// Gives a parameter, on or off the tape, where and as it is computed with.
+pub(super) type WeightSource<'a> = dyn Fn(&Weight) -> Result<Tensor> + 'a;
 
 /// A linear layer: one matrix, which may be several of Hugging Face's one below the other, and what adapters add to it.
 #[derive(Debug)]
@@ -60,15 +65,18 @@ impl Linear {
     }
 
     /// x `[tokens, in]` → `[tokens, out]`; `weight` gives a parameter on or off the tape.
-    pub(super) fn forward(&self, x: &Tensor, weight: &impl Fn(&Weight) -> Tensor) -> Result<Tensor> {
-        let base = weight(&self.weight);
+    pub(super) fn forward(&self, x: &Tensor, compute: &Compute, weight: &WeightSource<'_>) -> Result<Tensor> {
+        let base = weight(&self.weight)?;
+        if let Compute::Plain { .. } = compute {
+            return self.plain(x, &base, weight);
+        }
         if self.adapters.is_empty() {
             return linear(x, &base);
         }
         let bands = LowRank::of(&self.adapters, self.weight.dim(0)?)?;
         let joint = |part: fn(&Adapter) -> &Weight| -> Result<Tensor> {
             let all: Vec<Tensor> =
-                self.adapters.iter().map(|adapter| weight(part(adapter)).flatten_all()).collect::<Result<_>>()?;
+                self.adapters.iter().map(|adapter| weight(part(adapter))?.flatten_all()).collect::<Result<_>>()?;
             Tensor::cat(&all, 0)
         };
         let a = joint(|adapter| &adapter.a)?.reshape(((), x.dim(1)?))?;
@@ -78,6 +86,17 @@ impl Linear {
             true => linear(x, &base)?.add(&low_rank(x, None, &a, &b, bands)?),
         }
     }
+
+    /// The same by candle's own operations: each adapter's part is put between columns of zeros.
+    fn plain(&self, x: &Tensor, base: &Tensor, weight: &WeightSource<'_>) -> Result<Tensor> {
+        let mut out = x.matmul(&base.t()?)?;
+        let width = out.dim(1)?;
+        for Adapter { rows, a, b, scale, .. } in &self.adapters {
+            let added = (x.matmul(&weight(a)?.t()?)?.matmul(&weight(b)?.t()?)? * *scale)?;
+            out = out.add(&added.pad_with_zeros(1, rows.start, width - rows.end)?)?;
+        }
+        Ok(out)
+    }
 }
 
 /// The feed-forward block: down( silu(gate(x)) · up(x) ), `[tokens, d]` → `[tokens, d]`.
@@ -85,12 +104,16 @@ pub(super) fn feed_forward(
     x: &Tensor,
     gate_up: &Linear,
     down: &Linear,
-    weight: &impl Fn(&Weight) -> Tensor,
+    compute: &Compute,
+    weight: &WeightSource<'_>,
 ) -> Result<Tensor> {
-    if gate_up.adapters.is_empty() && down.adapters.is_empty() {
-        return swiglu_mlp(x, &weight(&gate_up.weight), &weight(&down.weight));
+    if let Compute::Plain { .. } = compute {
+        return down.forward(&portable::swiglu(&gate_up.forward(x, compute, weight)?)?, compute, weight);
     }
-    down.forward(&swiglu(&gate_up.forward(x, weight)?)?, weight)
+    if gate_up.adapters.is_empty() && down.adapters.is_empty() {
+        return swiglu_mlp(x, &weight(&gate_up.weight)?, &weight(&down.weight)?);
+    }
+    down.forward(&swiglu(&gate_up.forward(x, compute, weight)?)?, compute, weight)
 }
 
 /// silu(gate)·up of rows `[gate | up]`: `[tokens, 2·ffn]` → `[tokens, ffn]`.

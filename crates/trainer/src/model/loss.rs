@@ -77,7 +77,7 @@ impl OutputRows<'_> {
         Ok(loss)
     }
 
-    fn same_rows(&self, derivatives: &[f64]) -> std::result::Result<(), ModelError> {
+    pub(super) fn same_rows(&self, derivatives: &[f64]) -> std::result::Result<(), ModelError> {
         let (found, rows) = (derivatives.len(), self.learned.places.len());
         if found == rows {
             return Ok(());

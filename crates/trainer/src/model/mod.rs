@@ -1,4 +1,5 @@
-//! The trainer's decoder: a Qwen2-shaped transformer in f32 on the CPU, with hand-written backward passes.
+//! The trainer's decoder: a transformer of Qwen2's, Qwen3's or Llama's form, on the CPU in f32 with hand-written backward passes, or by
+//! candle's own operations on any device.
 //!
 //! In: token batches with targets and weights, an `objective`. Out: losses, gradients (candle's tape), log-likelihoods,
 //! HF-shaped checkpoints. Callers: `sft` (training), `export` (reads what `checkpoint` writes).
@@ -8,8 +9,8 @@
 //!                                                    log-likelihoods → objective ↗
 //! ```
 //!
-//! `maths` and `tile` are the inner loops; `tape` turns a pair of functions (forward, backward) into an operation candle can
-//! differentiate. candle's own fused operations are not used: several have no gradient and do not say so.
+//! `compute` chooses between the kernels and `portable`, the same in plain operations. `maths` and `tile` are the kernels' inner
+//! loops; `tape` turns a pair of functions (forward, backward) into an operation candle can differentiate. candle's own fused operations are not used: several have no gradient and do not say so.
 
 use thiserror::Error;
 
@@ -19,6 +20,7 @@ use crate::objective::{Objective, ObjectiveError};
 mod attention;
 pub mod batch;
 pub mod checkpoint;
+mod compute;
 pub mod config;
 pub mod decoder;
 mod dropout;
@@ -28,11 +30,13 @@ pub mod lora;
 mod loss;
 mod maths;
 mod norm;
+mod portable;
 mod tape;
 mod tile;
 
 pub use batch::{TokenBatch, TrainBatch};
 pub use checkpoint::{load_checkpoint, save_checkpoint};
+pub use compute::DeviceKind;
 pub use config::DecoderConfig;
 pub use decoder::Decoder;
 pub use dropout::Dropout;
@@ -61,6 +65,9 @@ pub enum ModelError {
     /// A checkpoint of Hugging Face's form cannot be read.
     #[error(transparent)]
     Reader(#[from] taiji_export::ExportError),
+    /// There is no such device, or the trainer was built without it.
+    #[error("device cuda: {0}; it needs a GPU and a trainer built with --features cuda")]
+    Device(String),
     /// candle failed.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -73,8 +80,6 @@ mod tests;
 
 #[cfg(test)]
 mod checkpoint_tests;
-#[cfg(test)]
-mod portable;
 #[cfg(test)]
 mod portable_tests;
 #[cfg(test)]

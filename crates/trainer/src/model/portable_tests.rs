@@ -4,13 +4,16 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::attention::{AttentionShape, Segment};
 use super::batch::LearnedRows;
 use super::loss::{LOGIT_BYTES, OutputRows};
 use super::tests::{plain_rope, random_var, relative_distance};
-use super::{Objective, attention, embedding, linear, norm, portable};
+use super::compute::Compute;
+use super::{Decoder, DecoderConfig, Dropout, LoraSettings, Objective, TrainBatch};
+use super::{attention, embedding, linear, norm, portable};
+use crate::nn::Module;
 use crate::objective::{CrossEntropy, Preference, SoftmaxDpo};
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -89,21 +92,69 @@ fn losses_are_their_log_softmax() {
     let smoothed = plain_weights.clone().smoothed(0.2).unwrap();
     for objective in [&plain_weights as &dyn Objective, &smoothed, &dpo] {
         let smoothing = objective.label_smoothing();
-        let kernel = |v: &[Var]| {
-            let rows =
-                OutputRows { hidden: &v[0], table: &v[1], learned: &learned, smoothing, logit_bytes: LOGIT_BYTES };
-            Ok(rows.loss(objective).unwrap())
+        let with_rows = |v: &[Var], loss: &dyn Fn(&OutputRows<'_>) -> Tensor| {
+            let (hidden, table) = (v[0].as_tensor(), v[1].as_tensor());
+            Ok(loss(&OutputRows { hidden, table, learned: &learned, smoothing, logit_bytes: LOGIT_BYTES }))
         };
-        // The objective's value, with its gradients by way of the log-likelihoods that are on the tape.
-        let plain = |v: &[Var]| {
-            let likelihoods = portable::log_likelihoods(&v[0], &v[1], &learned, smoothing)?;
-            let numbers: Vec<f64> = values(&likelihoods).into_iter().map(f64::from).collect();
-            let evaluation = objective.evaluate(&numbers).unwrap();
-            let slopes: Vec<f32> = evaluation.derivatives.iter().map(|slope| *slope as f32).collect();
-            let linear = likelihoods.mul(&Tensor::new(slopes, likelihoods.device())?)?.sum_all()?;
-            let rest = evaluation.value - f64::from(linear.to_scalar::<f32>()?);
-            linear + rest
-        };
+        let kernel = |v: &[Var]| with_rows(v, &|rows| rows.loss(objective).unwrap());
+        let plain = |v: &[Var]| with_rows(v, &|rows| portable::loss(rows, objective).unwrap());
         assert_same(&inputs, kernel, plain);
     }
+}
+
+/// A decoder with everything that a checkpoint can have, and adapters; two prompts, one with two answers.
+fn decoder_and_batch() -> (Decoder, TrainBatch) {
+    let config = DecoderConfig { tie_word_embeddings: false, ..DecoderConfig::small(61, 32, 2, 2, 1, 48) };
+    let mut decoder = Decoder::random(&config, 1).unwrap();
+    let rank = LoraSettings { rank: 2, alpha: 4.0, ..LoraSettings::default() };
+    decoder.add_adapters(&rank, 2).unwrap();
+    for parameter in decoder.parameters().iter().filter(|parameter| parameter.name.ends_with("lora_B.weight")) {
+        parameter.var.set(random_var(7, parameter.var.dims()).as_tensor()).unwrap();
+    }
+    let mut batch = TrainBatch::default();
+    let text = |first: u32, len: u32| (first..first + len).map(|token| token * 7 % 61).collect::<Vec<u32>>();
+    batch.push_group(&text(1, 9), [text(20, 4).as_slice(), &text(30, 6)], 0.2).unwrap();
+    batch.push_group(&text(5, 12), [text(40, 5).as_slice()], 0.2).unwrap();
+    (decoder, batch)
+}
+
+/// Loss, every gradient, and scores.
+fn computed(decoder: &mut Decoder, batch: &TrainBatch, compute: Compute) -> (f64, Vec<Vec<f32>>, Vec<(f64, u32)>) {
+    decoder.compute = compute;
+    decoder.set_dropout(Some(Dropout { rate: 0.1, seed: 3, batch: 4 }));
+    let loss = decoder.loss(batch, &CrossEntropy::mean(&batch.weights).unwrap()).unwrap();
+    let store = loss.backward().unwrap();
+    decoder.set_dropout(None);
+    let each = decoder.parameters().iter().map(|parameter| values(store.get(&parameter.var).unwrap())).collect();
+    (f64::from(loss.to_scalar::<f32>().unwrap()), each, decoder.scores(batch).unwrap())
+}
+
+#[test]
+fn the_whole_decoder_is_the_same_by_plain_operations() {
+    let (mut decoder, batch) = decoder_and_batch();
+    let kernels = computed(&mut decoder, &batch, Compute::Kernels);
+    let plain = computed(&mut decoder, &batch, Compute::Plain { device: Device::Cpu, dtype: DType::F32 });
+    assert!((kernels.0 - plain.0).abs() < 1e-5, "{} and {}", kernels.0, plain.0);
+    assert_eq!(kernels.1.len(), plain.1.len());
+    for (which, (a, b)) in kernels.1.iter().zip(&plain.1).enumerate() {
+        let distance = relative_distance(a, b);
+        assert!(distance < 2e-5, "gradient {which}: {distance}");
+    }
+    for (a, b) in kernels.2.iter().zip(&plain.2) {
+        assert!((a.0 - b.0).abs() < 1e-5 && a.1 == b.1, "{a:?} and {b:?}");
+    }
+}
+
+/// bf16 has 8 bits: a percent or two of each gradient, and the direction of all.
+#[test]
+fn in_bf16_loss_and_gradients_are_nearly_the_same_and_weights_stay_f32() {
+    let (mut decoder, batch) = decoder_and_batch();
+    let exact = computed(&mut decoder, &batch, Compute::Kernels);
+    let rough = computed(&mut decoder, &batch, Compute::Plain { device: Device::Cpu, dtype: DType::BF16 });
+    assert!((exact.0 - rough.0).abs() < 0.01 * exact.0, "{} and {}", exact.0, rough.0);
+    for (which, (a, b)) in exact.1.iter().zip(&rough.1).enumerate() {
+        let distance = relative_distance(a, b);
+        assert!(distance < 0.05, "gradient {which}: {distance}");
+    }
+    assert!(exact.1.iter().flatten().zip(rough.1.iter().flatten()).any(|(a, b)| a != b), "bf16 was not used");
 }

@@ -2,7 +2,8 @@
 
 use super::read::{Entry, Given};
 use super::{Recipe, RecipeError};
-use crate::stages::is_seeded;
+use crate::model::DeviceKind;
+use crate::stages::{has_device, is_seeded};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -80,6 +81,7 @@ impl Recipe {
                 return Err(refuse(format!("--arm {arm}: the recipe has no [experiment]")));
             }
             let mut entries = self.entries.clone();
+            put_on(given.device, &mut entries);
             self.seed(&mut entries, given)?;
             let name = given.seed.map_or(self.name.clone(), |seed| format!("{}-seed{seed}", self.name));
             return Ok(vec![Variant { arm: None, name, entries }]);
@@ -98,6 +100,7 @@ impl Recipe {
                     self.override_entry(entry, settings)?;
                 }
             }
+            put_on(given.device, &mut entries);
             for seed in &experiment.seeds {
                 let mut seeded = entries.clone();
                 for entry in seeded.iter_mut().filter(|entry| experiment.seeded.contains(&entry.name)) {
@@ -139,6 +142,14 @@ impl Recipe {
             }
         }
         Ok(())
+    }
+}
+
+/// The device of the command line, for the stages that have one.
+fn put_on(device: Option<DeviceKind>, entries: &mut [Entry]) {
+    let Some(device) = device else { return };
+    for entry in entries.iter_mut().filter(|entry| has_device(&entry.kind)) {
+        entry.settings.insert("device".into(), device.name().into());
     }
 }
 

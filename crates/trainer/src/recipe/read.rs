@@ -2,6 +2,7 @@
 
 use super::arms::Experiment;
 use super::{RecipeError, old_form};
+use crate::model::DeviceKind;
 use crate::stages::KeyError;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -48,6 +49,8 @@ pub struct Given {
     pub seed: Option<u64>,
     /// Seeds of single stages, over all others.
     pub seeds: BTreeMap<String, u64>,
+    /// Where language models are trained, over what the recipe says.
+    pub device: Option<DeviceKind>,
 }
 
 #[derive(Deserialize)]

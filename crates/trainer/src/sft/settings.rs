@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SftError;
 use crate::fit::{AdamWSettings, GroupSettings, LoopSettings, Schedule};
-use crate::model::{DecoderConfig, LoraSettings};
+use crate::model::{DecoderConfig, DeviceKind, LoraSettings};
 
 /// Recipe section `[sft]`; every field has a default that trains the demo in minutes on two cores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +70,9 @@ pub struct SftSettings {
     pub seed: u64,
     /// Threads, 0 = all cores.
     pub threads: usize,
+    /// Where it is trained; `--device` of a run says it for all stages.
+    #[serde(skip_serializing_if = "DeviceKind::is_cpu")]
+    pub device: DeviceKind,
     /// Steps between entries of the loss curve.
     pub log_every: u64,
     /// Steps between validations, 0 = only at the end.
@@ -117,6 +120,7 @@ impl Default for SftSettings {
             prompt_loss_weight: 0.2,
             seed: 7,
             threads: 0,
+            device: DeviceKind::Cpu,
             log_every: 50,
             validate_every: 400,
             validation_examples: 256,

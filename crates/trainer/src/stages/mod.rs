@@ -78,6 +78,11 @@ pub fn make(kind: &str, settings: toml::Table, context: &Context) -> Result<Arc<
     (known.make)(settings, context)
 }
 
+/// Whether stages of a kind have a setting `device`.
+pub fn has_device(kind: &str) -> bool {
+    kind == "sft"
+}
+
 /// Whether stages of a kind have a setting `seed`.
 pub fn is_seeded(kind: &str) -> bool {
     KINDS.iter().any(|known| known.name == kind && known.seeded)

@@ -159,5 +159,7 @@ fn every_command_of_the_trainer_has_help_with_an_example() {
     }
     run_with(&TRAINER, &["synth"], &[]).expect_code(64);
     let told = run_with(&TRAINER, &["run", "--recipe", "x", "--device", "cuda"], &[]).expect_code(64).stderr;
-    assert!(told.contains("cpu"), "{told}");
+    assert!(told.contains("--features cuda"), "{told}");
+    let told = run_with(&TRAINER, &["run", "--recipe", "x", "--device", "tpu"], &[]).expect_code(64).stderr;
+    assert!(told.contains("plain"), "{told}");
 }
