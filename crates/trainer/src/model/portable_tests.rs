@@ -145,7 +145,7 @@ fn the_whole_decoder_is_the_same_by_plain_operations() {
     }
 }
 
-/// bf16 has 8 bits: a percent or two of each gradient, and the direction of all.
+/// bf16 has 8 bits: a few percent of all gradients together, more of a single small one.
 #[test]
 fn in_bf16_loss_and_gradients_are_nearly_the_same_and_weights_stay_f32() {
     let (mut decoder, batch) = decoder_and_batch();
@@ -154,7 +154,10 @@ fn in_bf16_loss_and_gradients_are_nearly_the_same_and_weights_stay_f32() {
     assert!((exact.0 - rough.0).abs() < 0.01 * exact.0, "{} and {}", exact.0, rough.0);
     for (which, (a, b)) in exact.1.iter().zip(&rough.1).enumerate() {
         let distance = relative_distance(a, b);
-        assert!(distance < 0.05, "gradient {which}: {distance}");
+        assert!(distance < 0.2, "gradient {which}: {distance}");
     }
+    let distance = relative_distance(&exact.1.concat(), &rough.1.concat());
+    assert!(distance < 0.1, "all gradients: {distance}");
+    assert!(decoder.parameters().iter().all(|parameter| parameter.var.dtype() == DType::F32));
     assert!(exact.1.iter().flatten().zip(rough.1.iter().flatten()).any(|(a, b)| a != b), "bf16 was not used");
 }
