@@ -19,5 +19,7 @@ pub(crate) fn begin_without_candle_workers() {
         Ok(program) => Command::new(program).args(std::env::args_os().skip(1)).env(KEY, "1").exec(),
         Err(error) => error,
     };
-    eprintln!("taiji-trainer: cannot begin again with {KEY}=1 ({error}); set it, or training is slower on a busy machine");
+    eprintln!(
+        "taiji-trainer: cannot begin again with {KEY}=1 ({error}); set it, or training is slower on a busy machine"
+    );
 }

@@ -8,9 +8,9 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::attention::{AttentionShape, Segment};
 use super::batch::LearnedRows;
+use super::compute::Compute;
 use super::loss::{LOGIT_BYTES, OutputRows};
 use super::tests::{plain_rope, random_var, relative_distance};
-use super::compute::Compute;
 use super::{Decoder, DecoderConfig, Dropout, LoraSettings, Objective, TrainBatch};
 use super::{attention, embedding, linear, norm, portable};
 use crate::nn::Module;

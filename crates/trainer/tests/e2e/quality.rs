@@ -22,7 +22,10 @@ fn the_demo_bundle_writes_well_and_finds_like_minded_neighbours_for_users_it_nev
 
     assert!(figure("/report/generations/format_rate") >= 0.98, "{judged}");
     let leaf = figure("/report/generations/category_hits/2");
-    assert!(leaf >= 0.66, "leaf of the next purchase {leaf}; copying the newest line has .22, the best single facts .56");
+    assert!(
+        leaf >= 0.66,
+        "leaf of the next purchase {leaf}; copying the newest line has .22, the best single facts .56"
+    );
     // What is bought next has a cause here, and seldom lies where the person has bought most: 1.5 times chance, not more.
     let (agreement, chance) = (figure("/report/neighbours/agreement"), figure("/report/neighbours/chance"));
     assert!(agreement >= 1.5 * chance, "neighbour's top category {agreement}, chance {chance}");
