@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check gradient-check smol bench-sft chaos soak drain upgrade-check memcheck real generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm bench-gpu int4-check trainer-cuda gradient-check smol bench-sft chaos soak drain upgrade-check memcheck real generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,9 @@ real: build setup-tests ## train on instruments-mm, serve, feed 1,000 real histo
 
 smol: build setup-tests ## SmolLM2 goes in, is taught by LoRA on Beauty, comes out served in int4; prints the table (needs TAIJI_DATA_DIR; resumable)
 	@python3 scripts/smol.py
+
+trainer-cuda: setup ## taiji-trainer with --device cuda into target/cuda/release (CUDA of the nvcc on the PATH, else 1.2 GB of packages)
+	@CARGO=$(CARGO) bash scripts/trainer_cuda.sh
 
 gradient-check: build ## loss and every gradient of SmolLM2 beside transformers in f64 (needs TAIJI_SMOLLM2_GGUF, 6 GB of packages)
 	@bash scripts/gradient_check.sh
