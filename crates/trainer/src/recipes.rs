@@ -1,5 +1,6 @@
 //! The commands about recipes: `fetch`, `plan`, `run`.
 
+use crate::workers::begin_without_candle_workers;
 use crate::{Failure, unavailable};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -134,6 +135,7 @@ fn end_on_interrupt(console: &Console) -> Result<(), Failure> {
 }
 
 pub(crate) fn run(arguments: RunArguments) -> Result<(), Failure> {
+    begin_without_candle_workers();
     let RunArguments { part, out, rows, jobs, wait } = arguments;
     let options = Options {
         given: part.given()?,

@@ -1,4 +1,4 @@
-//! The program begins once more without candle's worker threads.
+//! A run of a recipe begins once more without candle's worker threads.
 //!
 //! candle keeps workers beside rayon's, one a core, for sums and products of single values; whoever calls waits for all of them,
 //! spinning. Two arms of one thread each, or one run on a busy machine, lose a third of their speed to that. How many there are is

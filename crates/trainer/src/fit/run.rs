@@ -110,6 +110,21 @@ pub struct Fitted {
     pub curve: Vec<CurvePoint>,
 }
 
+impl Fitted {
+    /// Tokens a second.
+    pub fn tokens_per_s(&self) -> f64 {
+        self.tokens as f64 / self.seconds.max(1e-9)
+    }
+
+    /// Validation loss of the weights that were kept: the lowest (`keep_best`) or the last.
+    pub fn kept_loss(&self, keep_best: bool) -> Option<f64> {
+        match keep_best {
+            true => self.best.map(|(_, loss)| loss),
+            false => self.curve.iter().rev().find_map(|point| point.validation_loss),
+        }
+    }
+}
+
 /// Trains what `optimizer` holds, from the newest resumable state in `folder` if there is one of this `run_id` (a hash of all
 /// that decides the result), and leaves the chosen weights in the module. `progress` hears of every step. The states stay:
 /// call [`clear`](super::clear) once the result is written.

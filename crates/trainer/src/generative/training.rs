@@ -5,8 +5,7 @@
 use super::{Case, GenerativeError, GenerativeSettings, Sequences};
 use crate::fit::{self, AdamW, CurvePoint, Evaluated, Fitted, ParameterSet, Task, TrainEvent, Validated};
 use crate::model::{Decoder, Dropout, TrainBatch, save_checkpoint};
-use crate::nn::FileError;
-use crate::nn::tensor_file::write_atomically;
+use crate::nn::tensor_file::{write_atomically, write_json};
 use crate::sft::packing::{TokenExample, assemble, hash_examples};
 use crate::sft::step;
 use crate::sft::tokenizer::{TOKENIZER_FILE, TextTokenizer};
@@ -75,9 +74,7 @@ pub fn train(
         save_checkpoint(&items.decoder, out)?;
         write_atomically(&out.join(TOKENIZER_FILE), tokenizer.to_json()?.as_bytes())?;
         let report = items.report(fitted);
-        let path = out.join(REPORT_FILE);
-        let text = serde_json::to_vec_pretty(&report).map_err(|error| FileError::content(&path, error))?;
-        write_atomically(&path, &text)?;
+        write_json(&out.join(REPORT_FILE), &report)?;
         fit::clear(out)?;
         Ok(report)
     })
@@ -123,8 +120,6 @@ impl<'a> ItemSequences<'a> {
     }
 
     fn report(self, fitted: Fitted) -> GenerativeReport {
-        let last = fitted.curve.iter().rev().find_map(|point| point.validation_loss);
-        let kept = if self.settings.keep_best { fitted.best.map(|(_, loss)| loss) } else { last };
         GenerativeReport {
             parameters: self.decoder.parameter_count(),
             vocabulary: self.decoder.config().vocab_size,
@@ -134,8 +129,8 @@ impl<'a> ItemSequences<'a> {
             stopped_early: fitted.stopped_early,
             tokens: fitted.tokens,
             seconds: fitted.seconds,
-            tokens_per_s: fitted.tokens as f64 / fitted.seconds.max(1e-9),
-            validation_loss: kept,
+            tokens_per_s: fitted.tokens_per_s(),
+            validation_loss: fitted.kept_loss(self.settings.keep_best),
             best_step: fitted.best.map(|(step, _)| step),
             curve: fitted.curve,
         }

@@ -12,7 +12,7 @@ use super::ModelError;
 use super::config::DecoderConfig;
 use super::decoder::Decoder;
 use super::tape::{tensor, with_values};
-use crate::nn::tensor_file::write_atomically;
+use crate::nn::tensor_file::write_json;
 use crate::nn::{FileError, Module, TensorFile};
 
 /// Writes `config.json` and `model.safetensors` into `folder` (created if missing).
@@ -38,10 +38,7 @@ pub fn save_checkpoint(decoder: &Decoder, folder: &Path) -> Result<(), ModelErro
     }
     file.metadata.insert("format".into(), "pt".into());
     file.write(&folder.join(WEIGHTS_FILE))?;
-    let path = folder.join(CONFIG_FILE);
-    let text =
-        serde_json::to_vec_pretty(&decoder.config().to_json()).map_err(|error| FileError::content(&path, error))?;
-    Ok(write_atomically(&path, &text)?)
+    Ok(write_json(&folder.join(CONFIG_FILE), &decoder.config().to_json())?)
 }
 
 /// Reads a checkpoint in any form that the exporter reads: f32, f16 or bf16, one file or shards.

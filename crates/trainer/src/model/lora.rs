@@ -16,7 +16,7 @@ use super::decoder::Decoder;
 use super::linear::Adapter;
 use super::tape::{tensor, with_values};
 use crate::fit::GroupSettings;
-use crate::nn::tensor_file::write_atomically;
+use crate::nn::tensor_file::write_json;
 use crate::nn::{FileError, TensorFile};
 
 /// Name of PEFT's file of settings.
@@ -188,9 +188,7 @@ impl Decoder {
             "init_lora_weights": true,
             "inference_mode": true,
         });
-        let path = folder.join(ADAPTER_CONFIG);
-        let text = serde_json::to_vec_pretty(&config).map_err(|error| FileError::content(&path, error))?;
-        Ok(write_atomically(&path, &text)?)
+        Ok(write_json(&folder.join(ADAPTER_CONFIG), &config)?)
     }
 
     /// Puts the adapters of a PEFT folder (f32) beside the layers they were made for.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::Serialize;
 use thiserror::Error;
 
 /// What can go wrong with such a file.
@@ -98,6 +99,12 @@ impl TensorFile {
         }
         Ok(file)
     }
+}
+
+/// Writes a value as indented JSON, atomically.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FileError> {
+    let text = serde_json::to_vec_pretty(value).map_err(|error| FileError::content(path, error))?;
+    write_atomically(path, &text)
 }
 
 /// Writes beside the target, flushes to disk, renames: a reader sees the old file or the new one, never half of one.

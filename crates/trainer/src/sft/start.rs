@@ -20,12 +20,9 @@ use taiji::prompt::ANSWER_CLOSE;
 pub(super) fn decoder(settings: &SftSettings, tokenizer: &TextTokenizer) -> Result<Decoder, SftError> {
     let Some(folder) = &settings.checkpoint else {
         let config = settings.decoder_config(tokenizer.vocab_size(), tokenizer.token_id(ANSWER_CLOSE));
-        let mut decoder = Decoder::random(&config, settings.seed)?;
-        decoder.set_device(settings.device)?;
-        return Ok(decoder);
+        return Ok(Decoder::random(&config, settings.seed)?);
     };
     let mut decoder = load_checkpoint(folder)?;
-    decoder.set_device(settings.device)?;
     let config = decoder.config();
     let fail = |field, message| Err(SftError::Settings { field, message });
     if tokenizer.vocab_size() > config.vocab_size {

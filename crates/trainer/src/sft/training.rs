@@ -12,8 +12,7 @@ use super::tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use super::{SftError, SftExample, SftSettings, start, step};
 use crate::fit::{self, AdamW, CurvePoint, Evaluated, Fitted, ParameterSet, Task, TrainEvent, Validated};
 use crate::model::{Decoder, Dropout, TrainBatch, save_checkpoint};
-use crate::nn::FileError;
-use crate::nn::tensor_file::write_atomically;
+use crate::nn::tensor_file::{write_atomically, write_json};
 use taiji::prompt::ANSWER_CLOSE;
 
 /// Name of the report's file.
@@ -102,9 +101,7 @@ pub fn train(
         let after = written(&texts.decoder, tokenizer, texts.shown())?;
         let samples = Sample::of(tokenizer, texts.shown(), before, after)?;
         let report = texts.report(fitted, trained, vocab, samples);
-        let path = out.join(REPORT_FILE);
-        let text = serde_json::to_vec_pretty(&report).map_err(|error| FileError::content(&path, error))?;
-        write_atomically(&path, &text)?;
+        write_json(&out.join(REPORT_FILE), &report)?;
         fit::clear(out)?;
         Ok(report)
     })
@@ -133,7 +130,8 @@ impl<'a> Texts<'a> {
         validation: &[SftExample],
         out: &'a Path,
     ) -> Result<Self, SftError> {
-        let decoder = start::decoder(settings, tokenizer)?;
+        let mut decoder = start::decoder(settings, tokenizer)?;
+        decoder.set_device(settings.device)?;
         // Our own tokenizers end a text with the answer's end; the checkpoint of somebody else has a token of its own for it.
         let end = match tokenizer.token_id(ANSWER_CLOSE) {
             Some(_) => None,
@@ -163,8 +161,6 @@ impl<'a> Texts<'a> {
     }
 
     fn report(self, fitted: Fitted, trained: usize, vocab: usize, samples: Vec<Sample>) -> SftReport {
-        let last = fitted.curve.iter().rev().find_map(|point| point.validation_loss);
-        let kept = if self.settings.keep_best { fitted.best.map(|(_, loss)| loss) } else { last };
         SftReport {
             parameters: self.decoder.parameter_count(),
             trained_parameters: trained,
@@ -176,8 +172,8 @@ impl<'a> Texts<'a> {
             stopped_early: fitted.stopped_early,
             tokens: fitted.tokens,
             seconds: fitted.seconds,
-            tokens_per_s: fitted.tokens as f64 / fitted.seconds.max(1e-9),
-            validation_loss: kept,
+            tokens_per_s: fitted.tokens_per_s(),
+            validation_loss: fitted.kept_loss(self.settings.keep_best),
             best_step: fitted.best.map(|(step, _)| step),
             curve: fitted.curve,
             samples,
