@@ -26,10 +26,10 @@ pub async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
     let trie = trie(&request.items)?;
     let kinds = || (steps(llm, "prefill").0, steps(llm, "beam"));
     let (prefill_before, (levels_before, calls_before)) = kinds();
-    let total_s = search(llm, &request, &trie).await?;
+    let (total_s, found) = search(llm, &request, &trie).await?;
     let (prefill, (levels, calls)) = kinds();
     let (prefill_s, levels_s) = (prefill - prefill_before, levels - levels_before);
-    Ok(json!({"prefill_s": prefill_s, "levels_s": levels_s, "calls": calls - calls_before, "total_s": total_s}))
+    Ok(json!({"prefill_s": prefill_s, "levels_s": levels_s, "calls": calls - calls_before, "total_s": total_s, "found": found}))
 }
 
 fn trie(items: &[Vec<u32>]) -> Result<Arc<Trie>, String> {
@@ -37,22 +37,26 @@ fn trie(items: &[Vec<u32>]) -> Result<Arc<Trie>, String> {
     Trie::build(entries).map(Arc::new).map_err(|error| error.to_string())
 }
 
-/// Seconds of all searches.
-async fn search(llm: &OnnxLlm, request: &Request, trie: &Arc<Trie>) -> Result<f64, String> {
-    let one = async |prompt: &Vec<u32>| -> Result<(), String> {
+/// Seconds of all searches, and the numbers of the items that each found, best first.
+async fn search(llm: &OnnxLlm, request: &Request, trie: &Arc<Trie>) -> Result<(f64, Vec<Vec<u32>>), String> {
+    let one = async |prompt: &Vec<u32>| -> Result<Vec<u32>, String> {
         let prompt = Prompt::Tokens(prompt.clone());
         let (width, trie, priority) = (request.width, trie.clone(), Priority::default());
         let search = BeamRequest { prompt, width, trie, priority, deadline: None };
         let found = llm.beam(search).await.map_err(|error| error.to_string())?;
-        if found.len() == width { Ok(()) } else { Err(format!("{} beams instead of {width}", found.len())) }
+        match found.len() == width {
+            true => Ok(found.iter().map(|beam| beam.item).collect()),
+            false => Err(format!("{} beams instead of {width}", found.len())),
+        }
     };
     let started = Instant::now();
+    let mut found = Vec::new();
     if request.together {
-        try_join_all(request.prompts.iter().map(one)).await?;
+        found = try_join_all(request.prompts.iter().map(one)).await?;
     } else {
         for prompt in &request.prompts {
-            one(prompt).await?;
+            found.push(one(prompt).await?);
         }
     }
-    Ok(started.elapsed().as_secs_f64())
+    Ok((started.elapsed().as_secs_f64(), found))
 }

@@ -62,11 +62,15 @@ def encoded(values, dtype):
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(numpy.uint16).tobytes()
 
 
-def write_tensor(file, name, dims, dtype, generator):
-    """Norms stand near 1; everything else has mean 0."""
+def write_tensor(file, name, dims, dtype, generator, repeated=None):
+    """Norms stand near 1; everything else has mean 0. `repeated`: bytes of CHUNK numbers to take again and again."""
     left = int(numpy.prod(dims))
     while left:
         count = min(left, CHUNK)
+        if repeated and "norm" not in name:
+            file.write(memoryview(repeated)[:count * WIDTHS[dtype]])
+            left -= count
+            continue
         values = generator.standard_normal(count, dtype=numpy.float32) * numpy.float32(SPREAD)
         file.write(encoded(values + numpy.float32(1.0) if "norm" in name else values, dtype))
         left -= count
@@ -85,9 +89,12 @@ def shards(shape, dtype):
     return groups
 
 
-def write_weights(folder, shape, seed):
+def write_weights(folder, shape, seed, is_repeated=False):
     dtype = shape.get("dtype", "F32")
     generator = numpy.random.Generator(numpy.random.SFC64(seed))
+    repeated = None
+    if is_repeated:
+        repeated = encoded(generator.standard_normal(CHUNK, dtype=numpy.float32) * numpy.float32(SPREAD), dtype)
     groups, places = shards(shape, dtype), {}
     for number, group in enumerate(groups, 1):
         file_name = "model.safetensors"
@@ -103,7 +110,7 @@ def write_weights(folder, shape, seed):
         with open(folder / file_name, "wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name, dims, _ in group:
-                write_tensor(file, name, dims, dtype, generator)
+                write_tensor(file, name, dims, dtype, generator, repeated)
     if len(groups) > 1:
         total = sum(length for group in groups for _, _, length in group)
         index = {"metadata": {"total_size": total}, "weight_map": places}
@@ -136,11 +143,12 @@ def tokenizer(vocabulary):
     }
 
 
-def make(name, folder, seed=1):
-    """Writes the checkpoint unless a whole one of the same shape is there; returns the folder."""
+def make(name, folder, seed=1, repeated=False):
+    """Writes the checkpoint unless a whole one of the same shape is there; returns the folder. `repeated`: the same four million numbers
+    over and over, which is written as fast as the disk takes it; for speed alone."""
     shape, folder = SHAPES[name], pathlib.Path(folder)
     made = folder / "made.json"
-    wanted = json.dumps({**shape, "seed": seed})
+    wanted = json.dumps({**shape, "seed": seed, **({"repeated": True} if repeated else {})})
     if made.is_file() and made.read_text() == wanted:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +159,7 @@ def make(name, folder, seed=1):
         {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "unk_token": "<unk>"}))
     (folder / "generation.json").write_text(json.dumps({"stop": ["</answer>"]}))
     (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 0, "eos_token_id": 0}))
-    write_weights(folder, shape, seed)
+    write_weights(folder, shape, seed, repeated)
     made.write_text(wanted)  # last: a torn checkpoint is made again
     return folder
 

@@ -9,7 +9,7 @@ Everything is greedy and ignores stop tokens, so that all engines do the same wo
 | `generate` | `prompts` (lists of token ids, all of one length), `new_tokens` | `first_s`, `rest_s`, `rest_tokens`, `last` | all |
 | `trace` | `requests` (`at_s`, `prompt`, `new_tokens`), `static_rows` (0 = continuous), `padded` | `makespan_s`, `new_tokens`, `wait_s` | ours |
 | `gap` | `rows` (prompts), `new_tokens`, `warm_tokens`, `prompt_alone`, `prompt_beside` | `alone_s`, `beside_s`, `chunks`, `chunks_s`, `prefill_alone_s`, `prefill_beside_s` | ours |
-| `beam` | `prompts`, `items` (lists of ids), `width`, `together` | `prefill_s`, `levels_s`, `calls`, `total_s` | ours |
+| `beam` | `prompts`, `items` (lists of ids), `width`, `together` | `prefill_s`, `levels_s`, `calls`, `total_s`, `found` | ours |
 | `rss` | `vocabulary`, `longest_prompt`, `new_tokens`, `at` (numbers of requests) | `rss_bytes` (one per entry of `at`) | ours |
 | `score` | `texts` (pairs of prompt and continuation) | `logprobs` (one list a text) | ours |
 
@@ -25,7 +25,7 @@ Everything is greedy and ignores stop tokens, so that all engines do the same wo
   read. `alone_s`, `beside_s`: all rows' times between two tokens, before that and during it; `chunks`, `chunks_s`: the
   pieces in which `prompt_beside` was read and what they took, as the engine counts.
 - `beam`: `prefill_s` and `levels_s` (in `calls` steps) are the engine's own count of the time of these calls, `total_s`
-  is all of it.
+  is all of it; `found`: numbers of the items of each search, best first.
 - `rss`: short requests, 8 at a time, resident memory after so many of them.
 """
 

@@ -17,7 +17,17 @@ use thiserror::Error;
 pub const ORT_VERSION: &str = "1.31.1";
 
 /// ONNX Runtime allows one environment per process; the first caller decides which library it is.
-static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+static ENVIRONMENT: Mutex<Option<Loaded>> = Mutex::new(None);
+
+/// File beside ONNX Runtime in which its GPU build has what computes on CUDA.
+const CUDA_LIBRARY: &str = "libonnxruntime_providers_cuda.so";
+
+struct Loaded {
+    environment: Environment,
+    library: PathBuf,
+    /// Whether [`CUDA_LIBRARY`] is registered.
+    copies_to_cuda: bool,
+}
 
 /// Why ONNX Runtime is not available.
 #[derive(Debug, Error)]
@@ -53,8 +63,8 @@ pub enum RuntimeError {
 /// executable, that over the cache that `make build` fills. After the first success the path is ignored.
 pub fn environment(explicit: Option<&Path>) -> Result<Environment, RuntimeError> {
     let mut slot = ENVIRONMENT.lock();
-    if let Some(environment) = slot.as_ref() {
-        return Ok(environment.clone());
+    if let Some(loaded) = slot.as_ref() {
+        return Ok(loaded.environment.clone());
     }
     let looked = Places::of_this_process(explicit).candidates();
     let Some(path) = looked.iter().find(|path| path.is_file()) else {
@@ -67,8 +77,22 @@ pub fn environment(explicit: Option<&Path>) -> Result<Environment, RuntimeError>
         .build()
         .map_err(|error| RuntimeError::Broken { path: path.clone(), message: error.to_string() })?;
     tracing::info!(path = %path.display(), "ONNX Runtime loaded");
-    *slot = Some(environment.clone());
+    *slot = Some(Loaded { environment: environment.clone(), library: path.clone(), copies_to_cuda: false });
     Ok(environment)
+}
+
+/// Lets the environment itself copy between host and GPU, as a key-value pool needs it: a session has what copies for its own runs only.
+fn register_cuda() -> Result<(), String> {
+    let mut slot = ENVIRONMENT.lock();
+    let Some(loaded) = slot.as_mut() else { return Err("ONNX Runtime is not loaded".to_owned()) };
+    if loaded.copies_to_cuda {
+        return Ok(());
+    }
+    let folder = loaded.library.canonicalize().unwrap_or_else(|_| loaded.library.clone());
+    let library = folder.with_file_name(CUDA_LIBRARY);
+    loaded.environment.register_ep_library("taiji.cuda", &library).map_err(|error| error.to_string())?;
+    loaded.copies_to_cuda = true;
+    Ok(())
 }
 
 /// Where a session computes.
@@ -142,6 +166,7 @@ pub fn open_session_on(
              Runtime {ORT_VERSION} with its CUDA libraries and name it in engine.onnxruntime, or set engine.provider = \"cpu\""
         )
     };
+    register_cuda().map_err(missing)?;
     let builder = session_builder(environment, threads).map_err(plain)?;
     let mut builder = builder
         .with_execution_providers([cuda.build().error_on_failure()])

@@ -41,14 +41,14 @@ pub use checkpoint::{Checkpoint, WHOLE_FILE as WEIGHTS_FILE, Weight};
 pub use config::{CONFIG_FILE, Config, Family};
 pub use kept::BLOCKS_FILE;
 pub use names::{FLAVOUR, GRAPH_FILE, PRECISION};
-pub use options::{ExportOptions, Flavour, Precision, Role};
+pub use options::{Element, ExportOptions, Flavour, Precision, Role};
 pub use recover::{RecoverReport, precision_of, recover};
 pub use rope::{Llama3Rope, Rope, RopeScaling, YarnRope};
 pub use rounded::save_f16;
 pub use writer::DATA_FILE;
 
 use decoder::Form;
-use names::{ACCURACY_LEVEL, MAX_POSITIONS};
+use names::{ACCURACY_LEVEL, ACTIVATIONS, MAX_POSITIONS};
 use pooling::Pooling;
 use writer::{GraphWriter, Written};
 
@@ -276,6 +276,9 @@ fn note_choices(graph: &mut GraphWriter, options: &ExportOptions, form: Form) {
     }
     if matches!(options.precision, Precision::Int8 | Precision::Int4) {
         graph.note(ACCURACY_LEVEL, &options.accuracy_level.to_string());
+    }
+    if options.activations != Element::default() {
+        graph.note(ACTIVATIONS, options.activations.name());
     }
     match form {
         Form::Text(Flavour::Gqa) => {}

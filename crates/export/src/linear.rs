@@ -9,8 +9,8 @@ use super::decoder::{DecoderGraph, HEAD, SELECTED};
 use super::kept::{BLOCK, Kept, KeptWeight};
 use super::names;
 use super::nbits::PackedWeight;
-use super::onnx::{AttributeProto, FLOAT, UINT8, int, microsoft, node};
-use super::options::{Blocks, Element};
+use super::onnx::{AttributeProto, UINT8, int, microsoft, node};
+use super::options::Blocks;
 
 impl DecoderGraph<'_> {
     /// `output` = `input` × `{name}.weight`, plus `{name}.bias` where the model has one.
@@ -256,8 +256,9 @@ impl DecoderGraph<'_> {
             Some(weight) => {
                 let weight = weight.transposed();
                 let mut bytes = Vec::new();
-                Element::F32.write(&weight.values, &mut bytes);
-                self.graph.packed(&offsets(name), &weight.shape, FLOAT, &bytes, 0)
+                let element = self.numbers.element;
+                element.write(&weight.values, &mut bytes);
+                self.graph.packed(&offsets(name), &weight.shape, element.onnx(), &bytes, 0)
             }
             None => Ok(()),
         }
@@ -265,9 +266,10 @@ impl DecoderGraph<'_> {
 
     fn add_packed(&mut self, name: &str, shape: &[usize], packed: &PackedWeight) -> Result<(), ExportError> {
         let mut scale_bytes = Vec::new();
-        Element::F32.write(&packed.scales.values, &mut scale_bytes);
+        let element = self.numbers.element;
+        element.write(&packed.scales.values, &mut scale_bytes);
         self.graph.packed(name, shape, UINT8, &packed.bytes, packed.parameters)?;
-        self.graph.packed(&scales(name), &packed.scales.shape, FLOAT, &scale_bytes, 0)?;
+        self.graph.packed(&scales(name), &packed.scales.shape, element.onnx(), &scale_bytes, 0)?;
         let Some(bytes) = &packed.zeros else { return Ok(()) };
         let rows = packed.scales.shape.first().copied().unwrap_or(1);
         self.graph.packed(&zeros(name), &[rows, bytes.len() / rows], UINT8, bytes, 0)

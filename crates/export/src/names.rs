@@ -52,3 +52,5 @@ pub const DATA_SHA256: &str = "taiji.data_sha256";
 pub const PRECISION: &str = "taiji.precision";
 /// Key under which a graph says its flavour, when that is not gqa; `encoder` for vectors of a decoder.
 pub const FLAVOUR: &str = "taiji.flavour";
+/// Key under which a graph of packed weights says the number format of its activations, when that is not f32.
+pub const ACTIVATIONS: &str = "taiji.activations";

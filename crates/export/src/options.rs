@@ -15,9 +15,9 @@ pub enum Precision {
     F16,
     /// bfloat16, likewise; runs on GPUs only.
     Bf16,
-    /// 8-bit weights in blocks, activations and cache f32.
+    /// 8-bit weights in blocks, activations and cache f32 or what [`ExportOptions::activations`] says.
     Int8,
-    /// 4-bit weights in blocks, activations and cache f32.
+    /// 4-bit weights in blocks, likewise.
     Int4,
 }
 
@@ -60,6 +60,8 @@ pub struct ExportOptions {
     pub zero_points: bool,
     /// int4, int8: 1 computes in f32; 4 rounds activations to 8 bits, which is the fast way.
     pub accuracy_level: i64,
+    /// int4, int8: number format of activations, cache, scales and all that is not in blocks. A GPU's attention has no f32.
+    pub activations: Element,
     /// int4: bits of the output head, and of the embedding tied to it: 4, 8 or 32; `None` = 8.
     pub head_bits: Option<usize>,
     /// int4: bits of the weights whose errors are felt most ([`Numbers::blocks_of`]), 4 or 8; `None` = 8.
@@ -79,6 +81,7 @@ impl Default for ExportOptions {
             block: None,
             zero_points: false,
             accuracy_level: 4,
+            activations: Element::F32,
             head_bits: None,
             sensitive_bits: None,
             calibration: Vec::new(),
@@ -88,9 +91,10 @@ impl Default for ExportOptions {
 }
 
 /// Kind of number in weights, activations and cache (T in the tables of `decoder`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Element {
     /// 32-bit float.
+    #[default]
     F32,
     /// 16-bit float.
     F16,
@@ -149,6 +153,10 @@ impl ExportOptions {
             Ok(Numbers { element, blocks: None, sensitive_blocks: None, head_blocks: None, kept_level: None })
         };
         let bits = match self.precision {
+            Precision::F32 | Precision::F16 | Precision::Bf16 if self.activations != Element::F32 => {
+                let message = "activations are chosen for int4 and int8 only".to_owned();
+                return Err(ExportError::Option(message));
+            }
             Precision::F32 => return float(Element::F32),
             Precision::F16 => return float(Element::F16),
             Precision::Bf16 => return float(Element::Bf16),
@@ -175,7 +183,7 @@ impl ExportOptions {
         };
         let kept_level = self.keeps_blocks().then_some(self.accuracy_level);
         let blocks = Some(blocks(bits, self.zero_points));
-        Ok(Numbers { element: Element::F32, blocks, sensitive_blocks, head_blocks, kept_level })
+        Ok(Numbers { element: self.activations, blocks, sensitive_blocks, head_blocks, kept_level })
     }
 
     /// What is for int4 only.
@@ -270,6 +278,15 @@ impl Flavour {
 }
 
 impl Element {
+    /// Name on the command line and in the graph's notes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// Element type in ONNX.
     pub(super) fn onnx(self) -> i32 {
         match self {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use taiji::bundle::{LLM_FOLDER, Manifest};
 use taiji::prompt::PromptMode;
-use taiji_export::{ExportError, ExportOptions, Flavour, Precision, RecoverReport, Role, gguf, recover};
+use taiji_export::{Element, ExportError, ExportOptions, Flavour, Precision, RecoverReport, Role, gguf, recover};
 use taiji_trainer::data::import_amazon;
 use taiji_trainer::evaluate::Rows;
 use taiji_trainer::judge::{HeldOut, Texts, compare_llm, evaluate_bundle, export_judged, perplexity};
@@ -108,6 +108,9 @@ enum Command {
         /// int4, int8: 1 computes in f32; 4 rounds activations to 8 bits, which is the fast way.
         #[arg(long, default_value_t = 4)]
         accuracy_level: i64,
+        /// int4, int8: numbers of activations, cache and scales. GPUs take f16 and bf16.
+        #[arg(long, value_enum, default_value_t)]
+        activations: Element,
         /// int4: bits of the output head and the embedding tied to it: 4, 8 or 32. Default: 8.
         #[arg(long)]
         head_bits: Option<usize>,
@@ -328,6 +331,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             block,
             zero_points,
             accuracy_level,
+            activations,
             head_bits,
             sensitive_bits,
             calibrate,
@@ -342,6 +346,7 @@ fn execute(command: Command) -> Result<(), Failure> {
                 block,
                 zero_points,
                 accuracy_level,
+                activations,
                 head_bits,
                 sensitive_bits,
                 role,

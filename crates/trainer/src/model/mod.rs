@@ -81,6 +81,8 @@ mod tests;
 #[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]
+mod device_tests;
+#[cfg(test)]
 mod portable_tests;
 #[cfg(test)]
 mod prefix_tests;

@@ -21,7 +21,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// Value and gradients of Σ f(inputs) ∘ fixed random weights.
-fn value_and_gradients(inputs: &[Var], f: impl Fn(&[Var]) -> Result<Tensor>) -> Vec<Vec<f32>> {
+pub(super) fn value_and_gradients(inputs: &[Var], f: impl Fn(&[Var]) -> Result<Tensor>) -> Vec<Vec<f32>> {
     let out = f(inputs).unwrap();
     let probe = random_var(99, out.dims());
     let gradients = (&out * probe.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
@@ -103,7 +103,7 @@ fn losses_are_their_log_softmax() {
 }
 
 /// A decoder with everything that a checkpoint can have, and adapters; two prompts, one with two answers.
-fn decoder_and_batch() -> (Decoder, TrainBatch) {
+pub(super) fn decoder_and_batch() -> (Decoder, TrainBatch) {
     let config = DecoderConfig { tie_word_embeddings: false, ..DecoderConfig::small(61, 32, 2, 2, 1, 48) };
     let mut decoder = Decoder::random(&config, 1).unwrap();
     let rank = LoraSettings { rank: 2, alpha: 4.0, ..LoraSettings::default() };
@@ -119,7 +119,7 @@ fn decoder_and_batch() -> (Decoder, TrainBatch) {
 }
 
 /// Loss, every gradient, and scores.
-fn computed(decoder: &mut Decoder, batch: &TrainBatch, compute: Compute) -> (f64, Vec<Vec<f32>>, Vec<(f64, u32)>) {
+pub(super) fn computed(decoder: &mut Decoder, batch: &TrainBatch, compute: Compute) -> (f64, Vec<Vec<f32>>, Vec<(f64, u32)>) {
     decoder.compute = compute;
     decoder.set_dropout(Some(Dropout { rate: 0.1, seed: 3, batch: 4 }));
     let loss = decoder.loss(batch, &CrossEntropy::mean(&batch.weights).unwrap()).unwrap();

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use taiji::llm::GENERATION_FILE;
 use taiji::prompt::ANSWER_CLOSE;
-use taiji_export::{ExportOptions, Flavour, Precision, export};
+use taiji_export::{Element, ExportOptions, Flavour, Precision, export};
 
 /// Version of what int4 means where nothing is said; part of the hash of such exports.
 const ROUNDING: u32 = 2;
@@ -25,6 +25,8 @@ struct Settings {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     zero_points: bool,
     accuracy_level: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activations: Option<String>,
     head_bits: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sensitive_bits: Option<usize>,
@@ -41,6 +43,7 @@ impl Default for Settings {
             block: None,
             zero_points: false,
             accuracy_level: 4,
+            activations: None,
             head_bits: None,
             sensitive_bits: None,
             max_positions: None,
@@ -62,6 +65,7 @@ pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, Ke
     if precision == Precision::Int4 {
         value["rounding"] = json!(ROUNDING);
     }
+    let activations = settings.activations.as_deref().map(|name| one_of::<Element>("activations", name)).transpose()?;
     let flavours = settings.flavour.iter().map(|name| one_of::<Flavour>("flavour", name));
     let options = ExportOptions {
         precision,
@@ -69,6 +73,7 @@ pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, Ke
         block: settings.block,
         zero_points: settings.zero_points,
         accuracy_level: settings.accuracy_level,
+        activations: activations.unwrap_or_default(),
         head_bits: settings.head_bits,
         sensitive_bits: settings.sensitive_bits,
         max_positions: settings.max_positions,
