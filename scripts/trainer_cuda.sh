@@ -1,31 +1,7 @@
 #!/usr/bin/env bash
-# `make trainer-cuda`: taiji-trainer with `--device cuda` as target/cuda/release/taiji-trainer. With the CUDA of the nvcc that is on the
-# PATH; where there is none, compiler and libraries of CUDA 13.0 come out of Python packages (1.2 GB), and the driver's library is linked
-# by its name alone: so it builds where no GPU is, and runs where driver and libraries are. CUDA_COMPUTE_CAP: the GPU's (90: H100, H200).
+# `make trainer-cuda`: taiji-trainer with `--device cuda` as target/cuda/release/taiji-trainer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
-link=()
-if ! command -v nvcc >/dev/null; then
-  home=$PWD/.cache/cuda-13.0
-  if [ ! -f "$home/complete" ]; then
-    rm -rf "$home"
-    mkdir -p "$home/lib64"
-    # Compiler and headers must be of one minor version, and no newer than the driver's.
-    python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$home/packages" \
-      nvidia-cuda-{nvcc,crt,runtime,cccl,nvrtc}==13.0.* nvidia-nvvm==13.0.* nvidia-cublas==13.0.* nvidia-curand==10.4.0.*
-    kit=packages/nvidia/cu13
-    ln -s "$kit/bin" "$kit/include" "$kit/nvvm" "$home"
-    for library in cublas cublasLt curand cudart nvrtc; do
-      ln -s "$(ls -d "$home/$kit/lib/lib$library".so.[0-9]* | head -1)" "$home/lib64/lib$library.so"
-    done
-    ln -s "$home/$kit/lib/"*.a "$home/lib64"
-    cc -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$home/lib64/libcuda.so" -xc /dev/null
-    touch "$home/complete"
-  fi
-  export CUDA_HOME=$home CUDA_PATH=$home CUDA_ROOT=$home CUDA_TOOLKIT_ROOT_DIR=$home CUDARC_CUDA_VERSION=13000
-  export PATH=$home/bin:$PATH LIBRARY_PATH=$home/lib64${LIBRARY_PATH:+:$LIBRARY_PATH}
-  link=(-C link-arg=-Wl,--unresolved-symbols=ignore-all)
-fi
-"${CARGO:-cargo}" rustc --release --locked --package taiji-trainer --bin taiji-trainer --features cuda \
-  --target-dir "${CARGO_TARGET_DIR:-target}/cuda" -- "${link[@]}"
+source scripts/cuda_env.sh
+"${CARGO:-cargo}" build --release --locked --package taiji-trainer --bin taiji-trainer --features cuda \
+  --target-dir "${CARGO_TARGET_DIR:-target}/cuda"

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1 wanted=$2
 cmp -s "$wanted" "$venv/installed.txt" && exit 0
-echo "venv: installing what $wanted names into $venv (gigabytes)" >&2
+echo "venv: installing what $wanted names into $venv" >&2
 rm -rf "$venv"
 python3 -m venv "$venv"
 "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$wanted"

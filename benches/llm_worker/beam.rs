@@ -29,7 +29,9 @@ pub async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
     let (total_s, found) = search(llm, &request, &trie).await?;
     let (prefill, (levels, calls)) = kinds();
     let (prefill_s, levels_s) = (prefill - prefill_before, levels - levels_before);
-    Ok(json!({"prefill_s": prefill_s, "levels_s": levels_s, "calls": calls - calls_before, "total_s": total_s, "found": found}))
+    Ok(
+        json!({"prefill_s": prefill_s, "levels_s": levels_s, "calls": calls - calls_before, "total_s": total_s, "found": found}),
+    )
 }
 
 fn trie(items: &[Vec<u32>]) -> Result<Arc<Trie>, String> {

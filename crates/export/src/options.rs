@@ -227,7 +227,7 @@ impl ExportOptions {
                 return Err(ExportError::Option(format!("flavour {} is named twice", flavour.name())));
             }
         }
-        let halved = matches!(self.precision, Precision::F16 | Precision::Bf16);
+        let halved = matches!(self.precision, Precision::F16 | Precision::Bf16) || self.activations != Element::F32;
         if self.flavours.contains(&Flavour::Paged) && !halved {
             let precision = self.precision.name();
             let message = format!("flavour paged in {precision}: its kernel takes f16 and bf16 only");

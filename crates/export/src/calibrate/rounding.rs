@@ -106,8 +106,6 @@ fn carried(products: &[f64], order: &[usize]) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     const WIDTH: usize = 24;
@@ -160,20 +158,23 @@ mod tests {
         assert!(fitted < plain / 2.0, "{fitted} {plain}");
     }
 
-    proptest! {
-        #[test]
-        fn outputs_of_correlated_inputs_are_nearer_on_the_whole(
-            base in prop::collection::vec(-1.0_f32..1.0, 3 * 40),
-            noise in prop::collection::vec(-0.1_f32..0.1, WIDTH * 40),
-            values in prop::collection::vec(-1.0_f32..1.0, 8 * WIDTH),
-        ) {
+    /// A column's error is made up for as far as those behind it can: greedily, so not for every weight, but for most.
+    #[test]
+    fn outputs_of_correlated_inputs_are_nearer_for_most_weights_and_by_far_in_all() {
+        let mut state = 7_u64;
+        let mut drawn = |count: usize, width: f32| -> Vec<f32> {
+            let mut one = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                ((state >> 40) as f32 / (1 << 24) as f32 * 2.0 - 1.0) * width
+            };
+            (0..count).map(|_| one()).collect()
+        };
+        let (mut nearer, mut all_fitted, mut all_plain) = (0, 0.0, 0.0);
+        for _ in 0..200 {
             // Three causes behind all inputs.
-            let inputs: Vec<f32> = noise
-                .iter()
-                .enumerate()
-                .map(|(place, noise)| noise + base[place / WIDTH * 3 + place % 3])
-                .collect();
-            let sums = products(&inputs);
+            let (base, noise, values) = (drawn(3 * 40, 1.0), drawn(WIDTH * 40, 0.1), drawn(8 * WIDTH, 1.0));
+            let caused = |(place, noise): (usize, &f32)| noise + base[place / WIDTH * 3 + place % 3];
+            let sums = products(&noise.iter().enumerate().map(caused).collect::<Vec<f32>>());
             let weight = Weight { shape: vec![8, WIDTH], values: values.clone() };
             let error = |packed: PackedWeight| -> f64 {
                 let found = packed.dequantised(BLOCKS, WIDTH).values;
@@ -181,7 +182,10 @@ mod tests {
             };
             let fitted = error(Inputs::of(sums.clone(), WIDTH).round(&weight, BLOCKS));
             let plain = error(PackedWeight::of(&weight, BLOCKS));
-            prop_assert!(fitted < plain, "{} {}", fitted, plain);
+            nearer += usize::from(fitted < plain);
+            (all_fitted, all_plain) = (all_fitted + fitted, all_plain + plain);
         }
+        println!("{nearer} of 200; {} of the error is left", all_fitted / all_plain);
+        assert!(nearer >= 190 && all_fitted < 0.5 * all_plain, "{nearer} {all_fitted} {all_plain}");
     }
 }

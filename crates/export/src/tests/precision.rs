@@ -265,6 +265,27 @@ fn the_other_flavours_run_in_halves_and_packed() {
     }
 }
 
+/// The blocks are the same; their scales are rounded, too.
+#[test]
+fn packed_graphs_run_with_activations_in_halves() {
+    for name in ["qwen2", "qwen3-tied"] {
+        let reference = Reference::of(name);
+        let options = |activations| ExportOptions { accuracy_level: 1, activations, ..with(Precision::Int4) };
+        let (plain, _) = exported_as(&fixture(name), &options(Element::F32));
+        let (halves, report) = exported_as(&fixture(name), &options(Element::F16));
+        let wanted = all_logits(&plain, &reference, 7.0_f32);
+        let error = largest_difference(&all_logits(&halves, &reference, f16::from_f32(7.0)), &wanted);
+        let eight = ExportOptions { precision: Precision::Int8, block: Some(16), ..options(Element::F16) };
+        let [tree, standard] = flavour_errors(name, eight, f16::from_f32);
+        println!("{name}: {error:e}, tree {tree:e}, std {standard:e}, logits to {}", reference.scale());
+        assert!(
+            error < 2e-2 * reference.scale() && tree.max(standard) < 0.2 * reference.scale(),
+            "{error} {tree} {standard}"
+        );
+        assert!(report.data_bytes < std::fs::metadata(plain.path().join(DATA_FILE)).unwrap().len());
+    }
+}
+
 #[test]
 fn bfloat16_is_written_but_refused_by_the_cpu() {
     let (out, _) = exported_as(&fixture("qwen3-tied"), &with(Precision::Bf16));
@@ -328,6 +349,8 @@ fn number_settings_are_checked() {
     assert_eq!(message, "bits of the head are chosen for int4 only");
     let message = refused("qwen2", ExportOptions { accuracy_level: 5, ..with(Precision::Int8) });
     assert_eq!(message, "accuracy level 5: choose 0 to 4");
+    let message = refused("qwen2", ExportOptions { activations: Element::F16, ..with(Precision::Bf16) });
+    assert_eq!(message, "activations are chosen for int4 and int8 only");
     assert_eq!(refused("bert", with(Precision::Int4)), "precision int4 of a BertModel: not built yet");
     assert!(!out.path().join(GRAPH_FILE).exists());
 }

@@ -57,6 +57,7 @@ fn rounded_graphs_give_the_numbers_they_multiply_with() {
         ("int4", ExportOptions { precision: Precision::Int4, block: Some(32), ..ExportOptions::default() }),
         ("int4", ExportOptions { precision: Precision::Int4, head_bits: Some(8), ..ExportOptions::default() }),
         ("int8", ExportOptions { precision: Precision::Int8, ..ExportOptions::default() }),
+        ("int8", ExportOptions { precision: Precision::Int8, activations: Element::Bf16, ..ExportOptions::default() }),
     ] {
         for name in ["qwen2", "qwen3-tied"] {
             let graphs = exported_as(&fixture(name), &options);

@@ -49,7 +49,7 @@ fn compare(
     let moved = |v: &[Var], to: &Device| v.iter().map(|input| input.to_device(to)).collect::<Result<Vec<_>>>();
     let ours = value_and_gradients(inputs, |v| kernel(&moved(v, &Device::Cpu)?));
     let theirs = value_and_gradients(inputs, |v| plain(&moved(v, &device)?)?.to_device(&Device::Cpu));
-    let distance = ours.iter().zip(&theirs).map(|(a, b)| f64::from(relative_distance(a, b))).fold(0.0, f64::max);
+    let distance = ours.iter().zip(&theirs).map(|(a, b)| relative_distance(a, b)).fold(0.0, f64::max);
     figure(&format!("{name}, f32: value and gradients"), distance);
     assert!(distance < 1e-4, "{name}: {distance}");
 }
@@ -110,7 +110,7 @@ fn on_the_device_the_decoder_is_the_kernels() {
     for (name, dtype, most) in [("f32", DType::F32, 1e-4), ("bf16", DType::BF16, 0.15)] {
         let found = computed(&mut decoder, &batch, Compute::Plain { device: device(), dtype });
         let loss = (exact.0 - found.0).abs() / exact.0.abs();
-        let gradients = f64::from(relative_distance(&exact.1.concat(), &found.1.concat()));
+        let gradients = relative_distance(&exact.1.concat(), &found.1.concat());
         figure(&format!("decoder, {name}: loss"), loss);
         figure(&format!("decoder, {name}: all gradients"), gradients);
         assert!(loss < most && gradients < most, "{name}: {loss} {gradients}");
@@ -147,7 +147,7 @@ fn assert_same_step(name: &str, objective: &dyn Objective) {
     let (ours, theirs) = (step(DeviceKind::Cpu, &group(), objective), step(kind(), &group(), objective));
     let (one, other) = (ours.2 - ours.0, theirs.2 - theirs.0);
     figure(&format!("{name} step: loss"), (ours.0 - theirs.0).abs());
-    figure(&format!("{name} step: all gradients"), f64::from(relative_distance(&ours.1, &theirs.1)));
+    figure(&format!("{name} step: all gradients"), relative_distance(&ours.1, &theirs.1));
     figure(&format!("{name} step: what it changed the loss by, CPU"), one);
     figure(&format!("{name} step: what it changed the loss by"), other);
     assert!(relative_distance(&ours.1, &theirs.1) < 0.1, "gradients");
@@ -183,7 +183,8 @@ fn speed_on_the_device_at_the_shape_of_smollm2() {
     decoder.set_device(kind()).unwrap();
     let mut optimizer = AdamW::new(ParameterSet::all(&decoder), AdamWSettings::default());
     let token = |place: usize| (place * 7 % vocabulary) as u32;
-    let sequences: Vec<Vec<u32>> = (0..rows).map(|row| (row * length..(row + 1) * length).map(token).collect()).collect();
+    let sequences: Vec<Vec<u32>> =
+        (0..rows).map(|row| (row * length..(row + 1) * length).map(token).collect()).collect();
     let input = TokenBatch::from_sequences(sequences.iter().map(Vec::as_slice));
     let targets = (1..=rows * length).map(token).collect();
     let batch = TrainBatch { input, targets, weights: vec![1.0; rows * length] };
@@ -200,6 +201,9 @@ fn speed_on_the_device_at_the_shape_of_smollm2() {
     }
     seconds[1..].sort_by(|one, other| one.0.total_cmp(&other.0));
     let (step, passes) = seconds[3];
-    figure(&format!("training, {layers} layers of width 576, {rows} × {length} tokens: tokens/s"), (rows * length) as f64 / step);
+    figure(
+        &format!("training, {layers} layers of width 576, {rows} × {length} tokens: tokens/s"),
+        (rows * length) as f64 / step,
+    );
     figure("share of a step that the two passes take (the rest is AdamW on the CPU)", passes / step);
 }

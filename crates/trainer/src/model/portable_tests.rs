@@ -119,7 +119,11 @@ pub(super) fn decoder_and_batch() -> (Decoder, TrainBatch) {
 }
 
 /// Loss, every gradient, and scores.
-pub(super) fn computed(decoder: &mut Decoder, batch: &TrainBatch, compute: Compute) -> (f64, Vec<Vec<f32>>, Vec<(f64, u32)>) {
+pub(super) fn computed(
+    decoder: &mut Decoder,
+    batch: &TrainBatch,
+    compute: Compute,
+) -> (f64, Vec<Vec<f32>>, Vec<(f64, u32)>) {
     decoder.compute = compute;
     decoder.set_dropout(Some(Dropout { rate: 0.1, seed: 3, batch: 4 }));
     let loss = decoder.loss(batch, &CrossEntropy::mean(&batch.weights).unwrap()).unwrap();
