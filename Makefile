@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm gpu-check int4-check trainer-cuda gradient-check smol bench-sft chaos soak drain upgrade-check memcheck real generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda gradient-check smol bench-sft chaos soak drain upgrade-check memcheck real generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -129,6 +129,9 @@ bench-llm: build setup-tests ## our LLM engine beside onnxruntime-genai and torc
 gpu-check: build trainer-cuda ## what is computed on an NVIDIA GPU: does it agree with the processor, how fast is it (exit code 69 where there is none)
 	@CARGO=$(CARGO) bash scripts/gpu_programs.sh target/gpu cuda
 	@scripts/gpu_check.sh
+
+monitoring-check: build setup-tests ## alerts and dashboard: promtool's tests, metrics and runbook agree, a live Prometheus answers every query (PICTURE=1: redraws docs/dashboard.svg)
+	@bash scripts/monitoring.sh $(BIN) $(if $(PICTURE),--seconds 90 --picture docs/dashboard.svg)
 
 bare: ## the README's commands in a fresh clone on a bare Debian root (root, debootstrap; TAIJI_BARE=DIR)
 	@bash scripts/bare.sh $(or $(TAIJI_BARE),.cache/bare)

@@ -12,6 +12,7 @@ allowed() {
   *"TAIJI_SMOLLM2_GGUF names the file"*) [ ! -f "${TAIJI_SMOLLM2_GGUF:-}" ] ;;
   *"make gradient-check makes them"*) true ;;
   *"there is a GPU"*) [ -e /dev/nvidiactl ] ;;
+  *"it needs Prometheus"*) ! command -v apt-get >/dev/null ;;
   *) false ;;
   esac
 }
@@ -29,6 +30,16 @@ mkdir -p .cache
 : >"$list"
 code=0
 TAIJI_SKIPS="$PWD/$list" cargo test --release --locked --workspace -- --skip peers_ || code=$?
+
+# Alerts, dashboard and runbook, beside the code's metrics and on a live Prometheus.
+monitored=0
+bash scripts/monitoring.sh "${CARGO_TARGET_DIR:-target}/release" 2>.cache/monitoring.err || monitored=$?
+case $monitored in
+0) ;;
+69) echo "skipped: monitoring: it needs Prometheus. $(tr '\n' ' ' <.cache/monitoring.err)" | tee -a "$list" >&2 ;;
+*) code=1; cat .cache/monitoring.err; echo "tests: scripts/monitoring.sh failed" >&2 ;;
+esac
+
 sort -u -o "$list" "$list"
 echo "tests: $(wc -l <"$list") skipped"
 sed 's/^skipped: /  /' "$list"
