@@ -9,5 +9,6 @@ shift
 prometheus=$(bash scripts/prometheus.sh)
 # The services are on this machine: a proxy for the package registries has no part in it.
 export no_proxy="127.0.0.1,localhost${no_proxy:+,$no_proxy}"
+python3 scripts/monitoring/tests.py --quiet
 python3 scripts/monitoring/check.py "$prometheus/promtool"
 python3 scripts/monitoring/live.py "$prometheus" "$binaries" "$@"
