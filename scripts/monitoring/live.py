@@ -228,7 +228,7 @@ def main():
     parser.add_argument("prometheus", type=pathlib.Path)
     parser.add_argument("binaries")
     parser.add_argument("--bundle", default="models/demo/1")
-    parser.add_argument("--seconds", type=int, default=25)
+    parser.add_argument("--seconds", type=int, default=15)
     parser.add_argument("--picture", type=pathlib.Path)
     options = parser.parse_args()
     shutil.rmtree(WORK, ignore_errors=True)
