@@ -45,8 +45,8 @@ echo "tests: $(wc -l <"$list") skipped"
 sed 's/^skipped: /  /' "$list"
 
 # What `make gpu-check` does on a GPU, in small on the processor, so that it does not rot.
-bash scripts/venv.sh .cache/gpu-check-venv scripts/gpu_check/requirements.txt
+packages=$(bash scripts/packages.sh scripts/gpu_check/requirements.txt)
 bash scripts/gpu_programs.sh .cache/gpu-check-programs
-PYTHON=.cache/gpu-check-venv/bin/python scripts/gpu_check.sh --size tiny --provider cpu --programs .cache/gpu-check-programs >.cache/gpu-check.log 2>&1 ||
+PYTHONPATH=$packages scripts/gpu_check.sh --size tiny --provider cpu --programs .cache/gpu-check-programs >.cache/gpu-check.log 2>&1 ||
   { code=1; cat .cache/gpu-check.log; echo "tests: scripts/gpu_check.sh failed on the processor" >&2; }
 exit "$code"
