@@ -17,6 +17,7 @@ pub mod models;
 pub mod nn;
 pub mod objective;
 pub mod progress;
+pub mod rank;
 pub mod reason;
 pub mod recipe;
 pub mod report;

@@ -1,8 +1,8 @@
 //! The trainer's data: three JSONL files → [`Dataset`] → training examples ([`SftSource`]).
 //!
-//! In: a folder with `items.jsonl`, `events.jsonl` and, where there is one, `users.jsonl` (each may be `.gz`), made by
+//! In: a folder with `items.jsonl`, `events.jsonl` and, where there are, `users.jsonl` and `labels.jsonl` (each may be `.gz`), made by
 //! `synth`, by [`import_amazon`], or by a user's own export. Out: [`Dataset`], [`SftSource`].
-//! Callers: `sft` (examples), `index` (histories), `evaluate`, `semantic_ids`, `generative`, `stages`.
+//! Callers: `sft` (examples), `index` (histories), `evaluate`, `semantic_ids`, `generative`, `rank`, `stages`.
 
 mod dataset;
 pub mod examples;
@@ -19,8 +19,8 @@ pub use dataset::{Behaviour, Cut, Dataset, ProfileValue, UserRow};
 pub use examples::{ExampleSettings, SftSource, build_examples};
 pub use import_amazon::{ImportSummary, import_amazon};
 pub(crate) use read::open as open_text;
-pub use read::{read_events, read_items, read_users};
-pub use record::{Interest, Latent, NextPurchase, UserRecord};
+pub use read::{read_events, read_items, read_labels, read_lines, read_users};
+pub use record::{Interest, Label, Latent, NextPurchase, UserRecord};
 pub use rejected::RejectedRow;
 pub(crate) use targets::targets_of;
 pub use targets::{DEFAULT_TARGET, Holdout, Split};

@@ -2,7 +2,7 @@
 //!
 //! Callers: `dataset` (all three files), `taiji-trainer` and load tools (events one at a time).
 
-use super::{DataError, UserRecord};
+use super::{DataError, Label, UserRecord};
 use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -52,6 +52,31 @@ pub fn read_users(path: &Path) -> Result<Vec<UserRecord>, DataError> {
             Ok(user)
         })
         .collect()
+}
+
+/// The labels of a folder's impressions (`labels.jsonl`).
+pub fn read_labels(folder: &Path) -> Result<Vec<Label>, DataError> {
+    let name = "labels.jsonl";
+    let missing = || DataError::Missing { folder: folder.display().to_string(), name: name.to_string() };
+    let path = find(folder, name).ok_or_else(missing)?;
+    let labels = read_lines::<Label>(&path)?.zip(1..).map(|(label, line)| match label? {
+        label if label.converted && !label.clicked => {
+            Err(DataError::line(&path, line, "converted: true without a click; a conversion comes of one"))
+        }
+        label => Ok(label),
+    });
+    labels.collect()
+}
+
+/// The lines of a file as their type says.
+pub fn read_lines<T: serde::de::DeserializeOwned>(
+    path: &Path,
+) -> Result<impl Iterator<Item = Result<T, DataError>> + use<T>, DataError> {
+    let shown = path.to_path_buf();
+    Ok(JsonLines::open(path)?.map(move |entry| {
+        let (line, value) = entry?;
+        from_value(&shown, line, value)
+    }))
 }
 
 /// The events of a file one by one, validated as the service does; files may be of any date.

@@ -49,3 +49,20 @@ pub struct NextPurchase {
     /// Why.
     pub reasons: Vec<Reason>,
 }
+
+/// One line of `labels.jsonl`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    /// As in the events.
+    pub user_id: String,
+    /// As in the events.
+    pub item_id: String,
+    /// Of the impression.
+    pub ts_ms: i64,
+    /// The impressions of one session share it.
+    pub request_id: String,
+    /// A click came of it.
+    pub clicked: bool,
+    /// The click converted.
+    pub converted: bool,
+}

@@ -142,26 +142,6 @@ pub fn draw(mut all: Vec<Pair>, count: usize, random: &mut impl Rng) -> Vec<Pair
     all
 }
 
-/// How well a cost tells bad from good: the chance that a bad one costs more than a good one, half of the ties counted. `None` where
-/// one of the two is missing.
-pub fn auc(costs: impl IntoIterator<Item = (f64, bool)>) -> Option<f64> {
-    let mut all: Vec<(f64, bool)> = costs.into_iter().collect();
-    all.sort_by(|left, right| left.0.total_cmp(&right.0));
-    let bad = all.iter().filter(|(_, is_bad)| *is_bad).count();
-    let good = all.len() - bad;
-    if bad == 0 || good == 0 {
-        return None;
-    }
-    let (mut below, mut won) = (0usize, 0.0);
-    for ties in all.chunk_by(|left, right| left.0 == right.0) {
-        let bad_here = ties.iter().filter(|(_, is_bad)| *is_bad).count();
-        let good_here = ties.len() - bad_here;
-        won += bad_here as f64 * (below as f64 + 0.5 * good_here as f64);
-        below += good_here;
-    }
-    Some(won / (bad as f64 * good as f64))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -211,14 +191,6 @@ mod tests {
         );
         assert_eq!(percentile(vec![], 0.5), None);
         assert_eq!(threshold(Method::Half, &groups, &[], 0.5, 100), None);
-    }
-
-    #[test]
-    fn auc_is_that_of_all_pairs() {
-        let costs = [(1.0, false), (2.0, true), (2.0, false), (3.0, true), (0.5, true)];
-        // Wins of bad over good: 2 > 1, 2 = 2, 3 > both, 0.5 none: (1 + .5 + 2 + 0) / 6.
-        assert_eq!(auc(costs), Some(3.5 / 6.0));
-        assert_eq!(auc([(1.0, true)]), None);
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The type of a stage's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Artefact {
-    /// `items.jsonl`, `events.jsonl`, perhaps `users.jsonl` (each may be `.gz`), and `source.json`.
+    /// `items.jsonl`, `events.jsonl`, perhaps `users.jsonl` and `labels.jsonl` (each may be `.gz`), and `source.json`.
     Data,
     /// `train.jsonl`, `validation.jsonl`, `codebook.jsonl`, `tokenizer.json`, `prompt.toml`; of the stage that cuts them also
     /// `*.sources.jsonl` (examples before their wording), of the one that chooses pairs `filter.json`.
@@ -33,6 +33,8 @@ pub enum Artefact {
     Generation,
     /// `judged.json`, figures on held-out users.
     Judgement,
+    /// `ranker.safetensors`, `rank_report.json`.
+    Ranker,
     /// What the service loads.
     Bundle,
 }
@@ -53,6 +55,7 @@ impl Artefact {
             Artefact::Codebook => "codebook",
             Artefact::Generation => "generation",
             Artefact::Judgement => "judgement",
+            Artefact::Ranker => "ranker",
             Artefact::Bundle => "bundle",
         }
     }

@@ -34,6 +34,8 @@ pub enum StageError {
     #[error(transparent)]
     Generative(#[from] crate::generative::GenerativeError),
     #[error(transparent)]
+    Rank(#[from] crate::rank::RankError),
+    #[error(transparent)]
     Export(#[from] taiji_export::ExportError),
     #[error(transparent)]
     Codebook(#[from] crate::codebook::CodebookError),

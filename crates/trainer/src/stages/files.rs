@@ -1,4 +1,4 @@
-//! `files`: a folder of events, items and users, copied so that nobody changes it under the stages that stand on it.
+//! `files`: a folder of events, items, users and labels, copied so that nobody changes it under the stages that stand on it.
 
 use super::settings::{Context, KeyError, read};
 use super::source::{SOURCE_FILE, Source};
@@ -47,7 +47,9 @@ impl Stage for Files {
     /// `users.jsonl` counts, too: profiles are in prompts and index.
     fn files(&self) -> Result<Vec<(String, PathBuf)>, StageError> {
         let mut found = Vec::new();
-        for (name, required) in [("items.jsonl", true), ("events.jsonl", true), ("users.jsonl", false)] {
+        for (name, required) in
+            [("items.jsonl", true), ("events.jsonl", true), ("users.jsonl", false), ("labels.jsonl", false)]
+        {
             let names = [name.to_string(), format!("{name}.gz")];
             let file = names.into_iter().find(|file| self.folder.join(file).is_file());
             match file {

@@ -17,6 +17,7 @@ mod generative_judge;
 mod index;
 mod judge;
 mod publish;
+mod rank;
 mod reason;
 mod score;
 mod sequences;
@@ -48,7 +49,7 @@ const fn kind(name: &'static str, seeded: bool, make: Make) -> Kind {
 }
 
 /// All kinds; a new one is a file here and a line in this list.
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 20] = [
     kind("synth", true, synth::make),
     kind("files", false, files::make),
     kind("checkpoint", false, checkpoint::make),
@@ -67,6 +68,7 @@ const KINDS: [Kind; 19] = [
     kind("index", false, index::make),
     kind("judge", true, judge::make),
     kind("answers", false, answers::make),
+    kind("rank", true, rank::make),
     kind("publish", false, publish::make),
 ];
 

@@ -9,6 +9,7 @@
 //!                             └─► bootstrap (no means)┘
 //! ```
 
+mod auc;
 mod bootstrap;
 mod decide;
 mod declaration;
@@ -19,6 +20,7 @@ mod sequential;
 #[cfg(test)]
 mod tests;
 
+pub use auc::auc;
 pub(crate) use bootstrap::quantile;
 pub use bootstrap::{Resampling, Weights, bootstrap, percentile_interval, ratio_of_means, resampled_means};
 pub use decide::{NonInferiority, holm, non_inferiority};

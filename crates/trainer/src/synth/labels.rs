@@ -4,30 +4,13 @@
 //! the life was lived: its events are the same whether labels are drawn or not. A conversion is not the purchase; the purchase
 //! follows its cause. Callers: the worlds.
 
+use crate::data::Label;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 use taiji::event::Item;
 
 /// Lives have the streams below.
 const STREAM: u64 = 1 << 63;
-
-/// One line of `labels.jsonl`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Label {
-    /// As in the events.
-    pub user_id: String,
-    /// As in the events.
-    pub item_id: String,
-    /// Of the impression.
-    pub ts_ms: i64,
-    /// The impressions of one session share it.
-    pub request_id: String,
-    /// A click came of it.
-    pub clicked: bool,
-    /// The click converted.
-    pub converted: bool,
-}
 
 /// One impression and its fate.
 #[derive(Debug, Clone, PartialEq)]

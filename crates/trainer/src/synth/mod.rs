@@ -12,11 +12,10 @@ mod oracle;
 mod reason;
 
 pub use demand::Conflict;
-pub use labels::Label;
 pub use oracle::Oracle;
 pub use reason::{Guess, Rules};
 
-use crate::data::{DataError, Dataset, UserRecord, write_jsonl};
+use crate::data::{DataError, Dataset, Label, UserRecord, write_jsonl};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::Path;

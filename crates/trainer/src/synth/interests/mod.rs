@@ -7,9 +7,10 @@ mod catalogue;
 mod life;
 mod person;
 
-use super::labels::{self, Label};
+use super::labels;
 use super::oracle::{Oracle, People};
 use super::{Rates, SynthSettings, World, demand};
+use crate::data::Label;
 use catalogue::Catalogue;
 use person::Person;
 

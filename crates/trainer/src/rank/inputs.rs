@@ -1,0 +1,204 @@
+//! Points as numbers: vocabularies, and what the ranker reads of each point.
+//!
+//! In: a dataset, points, taiji's features where there are any. Out: [`Inputs`]. Called by `training` and `stages`. Vocabularies are
+//! those of the training points; whatever they do not have is 0, as is what is absent.
+
+use super::{Point, RankError};
+use crate::data::{Dataset, UserRow};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use taiji::event::Item;
+
+/// The item itself, three levels of category, brand, price.
+pub(super) const ITEM_FIELDS: usize = 6;
+/// An item that was shown less often in training is not told from others of its category.
+const LEAST_SHOWN: usize = 5;
+/// A word that is rarer in training is left out.
+const LEAST_WORDS: usize = 5;
+/// Searches looked at, newest first, and words of them.
+const QUERIES: usize = 4;
+/// Words looked at.
+pub(super) const WORDS: usize = 16;
+const PRICE_BUCKETS: usize = 10;
+
+/// An item as the ranker reads it.
+pub(super) type ItemFields = [u32; ITEM_FIELDS];
+
+/// What taiji wrote about a user.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Features {
+    /// When.
+    pub made_ms: i64,
+    /// A code a table; `None` where there are none.
+    pub intra: Option<Vec<u32>>,
+    /// The cross-user sequence, newest first: indices into the dataset's items.
+    pub cross: Vec<usize>,
+}
+
+/// Numbers of everything that has a name.
+#[derive(Debug, Clone)]
+pub struct Vocabulary {
+    items: Vec<ItemFields>,
+    /// Numbers of each field, 0 among them.
+    pub(super) item_sizes: [usize; ITEM_FIELDS],
+    actions: BTreeMap<String, u32>,
+    fields: Vec<String>,
+    values: BTreeMap<(usize, String), u32>,
+    words: HashMap<String, u32>,
+    /// Tables of `intra` codes, and codes of each.
+    pub(super) codes: (usize, usize),
+}
+
+/// One point.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Row {
+    /// Index into the dataset's users.
+    pub user: usize,
+    /// Newest first, with the number of the action.
+    pub history: Vec<(ItemFields, u32)>,
+    /// A number a field.
+    pub profile: Vec<u32>,
+    pub words: Vec<u32>,
+    pub intra: Option<Vec<u32>>,
+    pub cross: Vec<ItemFields>,
+    /// Item, clicked, converted.
+    pub shown: Vec<(ItemFields, bool, bool)>,
+}
+
+/// Points as the ranker reads them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inputs {
+    pub(super) rows: Vec<Row>,
+}
+
+impl Vocabulary {
+    /// Of the training points. `codes`: tables of `intra` codes and codes of each.
+    pub fn of(dataset: &Dataset, training: &[Point], codes: (usize, usize)) -> Self {
+        let mut shown: HashMap<usize, usize> = HashMap::new();
+        training.iter().flat_map(|point| &point.impressions).for_each(|one| *shown.entry(one.item).or_default() += 1);
+        let (items, item_sizes) = item_fields(dataset, &shown);
+        let (mut actions, mut known, mut counts) = (BTreeSet::new(), BTreeSet::new(), HashMap::<String, usize>::new());
+        for point in training {
+            let user = &dataset.users[point.user];
+            actions.extend(user.engagements_before(point.cut).iter().map(|behaviour| behaviour.action.as_str()));
+            known.extend(user.profile_before(point.cut.before_ms));
+            words_of(user, point).for_each(|word| *counts.entry(word).or_default() += 1);
+        }
+        let fields: Vec<String> =
+            known.iter().map(|(field, _)| field.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+        let place = |field: &String| fields.iter().position(|other| other == field).unwrap_or(0);
+        let values = known.iter().map(|(field, value)| (place(field), value.clone())).zip(1..).collect();
+        let frequent: BTreeSet<String> =
+            counts.into_iter().filter(|(_, count)| *count >= LEAST_WORDS).map(|(word, _)| word).collect();
+        Self {
+            items,
+            item_sizes,
+            actions: actions.into_iter().map(str::to_owned).zip(1..).collect(),
+            values,
+            fields,
+            words: frequent.into_iter().zip(1..).collect(),
+            codes,
+        }
+    }
+
+    /// Numbers of actions, profile values and words, 0 among them.
+    pub(super) fn sizes(&self) -> (usize, usize, usize) {
+        (self.actions.len() + 1, self.values.len() + 1, self.words.len() + 1)
+    }
+
+    /// Profile attributes.
+    pub(super) fn profile_fields(&self) -> usize {
+        self.fields.len()
+    }
+
+    fn row(&self, dataset: &Dataset, point: &Point, features: Option<&Features>, limits: (usize, usize)) -> Row {
+        let user = &dataset.users[point.user];
+        let engaged = user.engagements_before(point.cut).iter().rev();
+        let history = engaged.filter_map(|behaviour| {
+            let action = self.actions.get(&behaviour.action).copied().unwrap_or(0);
+            Some((self.items[behaviour.item?], action))
+        });
+        let profile: HashMap<String, String> = user.profile_before(point.cut.before_ms).into_iter().collect();
+        let value = |(place, field): (usize, &String)| -> u32 {
+            let of = profile.get(field).and_then(|value| self.values.get(&(place, value.clone())));
+            of.copied().unwrap_or(0)
+        };
+        let cross = features.map(|features| features.cross.as_slice()).unwrap_or_default();
+        Row {
+            user: point.user,
+            history: history.take(limits.0).collect(),
+            profile: self.fields.iter().enumerate().map(value).collect(),
+            words: words_of(user, point).filter_map(|word| self.words.get(&word).copied()).take(WORDS).collect(),
+            intra: features.and_then(|features| features.intra.clone()),
+            cross: cross.iter().take(limits.1).map(|&item| self.items[item]).collect(),
+            shown: point.impressions.iter().map(|one| (self.items[one.item], one.clicked, one.converted)).collect(),
+        }
+    }
+}
+
+impl Inputs {
+    /// `features` of a point, as they were before its impressions: later ones are refused. `limits`: engagements and items of a
+    /// cross-user sequence looked at.
+    pub fn encode<'a>(
+        dataset: &Dataset,
+        vocabulary: &Vocabulary,
+        points: &[Point],
+        features: impl Fn(&Point) -> Option<&'a Features>,
+        limits: (usize, usize),
+    ) -> Result<Self, RankError> {
+        let encode = |point: &Point| {
+            let found = features(point);
+            if let Some(late) = found.filter(|features| features.made_ms >= point.cut.before_ms) {
+                let (user, shown_ms) = (dataset.users[point.user].user_id.clone(), point.cut.before_ms);
+                return Err(RankError::FromTheFuture { user, made_ms: late.made_ms, shown_ms });
+            }
+            Ok(vocabulary.row(dataset, point, found, limits))
+        };
+        Ok(Self { rows: points.iter().map(encode).collect::<Result<_, _>>()? })
+    }
+
+    /// Impressions of all points.
+    pub fn impressions(&self) -> usize {
+        self.rows.iter().map(|row| row.shown.len()).sum()
+    }
+}
+
+/// Words of the newest searches before a point, newest search first.
+fn words_of<'a>(user: &'a UserRow, point: &Point) -> impl Iterator<Item = String> + use<'a> {
+    let before_ms = point.cut.before_ms;
+    let queries = user.queries.iter().rev().filter(move |(ts_ms, _)| *ts_ms < before_ms).take(QUERIES);
+    queries.flat_map(|(_, query)| {
+        let words = query.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty());
+        words.map(str::to_lowercase).collect::<Vec<_>>()
+    })
+}
+
+fn item_fields(dataset: &Dataset, shown: &HashMap<usize, usize>) -> (Vec<ItemFields>, [usize; ITEM_FIELDS]) {
+    let mut prices: Vec<f64> = dataset.items.iter().filter_map(|item| item.price).collect();
+    prices.sort_by(f64::total_cmp);
+    let bucket = |price: f64| {
+        let below = prices.partition_point(|other| *other < price);
+        1 + (below * PRICE_BUCKETS / prices.len().max(1)).min(PRICE_BUCKETS - 1) as u32
+    };
+    // A number is given at first sight, in the order of the catalogue.
+    let mut names: [HashMap<String, u32>; ITEM_FIELDS] = Default::default();
+    let mut number = |field: usize, name: Option<&String>| -> u32 {
+        let Some(name) = name else { return 0 };
+        let next = names[field].len() as u32 + 1;
+        *names[field].entry(name.clone()).or_insert(next)
+    };
+    let mut of = |(place, item): (usize, &Item)| -> ItemFields {
+        let known = shown.get(&place).is_some_and(|count| *count >= LEAST_SHOWN);
+        [
+            number(0, known.then_some(&item.id)),
+            number(1, item.categories.first()),
+            number(2, item.categories.get(1)),
+            number(3, item.categories.get(2)),
+            number(4, item.brand.as_ref()),
+            item.price.map_or(0, bucket),
+        ]
+    };
+    let fields: Vec<ItemFields> = dataset.items.iter().enumerate().map(&mut of).collect();
+    let size = |field: usize| fields.iter().map(|one| one[field] as usize + 1).max().unwrap_or(1);
+    let sizes = std::array::from_fn(size);
+    (fields, sizes)
+}

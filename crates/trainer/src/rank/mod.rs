@@ -1,0 +1,99 @@
+//! A ranker: P(click) and P(conversion | click) of items shown to a user, from what was known before they were shown.
+//!
+//! In: a [`Dataset`](crate::data::Dataset) and the labels of its impressions. Out: a trained [`Din`] and its figures on later
+//! impressions. The ranker is the judge of what taiji's features are worth, and the ID reward of the alignment. Callers: `stages`.
+//!
+//! ```text
+//! dataset, labels → points (a user, a time, the impressions of the session that follows) → inputs (numbers, by vocabularies of the
+//! training points) → din → training (a task of `fit`) → metrics (AUC, GAUC, log-loss, calibration)
+//! ```
+
+mod batch;
+mod din;
+mod inputs;
+mod log;
+mod metrics;
+mod points;
+mod settings;
+mod training;
+
+#[cfg(test)]
+mod tests;
+
+pub use din::Din;
+pub use inputs::{Features, Inputs, Vocabulary};
+pub use log::FeatureLog;
+pub use metrics::{Bucket, Scored, TargetFigures, figures};
+pub use points::{Impression, LeftOut, Point, points};
+pub use settings::RankSettings;
+pub use training::{RankReport, score, train};
+
+use crate::data::DataError;
+use crate::fit::FitError;
+use crate::nn::FileError;
+use thiserror::Error;
+
+/// What can go wrong between impressions and a ranker.
+#[derive(Debug, Error)]
+pub enum RankError {
+    /// A setting is out of range.
+    #[error("{field} {message}")]
+    Settings {
+        /// Setting at fault.
+        field: &'static str,
+        /// What is wrong and how to mend it.
+        message: String,
+    },
+    /// A part of the points is empty.
+    #[error("no {part} points: {points} points in all, cut by time; give more data, or other shares")]
+    NoPoints {
+        /// `training`, `validation` or `test`.
+        part: &'static str,
+        /// Points in all.
+        points: usize,
+    },
+    /// A label that is always, or never, given cannot be learned or judged.
+    #[error("among the {part} impressions {label} is constant: {positive} of {count}; give more data")]
+    ConstantLabel {
+        /// `training` or `test`.
+        part: &'static str,
+        /// `clicked` or `converted`.
+        label: &'static str,
+        /// Impressions with it.
+        positive: usize,
+        /// Impressions.
+        count: usize,
+    },
+    /// Features were made after the impressions that they are to explain.
+    #[error(
+        "features of user {user} are of {made_ms}, not before the impressions of {shown_ms}: join them as of the impression"
+    )]
+    FromTheFuture {
+        /// Whose.
+        user: String,
+        /// Time of the features.
+        made_ms: i64,
+        /// Time of the first impression.
+        shown_ms: i64,
+    },
+    /// The threads cannot be started.
+    #[error("cannot start {threads} threads: {message}")]
+    Threads {
+        /// Threads asked for.
+        threads: usize,
+        /// Cause.
+        message: String,
+    },
+    /// Data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Fitting.
+    #[error(transparent)]
+    Fit(#[from] FitError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// candle.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}

@@ -1,0 +1,125 @@
+//! Settings of a ranker: those of a stage of kind `rank`.
+
+use super::RankError;
+use crate::fit::{AdamWSettings, LoopSettings, Schedule};
+use serde::{Deserialize, Serialize};
+
+/// Defaults fit a hundred thousand points with some two thousand items.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RankSettings {
+    /// Engagements looked at, newest first.
+    pub history: usize,
+    /// Items of a cross-user sequence looked at.
+    pub cross: usize,
+    /// Share of the points, the newest, that the figures are of.
+    pub test_share: f64,
+    /// Share of the points before them that is validated on.
+    pub validation_share: f64,
+    /// Passes over the training points.
+    pub epochs: usize,
+    /// Points of one batch, which is one step.
+    pub batch: usize,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// Last learning rate, at the end of the cosine.
+    pub last_lr: f64,
+    /// Steps of warm-up.
+    pub warmup: u64,
+    /// Weight decay per step is this × learning rate; matrices only.
+    pub weight_decay: f64,
+    /// Longest gradient (L2).
+    pub clip_norm: f64,
+    /// Chance that a training point lacks its `intra` codes, and that it lacks its `cross` sequence: what is missing when served is then
+    /// something the ranker has seen.
+    pub feature_dropout: f64,
+    /// Factor of the width of all layers.
+    pub width: f64,
+    /// Seed of weights, order and dropout.
+    pub seed: u64,
+    /// Threads, 0 = all cores.
+    pub threads: usize,
+    /// Steps between entries of the loss curve.
+    pub log_every: u64,
+    /// Steps between validations.
+    pub validate_every: u64,
+    /// Steps between resumable states, 0 = none.
+    pub checkpoint_every: u64,
+}
+
+impl Default for RankSettings {
+    fn default() -> Self {
+        Self {
+            history: 50,
+            cross: 20,
+            test_share: 0.1,
+            validation_share: 0.05,
+            epochs: 2,
+            batch: 64,
+            lr: 2e-3,
+            last_lr: 1e-5,
+            warmup: 100,
+            weight_decay: 0.01,
+            clip_norm: 1.0,
+            feature_dropout: 0.1,
+            width: 1.0,
+            seed: 7,
+            threads: 0,
+            log_every: 50,
+            validate_every: 200,
+            checkpoint_every: 200,
+        }
+    }
+}
+
+impl RankSettings {
+    /// Refuses what cannot be trained, naming the setting.
+    pub fn check(&self) -> Result<(), RankError> {
+        let fail = |field, message: String| Err(RankError::Settings { field, message });
+        let counts = [
+            ("history", self.history),
+            ("cross", self.cross),
+            ("epochs", self.epochs),
+            ("batch", self.batch),
+            ("log_every", self.log_every as usize),
+            ("validate_every", self.validate_every as usize),
+        ];
+        if let Some((field, _)) = counts.into_iter().find(|(_, value)| *value == 0) {
+            return fail(field, "must be positive".into());
+        }
+        for (field, value) in [("test_share", self.test_share), ("validation_share", self.validation_share)] {
+            if !(value > 0.0 && value < 0.5) {
+                return fail(field, format!("must be above 0 and below 0.5, got {value}"));
+            }
+        }
+        if !(0.0..1.0).contains(&self.feature_dropout) {
+            return fail("feature_dropout", format!("must be at least 0 and below 1, got {}", self.feature_dropout));
+        }
+        for (field, value) in [("lr", self.lr), ("clip_norm", self.clip_norm), ("width", self.width)] {
+            if !(value > 0.0 && value.is_finite()) {
+                return fail(field, format!("must be positive, got {value}"));
+            }
+        }
+        match (0.0..=self.lr).contains(&self.last_lr) {
+            true => Ok(()),
+            false => fail("last_lr", format!("must be from 0 to lr {}, got {}", self.lr, self.last_lr)),
+        }
+    }
+
+    pub(super) fn optimizer(&self) -> AdamWSettings {
+        AdamWSettings { weight_decay: self.weight_decay, clip_norm: self.clip_norm, ..AdamWSettings::default() }
+    }
+
+    pub(super) fn fitting(&self, steps: u64) -> LoopSettings {
+        LoopSettings {
+            schedule: Schedule { peak: self.lr, warmup: self.warmup, total: steps, floor: self.last_lr / self.lr },
+            log_every: self.log_every,
+            validate_every: self.validate_every,
+            checkpoint_every: self.checkpoint_every,
+            max_skipped: 0,
+            ema: 0.0,
+            keep_best: true,
+            patience: 0,
+        }
+    }
+}

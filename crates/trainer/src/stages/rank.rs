@@ -1,0 +1,115 @@
+//! `rank`: a ranker on the impressions of a folder, judged on the newest of them.
+
+use super::settings::{Context, KeyError, read, take, value};
+use crate::data::{Dataset, read_labels};
+use crate::fit::training_progress;
+use crate::rank::{FeatureLog, Inputs, Point, RankError, RankSettings, TargetFigures, Vocabulary, points, train};
+use crate::stage::{Artefact, Input, Inputs as Parents, Stage, StageError};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use taiji::event::ActionTable;
+
+struct Rank {
+    settings: RankSettings,
+    /// What taiji served, joined as of each point.
+    features: Option<PathBuf>,
+    value: Value,
+}
+
+pub(super) fn make(mut table: toml::Table, context: &Context) -> Result<Arc<dyn Stage>, KeyError> {
+    let features = take::<PathBuf>(&mut table, "features")?.map(|path| context.folder.join(path));
+    let settings: RankSettings = read(table)?;
+    settings.check().map_err(KeyError::other)?;
+    let mut value = value(&settings)?;
+    if let Some(settings) = value.as_object_mut() {
+        // How many threads and how often a state is kept do not change the result.
+        ["threads", "checkpoint_every"].iter().for_each(|key| drop(settings.shift_remove(*key)));
+        settings.insert("features".to_owned(), json!(features.is_some()));
+    }
+    Ok(Arc::new(Rank { settings, features, value }))
+}
+
+impl Stage for Rank {
+    fn kind(&self) -> &'static str {
+        "rank"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn settings(&self) -> Value {
+        self.value.clone()
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::one(Artefact::Data)]
+    }
+
+    fn output(&self) -> Artefact {
+        Artefact::Ranker
+    }
+
+    fn files(&self) -> Result<Vec<(String, PathBuf)>, StageError> {
+        Ok(self.features.iter().map(|path| ("features.jsonl".to_owned(), path.clone())).collect())
+    }
+
+    fn resumes(&self) -> bool {
+        true
+    }
+
+    fn run(&self, parents: &Parents, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
+        let data = parents.one(Artefact::Data)?;
+        let dataset = Dataset::load(data, &ActionTable::default())?;
+        let log = match &self.features {
+            Some(path) => FeatureLog::read(path, &dataset)?,
+            None => FeatureLog::default(),
+        };
+        let (all, left_out) = points(&dataset, &read_labels(data)?);
+        let [training, validation, test] = by_time(&all, &self.settings)?;
+        let vocabulary = Vocabulary::of(&dataset, training, log.codes());
+        let limits = (self.settings.history, self.settings.cross);
+        let as_of = |point: &Point| log.as_of(point.user, point.cut.before_ms);
+        let encode = |part| Inputs::encode(&dataset, &vocabulary, part, as_of, limits);
+        let parts = [encode(training)?, encode(validation)?, encode(test)?];
+        let settings = RankSettings { threads: threads.unwrap_or(self.settings.threads), ..self.settings.clone() };
+        let progress = &mut *training_progress(parents.progress());
+        let (_, report) = train(&settings, &vocabulary, parts.each_ref(), folder, progress)?;
+        let with = all.iter().filter(|point| as_of(point).is_some()).count();
+        parents.progress().say(&format!(
+            "{} parameters, {} points ({with} with features), {} impressions tested on; {}; {}; left out: {left_out:?}, features of {} \
+             unknown users and {} unknown items",
+            report.parameters,
+            all.len(),
+            report.impressions[2],
+            told("clicks", &report.click),
+            told("conversions", &report.ctcvr),
+            log.unknown_users,
+            log.unknown_items,
+        ));
+        Ok(())
+    }
+}
+
+fn told(what: &str, figures: &TargetFigures) -> String {
+    let TargetFigures { auc, gauc, log_loss, predicted_over_observed, .. } = figures;
+    let area = |area: &Option<f64>| area.map_or("-".to_owned(), |area| format!("{area:.4}"));
+    format!(
+        "{what}: AUC {}, GAUC {}, log-loss {log_loss:.4}, predicted/observed {predicted_over_observed:.3}",
+        area(auc),
+        area(gauc)
+    )
+}
+
+/// Training, validation and test points: the newest are tested on, those before them validated on.
+fn by_time<'a>(points: &'a [Point], settings: &RankSettings) -> Result<[&'a [Point]; 3], RankError> {
+    let count = |share: f64, of: usize| (share * of as f64).ceil() as usize;
+    let (before, test) = points.split_at(points.len() - count(settings.test_share, points.len()));
+    let (training, validation) = before.split_at(before.len() - count(settings.validation_share, before.len()));
+    let parts = [("training", training), ("validation", validation), ("test", test)];
+    match parts.iter().find(|(_, part)| part.is_empty()) {
+        Some((part, _)) => Err(RankError::NoPoints { part, points: points.len() }),
+        None => Ok([training, validation, test]),
+    }
+}
