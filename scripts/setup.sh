@@ -43,6 +43,11 @@ if [ "${1:-}" = tests ]; then
   need openssl command -v openssl
   need openjdk-17-jre-headless command -v java
   need maven command -v mvn
+  # Images are built as root or not at all (scripts/image.sh).
+  if [ "$(id -u)" = 0 ]; then
+    need buildah command -v buildah
+    need debootstrap command -v debootstrap
+  fi
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 list=.cache/skipped.txt
 
-# Reasons that hold here: no data sets, no model that a package holds or gradients that PyTorch makes of it, or a GPU where its absence was to be seen.
+# Reasons that hold here: no data sets, no model that a package holds or gradients that PyTorch makes of it, a GPU where its absence was to be
+# seen, or no right to mount what an image is tried with.
 allowed() {
   case "$1" in
   *"TAIJI_DATA_DIR names the folder"*) [ ! -d "${TAIJI_DATA_DIR:-../shared/data}" ] ;;
@@ -13,6 +14,8 @@ allowed() {
   *"make gradient-check makes them"*) true ;;
   *"there is a GPU"*) [ -e /dev/nvidiactl ] ;;
   *"it needs Prometheus"*) ! command -v apt-get >/dev/null ;;
+  *"image: needs root"*) [ "$(id -u)" != 0 ] ;;
+  *"image: mounts are not allowed here"*) ! unshare --mount true 2>/dev/null ;;
   *) false ;;
   esac
 }
@@ -38,6 +41,15 @@ case $monitored in
 0) ;;
 69) echo "skipped: monitoring: it needs Prometheus. $(tr '\n' ' ' <.cache/monitoring.err)" | tee -a "$list" >&2 ;;
 *) code=1; cat .cache/monitoring.err; echo "tests: scripts/monitoring.sh failed" >&2 ;;
+esac
+
+# The image, out of the programs that were built: what `make image-check` does. 69: it cannot be had here, and says why.
+image=0
+BIN=${CARGO_TARGET_DIR:-target}/release bash scripts/image.sh check >.cache/image-check.log 2>&1 || image=$?
+case $image in
+0) cat .cache/image-check.log ;;
+69) echo "skipped: image-check: $(tail -n 1 .cache/image-check.log)" | tee -a "$list" ;;
+*) code=1; cat .cache/image-check.log; echo "tests: scripts/image.sh check failed" >&2 ;;
 esac
 
 sort -u -o "$list" "$list"
