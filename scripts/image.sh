@@ -92,27 +92,27 @@ build() { # build TAG…: sets id
 }
 
 root() { # root IMAGE DIR
-  with_files "$1" bash -c 'rm -rf "$1" && mkdir -p "$(dirname "$1")" && cp -a "$2" "$1"' _ "$2"
+  # Links to the container's own copy, where they can be.
+  with_files "$1" bash -c 'rm -rf "$1" && mkdir -p "$(dirname "$1")" && { cp -al "$2" "$1" 2>/dev/null || { rm -rf "$1" && cp -a "$2" "$1"; }; }' _ "$2"
   b inspect --type image "$1" | python3 -c 'import json, sys; json.dump(json.load(sys.stdin)["Docker"]["config"], sys.stdout, indent=1)' >"$2.json"
 }
 
 mkdir -p "$images" .cache/image
-exec 9>.cache/image/lock
+# One at a time; then what stages left behind is nobody's.
+exec 9>"$images/lock"
 flock 9
+trap 'b rm --all >/dev/null; b rmi --prune >/dev/null' EXIT
 case ${1:-} in
 build)
   build "${2:-localhost/taiji:latest}"
   base_bytes=$(with_files "$base" bytes)
   all=$(with_files "$id" bytes)
-  # What had the tag before.
-  b rmi --prune >/dev/null
   echo "image: ${2:-localhost/taiji:latest} $id: base $base $((base_bytes / 1000000)) MB, ours $(((all - base_bytes) / 1000000)) MB"
   ;;
 root) root "$2" "$3" ;;
 check)
   source=tree
-  build
-  trap 'b rmi "$id" >/dev/null' EXIT
+  build # without a tag: pruned at the end
   root "$id" .cache/image/root
   base_bytes=$(with_files "$base" bytes)
   python3 scripts/image_check.py .cache/image/root "$base" "$base_bytes" "$(bytes .cache/image/root)"
@@ -120,7 +120,6 @@ check)
   # The base with CUDA is an engine's to fetch: read to its end by the same builder, built up to where the base is needed.
   b build --quiet --isolation chroot --layers=false --file docker/Dockerfile.cuda --target tree --build-arg BASE="$base" --build-arg BUILD_BASE="$base" \
     --build-arg SOURCE=tree --iidfile .cache/image/cuda-id . >.cache/image/cuda.log 2>&1 || { tail -n 5 .cache/image/cuda.log >&2; exit 1; }
-  b rmi "$(sed 's/^sha256://' .cache/image/cuda-id)" >/dev/null
   echo "image: docker/Dockerfile.cuda parses; it is not built here"
   ;;
 *) echo "usage: scripts/image.sh build [TAG] | root IMAGE DIR | check" >&2; exit 64 ;;
