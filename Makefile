@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda gradient-check smol bench-sft chaos soak drain upgrade-check memcheck image image-check real rank generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain upgrade-check memcheck image image-check real rank generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,12 @@ peers: build ## the tests that judge us by other projects' own programs (OpenAI'
 fuzz: build ## every decoder on fuzz/corpus and on seeded mutations of it (FUZZ_SECONDS a target, TARGET= one, SEED=)
 	TAIJI_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) TAIJI_FUZZ_TARGET=$(TARGET) TAIJI_FUZZ_SEED=$(SEED) \
 	  cargo test --release --locked --workspace --lib -- --nocapture every_decoder_keeps_its_promises
+
+k8s-check: build ## the manifests of k8s/ against a kube-apiserver of this machine, then our own assertions (Go 1.26; 10 minutes the first time)
+	@TAIJI_BIN=$(BIN) bash scripts/k8s_check.sh
+
+k8s-rules: ## the alerts as a PrometheusRule: k8s/monitoring/prometheus-rules.yaml into prometheusrule.yaml
+	@python3 scripts/k8s_check.py rules
 
 lint: ## formatting and clippy, as CI checks them
 	cargo fmt --all -- --check
