@@ -5,6 +5,7 @@
   k8s_check.py generated           1 where that file, or the copy of the demo's recipe, is not what it is made of
   k8s_check.py unchanged           0 where k8s/ and tools/k8s are what the last green `make k8s-check` saw
   k8s_check.py rendered DIR        writes k8s/rendered.json out of DIR/<overlay>.json, as kubectl prints what kustomize makes
+  k8s_check.py commands            prints the commands of k8s/README.md that stand in its text
   k8s_check.py assert --programs D the assertions, on k8s/rendered.json and the built programs in D
   k8s_check.py checked             writes k8s/checked
 
@@ -14,6 +15,7 @@ The assertions themselves are in k8s_assertions.py.
 import hashlib
 import json
 import pathlib
+import re
 import sys
 
 import k8s_assertions
@@ -101,6 +103,8 @@ def main():
             return 0 if CHECKED.exists() and RENDERED.exists() and CHECKED.read_text() == checked_text() else 1
         case ["rendered", folder]:
             write_rendered(pathlib.Path(folder))
+        case ["commands"]:
+            print(*re.findall("`(kubectl [^`]+)`", (K8S / "README.md").read_text()), sep="\n")
         case ["assert", "--programs", programs]:
             return fail(k8s_assertions.run(ROOT, json.loads(RENDERED.read_text()), pathlib.Path(programs)))
         case ["checked"]:

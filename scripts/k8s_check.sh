@@ -108,6 +108,12 @@ sed 's/minReplicaCount: 2/minReplicaCount: two/' "$work/cpu.yaml" | refused 'a w
 sed 's/pollingInterval:/pollInterval:/' "$work/cpu.yaml" | refused 'a misspelt field of a custom resource' 'unknown field.*pollInterval'
 sed 's/allowPrivilegeEscalation: false/allowPrivilegeEscalation: true/' "$work/cpu.yaml" | refused 'a privileged pod' 'violate PodSecurity'
 
+# What k8s/README.md tells an operator to do; nobody here acts on it, but the server takes it.
+kubectl apply -f "$work/cpu.yaml" >/dev/null
+while IFS= read -r command; do
+  eval "$command" >"$work/out.log" 2>&1 || { cat "$work/out.log" >&2; echo "k8s-check: refused: $command" >&2; exit 1; }
+done < <(python3 scripts/k8s_check.py commands)
+
 python3 scripts/k8s_check.py rendered "$work"
 own
 python3 scripts/k8s_check.py checked

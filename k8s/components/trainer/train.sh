@@ -15,4 +15,5 @@ mkdir -p "$work/data"
 sed "1,/^\[/s/^epoch *=.*/epoch = $((newest + 1))/" "$recipe" >"$work/recipe.toml"
 grep -q "^epoch = $((newest + 1))\$" "$work/recipe.toml" || { echo "train: $recipe has no line: epoch = …" >&2; exit 64; }
 taiji-trainer fetch --recipe "$work/recipe.toml"
-taiji-trainer run --recipe "$work/recipe.toml" --data "$work/data" --work "$work/stages" --out "$models"
+# In place of this shell, so that it gets the signal, keeps its checkpoint and ends.
+exec taiji-trainer run --recipe "$work/recipe.toml" --data "$work/data" --work "$work/stages" --out "$models"
