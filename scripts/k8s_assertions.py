@@ -75,7 +75,8 @@ class Facts:
         script = folder / "train.sh"
         wrong = []
         for command, rest in re.findall(r"^(?:exec )?taiji-trainer (\w+) (.*)$", script.read_text(), re.M):
-            wrong += [f"train.sh: taiji-trainer {command} has no {flag}" for flag in re.findall(r"--[a-z-]+", rest) if flag not in self.help("taiji-trainer", command)]
+            text = self.help("taiji-trainer", command)
+            wrong += [f"train.sh: taiji-trainer {command} has no {flag}" for flag in re.findall(r"--[a-z-]+", rest) if flag not in text]
         for there, expected in (((), 1), (("1",), 2), (("1", "9", "10", ".11.new", "old"), 11)):
             with tempfile.TemporaryDirectory() as temporary:
                 wrong += self.epoch(folder, pathlib.Path(temporary), there, expected)

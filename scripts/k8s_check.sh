@@ -63,7 +63,8 @@ etcd_pid=$!
 openssl ecparam -name prime256v1 -genkey -noout -out "$work/accounts.pem"
 token=$(openssl rand -hex 16)
 echo "$token,admin,admin,system:masters" >"$work/tokens.csv"
-"$tools/kube-apiserver" --etcd-servers "http://127.0.0.1:$etcd_port" --bind-address 127.0.0.1 --secure-port "$port" --cert-dir "$work/cert" \
+"$tools/kube-apiserver" --etcd-servers "http://127.0.0.1:$etcd_port" --bind-address 127.0.0.1 --secure-port "$port" \
+  --advertise-address 192.0.2.1 --cert-dir "$work/cert" \
   --service-account-issuer https://k8s-check --service-account-key-file "$work/accounts.pem" \
   --service-account-signing-key-file "$work/accounts.pem" --service-cluster-ip-range 10.96.0.0/16 \
   --token-auth-file "$work/tokens.csv" --authorization-mode AlwaysAllow >"$work/apiserver.log" 2>&1 &
@@ -94,6 +95,7 @@ accepted() { # accepted NAME FOLDER
   echo "k8s-check: $2: $(wc -l <"$work/out.log") objects accepted"
 }
 
+kubectl wait --for=create --timeout=60s namespace/default >/dev/null
 for namespace in k8s/overlays/*/namespace.yaml; do kubectl apply -f "$namespace" >/dev/null; done
 # These need nothing but Kubernetes.
 accepted base k8s/base

@@ -4,9 +4,9 @@ package main
 
 import (
 	"os"
+	_ "time/tzdata" // time zones of CronJobs
 
 	"k8s.io/component-base/cli"
-	_ "k8s.io/component-base/logs/json/register"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 )
 
