@@ -1,3 +1,4 @@
+#!/bin/sh
 # One run of the trainer: the recipe with the number after the newest epoch there is, so that no folder that is served changes.
 # A run that was broken off has published nothing: the next try takes the same number and goes on with the stages that are done.
 #   train.sh RECIPE MODELS WORK
