@@ -43,7 +43,7 @@ def plain_bundle(setting):
         path = bundle / "manifest.json"
         manifest = json.loads(path.read_text())
         manifest["files"] = {name: file for name, file in manifest["files"].items() if not name.startswith("encoder/")}
-        manifest.pop("external", None)
+        manifest["external"] = {}
         path.write_text(json.dumps(manifest))
         listed(bundle, *(f"encoder/{file.name}" for file in (bundle / "encoder").iterdir()))
     return bundle
