@@ -4,7 +4,7 @@
 //! language is described in `scripts/bench_llm/protocol.py`, which also starts this program. It drives the engine as
 //! `taiji serve` does: many callers on a tokio runtime, one engine.
 //!
-//!     llm_worker FOLDER THREADS MAX_ROWS MAX_LEN [cpu|cuda|cuda-graphs]
+//!     llm_worker FOLDER THREADS MAX_ROWS MAX_LEN [cpu|cuda|cuda-graphs [PREFILL_CHUNK]]
 
 mod beam;
 mod gap;
@@ -49,15 +49,19 @@ fn main() -> ExitCode {
 fn work() -> Result<(), String> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, threads, max_rows, max_len, rest @ ..] = arguments.as_slice() else {
-        return Err("usage: llm_worker FOLDER THREADS MAX_ROWS MAX_LEN [cpu|cuda|cuda-graphs]".to_owned());
+        return Err(
+            "usage: llm_worker FOLDER THREADS MAX_ROWS MAX_LEN [cpu|cuda|cuda-graphs [PREFILL_CHUNK]]".to_owned()
+        );
     };
+    let usual = LlmOptions::default();
     let options = LlmOptions {
+        prefill_chunk: rest.get(1).map_or(Ok(usual.prefill_chunk), |text| number(text))?,
         threads: number(threads)?,
         max_rows: number(max_rows)?,
         max_len: number(max_len)?,
         queue_limit: 4096,
         provider: provider(rest.first().map_or("cpu", String::as_str))?,
-        ..LlmOptions::default()
+        ..usual
     };
     let llm = OnnxLlm::load(Path::new(folder), options).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;

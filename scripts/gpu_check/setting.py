@@ -61,8 +61,8 @@ class Setting:
             self.run(self.programs / "taiji-trainer", "export", "--checkpoint", checkpoint, "--out", folder, *options)
         return folder
 
-    def engine(self, folder, provider, rows=8, slots=512):
-        command = [self.programs / "llm_worker", folder, min(8, os.cpu_count()), rows, slots, provider]
+    def engine(self, folder, provider, rows=8, slots=512, chunk=256):
+        command = [self.programs / "llm_worker", folder, min(8, os.cpu_count()), rows, slots, provider, chunk]
         return Worker(f"{folder.name} on {provider}", command, self.work / "workers.log")
 
 
