@@ -8,17 +8,18 @@ import sys
 import time
 import traceback
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "bench_llm"))
+SCRIPTS = pathlib.Path(__file__).parent.parent
+sys.path += [str(SCRIPTS / "bench_llm"), str(SCRIPTS)]
 
 import beams
-import service
+import served
 import sessions
 import speed
 import steps
 from figures import Figures
 from setting import Setting, log_end
 
-PROOFS = {1: sessions.run, 2: service.run, 3: steps.run, 4: beams.run, 5: speed.run}
+PROOFS = {1: sessions.run, 2: served.run, 3: steps.run, 4: beams.run, 5: speed.run}
 
 
 def gpu():

@@ -25,9 +25,8 @@ def difference(wanted, found):
 
 
 def run(setting, figures):
-    checkpoint = setting.checkpoint(setting.shape("r1-1.5b-cut"))
-    vocabulary = 16384 if setting.full else 1024
-    given = texts(vocabulary)
+    checkpoint = setting.checkpoint(setting.shape)
+    given = texts(setting.vocabulary)
 
     def scores(folder, provider):
         with setting.engine(folder, provider) as engine:

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pathlib
 import subprocess
-import sys
 import time
 
 import make_model
@@ -36,8 +35,14 @@ class Setting:
         """Number formats of two bytes that the provider computes with; the processor has no bf16."""
         return ("f16", "bf16") if self.on_gpu else ("f16",)
 
-    def shape(self, full, tiny="tiny"):
-        return full if self.full else tiny
+    @property
+    def shape(self):
+        """Of the model that proofs 1 and 4 look at."""
+        return "r1-1.5b-cut" if self.full else "tiny"
+
+    @property
+    def vocabulary(self):
+        return make_model.SHAPES[self.shape]["vocabulary"]
 
     def left(self):
         """Seconds until the check must be over."""

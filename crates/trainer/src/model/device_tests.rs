@@ -10,11 +10,11 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::attention::{AttentionShape, Segment};
+use super::attention::AttentionShape;
 use super::batch::{LearnedRows, TokenBatch};
 use super::compute::Compute;
 use super::loss::{LOGIT_BYTES, OutputRows};
-use super::portable_tests::{computed, decoder_and_batch, value_and_gradients};
+use super::portable_tests::{computed, decoder_and_batch, segments_with_prefixes, value_and_gradients, values};
 use super::tests::{plain_rope, random_var, relative_distance};
 use super::{Decoder, DecoderConfig, DeviceKind, Objective, TrainBatch};
 use super::{attention, embedding, linear, norm, portable};
@@ -76,14 +76,7 @@ fn on_the_device_operations_are_the_kernels() {
 #[test]
 fn on_the_device_attention_is_the_kernel() {
     let shape = Arc::new(AttentionShape::new(4, 2, 32, 64, &plain_rope()));
-    let segment = |rows, prefix| Segment { rows, prefix };
-    let segments = Arc::new(vec![
-        segment(0..33, 0..0),
-        segment(33..50, 0..33),
-        segment(50..51, 0..33),
-        segment(51..60, 0..0),
-        segment(60..92, 51..60),
-    ]);
+    let segments = segments_with_prefixes();
     let inputs = [random_var(1, &[92, 8 * 32]), random_var(2, &[8 * 32])];
     let kernel = |v: &[Tensor]| attention::attention(&v[0], v.get(1), &segments, &shape);
     let plain = |v: &[Tensor]| portable::attention(&v[0], v.get(1), &segments, &shape);
@@ -127,8 +120,7 @@ fn step(kind: DeviceKind, batch: &TrainBatch, objective: &dyn Objective) -> (f64
     let before = loss(&decoder);
     let store = before.backward().unwrap();
     let each = decoder.parameters();
-    let flat = |parameter: &Var| store.get(parameter).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let all: Vec<f32> = each.iter().flat_map(|parameter| flat(&parameter.var)).collect();
+    let all: Vec<f32> = each.iter().flat_map(|parameter| values(store.get(&parameter.var).unwrap())).collect();
     let gradients = Gradients::collect(optimizer.set(), &store).unwrap();
     optimizer.update(&gradients, 1e-3).unwrap();
     (number(&before), all, number(&loss(&decoder)))

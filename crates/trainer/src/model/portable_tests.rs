@@ -16,7 +16,7 @@ use super::{attention, embedding, linear, norm, portable};
 use crate::nn::Module;
 use crate::objective::{CrossEntropy, Preference, SoftmaxDpo};
 
-fn values(tensor: &Tensor) -> Vec<f32> {
+pub(super) fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -56,17 +56,22 @@ fn swiglu_is_its_formula() {
     assert_same(&inputs, kernel, |v| portable::swiglu_mlp(&v[0], &v[1], &v[2]));
 }
 
-#[test]
-fn attention_is_its_formula_with_prefixes_and_without() {
-    let shape = Arc::new(AttentionShape::new(4, 2, 32, 64, &plain_rope()));
+/// Of 92 rows: two texts, each with continuations that share its rows.
+pub(super) fn segments_with_prefixes() -> Arc<Vec<Segment>> {
     let segment = |rows, prefix| Segment { rows, prefix };
-    let segments = Arc::new(vec![
+    Arc::new(vec![
         segment(0..33, 0..0),
         segment(33..50, 0..33),
         segment(50..51, 0..33),
         segment(51..60, 0..0),
         segment(60..92, 51..60),
-    ]);
+    ])
+}
+
+#[test]
+fn attention_is_its_formula_with_prefixes_and_without() {
+    let shape = Arc::new(AttentionShape::new(4, 2, 32, 64, &plain_rope()));
+    let segments = segments_with_prefixes();
     let inputs = [random_var(1, &[92, 8 * 32]), random_var(2, &[8 * 32])];
     let kernel = |v: &[Var]| attention::attention(&v[0], v.get(1).map(Var::as_tensor), &segments, &shape);
     let plain = |v: &[Var]| portable::attention(&v[0], v.get(1).map(Var::as_tensor), &segments, &shape);

@@ -2,7 +2,7 @@
 //!
 //! In: rows. Out: a [`Batch`]. Called by `training`.
 
-use super::inputs::{ITEM_FIELDS, ItemFields, Row, WORDS};
+use super::inputs::{ITEM_FIELDS, ItemFields, Known, Row, WORDS};
 use candle_core::{Device, Result, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -65,10 +65,10 @@ fn columns<'a>(items: impl Iterator<Item = &'a ItemFields> + Clone) -> Result<[T
 
 impl Sequences {
     /// At least one place long, so that nothing is empty.
-    fn of(all: &[Vec<(ItemFields, u32)>]) -> Result<Self> {
-        let length = all.iter().map(Vec::len).max().unwrap_or(0).max(1);
+    fn of(all: &[&[Known]]) -> Result<Self> {
+        let length = all.iter().map(|one| one.len()).max().unwrap_or(0).max(1);
         let none = ([0; ITEM_FIELDS], 0);
-        let filled: Vec<(ItemFields, u32)> =
+        let filled: Vec<Known> =
             all.iter().flat_map(|one| (0..length).map(|place| one.get(place).copied().unwrap_or(none))).collect();
         let mask = all.iter().flat_map(|one| (0..length).map(|place| f32::from(u8::from(place < one.len())))).collect();
         let places = (0..all.len()).flat_map(|_| 0..length as u32).collect();
@@ -94,11 +94,9 @@ impl Batch {
         let kept: Vec<[bool; 2]> = rows.iter().map(|_| [kept(), kept()]).collect();
         let with = |row: &&Row, kept: &[bool; 2]| (kept[0] && row.intra.is_some(), kept[1] && !row.cross.is_empty());
         let there: Vec<(bool, bool)> = rows.iter().zip(&kept).map(|(row, kept)| with(row, kept)).collect();
-        let cross = |(row, (_, has)): (&&Row, &(bool, bool))| -> Vec<(ItemFields, u32)> {
-            if *has { row.cross.iter().map(|item| (*item, 0)).collect() } else { Vec::new() }
-        };
-        let histories: Vec<_> = rows.iter().map(|row| row.history.clone()).collect();
-        let crossed: Vec<_> = rows.iter().zip(&there).map(cross).collect();
+        let histories: Vec<&[Known]> = rows.iter().map(|row| row.history.as_slice()).collect();
+        let crossed = rows.iter().zip(&there).map(|(row, (_, has))| if *has { row.cross.as_slice() } else { &[] });
+        let crossed: Vec<&[Known]> = crossed.collect();
         let weight = |row: &Row, place: usize| if place < row.words.len() { 1.0 / row.words.len() as f32 } else { 0.0 };
         let shown = || rows.iter().flat_map(|row| &row.shown);
         let owners = rows.iter().zip(0..).flat_map(|(row, point)| row.shown.iter().map(move |_| point)).collect();

@@ -5,6 +5,7 @@
 
 use super::{Point, RankError};
 use crate::data::{Dataset, UserRow};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use taiji::event::Item;
 
@@ -22,6 +23,9 @@ const PRICE_BUCKETS: usize = 10;
 
 /// An item as the ranker reads it.
 pub(super) type ItemFields = [u32; ITEM_FIELDS];
+
+/// An item of a sequence, and what was done with it; 0 = not known.
+pub(super) type Known = (ItemFields, u32);
 
 /// What taiji wrote about a user.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,12 +58,13 @@ pub(super) struct Row {
     /// Index into the dataset's users.
     pub user: usize,
     /// Newest first, with the number of the action.
-    pub history: Vec<(ItemFields, u32)>,
+    pub history: Vec<Known>,
     /// A number a field.
     pub profile: Vec<u32>,
     pub words: Vec<u32>,
     pub intra: Option<Vec<u32>>,
-    pub cross: Vec<ItemFields>,
+    /// Newest first; nothing is said of the actions.
+    pub cross: Vec<Known>,
     /// Item, clicked, converted.
     pub shown: Vec<(ItemFields, bool, bool)>,
 }
@@ -129,9 +134,28 @@ impl Vocabulary {
             profile: self.fields.iter().enumerate().map(value).collect(),
             words: words_of(user, point).filter_map(|word| self.words.get(&word).copied()).take(WORDS).collect(),
             intra: features.and_then(|features| features.intra.clone()),
-            cross: cross.iter().take(limits.1).map(|&item| self.items[item]).collect(),
+            cross: cross.iter().take(limits.1).map(|&item| (self.items[item], 0)).collect(),
             shown: point.impressions.iter().map(|one| (self.items[one.item], one.clicked, one.converted)).collect(),
         }
+    }
+}
+
+impl Row {
+    /// Feeds everything that the ranker reads of the point to a hash.
+    pub(super) fn digest(&self, hash: &mut Sha256) {
+        let mut numbers = |all: &mut dyn Iterator<Item = u32>| {
+            let all: Vec<u32> = all.collect();
+            hash.update((all.len() as u64).to_le_bytes());
+            all.iter().for_each(|number| hash.update(number.to_le_bytes()));
+        };
+        for sequence in [&self.history, &self.cross] {
+            numbers(&mut sequence.iter().flat_map(|(fields, action)| fields.iter().copied().chain([*action])));
+        }
+        numbers(&mut self.profile.iter().chain(&self.words).copied());
+        numbers(&mut self.intra.iter().flatten().copied().chain([u32::from(self.intra.is_some())]));
+        let label = |clicked: bool, converted: bool| u32::from(clicked) + 2 * u32::from(converted);
+        let shown = self.shown.iter();
+        numbers(&mut shown.flat_map(|one| one.0.iter().copied().chain([label(one.1, one.2)])));
     }
 }
 

@@ -159,7 +159,7 @@ impl Ranking<'_> {
         let mut hash = Sha256::new();
         hash.update(text.as_bytes());
         for inputs in [self.training, self.validation] {
-            inputs.rows.iter().for_each(|row| hash.update(format!("{row:?}").as_bytes()));
+            inputs.rows.iter().for_each(|row| row.digest(&mut hash));
         }
         Ok(hex::encode(hash.finalize()))
     }

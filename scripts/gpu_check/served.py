@@ -7,14 +7,11 @@ the processor in both. Both get the same events; then every user is refreshed an
 import concurrent.futures
 import hashlib
 import json
-import os
 import pathlib
 import shutil
-import socket
-import subprocess
-import threading
 import time
-import urllib.request
+
+from service import Service
 
 PROOF = 2
 DEMO = pathlib.Path("models/demo/1")
@@ -75,74 +72,20 @@ def half_bundle(setting, plain):
     return bundle
 
 
-class Service:
-    """A process of `taiji serve`, ready when the block begins and drained when it ends."""
-
-    def __init__(self, setting, bundle, provider):
-        self.setting, self.folder = setting, setting.work / f"served-{bundle.name}"
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
-        self.address, self.admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
-        command = [setting.programs / "taiji", "serve", "--bundle", bundle, "--listen", self.address, "--admin-listen", self.admin,
-                   "--store", f"embedded:{self.folder}/store"]
-        # Whoever is asked for is refreshed, however many that are, and nobody twice.
-        more = {"TAIJI__ENGINE__PROVIDER": provider, "TAIJI__REFRESH__READER_REFRESHES": "100000",
-                "TAIJI__REFRESH__READER_REFRESHES_PER_KEY": "100000"}
-        self.log = self.folder / "log"
-        self.process = subprocess.Popen([str(part) for part in command], stdout=open(self.log, "w"), stderr=subprocess.STDOUT,
-                                        env={**os.environ, **more})
-
-    def __enter__(self):
-        while not self.is_ready():
-            if self.process.poll() is not None or self.setting.left() < 1:
-                self.process.kill()
-                raise RuntimeError(f"serve did not become ready: {self.log.read_text()[-800:]}")
-            threading.Event().wait(0.2)
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-
-    def is_ready(self):
-        try:
-            return b'"ready":true' in self.get(f"http://{self.admin}/readyz")
-        except OSError:
-            return False
-
-    def get(self, url, body=None):
-        headers = {"content-type": "application/json"} if body is not None else {}
-        request = urllib.request.Request(url, body and json.dumps(body).encode(), headers)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        return opener.open(request, timeout=60).read()
-
-    def refresh(self, user):
-        """The user's row, once what it was made of has every event in it."""
-        return json.loads(self.get(f"http://{self.address}/v1/users/{user}/refresh", {"wait_ms": 30_000}))
-
-    def text(self, user):
-        return json.loads(self.get(f"http://{self.address}/v1/users/{user}/features?groups=intra,text"))
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def answers(setting, bundle, provider, sample, users):
     """What every user reads after a refresh, and the seconds from the first event until all are refreshed."""
-    with Service(setting, bundle, provider) as service:
-        feed = [setting.programs / "taiji", "feed", "--file", sample / "events.jsonl", "--http", f"http://{service.address}"]
+    store = setting.work / f"store-{bundle.name}"
+    shutil.rmtree(store, ignore_errors=True)
+    # Whoever is asked for is refreshed, however many that are.
+    more = {"TAIJI__ENGINE__PROVIDER": provider, "TAIJI__REFRESH__READER_REFRESHES": "100000",
+            "TAIJI__REFRESH__READER_REFRESHES_PER_KEY": "100000"}
+    with Service(setting.programs, store, bundle, setting.work / f"{bundle.name}.log", **more) as service:
         started = time.monotonic()
-        setting.run(*feed)
+        service.feed(sample / "events.jsonl")
         with concurrent.futures.ThreadPoolExecutor(32) as pool:
-            list(pool.map(service.refresh, users))
+            list(pool.map(lambda user: service.call("POST", f"/v1/users/{user}/refresh", {"wait_ms": 30_000}), users))
             taken = time.monotonic() - started
-            return dict(zip(users, pool.map(service.text, users))), taken
+            return dict(zip(users, pool.map(lambda user: service.row(user, "intra,text"), users))), taken
 
 
 def run(setting, figures):
