@@ -57,8 +57,9 @@ def panels():
 
 def runbook():
     """Heading of each section of the runbook's alerts -> its text."""
-    sections = re.split(r"^### ", RUNBOOK.read_text(), flags=re.M)[1:]
-    return {section.split("\n", 1)[0].strip(): re.split(r"^#{1,2} ", section, flags=re.M)[0] for section in sections}
+    alerts = re.search(r"^## Alerts$(.*?)(?=^## |\Z)", RUNBOOK.read_text(), flags=re.M | re.S)[1]
+    sections = re.split(r"^### ", alerts, flags=re.M)[1:]
+    return {section.split("\n", 1)[0].strip(): section for section in sections}
 
 
 def settings():

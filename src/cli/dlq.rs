@@ -157,14 +157,14 @@ fn as_object(letter: &Letter) -> String {
     .to_string()
 }
 
-fn rfc3339(unix_ms: i64) -> String {
+pub(super) fn rfc3339(unix_ms: i64) -> String {
     chrono::DateTime::from_timestamp_millis(unix_ms)
         .map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
         .unwrap_or_default()
 }
 
 /// RFC 3339, or Unix milliseconds.
-fn time(text: &str) -> Result<i64, String> {
+pub(super) fn time(text: &str) -> Result<i64, String> {
     if let Ok(unix_ms) = text.parse() {
         return Ok(unix_ms);
     }

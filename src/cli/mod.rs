@@ -15,6 +15,7 @@ mod migrate;
 mod opening;
 mod ports;
 mod presence;
+mod restore;
 mod runtime;
 mod serve;
 mod wiring;
@@ -83,6 +84,9 @@ enum Command {
     /// Look at dead letters, and send them back.
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// After a Redis was set back to a backup: have the consumer group read again what the backup lacks.
+    #[command(subcommand)]
+    Restore(restore::RestoreCommand),
     /// Check, complete or convert a bundle.
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
@@ -171,6 +175,7 @@ pub fn run() -> ExitCode {
         Command::Migrate(args) => migrate::run(args),
         Command::Backfill(args) => backfill::run(args),
         Command::Dlq(command) => dlq::run(command),
+        Command::Restore(command) => restore::run(command),
         Command::Bundle(command) => bundle::run(command),
         Command::Runtime(command) => runtime::run(command),
         Command::LogId(args) => log_id::run(args),

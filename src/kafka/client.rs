@@ -62,6 +62,17 @@ pub(crate) fn reader_config(settings: &KafkaSettings) -> ClientConfig {
     config
 }
 
+/// One who looks at the ingest's group, and commits for it, without being its member (`taiji restore`).
+pub(crate) fn group_config(settings: &KafkaSettings) -> ClientConfig {
+    let mut config = base(settings);
+    config
+        .set("group.id", &settings.group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("allow.auto.create.topics", "false");
+    config
+}
+
 /// Any of our producers.
 pub(crate) type Producer = FutureProducer<ClientLog>;
 

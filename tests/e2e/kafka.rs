@@ -52,6 +52,11 @@ impl Topics {
         setup.flag("--config", &self.config).flag("--kafka", self.broker.address())
     }
 
+    /// Their configuration file.
+    pub fn config(&self) -> String {
+        self.config.clone()
+    }
+
     /// `taiji feed` of a file.
     pub fn feed(&self, file: &Path) -> String {
         let file = file.display().to_string();

@@ -30,6 +30,7 @@ mod reader_budget;
 mod real_data;
 mod redis_store;
 mod refusals;
+mod restore;
 mod roles;
 mod sentinel;
 mod silent;

@@ -2,7 +2,7 @@
 //!
 //! In: the events and items topics, as a member of a consumer group. Out: what [`crate::ingest::Ingest`] and the catalogue's
 //! feed store; bad records in the dead-letter topic; offsets of what is safely stored. Callers: `cli::wiring` runs
-//! [`KafkaIngest`], `cli::dlq` reads dead letters.
+//! [`KafkaIngest`], `cli::dlq` reads dead letters, `cli::restore` puts the group back after its store was.
 //!
 //! ```text
 //! librdkafka ─► consumer ─► decode ─┬─► lanes (events, by user) ─► Ingest ─► store ─┐
@@ -21,6 +21,7 @@
 //! | `record`, `decode` | a record as it came; bytes → event, item or reason |
 //! | `lanes`, `items`, `dead_letter` | where records end |
 //! | `dlq` | reading and replaying dead letters |
+//! | `rewind` | where the group begins again after its store was set back to a backup |
 //! | `health` | readiness |
 
 mod consumer;
@@ -34,6 +35,7 @@ mod ledger;
 mod partitions;
 mod rebalance;
 pub(crate) mod record;
+pub mod rewind;
 mod shared;
 #[cfg(test)]
 mod tests;
