@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain upgrade-check memcheck image image-check real rank generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain gameday upgrade-check memcheck image image-check real rank generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -121,6 +121,9 @@ image: build setup-tests ## a container image by buildah, as root: TAG=, BASE= (
 
 image-check: build setup-tests ## such an image out of the tree's programs: size, libraries, an event's way through it without rights, compose's settings
 	@BIN=$(BIN) bash scripts/image.sh check
+
+gameday: build setup-tests ## the runbook's procedures, by its own commands, on a live set-up: upgrade, rollback, keys, erasure, backup and restore, poisoned topic (OLD=PROGRAM: upgrade from it); rewrites its table in docs/benchmarks.md
+	@python3 scripts/gameday.py $(BIN) --write $(if $(OLD),--old $(OLD))
 
 drain: build setup-tests ## two replicas leave one after the other under load and come back: no read may fail
 	TAIJI_REQUIRE_KAFKA=1 cargo test --release --locked --workspace --test e2e -- --exact --nocapture roles::replicas_that_leave_one_after_the_other_fail_no_read

@@ -91,6 +91,7 @@ def of_runbook():
         wrong += [f"runbook, {name}: no **{part}**" for part in ("Means.", "Look.", "Do.") if f"**{part}**" not in text]
         if "```sh\n" not in text and "`taiji" not in text:
             wrong.append(f"runbook, {name}: no command")
+    for name, text in {**sections, **inputs.runbook("Procedures")}.items():
         for word in re.findall(r"`([a-z_]+\.[a-z_.]+)`", text):
             if word.split(".")[0] in tables and word not in settings:
                 wrong.append(f"runbook, {name}: {word} is no setting")

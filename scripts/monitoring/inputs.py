@@ -55,10 +55,10 @@ def panels():
     return [(panel["title"], target["expr"]) for panel in board["panels"] for target in panel.get("targets", [])]
 
 
-def runbook():
-    """Heading of each section of the runbook's alerts -> its text."""
-    alerts = re.search(r"^## Alerts$(.*?)(?=^## |\Z)", RUNBOOK.read_text(), flags=re.M | re.S)[1]
-    sections = re.split(r"^### ", alerts, flags=re.M)[1:]
+def runbook(part="Alerts"):
+    """Heading of each section of a part of the runbook -> its text."""
+    text = re.search(rf"^## {part}$(.*?)(?=^## |\Z)", RUNBOOK.read_text(), flags=re.M | re.S)[1]
+    sections = re.split(r"^### ", text, flags=re.M)[1:]
     return {section.split("\n", 1)[0].strip(): section for section in sections}
 
 
