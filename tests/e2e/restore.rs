@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use taiji::ingest::kafka::rewind::{RewindError, Rewinder};
 use testkit::TAIJI;
 use testkit::kafka::Broker;
 use testkit::process::{Ended, SOON, Server, run_with, wait_until};
@@ -167,6 +168,21 @@ fn after_a_restore_of_redis_the_rewound_group_reads_every_lost_event_again_and_n
     });
     assert_eq!(records(&server, &topics, "accepted"), 90.0);
     sender.check(&server);
+    somebody_who_joins_meanwhile_is_not_committed_over(&config, topics.broker, server);
+}
+
+/// Between the plan and its commits a process starts.
+fn somebody_who_joins_meanwhile_is_not_committed_over(config: &str, broker: &Broker, mut server: Server) {
+    assert_eq!(server.stop(), Some(0), "{}", server.stderr());
+    let flags = [("kafka.brokers", broker.address().to_string())];
+    let settings = taiji::config::load(Some(Path::new(config)), std::iter::empty(), &flags).expect("settings").kafka;
+    let rewinder = Rewinder::new(&settings).expect("a client");
+    let plan = rewinder.plan(1_000_000_000_000).expect("a plan");
+    assert!(plan.moving() > 0);
+    let server = server.start_again();
+    let refused = rewinder.apply(&plan).expect_err("a member has joined");
+    assert!(matches!(refused, RewindError::Members { .. }), "{refused}");
+    drop(server);
 }
 
 #[test]

@@ -11,6 +11,7 @@
 mod plan;
 
 use super::record::Topics;
+use crate::backoff::Backoff;
 use crate::config::KafkaSettings;
 use crate::kafka::KafkaError;
 use crate::kafka::client;
@@ -22,7 +23,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// A broker that says nothing for so long is not there.
@@ -117,7 +118,7 @@ impl<'a> Rewinder<'a> {
             list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
                 .map_err(|error| failed("commit", topic, &error))?;
         }
-        match self.consumer.commit(&list, CommitMode::Sync) {
+        match patiently(|| self.consumer.commit(&list, CommitMode::Sync)) {
             Ok(()) => {}
             Err(ClientError::ConsumerCommit(
                 Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress,
@@ -141,9 +142,7 @@ impl<'a> Rewinder<'a> {
 
     fn refuse_members(&self) -> Result<(), RewindError> {
         let group = &self.settings.group;
-        let list = self
-            .consumer
-            .fetch_group_list(Some(group), BROKER_TIMEOUT)
+        let list = patiently(|| self.consumer.fetch_group_list(Some(group), BROKER_TIMEOUT))
             .map_err(|error| failed("describe group", group, &error))?;
         let found = list.groups().iter().filter(|found| found.name() == group);
         let members: Vec<String> = found
@@ -184,9 +183,7 @@ impl<'a> Rewinder<'a> {
             list.add_partition(topic, *partition);
         }
         let group = format!("of group {}", self.settings.group);
-        let found = self
-            .consumer
-            .committed_offsets(list, BROKER_TIMEOUT)
+        let found = patiently(|| self.consumer.committed_offsets(list.clone(), BROKER_TIMEOUT))
             .map_err(|error| failed("read commits", &group, &error))?;
         offsets(&found, "read commits")
     }
@@ -254,6 +251,23 @@ impl<'a> Rewinder<'a> {
     }
 }
 
+/// Tries again while the group's coordinator is not known or not ready: a broker just started, a first group ever.
+fn patiently<T>(mut attempt: impl FnMut() -> Result<T, ClientError>) -> Result<T, ClientError> {
+    let (mut backoff, begun) = (Backoff::default(), Instant::now());
+    let passes = |error: &ClientError| {
+        matches!(
+            error.rdkafka_error_code(),
+            Some(Code::NotCoordinator | Code::CoordinatorNotAvailable | Code::CoordinatorLoadInProgress)
+        )
+    };
+    loop {
+        match attempt() {
+            Err(error) if passes(&error) && begun.elapsed() < BROKER_TIMEOUT => std::thread::sleep(backoff.pause()),
+            ended => return ended,
+        }
+    }
+}
+
 /// What a list says of each partition: an offset, or that there is none.
 fn offsets(list: &TopicPartitionList, operation: &'static str) -> Result<BTreeMap<Name, Option<i64>>, RewindError> {
     let mut found = BTreeMap::new();
@@ -272,7 +286,8 @@ fn failed(operation: &'static str, of: &str, error: &dyn std::fmt::Display) -> R
     RewindError::Kafka(KafkaError::Call {
         operation,
         message: format!(
-            "{of}: {error}; the command needs the rights of the ingest: READ on the group, READ and DESCRIBE on the topics"
+            "{of}: {error}; look at kafka.brokers, kafka.properties and the rights, which are those of the ingest: READ on the group \
+             and on the topics"
         ),
     })
 }
