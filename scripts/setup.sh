@@ -41,6 +41,7 @@ if [ "${1:-}" = tests ]; then
   need python3 command -v python3
   need redis-server command -v redis-server
   need openssl command -v openssl
+  need curl command -v curl
   need openjdk-17-jre-headless command -v java
   need maven command -v mvn
   # Images are built as root or not at all (scripts/image.sh).
