@@ -481,7 +481,7 @@ def main():
             game.shell.close()
     if given.write:
         write_section("gameday", table(game.rows, given.short))
-    print(f"gameday: {len(game.rows)} procedures of docs/runbook.md cured what was broken; no read failed")
+    print(f"gameday: the procedures of docs/runbook.md cured what was broken, {len(game.rows)} times; no read failed")
 
 
 main()
