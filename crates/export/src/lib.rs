@@ -3,7 +3,8 @@
 //! In: a folder with config.json, model.safetensors and, where there, tokenizer files. Out: a folder with `graph.onnx`,
 //! further graphs if asked for, the `graph.onnx.data` they share, and those files. Called by `taiji-trainer export`, its
 //! pipeline's `export` stage, and tests. The graphs are described in `inputs` (decoders) and `bert`, their names in [`names`]; the
-//! service's `llm` and `encode` run them. [`recover`] goes the other way.
+//! service's `llm` and `encode` run them. [`recover`] goes the other way. Who writes a graph of another kind (the trainer's rankers) takes
+//! [`GraphWriter`] and [`onnx`].
 
 mod attention;
 mod bert;
@@ -19,7 +20,7 @@ mod linear;
 pub mod names;
 mod nbits;
 mod new_folder;
-mod onnx;
+pub mod onnx;
 mod options;
 mod pooling;
 mod recover;
@@ -45,12 +46,11 @@ pub use options::{Element, ExportOptions, Flavour, Precision, Role};
 pub use recover::{RecoverReport, precision_of, recover};
 pub use rope::{Llama3Rope, Rope, RopeScaling, YarnRope};
 pub use rounded::save_f16;
-pub use writer::DATA_FILE;
+pub use writer::{DATA_FILE, GraphWriter, Written};
 
 use decoder::Form;
 use names::{ACCURACY_LEVEL, ACTIVATIONS, MAX_POSITIONS};
 use pooling::Pooling;
-use writer::{GraphWriter, Written};
 
 /// Rope or position rows exported unless asked otherwise.
 pub const DEFAULT_MAX_POSITIONS: usize = 4096;

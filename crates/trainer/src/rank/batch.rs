@@ -92,7 +92,8 @@ impl Batch {
         });
         let mut kept = || random.as_mut().is_none_or(|(random, rate)| !random.random_bool(*rate));
         let kept: Vec<[bool; 2]> = rows.iter().map(|_| [kept(), kept()]).collect();
-        let with = |row: &&Row, kept: &[bool; 2]| (kept[0] && row.intra.is_some(), kept[1] && !row.cross.is_empty());
+        let coded = |row: &Row| (0..codes.0).any(|table| row.code(table, codes.1) > 0);
+        let with = |row: &&Row, kept: &[bool; 2]| (kept[0] && coded(row), kept[1] && !row.cross.is_empty());
         let there: Vec<(bool, bool)> = rows.iter().zip(&kept).map(|(row, kept)| with(row, kept)).collect();
         let histories: Vec<&[Known]> = rows.iter().map(|row| row.history.as_slice()).collect();
         let crossed = rows.iter().zip(&there).map(|(row, (_, has))| if *has { row.cross.as_slice() } else { &[] });
@@ -102,9 +103,7 @@ impl Batch {
         let owners = rows.iter().zip(0..).flat_map(|(row, point)| row.shown.iter().map(move |_| point)).collect();
         let (tables, each) = codes;
         let code = |row: &Row, has: bool, table: usize| -> u32 {
-            let code = row.intra.as_ref().filter(|_| has).and_then(|codes| codes.get(table).copied());
-            let number = code.filter(|code| (*code as usize) < each).map_or(0, |code| code + 1);
-            (table * (each + 1)) as u32 + number
+            (table * (each + 1)) as u32 + if has { row.code(table, each) } else { 0 }
         };
         let all_codes =
             rows.iter().zip(&there).flat_map(|(row, (has, _))| (0..tables).map(move |table| code(row, *has, table)));

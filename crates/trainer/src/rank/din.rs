@@ -20,7 +20,7 @@ const CODE: usize = 16;
 const UNIT: usize = 32;
 const LAYERS: [usize; 2] = [128, 64];
 /// Places that are told apart.
-const PLACES: usize = 64;
+pub(super) const PLACES: usize = 64;
 /// Embeddings begin between minus and plus this.
 const SPREAD: f32 = 0.05;
 
@@ -120,6 +120,11 @@ impl Din {
     /// Tables of codes, and codes of each.
     pub(super) fn codes(&self) -> (usize, usize) {
         self.shape.1
+    }
+
+    /// Profile attributes; then as [`codes`](Self::codes).
+    pub(super) fn shape(&self) -> (usize, (usize, usize)) {
+        self.shape
     }
 
     /// [impressions, 2]: logits of P(click), and of P(conversion | click).

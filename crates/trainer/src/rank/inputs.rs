@@ -41,13 +41,16 @@ pub struct Features {
 /// Numbers of everything that has a name.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
-    items: Vec<ItemFields>,
+    /// In the dataset's order.
+    pub(super) items: Vec<ItemFields>,
+    pub(super) item_ids: Vec<String>,
     /// Numbers of each field, 0 among them.
     pub(super) item_sizes: [usize; ITEM_FIELDS],
-    actions: BTreeMap<String, u32>,
-    fields: Vec<String>,
-    values: BTreeMap<(usize, String), u32>,
-    words: HashMap<String, u32>,
+    pub(super) actions: BTreeMap<String, u32>,
+    pub(super) fields: Vec<String>,
+    /// By place of the field, and value.
+    pub(super) values: BTreeMap<(usize, String), u32>,
+    pub(super) words: HashMap<String, u32>,
     /// Tables of `intra` codes, and codes of each.
     pub(super) codes: (usize, usize),
 }
@@ -96,6 +99,7 @@ impl Vocabulary {
             counts.into_iter().filter(|(_, count)| *count >= LEAST_WORDS).map(|(word, _)| word).collect();
         Self {
             items,
+            item_ids: dataset.items.iter().map(|item| item.id.clone()).collect(),
             item_sizes,
             actions: actions.into_iter().map(str::to_owned).zip(1..).collect(),
             values,
@@ -141,6 +145,12 @@ impl Vocabulary {
 }
 
 impl Row {
+    /// Number of the code of a table with `each` codes: one more than the code; 0 where there is none.
+    pub(super) fn code(&self, table: usize, each: usize) -> u32 {
+        let code = self.intra.as_ref().and_then(|codes| codes.get(table).copied());
+        code.filter(|code| (*code as usize) < each).map_or(0, |code| code + 1)
+    }
+
     /// Feeds everything that the ranker reads of the point to a hash.
     pub(super) fn digest(&self, hash: &mut Sha256) {
         let mut numbers = |all: &mut dyn Iterator<Item = u32>| {

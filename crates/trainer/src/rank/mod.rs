@@ -5,15 +5,18 @@
 //!
 //! ```text
 //! dataset, labels → points (a user, a time, the impressions of the session that follows) → inputs (numbers, by vocabularies of the
-//! training points) → din → training (a task of `fit`) → metrics (AUC, GAUC, log-loss, calibration)
+//! training points) → din → training (a task of `fit`) → metrics (AUC, GAUC, log-loss, calibration); graph (ONNX) → session (parity, latency)
 //! ```
 
 mod batch;
 mod din;
+mod file;
+mod graph;
 mod inputs;
 mod log;
 mod metrics;
 mod points;
+mod session;
 mod settings;
 mod training;
 
@@ -21,16 +24,20 @@ mod training;
 mod tests;
 
 pub use din::Din;
+pub use file::Ranker;
 pub use inputs::{Features, Inputs, Vocabulary};
 pub use log::FeatureLog;
 pub use metrics::{Bucket, Scored, TargetFigures, figures};
 pub use points::{Impression, LeftOut, Point, points};
+pub use session::{Latency, latency};
 pub use settings::RankSettings;
 pub use training::{RankReport, score, train};
 
 use crate::data::DataError;
 use crate::fit::FitError;
 use crate::nn::FileError;
+use taiji::onnx::runtime::RuntimeError;
+use taiji_export::ExportError;
 use thiserror::Error;
 
 /// What can go wrong between impressions and a ranker.
@@ -84,6 +91,25 @@ pub enum RankError {
         /// Cause.
         message: String,
     },
+    /// The graph does not say what the model says.
+    #[error(
+        "chances of the ONNX graph and of the model differ by {most:.2e}, at most {bound:.0e} is allowed: a fault of the export, report it"
+    )]
+    Parity {
+        /// Greatest difference.
+        most: f64,
+        /// Allowed.
+        bound: f64,
+    },
+    /// The graph could not be written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// ONNX Runtime is not there.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The graph cannot be opened or run.
+    #[error("the ranker's graph does not run: {0}")]
+    Session(#[from] ort::Error),
     /// Data.
     #[error(transparent)]
     Data(#[from] DataError),

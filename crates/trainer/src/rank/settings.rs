@@ -1,6 +1,7 @@
 //! Settings of a ranker: those of a stage of kind `rank`.
 
 use super::RankError;
+use super::din::PLACES;
 use crate::fit::{AdamWSettings, LoopSettings, Schedule};
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +87,9 @@ impl RankSettings {
         ];
         if let Some((field, _)) = counts.into_iter().find(|(_, value)| *value == 0) {
             return fail(field, "must be positive".into());
+        }
+        if let Some((field, value)) = counts[..2].iter().find(|(_, value)| *value > PLACES) {
+            return fail(field, format!("must be at most {PLACES}, got {value}"));
         }
         for (field, value) in [("test_share", self.test_share), ("validation_share", self.validation_share)] {
             if !(value > 0.0 && value < 0.5) {

@@ -9,6 +9,7 @@ use taiji::event::{ActionTable, Item, ItemState};
 
 use super::batch::{Batch, FeatureDropout};
 use super::inputs::Row;
+use super::session::RankSession;
 use super::*;
 use crate::data::{Behaviour, Cut, Dataset, Label, UserRow};
 use crate::nn::Module;
@@ -134,6 +135,69 @@ fn every_parameter_gets_a_gradient_and_absent_features_change_nothing_else() {
     };
     assert!(apart(&left, &none) < 1e-6);
     assert!(apart(&din.logits(&batch).unwrap(), &none) > 1e-4);
+}
+
+/// With codes and without, whatever is absent: the graph says what the model says, and a folder gives back what was written into it.
+#[test]
+fn graph_and_folder_say_what_the_model_says() {
+    let (world, dataset) = world(30);
+    let (all, _) = points(&dataset, &world.labels);
+    for codes in [(2, 4), (0, 0)] {
+        let features: Vec<_> = (0..all.len())
+            .map(|place| {
+                let codes = (place % 3 > 0).then(|| vec![place as u32 % 5, 1]);
+                let cross = (0..place % 4).map(|item| (item + place) % 90).collect();
+                (place % 2 == 0).then_some(Features { made_ms: 0, intra: codes, cross })
+            })
+            .collect();
+        let (vocabulary, mut inputs) = encoded(&dataset, &all, &features, codes);
+        inputs.rows[0].history.clear();
+        inputs.rows[1].words.clear();
+        let folder = tempfile::tempdir().unwrap();
+        let settings = RankSettings { epochs: 1, threads: 1, ..RankSettings::default() };
+        let (din, report) = train(&settings, &vocabulary, [&inputs; 3], folder.path(), &mut |_| {}).unwrap();
+        println!("codes {codes:?}: {} apart", report.graph_apart);
+        assert!(report.graph_apart < 1e-5);
+
+        // Users alone, one of them with nothing at all, and candidates of many.
+        let mut session = RankSession::open(&folder.path().join("onnx"), &din, 1).unwrap();
+        let bare = Row {
+            profile: vec![0; inputs.rows[0].profile.len()],
+            intra: None,
+            cross: vec![],
+            ..inputs.rows[0].clone()
+        };
+        for row in [&bare, &inputs.rows[1], &inputs.rows[2]] {
+            let chances = session.score(&[row]).unwrap();
+            let expected = score(&din, &Inputs { rows: vec![row.clone()] }).unwrap();
+            assert_eq!(chances.len(), row.shown.len());
+            for (one, other) in chances.iter().zip(&expected) {
+                assert!((f64::from(one[0]) - other.click).abs() < 1e-5);
+            }
+        }
+        // Another model's graph does not pass.
+        let other = Din::random(&vocabulary, 1.0, 99).unwrap();
+        let refused = session.compare(&other, &inputs).unwrap_err().to_string();
+        assert!(refused.starts_with("chances of the ONNX graph and of the model differ by"), "{refused}");
+
+        let mut turned = dataset.clone();
+        turned.items.reverse();
+        turned.items.push(Item { id: "new".into(), ..turned.items[0].clone() });
+        let loaded = Ranker::load(folder.path(), &dataset).unwrap();
+        assert_eq!((loaded.limits, loaded.unknown_items), ((50, 20), 0));
+        let of = |point: &Point| {
+            let place = all.iter().position(|other| std::ptr::eq(other, point)).unwrap();
+            features.get(place).and_then(Option::as_ref)
+        };
+        let again = Inputs::encode(&dataset, &loaded.vocabulary, &all, of, (20, 5)).unwrap();
+        assert_eq!(again.rows[2..], inputs.rows[2..]);
+        assert_eq!(score(&loaded.din, &inputs).unwrap(), score(&din, &inputs).unwrap());
+        // Numbers belong to names, not to places in the catalogue.
+        let elsewhere = Ranker::load(folder.path(), &turned).unwrap();
+        assert_eq!(elsewhere.unknown_items, 1);
+        assert!(elsewhere.vocabulary.items.iter().rev().skip(1).eq(loaded.vocabulary.items.iter()));
+        assert_eq!(elsewhere.vocabulary.items.last(), Some(&[0; 6]));
+    }
 }
 
 /// Users who click on what is of the kind that they looked at last, nine times in ten, and else one time in ten; every second user has

@@ -4,10 +4,11 @@
 
 use super::batch::{Batch, FeatureDropout};
 use super::inputs::Row;
-use super::{Din, Inputs, RankError, RankSettings, Scored, TargetFigures, Vocabulary, figures};
+use super::session::RankSession;
+use super::{Din, Inputs, RankError, RankSettings, Scored, TargetFigures, Vocabulary, figures, file, graph};
 use crate::fit::{self, AdamW, CurvePoint, Evaluated, Gradients, ParameterSet, Task, TrainEvent, Validated};
+use crate::nn::Module;
 use crate::nn::tensor_file::write_json;
-use crate::nn::{Module, TensorFile};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -17,8 +18,8 @@ use std::path::Path;
 
 /// Name of the report's file.
 const REPORT_FILE: &str = "rank_report.json";
-/// Name of the weights' file.
-const WEIGHTS_FILE: &str = "ranker.safetensors";
+/// Name of the graph's folder.
+pub(super) const GRAPH_FOLDER: &str = "onnx";
 /// Points scored together.
 const SCORED_POINTS: usize = 256;
 
@@ -43,12 +44,14 @@ pub struct RankReport {
     pub click: TargetFigures,
     /// Clicks that converted.
     pub ctcvr: TargetFigures,
+    /// Greatest difference between the chances of the test impressions by the ONNX graph and by the model.
+    pub graph_apart: f64,
     /// The run over time.
     pub curve: Vec<CurvePoint>,
 }
 
-/// Trains a ranker from scratch (or from the newest resumable state in `out`), writes weights and report into `out`, and returns it with
-/// the report. `parts`: training, validation, test.
+/// Trains a ranker from scratch (or from the newest resumable state in `out`), writes weights, vocabulary, ONNX graph and report into `out`,
+/// and returns it with the report. `parts`: training, validation, test.
 pub fn train(
     settings: &RankSettings,
     vocabulary: &Vocabulary,
@@ -73,6 +76,9 @@ pub fn train(
         let fitted = fit::run(&mut ranking, optimizer, &fitting, &run_id, out, progress)?;
         let din = ranking.din;
         let (click, ctcvr) = figures(&score(&din, test)?);
+        file::save(out, &din, vocabulary, settings.width, (settings.history, settings.cross))?;
+        let folder = out.join(GRAPH_FOLDER);
+        graph::write(&din, &folder)?;
         let report = RankReport {
             parameters: din.parameters().iter().map(|parameter| parameter.var.elem_count()).sum(),
             points: parts.map(|part| part.rows.len()),
@@ -83,9 +89,9 @@ pub fn train(
             best_step: fitted.best.map(|(step, _)| step),
             click,
             ctcvr,
+            graph_apart: RankSession::open(&folder, &din, threads)?.compare(&din, test)?,
             curve: fitted.curve,
         };
-        save(&din, &out.join(WEIGHTS_FILE))?;
         write_json(&out.join(REPORT_FILE), &report)?;
         fit::clear(out)?;
         Ok((din, report))
@@ -120,15 +126,6 @@ fn check(inputs: &Inputs, part: &'static str) -> Result<(), RankError> {
         Some((label, positive)) => Err(RankError::ConstantLabel { part, label, positive, count }),
         None => Ok(()),
     }
-}
-
-fn save(din: &Din, path: &Path) -> Result<(), RankError> {
-    let mut file = TensorFile::default();
-    for parameter in din.parameters() {
-        let (shape, values) = (parameter.var.dims().to_vec(), parameter.var.flatten_all()?.to_vec1()?);
-        file.tensors.push((parameter.name, shape, values));
-    }
-    Ok(file.write(path)?)
 }
 
 /// The batches of one epoch, shuffled by (seed, epoch).

@@ -33,7 +33,7 @@ pub enum Artefact {
     Generation,
     /// `judged.json`, figures on held-out users.
     Judgement,
-    /// `ranker.safetensors`, `rank_report.json`.
+    /// `ranker.safetensors`, `ranker.json` (vocabulary), `onnx/graph.onnx`, `rank_report.json`, `latency.json`.
     Ranker,
     /// What the service loads.
     Bundle,

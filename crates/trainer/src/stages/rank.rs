@@ -3,12 +3,17 @@
 use super::settings::{Context, KeyError, read, take, value};
 use crate::data::{Dataset, read_labels};
 use crate::fit::training_progress;
-use crate::rank::{FeatureLog, Inputs, Point, RankError, RankSettings, TargetFigures, Vocabulary, points, train};
-use crate::stage::{Artefact, Input, Inputs as Parents, Stage, StageError};
+use crate::rank::{
+    FeatureLog, Inputs, Latency, Point, RankError, RankSettings, TargetFigures, Vocabulary, latency, points, train,
+};
+use crate::stage::{Artefact, Input, Inputs as Parents, Stage, StageError, write_json};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use taiji::event::ActionTable;
+
+/// Name of the file with the times of the graph's calls.
+const LATENCY_FILE: &str = "latency.json";
 
 struct Rank {
     settings: RankSettings,
@@ -36,7 +41,7 @@ impl Stage for Rank {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn settings(&self) -> Value {
@@ -75,7 +80,7 @@ impl Stage for Rank {
         let parts = [encode(training)?, encode(validation)?, encode(test)?];
         let settings = RankSettings { threads: threads.unwrap_or(self.settings.threads), ..self.settings.clone() };
         let progress = &mut *training_progress(parents.progress());
-        let (_, report) = train(&settings, &vocabulary, parts.each_ref(), folder, progress)?;
+        let (din, report) = train(&settings, &vocabulary, parts.each_ref(), folder, progress)?;
         let with = all.iter().filter(|point| as_of(point).is_some()).count();
         parents.progress().say(&format!(
             "{} parameters, {} points ({with} with features), {} impressions tested on; {}; {}; left out: {left_out:?}, features of {} \
@@ -87,6 +92,14 @@ impl Stage for Rank {
             told("conversions", &report.ctcvr),
             log.unknown_users,
             log.unknown_items,
+        ));
+        let latency = latency(folder, &din, &parts[2])?;
+        write_json(&folder.join(LATENCY_FILE), &latency)?;
+        let time = |one: &Latency| format!("{} × {}: {:.2} / {:.2}", one.users, one.candidates, one.p50_ms, one.p99_ms);
+        parents.progress().say(&format!(
+            "onnx/graph.onnx: chances within {:.1e} of the model's; users × candidates: median / 99th percentile in ms on one thread: {}",
+            report.graph_apart,
+            latency.iter().map(time).collect::<Vec<_>>().join(", ")
         ));
         Ok(())
     }

@@ -1,0 +1,233 @@
+//! A trained DIN → an ONNX graph that computes the same.
+//!
+//! In: a model. Out: a folder with `graph.onnx`, which a ranking service runs: P users and N candidates in one call, each candidate with the
+//! place of its user among them. Called by `stages`; `session` runs it.
+//!
+//! | input (i64) | shape | |
+//! |---|---|---|
+//! | `history_items` | [P, H, 6] | what a user did, newest first, by the fields of the item; H from 1 to 64; rows are filled up with 0 |
+//! | `history_actions` | [P, H] | |
+//! | `history_length` | [P] | engagements of the row |
+//! | `cross_items`, `cross_length` | [P, C, 6], [P] | the cross-user sequence; length 0 = none |
+//! | `profile` | [P, attributes] | where users have profiles |
+//! | `words` | [P, 16] | of the newest searches; 0 = none |
+//! | `codes` | [P, tables] | `intra` code plus one, 0 = none; where the ranker reads codes |
+//! | `items` | [N, 6] | the candidates |
+//! | `owners` | [N] | the place of each one's user, from 0 |
+//!
+//! Outputs, f32 [N]: `click`, P(click); `conversion`, P(conversion | click). Numbers are those of `ranker.json`; 0 = not known.
+
+use super::inputs::{ITEM_FIELDS, WORDS};
+use super::{Din, RankError};
+use crate::nn::Module;
+use std::path::Path;
+use taiji_export::onnx::{AttributeProto, BASE, Dim, FLOAT, INT64, fixed, int, node, symbol, value};
+use taiji_export::{Element, GRAPH_FILE, GraphWriter, Weight};
+
+/// Writes `graph.onnx` (and the weights beside it, where they are not small) into a folder.
+pub(super) fn write(din: &Din, folder: &Path) -> Result<(), RankError> {
+    let mut writer = GraphWriter::create(folder)?;
+    writer.begin(GRAPH_FILE, "ranker", BASE);
+    let mut graph = Graph { writer, values: 0 };
+    graph.declare(din);
+    graph.constants(din)?;
+    let hidden = graph.layers(din);
+    graph.outputs(&hidden);
+    graph.writer.finish()?;
+    Ok(())
+}
+
+struct Graph {
+    writer: GraphWriter,
+    /// Values named so far.
+    values: usize,
+}
+
+impl Graph {
+    fn declare(&mut self, din: &Din) {
+        let [points, shown] = ["points", "impressions"].map(symbol);
+        let mut input = |name: &str, dims: &[Dim]| self.writer.input(value(name, INT64, dims));
+        for name in ["history", "cross"] {
+            let length = symbol(name);
+            input(&format!("{name}_items"), &[points.clone(), length.clone(), fixed(ITEM_FIELDS)]);
+            if name == "history" {
+                input("history_actions", &[points.clone(), length]);
+            }
+            input(&format!("{name}_length"), std::slice::from_ref(&points));
+        }
+        let (profile, (tables, _)) = din.shape();
+        for (name, columns) in [("profile", profile), ("words", WORDS), ("codes", tables)] {
+            if columns > 0 {
+                input(name, &[points.clone(), fixed(columns)]);
+            }
+        }
+        input("items", &[shown.clone(), fixed(ITEM_FIELDS)]);
+        input("owners", std::slice::from_ref(&shown));
+        for name in ["click", "conversion"] {
+            self.writer.output(value(name, FLOAT, std::slice::from_ref(&shown)));
+        }
+    }
+
+    fn constants(&mut self, din: &Din) -> Result<(), RankError> {
+        for parameter in din.parameters() {
+            let (shape, values) = (parameter.var.dims().to_vec(), parameter.var.flatten_all()?.to_vec1()?);
+            self.writer.weight(&parameter.name, &Weight { shape, values }, Element::F32)?;
+        }
+        for number in 0..ITEM_FIELDS as i64 {
+            self.writer.integers(&format!("scalar.{number}"), &[], &[number]);
+            self.writer.integers(&format!("list.{number}"), &[1], &[number]);
+        }
+        self.writer.integers("last", &[1], &[-1]);
+        let (_, (tables, each)) = din.shape();
+        let offsets: Vec<i64> = (0..tables).map(|table| (table * (each + 1)) as i64).collect();
+        self.writer.integers("code_offsets", &[tables as i64], &offsets);
+        // Rows are joined to one: everything behind the first dimension.
+        self.writer.integers("joined", &[2], &[0, -1]);
+        Ok(())
+    }
+
+    /// A node; the name of what it makes.
+    fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        let made = format!("value.{}", self.values);
+        self.values += 1;
+        self.writer.node(node(op, inputs, &[&made], attributes));
+        made
+    }
+
+    fn concat(&mut self, parts: &[String]) -> String {
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        self.op("Concat", &parts, vec![int("axis", -1)])
+    }
+
+    fn rows(&mut self, table: &str, ids: &str) -> String {
+        self.op("Gather", &[table, ids], vec![int("axis", 0)])
+    }
+
+    fn to_float(&mut self, value: &str) -> String {
+        self.op("Cast", &[value], vec![int("to", i64::from(FLOAT))])
+    }
+
+    /// [.., 6] of numbers → [.., width of an item].
+    fn item(&mut self, fields: &str) -> String {
+        let embedded = |graph: &mut Self, field: usize| {
+            let ids = graph.op("Gather", &[fields, &format!("scalar.{field}")], vec![int("axis", -1)]);
+            graph.rows(&format!("items.{field}.weight"), &ids)
+        };
+        let parts: Vec<String> = (0..ITEM_FIELDS).map(|field| embedded(self, field)).collect();
+        self.concat(&parts)
+    }
+
+    /// What of a sequence bears on each candidate: `Din::attend`.
+    fn attend(&mut self, name: &str, candidate: &str) -> String {
+        let weight = |part: &str| format!("{name}.{part}.weight");
+        let (fields, length) = (format!("{name}_items"), format!("{name}_length"));
+        let items = self.item(&fields);
+        let shape = self.op("Shape", &[&fields], vec![int("start", 0), int("end", 2)]);
+        let longest = self.op("Gather", &[&shape, "scalar.1"], vec![int("axis", 0)]);
+        let places = self.op("Range", &["scalar.0", &longest, "scalar.1"], vec![]);
+        let marks = |graph: &mut Self, table: &str, ids: &str| {
+            let rows = graph.rows(table, ids);
+            let width = graph.op("Shape", &[&rows], vec![int("start", -1)]);
+            let wanted = graph.concat(&[shape.clone(), width]);
+            graph.op("Expand", &[&rows, &wanted], vec![])
+        };
+        let actions = if name == "history" { "history_actions" } else { "scalar.0" };
+        let actions = marks(self, "actions.weight", actions);
+        let placed = marks(self, "places.weight", &places);
+        let known = self.concat(&[items.clone(), actions, placed]);
+        let keys = self.op("MatMul", &[&known, &weight("key")], vec![]);
+        let keys = self.rows(&keys, "owners");
+        let items = self.rows(&items, "owners");
+        let beside = self.op("Unsqueeze", &[candidate, "list.1"], vec![]);
+        let product = self.op("Mul", &[&items, &beside], vec![]);
+        let product = self.op("MatMul", &[&product, &weight("product")], vec![]);
+        let query = self.op("MatMul", &[candidate, &weight("query")], vec![]);
+        let query = self.op("Add", &[&query, &format!("{name}.bias")], vec![]);
+        let query = self.op("Unsqueeze", &[&query, "list.1"], vec![]);
+        let hidden = self.op("Add", &[&keys, &product], vec![]);
+        let hidden = self.op("Add", &[&hidden, &query], vec![]);
+        let hidden = self.op("Relu", &[&hidden], vec![]);
+        let weights = self.op("MatMul", &[&hidden, &weight("out")], vec![]);
+        let weights = self.op("Squeeze", &[&weights, "last"], vec![]);
+        let ends = self.op("Unsqueeze", &[&length, "list.1"], vec![]);
+        let there = self.op("Less", &[&places, &ends], vec![]);
+        let there = self.to_float(&there);
+        let there = self.rows(&there, "owners");
+        let weights = self.op("Mul", &[&weights, &there], vec![]);
+        let weights = self.op("Unsqueeze", &[&weights, "list.1"], vec![]);
+        let sum = self.op("MatMul", &[&weights, &items], vec![]);
+        self.op("Squeeze", &[&sum, "list.1"], vec![])
+    }
+
+    /// What does not depend on the candidate, [P, ..].
+    fn user(&mut self, din: &Din) -> String {
+        let (profile, (tables, _)) = din.shape();
+        let crossed = self.op("Greater", &["cross_length", "scalar.0"], vec![]);
+        let crossed = self.op("Unsqueeze", &[&crossed, "list.1"], vec![]);
+        let crossed = self.to_float(&crossed);
+        let coded = match tables {
+            // No code of anybody: a column of zeros.
+            0 => self.op("Sub", &[&crossed, &crossed], vec![]),
+            _ => {
+                let most = self.op("ReduceMax", &["codes", "list.1"], vec![]);
+                let any = self.op("Greater", &[&most, "scalar.0"], vec![]);
+                self.to_float(&any)
+            }
+        };
+        let mut parts = vec![self.concat(&[coded, crossed])];
+        let joined = |graph: &mut Self, table: &str, ids: &str| {
+            let rows = graph.rows(table, ids);
+            graph.op("Reshape", &[&rows, "joined"], vec![])
+        };
+        if profile > 0 {
+            parts.push(joined(self, "values.weight", "profile"));
+        }
+        if tables > 0 {
+            let numbers = self.op("Add", &["codes", "code_offsets"], vec![]);
+            parts.push(joined(self, "codes.weight", &numbers));
+        }
+        parts.push(self.words());
+        self.concat(&parts)
+    }
+
+    /// Mean of the words' rows; 0 where there are none.
+    fn words(&mut self) -> String {
+        let rows = self.rows("words.weight", "words");
+        let there = self.op("Greater", &["words", "scalar.0"], vec![]);
+        let there = self.to_float(&there);
+        let count = self.op("ReduceSum", &[&there, "list.1"], vec![]);
+        let one = self.to_float("scalar.1");
+        let count = self.op("Max", &[&count, &one], vec![]);
+        let weights = self.op("Div", &[&there, &count], vec![]);
+        let weights = self.op("Unsqueeze", &[&weights, "list.2"], vec![]);
+        let weighed = self.op("Mul", &[&rows, &weights], vec![]);
+        let keep = vec![int("keepdims", 0)];
+        self.op("ReduceSum", &[&weighed, "list.1"], keep)
+    }
+
+    fn layers(&mut self, din: &Din) -> String {
+        let candidate = self.item("items");
+        let liked = self.attend("history", &candidate);
+        let crossed = self.attend("cross", &candidate);
+        let product = self.op("Mul", &[&candidate, &liked], vec![]);
+        let user = self.user(din);
+        let user = self.rows(&user, "owners");
+        let mut hidden = self.concat(&[candidate, liked, product, crossed, user]);
+        for place in 0..3 {
+            hidden = self.op("MatMul", &[&hidden, &format!("layers.{place}.weight")], vec![]);
+            hidden = self.op("Add", &[&hidden, &format!("layers.{place}.bias")], vec![]);
+            if place < 2 {
+                hidden = self.op("Relu", &[&hidden], vec![]);
+            }
+        }
+        hidden
+    }
+
+    fn outputs(&mut self, hidden: &str) {
+        let chances = self.op("Sigmoid", &[hidden], vec![]);
+        for (place, name) in ["click", "conversion"].into_iter().enumerate() {
+            let column = format!("scalar.{place}");
+            self.writer.node(node("Gather", &[&chances, &column], &[name], vec![int("axis", 1)]));
+        }
+    }
+}
