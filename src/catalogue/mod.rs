@@ -7,11 +7,10 @@ mod file;
 mod ground;
 
 pub use file::{CatalogueRow, read_catalogue, write_catalogue};
-pub use ground::Grounding;
+pub use ground::{Grounder, Grounding};
 
 use crate::event::{Item, ItemState};
 use crate::store::{FeatureStore, FeedCursor, StoreError};
-use ground::Grounder;
 use parking_lot::RwLock;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;

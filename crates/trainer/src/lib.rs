@@ -2,7 +2,7 @@
 //!
 //! `synth`/`data` (events, items) → `sft` (tokenizer, decoder) → `taiji_export` (ONNX) → `codebook` (PQ) → `index` (users) →
 //! `evaluate`, `judge` → a bundle. Beside it `semantic_ids` (items as codes) → `generative` (a decoder that writes the next item's).
-//! `stages` has each as a stage, `recipe` chains them.
+//! `rank` (a ranker) → `simulate` (its scores as a frozen table). `stages` has each as a stage, `recipe` chains them.
 
 pub mod codebook;
 pub mod data;
@@ -23,6 +23,7 @@ pub mod recipe;
 pub mod report;
 pub mod semantic_ids;
 pub mod sft;
+pub mod simulate;
 pub mod stage;
 pub mod stages;
 pub mod stats;

@@ -35,6 +35,8 @@ pub enum Artefact {
     Judgement,
     /// `ranker.safetensors`, `ranker.json` (vocabulary), `onnx/graph.onnx`, `rank_report.json`, `latency.json`.
     Ranker,
+    /// `simulator.safetensors`, `simulator.json`: chances of pairs of user and item.
+    Simulator,
     /// What the service loads.
     Bundle,
 }
@@ -56,6 +58,7 @@ impl Artefact {
             Artefact::Generation => "generation",
             Artefact::Judgement => "judgement",
             Artefact::Ranker => "ranker",
+            Artefact::Simulator => "simulator",
             Artefact::Bundle => "bundle",
         }
     }

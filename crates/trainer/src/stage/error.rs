@@ -36,6 +36,8 @@ pub enum StageError {
     #[error(transparent)]
     Rank(#[from] crate::rank::RankError),
     #[error(transparent)]
+    Simulate(#[from] crate::simulate::SimulateError),
+    #[error(transparent)]
     Export(#[from] taiji_export::ExportError),
     #[error(transparent)]
     Codebook(#[from] crate::codebook::CodebookError),

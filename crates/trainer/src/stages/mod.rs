@@ -24,6 +24,8 @@ mod sequences;
 mod served;
 mod settings;
 mod sft;
+mod simulator;
+mod simulator_judge;
 mod source;
 mod synth;
 
@@ -49,7 +51,7 @@ const fn kind(name: &'static str, seeded: bool, make: Make) -> Kind {
 }
 
 /// All kinds; a new one is a file here and a line in this list.
-const KINDS: [Kind; 20] = [
+const KINDS: [Kind; 22] = [
     kind("synth", true, synth::make),
     kind("files", false, files::make),
     kind("checkpoint", false, checkpoint::make),
@@ -69,6 +71,8 @@ const KINDS: [Kind; 20] = [
     kind("judge", true, judge::make),
     kind("answers", false, answers::make),
     kind("rank", true, rank::make),
+    kind("simulator", true, simulator::make),
+    kind("simulator-judge", true, simulator_judge::make),
     kind("publish", false, publish::make),
 ];
 

@@ -2,8 +2,8 @@
 
 use super::settings::{Context, KeyError, read, value};
 use super::source::{SOURCE_FILE, Source};
-use crate::stage::{Artefact, Inputs, Stage, StageError, write_json};
-use crate::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
+use crate::stage::{Artefact, Inputs, STAGE_FILE, Stage, StageError, read_json, write_json};
+use crate::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, World, WorldKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
@@ -42,16 +42,32 @@ pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, Ke
     if let (WorldKind::Reason, Some((key, _))) = (read.world, fixed) {
         return Err(KeyError::new(key, "the world reason decides that itself: leave it out"));
     }
-    let settings = SynthSettings {
-        kind: read.world,
-        users: read.users,
-        items: read.items.unwrap_or(SynthSettings::default().items),
-        events: read.events.unwrap_or(read.users * EVENTS_PER_USER),
-        seed: read.seed,
-        world_seed: read.world_seed,
-        conflict: read.conflict,
-    };
-    Ok(Arc::new(Synth { settings, value: value(&read)? }))
+    Ok(Arc::new(Synth { settings: read.full(), value: value(&read)? }))
+}
+
+impl Settings {
+    fn full(&self) -> SynthSettings {
+        SynthSettings {
+            kind: self.world,
+            users: self.users,
+            items: self.items.unwrap_or(SynthSettings::default().items),
+            events: self.events.unwrap_or(self.users * EVENTS_PER_USER),
+            seed: self.seed,
+            world_seed: self.world_seed,
+            conflict: self.conflict,
+        }
+    }
+}
+
+/// The generated world of which a data folder holds the files, with the truth that no file says. Refuses other data.
+pub(super) fn world_of(data: &Path) -> Result<World, StageError> {
+    let made: Value = read_json(&data.join(STAGE_FILE))?;
+    if made["kind"] != "synth" {
+        let message = "only a generated world knows the truth: give data of kind synth".to_string();
+        return Err(StageError::Setting { key: "from", message });
+    }
+    let settings = Settings::deserialize(&made["settings"])?;
+    Ok(synth::generate(&settings.full()))
 }
 
 impl Stage for Synth {

@@ -17,6 +17,7 @@ mod distribution;
 mod interval;
 mod sample;
 mod sequential;
+mod spearman;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ pub use declaration::{Aim, Contrast, Experiment, StopRule, Verdict};
 pub use interval::{Interval, Method, interval, seed_means_interval};
 pub use sample::Sample;
 pub use sequential::{Look, Spending, looks};
+pub use spearman::spearman;
 
 use thiserror::Error;
 

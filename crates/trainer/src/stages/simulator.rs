@@ -1,0 +1,64 @@
+//! `simulator`: the chances of click and conversion of many pairs of user and item, by a trained ranker.
+
+use super::settings::{Context, KeyError, read, value};
+use super::source::dataset;
+use crate::data::{DEFAULT_TARGET, test_cases};
+use crate::rank::Ranker;
+use crate::simulate::{Simulator, SimulatorSettings, User};
+use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+
+struct Simulate {
+    settings: SimulatorSettings,
+    value: Value,
+}
+
+pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
+    let settings: SimulatorSettings = read(table)?;
+    settings.check().map_err(KeyError::other)?;
+    let value = value(&settings)?;
+    Ok(Arc::new(Simulate { settings, value }))
+}
+
+impl Stage for Simulate {
+    fn kind(&self) -> &'static str {
+        "simulator"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn settings(&self) -> Value {
+        self.value.clone()
+    }
+
+    /// The data are those of the users who are simulated: before their last purchase.
+    fn inputs(&self) -> Vec<Input> {
+        vec![Input::one(Artefact::Data), Input::one(Artefact::Ranker)]
+    }
+
+    fn output(&self) -> Artefact {
+        Artefact::Simulator
+    }
+
+    fn run(&self, inputs: &Inputs, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
+        let (dataset, _) = dataset(inputs)?;
+        let ranker = Ranker::load(inputs.one(Artefact::Ranker)?, &dataset)?;
+        let most = self.settings.users.unwrap_or(usize::MAX);
+        let cases = test_cases(&dataset, DEFAULT_TARGET, ranker.limits.0, most).cases;
+        let users: Vec<User> = cases.iter().map(|case| User { user: case.user, cut: case.cut }).collect();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build()?;
+        let simulator = pool.install(|| Simulator::build(&dataset, &users, &ranker, &self.settings))?;
+        simulator.write(folder)?;
+        let (users, pairs, coverage) = simulator.size();
+        inputs.progress().say(&format!(
+            "{users} users, {pairs} pairs, {:.1} % of all; {} items unknown to the ranker",
+            100.0 * coverage,
+            ranker.unknown_items
+        ));
+        Ok(())
+    }
+}
