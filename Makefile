@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain gameday upgrade-check memcheck image image-check real rank generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain gameday upgrade-check memcheck image image-check real rank simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -91,6 +91,14 @@ gradient-check: build ## loss and every gradient of SmolLM2 beside transformers 
 
 bench-sft: build ## SFT steps beside PyTorch eager on the same models and batches, one thread each (TAIJI_SMOLLM2_GGUF: SmolLM2 with LoRA, too)
 	@bash scripts/bench_sft/run.sh
+
+off-policy: build ## estimators of what another policy would have earned: the random policy of Open Bandit out of the other's log (needs TAIJI_DATA_DIR), coverage in a generated world
+	@for campaign in "men 34" "women 46"; do set -- $$campaign; echo "$$1"; $(BIN)/taiji-trainer off-policy --items $$2 \
+	  --log "$${TAIJI_DATA_DIR:?names the folder of the public sets}/obd.$$1.bts.tsv.gz" --random "$$TAIJI_DATA_DIR/obd.$$1.random.tsv.gz" || exit 1; done
+	$(CARGO) test --release --locked -p taiji-trainer --lib -- --ignored --exact --nocapture off_policy::tests::off_policy_check
+
+simulator: build ## a table of the ranker's chances as a simulator, and whether it puts first what the world's truth puts first (ten minutes)
+	$(BIN)/taiji-trainer run --recipe models/simulator.toml
 
 rank: build ## train a ranker on the generated world's impressions and print its figures on the newest of them (minutes)
 	$(BIN)/taiji-trainer run --recipe models/rank.toml

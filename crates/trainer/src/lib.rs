@@ -16,6 +16,7 @@ pub mod model;
 pub mod models;
 pub mod nn;
 pub mod objective;
+pub mod off_policy;
 pub mod progress;
 pub mod rank;
 pub mod reason;

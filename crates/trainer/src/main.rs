@@ -9,6 +9,7 @@ use taiji_export::{Element, ExportError, ExportOptions, Flavour, Precision, Reco
 use taiji_trainer::data::import_amazon;
 use taiji_trainer::evaluate::Rows;
 use taiji_trainer::judge::{HeldOut, Texts, compare_llm, evaluate_bundle, export_judged, perplexity};
+use taiji_trainer::off_policy;
 use taiji_trainer::stage::StageError;
 use taiji_trainer::stats::{Experiment, StatsError};
 use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
@@ -202,6 +203,22 @@ enum Command {
         /// Page that has a place for the tables; they are put there instead of being printed.
         #[arg(long, value_name = "FILE")]
         into: Option<PathBuf>,
+    },
+    /// Say what showing items at random would have earned, out of what another policy logged: IPS, SNIPS and doubly robust, with 95 %
+    /// intervals, in Markdown.
+    #[command(
+        after_help = "Example:\n  taiji-trainer off-policy --log obd.men.bts.tsv.gz --items 34 --random obd.men.random.tsv.gz"
+    )]
+    OffPolicy {
+        /// Tab-separated with the columns item, position, click, propensity (.gz accepted).
+        #[arg(long, value_name = "FILE")]
+        log: PathBuf,
+        /// Items that may be shown, numbered from 0.
+        #[arg(long)]
+        items: usize,
+        /// What the random policy itself logged, for comparison.
+        #[arg(long, value_name = "FILE")]
+        random: Option<PathBuf>,
     },
     /// Say how much another export of a bundle's LLM differs from it, on held-out generated users.
     #[command(
@@ -413,6 +430,11 @@ fn execute(command: Command) -> Result<(), Failure> {
             }
             std::fs::write(&out, &text).map_err(|error| unavailable(format!("{}: {error}", out.display())))?;
             println!("{text}");
+            Ok(())
+        }
+        Command::OffPolicy { log, items, random } => {
+            let table = off_policy::random_policy(&log, items, random.as_deref()).map_err(unavailable)?;
+            println!("{table}");
             Ok(())
         }
         Command::Declared { file } => {
