@@ -2,6 +2,7 @@
 //!
 //! In: rows. Out: a [`Batch`]. Called by `training`.
 
+use super::din::Din;
 use super::inputs::{ITEM_FIELDS, ItemFields, Known, Row, WORDS};
 use candle_core::{Device, Result, Tensor};
 use rand::{Rng, SeedableRng};
@@ -29,6 +30,12 @@ pub(super) struct Batch {
     /// [points × WORDS], and [points, WORDS, 1]: 1 / words where there is one.
     pub words: Tensor,
     pub word_weights: Tensor,
+    /// [points]: domain of the request.
+    pub domains: Tensor,
+    /// [points × fact_count]: rows of [`Factors`](super::factors::Factors); [points, fact_count, 1]: 1 where there is a fact.
+    pub facts: Tensor,
+    pub fact_mask: Tensor,
+    pub fact_count: usize,
     /// [points × tables], numbers over all tables; 0 of a table = absent.
     pub codes: Tensor,
     /// [points, 2]: whether there are codes, and whether there is a cross-user sequence.
@@ -83,8 +90,9 @@ impl Sequences {
 }
 
 impl Batch {
-    /// `codes`: tables and codes of each.
-    pub fn of(rows: &[&Row], codes: (usize, usize), dropout: Option<&FeatureDropout>) -> Result<Self> {
+    /// For a model: its codes and facts.
+    pub fn of(rows: &[&Row], din: &Din, dropout: Option<&FeatureDropout>) -> Result<Self> {
+        let (codes, layout) = (din.codes(), din.fact_rows());
         let mut random = dropout.map(|dropout| {
             let mut random = ChaCha8Rng::seed_from_u64(dropout.seed);
             random.set_stream(dropout.step + 1);
@@ -108,6 +116,9 @@ impl Batch {
         let all_codes =
             rows.iter().zip(&there).flat_map(|(row, (has, _))| (0..tables).map(move |table| code(row, *has, table)));
         let word = |row: &Row, place: usize| row.words.get(place).copied().unwrap_or(0);
+        let facts: Vec<Vec<Option<u32>>> = rows.iter().map(|row| row.facts(&layout)).collect();
+        let fact_count = facts.first().map_or(0, Vec::len);
+        let there_is = |fact: &Option<u32>| f32::from(u8::from(fact.is_some()));
         Ok(Self {
             points: rows.len(),
             history: Sequences::of(&histories)?,
@@ -118,6 +129,10 @@ impl Batch {
                 rows.iter().flat_map(|row| (0..WORDS).map(|place| weight(row, place))).collect(),
                 (rows.len(), WORDS, 1),
             )?,
+            domains: ids(rows.iter().map(|row| row.domain).collect())?,
+            facts: ids(facts.iter().flatten().map(|fact| fact.unwrap_or(0)).collect())?,
+            fact_mask: floats(facts.iter().flatten().map(there_is).collect(), (rows.len(), fact_count, 1))?,
+            fact_count,
             codes: ids(all_codes.collect())?,
             present: floats(
                 there.iter().flat_map(|(codes, cross)| [codes, cross].map(|has| f32::from(u8::from(*has)))).collect(),

@@ -2,9 +2,11 @@
 //!
 //! In: a batch. Out: logits of P(click) and P(conversion | click), and the loss. What a user did is weighed by an activation unit that sees it
 //! beside the candidate, and summed, without a softmax; a cross-user sequence likewise, by a unit of its own. Conversions are learned from all
-//! impressions, through the product of both chances. Units and layers are rectified linear; what was done how long ago is a number of its place.
+//! impressions, through the product of both chances. Where items are shown is part of what the units and the net see; `factors` adds what each
+//! fact by itself says of a candidate. Units and layers are rectified linear; what was done how long ago is a number of its place.
 
 use super::batch::{Batch, Sequences};
+use super::factors::{FACTORS, FactRows, Factors};
 use super::inputs::{ITEM_FIELDS, Vocabulary, WORDS};
 use crate::nn::{Module, Parameter, Weight, tensor};
 use candle_core::{Result, Tensor};
@@ -43,6 +45,8 @@ pub struct Din {
     items: [Weight; ITEM_FIELDS],
     actions: Weight,
     places: Weight,
+    /// Of the request.
+    domains: Weight,
     /// Where users have profiles.
     values: Option<Weight>,
     words: Weight,
@@ -51,6 +55,8 @@ pub struct Din {
     history: Unit,
     cross: Unit,
     layers: [Linear; 3],
+    factors: Factors,
+    fact_rows: FactRows,
     /// Profile attributes, tables of codes, codes of a table.
     shape: (usize, (usize, usize)),
 }
@@ -78,14 +84,20 @@ impl Maker {
     }
 
     fn unit(&mut self) -> Result<Unit> {
-        let fan = 3 * ITEM + 2 * SMALL;
+        let fan = 3 * ITEM + 3 * SMALL;
         Ok(Unit {
             key: self.matrix(ITEM + 2 * SMALL, UNIT, fan)?,
-            query: self.matrix(ITEM, UNIT, fan)?,
+            query: self.matrix(ITEM + SMALL, UNIT, fan)?,
             product: self.matrix(ITEM, UNIT, fan)?,
             bias: self.zeros(UNIT)?,
             out: self.matrix(UNIT, 1, 6 * UNIT)?,
         })
+    }
+
+    fn factors(&mut self, vocabulary: &Vocabulary, rows: &FactRows) -> Result<Factors> {
+        let mut field = |place: usize| self.table(vocabulary.item_sizes[place], FACTORS);
+        let fields = [field(0)?, field(1)?, field(2)?, field(3)?, field(4)?, field(5)?];
+        Ok(Factors { facts: self.table(rows.rows(), FACTORS)?, fields, out: self.matrix(FACTORS, 2, FACTORS)? })
     }
 
     fn linear(&mut self, inputs: usize, outputs: usize) -> Result<Linear> {
@@ -101,18 +113,22 @@ impl Din {
         let (profile, (tables, codes)) = (vocabulary.profile_fields(), vocabulary.codes);
         let mut field = |place: usize| maker.table(vocabulary.item_sizes[place], ITEM_WIDTHS[place]);
         let items = [field(0)?, field(1)?, field(2)?, field(3)?, field(4)?, field(5)?];
-        let inputs = 4 * ITEM + profile * SMALL + SMALL + tables * CODE + 2;
+        let inputs = 4 * ITEM + profile * SMALL + 2 * SMALL + tables * CODE + 2 + FACTORS;
+        let fact_rows = FactRows::of(vocabulary);
         let [first, second] = LAYERS.map(|layer| ((layer as f64 * width).round() as usize).max(1));
         Ok(Self {
             items,
             actions: maker.table(actions, SMALL)?,
             places: maker.table(PLACES, SMALL)?,
+            domains: maker.table(fact_rows.domains, SMALL)?,
             values: (profile > 0).then(|| maker.table(values, SMALL)).transpose()?,
             words: maker.table(words, SMALL)?,
             codes: (tables > 0).then(|| maker.table(tables * (codes + 1), CODE)).transpose()?,
             history: maker.unit()?,
             cross: maker.unit()?,
             layers: [maker.linear(inputs, first)?, maker.linear(first, second)?, maker.linear(second, 2)?],
+            factors: maker.factors(vocabulary, &fact_rows)?,
+            fact_rows,
             shape: (profile, (tables, codes)),
         })
     }
@@ -120,6 +136,11 @@ impl Din {
     /// Tables of codes, and codes of each.
     pub(super) fn codes(&self) -> (usize, usize) {
         self.shape.1
+    }
+
+    /// Rows of the facts' table.
+    pub(super) fn fact_rows(&self) -> FactRows {
+        self.fact_rows
     }
 
     /// Profile attributes; then as [`codes`](Self::codes).
@@ -131,9 +152,11 @@ impl Din {
     pub(super) fn logits(&self, batch: &Batch) -> Result<Tensor> {
         let (profile, (tables, _)) = self.shape;
         let candidate = self.item(&batch.items)?;
-        let liked = self.attend(&self.history, &batch.history, &candidate, batch)?;
-        let crossed = self.attend(&self.cross, &batch.cross, &candidate, batch)?;
-        let mut user = vec![batch.present.clone()];
+        let domains = self.domains.index_select(&batch.domains, 0)?;
+        let asked = Tensor::cat(&[&candidate, &domains.index_select(&batch.owners, 0)?], 1)?;
+        let liked = self.attend(&self.history, &batch.history, (&candidate, &asked), batch)?;
+        let crossed = self.attend(&self.cross, &batch.cross, (&candidate, &asked), batch)?;
+        let mut user = vec![batch.present.clone(), domains];
         if let Some(values) = &self.values {
             user.push(values.index_select(&batch.profile, 0)?.reshape((batch.points, profile * SMALL))?);
         }
@@ -144,14 +167,15 @@ impl Din {
         user.push(words.broadcast_mul(&batch.word_weights)?.sum(1)?);
         let user = Tensor::cat(&user, 1)?.index_select(&batch.owners, 0)?;
         let product = (&candidate * &liked)?;
-        let mut hidden = Tensor::cat(&[candidate, liked, product, crossed, user], 1)?;
+        let pairs = self.factors.pairs(batch)?;
+        let mut hidden = Tensor::cat(&[&candidate, &liked, &product, &crossed, &user, &pairs], 1)?;
         for (place, layer) in self.layers.iter().enumerate() {
             hidden = hidden.matmul(&layer.weight)?.broadcast_add(&layer.bias)?;
             if place < 2 {
                 hidden = hidden.relu()?;
             }
         }
-        Ok(hidden)
+        hidden + pairs.matmul(&self.factors.out)?
     }
 
     /// Mean over the impressions of the cross-entropy of clicks plus that of clicks that converted.
@@ -175,8 +199,14 @@ impl Din {
         Tensor::cat(&parts, 1)
     }
 
-    /// What of a sequence bears on each candidate, [impressions, ITEM].
-    fn attend(&self, unit: &Unit, all: &Sequences, candidate: &Tensor, batch: &Batch) -> Result<Tensor> {
+    /// What of a sequence bears on each candidate, [impressions, ITEM]. `asked`: the candidate, and where it is shown.
+    fn attend(
+        &self,
+        unit: &Unit,
+        all: &Sequences,
+        (candidate, asked): (&Tensor, &Tensor),
+        batch: &Batch,
+    ) -> Result<Tensor> {
         let (points, length, shown) = (batch.points, all.length, candidate.dim(0)?);
         let items = self.item(&all.fields)?;
         let marks = [self.actions.index_select(&all.actions, 0)?, self.places.index_select(&all.places, 0)?];
@@ -186,7 +216,7 @@ impl Din {
         let items = items.reshape((points, length, ITEM))?.index_select(&batch.owners, 0)?;
         let product = items.broadcast_mul(&candidate.unsqueeze(1)?)?.reshape((shown * length, ITEM))?;
         let product = product.matmul(&unit.product)?.reshape((shown, length, UNIT))?;
-        let query = candidate.matmul(&unit.query)?.broadcast_add(&unit.bias)?.unsqueeze(1)?;
+        let query = asked.matmul(&unit.query)?.broadcast_add(&unit.bias)?.unsqueeze(1)?;
         let hidden = (keys + product)?.broadcast_add(&query)?.relu()?.reshape((shown * length, UNIT))?;
         let weights = hidden.matmul(&unit.out)?.reshape((shown, length))?;
         let weights = (weights * all.mask.index_select(&batch.owners, 0)?)?;
@@ -217,11 +247,21 @@ impl Din {
     fn named(&self) -> Vec<(String, &Weight, bool)> {
         let mut all: Vec<(String, &Weight, bool)> = Vec::new();
         all.extend(self.items.iter().enumerate().map(|(place, table)| (format!("items.{place}.weight"), table, true)));
+        all.extend(
+            self.factors
+                .fields
+                .iter()
+                .enumerate()
+                .map(|(place, table)| (format!("factors.{place}.weight"), table, true)),
+        );
         let tables = [
             ("actions", Some(&self.actions)),
             ("places", Some(&self.places)),
             ("values", self.values.as_ref()),
             ("words", Some(&self.words)),
+            ("domains", Some(&self.domains)),
+            ("facts", Some(&self.factors.facts)),
+            ("pairs", Some(&self.factors.out)),
             ("codes", self.codes.as_ref()),
         ];
         let present = tables.into_iter().filter_map(|(name, table)| Some((format!("{name}.weight"), table?, true)));

@@ -42,6 +42,7 @@ struct Written {
     fields: Vec<String>,
     values: Vec<(usize, String)>,
     words: Vec<String>,
+    domains: Vec<String>,
     codes: (usize, usize),
 }
 
@@ -77,6 +78,7 @@ pub(super) fn save(
         fields: vocabulary.fields.clone(),
         values: vocabulary.values.keys().cloned().collect(),
         words: words.into_iter().map(|(word, _)| word.clone()).collect(),
+        domains: vocabulary.domains.keys().cloned().collect(),
         codes: vocabulary.codes,
     };
     Ok(write_json(&folder.join(VOCABULARY_FILE), &written)?)
@@ -103,6 +105,7 @@ impl Ranker {
             fields: written.fields,
             values: numbered(written.values),
             words: numbered(written.words),
+            domains: numbered(written.domains),
             codes: written.codes,
         };
         let din = Din::random(&vocabulary, written.width, 0)?;

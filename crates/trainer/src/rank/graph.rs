@@ -11,13 +11,14 @@
 //! | `cross_items`, `cross_length` | [P, C, 6], [P] | the cross-user sequence; length 0 = none |
 //! | `profile` | [P, attributes] | where users have profiles |
 //! | `words` | [P, 16] | of the newest searches; 0 = none |
+//! | `domains` | [P] | where the items are shown |
 //! | `codes` | [P, tables] | `intra` code plus one, 0 = none; where the ranker reads codes |
 //! | `items` | [N, 6] | the candidates |
 //! | `owners` | [N] | the place of each one's user, from 0 |
 //!
 //! Outputs, f32 [N]: `click`, P(click); `conversion`, P(conversion | click). Numbers are those of `ranker.json`; 0 = not known.
 
-use super::inputs::{ITEM_FIELDS, WORDS};
+use super::inputs::{FACT_ENGAGEMENTS, ITEM_FIELDS, WORDS};
 use super::{Din, RankError};
 use crate::nn::Module;
 use std::path::Path;
@@ -61,6 +62,7 @@ impl Graph {
                 input(name, &[points.clone(), fixed(columns)]);
             }
         }
+        input("domains", std::slice::from_ref(&points));
         input("items", &[shown.clone(), fixed(ITEM_FIELDS)]);
         input("owners", std::slice::from_ref(&shown));
         for name in ["click", "conversion"] {
@@ -78,6 +80,11 @@ impl Graph {
             self.writer.integers(&format!("list.{number}"), &[1], &[number]);
         }
         self.writer.integers("last", &[1], &[-1]);
+        self.writer.integers("newest", &[1], &[FACT_ENGAGEMENTS as i64]);
+        let rows = din.fact_rows();
+        let numbers = [("word_facts", rows.words), ("engagement_facts", rows.engagements)];
+        let numbers = numbers.into_iter().chain([("action_count", rows.actions), ("domain_count", rows.domains)]);
+        numbers.for_each(|(name, number)| self.writer.integers(name, &[], &[number as i64]));
         let (_, (tables, each)) = din.shape();
         let offsets: Vec<i64> = (0..tables).map(|table| (table * (each + 1)) as i64).collect();
         self.writer.integers("code_offsets", &[tables as i64], &offsets);
@@ -118,7 +125,7 @@ impl Graph {
     }
 
     /// What of a sequence bears on each candidate: `Din::attend`.
-    fn attend(&mut self, name: &str, candidate: &str) -> String {
+    fn attend(&mut self, name: &str, candidate: &str, asked: &str) -> String {
         let weight = |part: &str| format!("{name}.{part}.weight");
         let (fields, length) = (format!("{name}_items"), format!("{name}_length"));
         let items = self.item(&fields);
@@ -141,7 +148,7 @@ impl Graph {
         let beside = self.op("Unsqueeze", &[candidate, "list.1"], vec![]);
         let product = self.op("Mul", &[&items, &beside], vec![]);
         let product = self.op("MatMul", &[&product, &weight("product")], vec![]);
-        let query = self.op("MatMul", &[candidate, &weight("query")], vec![]);
+        let query = self.op("MatMul", &[asked, &weight("query")], vec![]);
         let query = self.op("Add", &[&query, &format!("{name}.bias")], vec![]);
         let query = self.op("Unsqueeze", &[&query, "list.1"], vec![]);
         let hidden = self.op("Add", &[&keys, &product], vec![]);
@@ -160,7 +167,7 @@ impl Graph {
     }
 
     /// What does not depend on the candidate, [P, ..].
-    fn user(&mut self, din: &Din) -> String {
+    fn user(&mut self, din: &Din, domains: String) -> String {
         let (profile, (tables, _)) = din.shape();
         let crossed = self.op("Greater", &["cross_length", "scalar.0"], vec![]);
         let crossed = self.op("Unsqueeze", &[&crossed, "list.1"], vec![]);
@@ -174,7 +181,7 @@ impl Graph {
                 self.to_float(&any)
             }
         };
-        let mut parts = vec![self.concat(&[coded, crossed])];
+        let mut parts = vec![self.concat(&[coded, crossed]), domains];
         let joined = |graph: &mut Self, table: &str, ids: &str| {
             let rows = graph.rows(table, ids);
             graph.op("Reshape", &[&rows, "joined"], vec![])
@@ -207,12 +214,16 @@ impl Graph {
 
     fn layers(&mut self, din: &Din) -> String {
         let candidate = self.item("items");
-        let liked = self.attend("history", &candidate);
-        let crossed = self.attend("cross", &candidate);
+        let domains = self.rows("domains.weight", "domains");
+        let shown = self.rows(&domains, "owners");
+        let asked = self.concat(&[candidate.clone(), shown]);
+        let liked = self.attend("history", &candidate, &asked);
+        let crossed = self.attend("cross", &candidate, &asked);
         let product = self.op("Mul", &[&candidate, &liked], vec![]);
-        let user = self.user(din);
+        let user = self.user(din, domains);
         let user = self.rows(&user, "owners");
-        let mut hidden = self.concat(&[candidate, liked, product, crossed, user]);
+        let pairs = self.factors(din);
+        let mut hidden = self.concat(&[candidate, liked, product, crossed, user, pairs.clone()]);
         for place in 0..3 {
             hidden = self.op("MatMul", &[&hidden, &format!("layers.{place}.weight")], vec![]);
             hidden = self.op("Add", &[&hidden, &format!("layers.{place}.bias")], vec![]);
@@ -220,7 +231,51 @@ impl Graph {
                 hidden = self.op("Relu", &[&hidden], vec![]);
             }
         }
-        hidden
+        let paired = self.op("MatMul", &[&pairs, "pairs.weight"], vec![]);
+        self.op("Add", &[&hidden, &paired], vec![])
+    }
+
+    /// `Factors::pairs`.
+    fn factors(&mut self, din: &Din) -> String {
+        let spread = self.op("Unsqueeze", &["domains", "list.1"], vec![]);
+        let mut kinds: Vec<(String, String)> = Vec::new();
+        if din.shape().0 > 0 {
+            let there = self.op("Greater", &["profile", "scalar.0"], vec![]);
+            kinds.push(("profile".to_owned(), there));
+        }
+        let there = self.op("Greater", &["words", "scalar.0"], vec![]);
+        kinds.push((self.op("Add", &["words", "word_facts"], vec![]), there));
+        let newest = |graph: &mut Self, all: &str| graph.op("Slice", &[all, "list.0", "newest", "list.1"], vec![]);
+        let (items, actions) = (newest(self, "history_items"), newest(self, "history_actions"));
+        let leaves = self.op("Gather", &[&items, "scalar.3"], vec![int("axis", -1)]);
+        let leaves = self.op("Mul", &[&leaves, "action_count"], vec![]);
+        let engaged = self.op("Add", &[&leaves, &actions], vec![]);
+        let engaged = self.op("Add", &[&engaged, "engagement_facts"], vec![]);
+        let longest = self.op("Shape", &[&actions], vec![int("start", 1), int("end", 2)]);
+        let longest = self.op("Squeeze", &[&longest, "list.0"], vec![]);
+        let places = self.op("Range", &["scalar.0", &longest, "scalar.1"], vec![]);
+        let ends = self.op("Unsqueeze", &["history_length", "list.1"], vec![]);
+        kinds.push((engaged, self.op("Less", &[&places, &ends], vec![])));
+        let (facts, there): (Vec<String>, Vec<String>) = kinds.into_iter().unzip();
+        let (facts, there) = (self.concat(&facts), self.concat(&there));
+        let rows = self.op("Mul", &[&facts, "domain_count"], vec![]);
+        let rows = self.op("Add", &[&rows, &spread], vec![]);
+        let rows = self.rows("facts.weight", &rows);
+        let there = self.to_float(&there);
+        let there = self.op("Unsqueeze", &[&there, "list.2"], vec![]);
+        let known = self.op("Mul", &[&rows, &there], vec![]);
+        let user = self.op("ReduceSum", &[&known, "list.1"], vec![int("keepdims", 0)]);
+        let user = self.rows(&user, "owners");
+        let shown = |graph: &mut Self, field: usize| {
+            let ids = graph.op("Gather", &["items", &format!("scalar.{field}")], vec![int("axis", -1)]);
+            graph.rows(&format!("factors.{field}.weight"), &ids)
+        };
+        let mut sum = shown(self, 0);
+        for field in 1..ITEM_FIELDS {
+            let other = shown(self, field);
+            sum = self.op("Add", &[&sum, &other], vec![]);
+        }
+        self.op("Mul", &[&user, &sum], vec![])
     }
 
     fn outputs(&mut self, hidden: &str) {

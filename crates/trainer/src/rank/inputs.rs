@@ -3,6 +3,7 @@
 //! In: a dataset, points, taiji's features where there are any. Out: [`Inputs`]. Called by `training` and `stages`. Vocabularies are
 //! those of the training points; whatever they do not have is 0, as is what is absent.
 
+use super::factors::FactRows;
 use super::{Point, RankError};
 use crate::data::{Dataset, UserRow};
 use sha2::{Digest, Sha256};
@@ -20,6 +21,8 @@ const QUERIES: usize = 4;
 /// Words looked at.
 pub(super) const WORDS: usize = 16;
 const PRICE_BUCKETS: usize = 10;
+/// Newest engagements that are facts of their own.
+pub(super) const FACT_ENGAGEMENTS: usize = 12;
 
 /// An item as the ranker reads it.
 pub(super) type ItemFields = [u32; ITEM_FIELDS];
@@ -51,6 +54,7 @@ pub struct Vocabulary {
     /// By place of the field, and value.
     pub(super) values: BTreeMap<(usize, String), u32>,
     pub(super) words: HashMap<String, u32>,
+    pub(super) domains: BTreeMap<String, u32>,
     /// Tables of `intra` codes, and codes of each.
     pub(super) codes: (usize, usize),
 }
@@ -65,6 +69,8 @@ pub(super) struct Row {
     /// A number a field.
     pub profile: Vec<u32>,
     pub words: Vec<u32>,
+    /// Of the request.
+    pub domain: u32,
     pub intra: Option<Vec<u32>>,
     /// Newest first; nothing is said of the actions.
     pub cross: Vec<Known>,
@@ -91,6 +97,7 @@ impl Vocabulary {
             known.extend(user.profile_before(point.cut.before_ms));
             words_of(user, point).for_each(|word| *counts.entry(word).or_default() += 1);
         }
+        let domains: BTreeSet<&str> = training.iter().filter_map(|point| point.domain).collect();
         let fields: Vec<String> =
             known.iter().map(|(field, _)| field.clone()).collect::<BTreeSet<_>>().into_iter().collect();
         let place = |field: &String| fields.iter().position(|other| other == field).unwrap_or(0);
@@ -105,6 +112,7 @@ impl Vocabulary {
             values,
             fields,
             words: frequent.into_iter().zip(1..).collect(),
+            domains: domains.into_iter().map(str::to_owned).zip(1..).collect(),
             codes,
         }
     }
@@ -137,6 +145,7 @@ impl Vocabulary {
             history: history.take(limits.0).collect(),
             profile: self.fields.iter().enumerate().map(value).collect(),
             words: words_of(user, point).filter_map(|word| self.words.get(&word).copied()).take(WORDS).collect(),
+            domain: point.domain.and_then(|domain| self.domains.get(domain).copied()).unwrap_or(0),
             intra: features.and_then(|features| features.intra.clone()),
             cross: cross.iter().take(limits.1).map(|&item| (self.items[item], 0)).collect(),
             shown: point.impressions.iter().map(|one| (self.items[one.item], one.clicked, one.converted)).collect(),
@@ -151,6 +160,19 @@ impl Row {
         code.filter(|code| (*code as usize) < each).map_or(0, |code| code + 1)
     }
 
+    /// Rows of the facts that are known: a place a profile attribute, word and newest engagement.
+    pub(super) fn facts(&self, layout: &FactRows) -> Vec<Option<u32>> {
+        let row = |fact: usize| (fact * layout.domains) as u32 + self.domain;
+        let value = |number: &u32| (*number > 0).then(|| row(*number as usize));
+        let word = |place: usize| self.words.get(place).map(|word| row(layout.words + *word as usize));
+        let engagement = |place: usize| {
+            let (fields, action) = self.history.get(place)?;
+            Some(row(layout.engagements + fields[3] as usize * layout.actions + *action as usize))
+        };
+        let profile = self.profile.iter().map(value);
+        profile.chain((0..WORDS).map(word)).chain((0..FACT_ENGAGEMENTS).map(engagement)).collect()
+    }
+
     /// Feeds everything that the ranker reads of the point to a hash.
     pub(super) fn digest(&self, hash: &mut Sha256) {
         let mut numbers = |all: &mut dyn Iterator<Item = u32>| {
@@ -161,7 +183,7 @@ impl Row {
         for sequence in [&self.history, &self.cross] {
             numbers(&mut sequence.iter().flat_map(|(fields, action)| fields.iter().copied().chain([*action])));
         }
-        numbers(&mut self.profile.iter().chain(&self.words).copied());
+        numbers(&mut self.profile.iter().chain(&self.words).copied().chain([self.domain]));
         numbers(&mut self.intra.iter().flatten().copied().chain([u32::from(self.intra.is_some())]));
         let label = |clicked: bool, converted: bool| u32::from(clicked) + 2 * u32::from(converted);
         let shown = self.shown.iter();

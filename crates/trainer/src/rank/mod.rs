@@ -10,6 +10,7 @@
 
 mod batch;
 mod din;
+mod factors;
 mod file;
 mod graph;
 mod inputs;

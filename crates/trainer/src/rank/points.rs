@@ -23,6 +23,8 @@ pub struct Point {
     pub user: usize,
     /// What was known: strictly before the first impression.
     pub cut: Cut,
+    /// Where the items are shown; a ranker is asked there, so that it is known.
+    pub domain: Option<&'static str>,
     /// In the order in which they were shown.
     pub impressions: Vec<Impression>,
 }
@@ -53,7 +55,12 @@ pub fn points(dataset: &Dataset, labels: &[Label]) -> (Vec<Point>, LeftOut) {
         let impressions: Vec<Impression> = shown.iter().filter_map(|label| impression(dataset, label)).collect();
         left_out.unknown_items += shown.len() - impressions.len();
         let (Some(first), false) = (shown.first(), impressions.is_empty()) else { continue };
-        points.push(Point { user, cut: before(dataset, user, first.ts_ms), impressions });
+        points.push(Point {
+            user,
+            cut: before(dataset, user, first.ts_ms),
+            domain: domain(dataset, user, first.ts_ms),
+            impressions,
+        });
     }
     points.sort_by_key(|point| (point.cut.before_ms, point.user));
     (points, left_out)
@@ -62,6 +69,13 @@ pub fn points(dataset: &Dataset, labels: &[Label]) -> (Vec<Point>, LeftOut) {
 fn impression(dataset: &Dataset, label: &Label) -> Option<Impression> {
     let item = *dataset.item_index.get(&label.item_id)?;
     Some(Impression { item, clicked: label.clicked, converted: label.converted })
+}
+
+/// As the events say it of the impression at a time.
+fn domain(dataset: &Dataset, user: usize, ts_ms: i64) -> Option<&'static str> {
+    let shown = &dataset.users[user].impressions;
+    let place = shown.partition_point(|behaviour| behaviour.ts_ms < ts_ms);
+    shown.get(place).filter(|behaviour| behaviour.ts_ms == ts_ms)?.domain
 }
 
 /// Strictly: what has the time of the impression may have come of it.

@@ -85,6 +85,7 @@ impl RankSession {
         let word = |row: &Row, place: usize| row.words.get(place).map_or(0, |word| i64::from(*word));
         let words = rows.iter().flat_map(|row| (0..WORDS).map(|place| word(row, place))).collect();
         add("words", vec![points, WORDS], words)?;
+        add("domains", vec![points], rows.iter().map(|row| i64::from(row.domain)).collect())?;
         if tables > 0 {
             let codes = rows.iter().flat_map(|row| (0..tables).map(|table| i64::from(row.code(table, each)))).collect();
             add("codes", vec![points, tables], codes)?;

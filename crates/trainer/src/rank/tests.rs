@@ -107,7 +107,7 @@ fn every_parameter_gets_a_gradient_and_absent_features_change_nothing_else() {
     let (vocabulary, inputs) = encoded(&dataset, &all, &features, (2, 4));
     let din = Din::random(&vocabulary, 1.0, 3).unwrap();
     let rows: Vec<&Row> = inputs.rows.iter().collect();
-    let batch = Batch::of(&rows, din.codes(), None).unwrap();
+    let batch = Batch::of(&rows, &din, None).unwrap();
     let loss = din.loss(&batch).unwrap();
     let store = loss.backward().unwrap();
     for parameter in din.parameters() {
@@ -119,7 +119,7 @@ fn every_parameter_gets_a_gradient_and_absent_features_change_nothing_else() {
     let whole = din.logits(&batch).unwrap().to_vec2::<f32>().unwrap();
     let mut first = 0;
     for row in &rows {
-        let alone = din.logits(&Batch::of(&[row], din.codes(), None).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        let alone = din.logits(&Batch::of(&[row], &din, None).unwrap()).unwrap().to_vec2::<f32>().unwrap();
         for (one, other) in alone.iter().flatten().zip(whole[first..].iter().flatten()) {
             assert!((one - other).abs() < 1e-5, "{one} {other}");
         }
@@ -127,9 +127,9 @@ fn every_parameter_gets_a_gradient_and_absent_features_change_nothing_else() {
     }
     // Left out at random, always: as if nobody had features.
     let all_out = FeatureDropout { rate: 1.0 - 1e-12, seed: 1, step: 1 };
-    let left = din.logits(&Batch::of(&rows, din.codes(), Some(&all_out)).unwrap()).unwrap();
+    let left = din.logits(&Batch::of(&rows, &din, Some(&all_out)).unwrap()).unwrap();
     let bare: Vec<Row> = inputs.rows.iter().map(|row| Row { intra: None, cross: vec![], ..row.clone() }).collect();
-    let none = din.logits(&Batch::of(&bare.iter().collect::<Vec<_>>(), din.codes(), None).unwrap()).unwrap();
+    let none = din.logits(&Batch::of(&bare.iter().collect::<Vec<_>>(), &din, None).unwrap()).unwrap();
     let apart = |one: &Tensor, other: &Tensor| {
         (one - other).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
     };
@@ -235,7 +235,7 @@ fn fashions(count: usize) -> (Dataset, Vec<Point>, Vec<usize>) {
             Impression { item, clicked, converted: clicked && random.random_bool(0.5) }
         };
         let impressions = (0..6).map(|_| shown()).collect();
-        all.push(Point { user, cut: Cut { engagements: looked.len(), before_ms: 10 }, impressions });
+        all.push(Point { user, cut: Cut { engagements: looked.len(), before_ms: 10 }, domain: None, impressions });
         kinds.push(kind);
     }
     (dataset, all, kinds)

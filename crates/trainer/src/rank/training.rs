@@ -104,7 +104,7 @@ pub fn score(din: &Din, inputs: &Inputs) -> Result<Vec<Scored>, RankError> {
     let sigmoid = |logit: f32| 1.0 / (1.0 + (-f64::from(logit)).exp());
     for rows in inputs.rows.chunks(SCORED_POINTS) {
         let rows: Vec<&Row> = rows.iter().collect();
-        let logits = din.logits(&Batch::of(&rows, din.codes(), None)?)?.to_vec2::<f32>()?;
+        let logits = din.logits(&Batch::of(&rows, &din, None)?)?.to_vec2::<f32>()?;
         let shown = rows.iter().flat_map(|row| row.shown.iter().map(|one| (row.user, one)));
         scored.extend(shown.zip(logits).map(|((user, &(_, clicked, converted)), logits)| Scored {
             user,
@@ -175,7 +175,7 @@ impl Task for Ranking<'_> {
         let Some(chosen) = self.plan.get(step as usize) else { return Ok(Vec::new()) };
         let rows: Vec<&Row> = chosen.iter().map(|&point| &self.training.rows[point]).collect();
         let dropout = FeatureDropout { rate: self.settings.feature_dropout, seed: self.settings.seed, step };
-        Ok(vec![(step, Batch::of(&rows, self.din.codes(), Some(&dropout))?)])
+        Ok(vec![(step, Batch::of(&rows, &self.din, Some(&dropout))?)])
     }
 
     fn evaluate(&mut self, (_, batch): &(u64, Batch), set: &ParameterSet) -> Result<Evaluated, RankError> {
@@ -194,7 +194,7 @@ impl Task for Ranking<'_> {
         let (mut total, mut count) = (0.0, 0);
         for rows in self.validation.rows.chunks(SCORED_POINTS) {
             let rows: Vec<&Row> = rows.iter().collect();
-            let batch = Batch::of(&rows, self.din.codes(), None)?;
+            let batch = Batch::of(&rows, &self.din, None)?;
             let shown = batch.clicked.elem_count();
             total += f64::from(self.din.loss(&batch)?.to_scalar::<f32>()?) * shown as f64;
             count += shown;

@@ -83,7 +83,12 @@ impl Simulator {
                 let items = shelves.candidates(user.user, user.cut, settings);
                 items.into_iter().map(|item| Impression { item, clicked: false, converted: false }).collect()
             };
-            let point = |user: &User| Point { user: user.user, cut: user.cut, impressions: shown(user) };
+            // The session goes on where the newest engagement was: what a prompt shows, too.
+            let domain = |user: &User| {
+                dataset.users[user.user].engagements_before(user.cut).last().and_then(|newest| newest.domain)
+            };
+            let point =
+                |user: &User| Point { user: user.user, cut: user.cut, domain: domain(user), impressions: shown(user) };
             let points: Vec<Point> = users.iter().map(point).collect();
             // What taiji writes is made by the model that is rewarded here: a ranker that reads it would be asked about itself.
             let inputs = Inputs::encode(dataset, &ranker.vocabulary, &points, |_| None, ranker.limits)?;

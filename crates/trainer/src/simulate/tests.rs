@@ -51,7 +51,9 @@ fn a_table_has_what_the_ranker_says_and_falls_back_by_category() {
         levels.insert(known.level);
         telemetry.count(Some(known.level));
         assert!((0.0..=1.0).contains(&known.ctcvr));
-        let point = crate::rank::Point { user: cases[0].user, cut: cases[0].cut, impressions: vec![impression(item)] };
+        let newest = dataset.users[cases[0].user].engagements_before(cases[0].cut).last().unwrap();
+        let impressions = vec![impression(item)];
+        let point = crate::rank::Point { user: cases[0].user, cut: cases[0].cut, domain: newest.domain, impressions };
         let inputs = Inputs::encode(&dataset, &ranker.vocabulary, &[point], |_| None, ranker.limits).unwrap();
         let scored = crate::rank::score(&ranker.din, &inputs).unwrap()[0];
         if known.level == Level::Pair {

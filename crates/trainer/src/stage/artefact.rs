@@ -37,6 +37,8 @@ pub enum Artefact {
     Ranker,
     /// `simulator.safetensors`, `simulator.json`: chances of pairs of user and item.
     Simulator,
+    /// `roll_outs.jsonl`: answers drawn for held-out users.
+    RollOuts,
     /// What the service loads.
     Bundle,
 }
@@ -59,6 +61,7 @@ impl Artefact {
             Artefact::Judgement => "judgement",
             Artefact::Ranker => "ranker",
             Artefact::Simulator => "simulator",
+            Artefact::RollOuts => "roll-outs",
             Artefact::Bundle => "bundle",
         }
     }

@@ -19,6 +19,7 @@ mod judge;
 mod publish;
 mod rank;
 mod reason;
+mod roll_outs;
 mod score;
 mod sequences;
 mod served;
@@ -51,7 +52,7 @@ const fn kind(name: &'static str, seeded: bool, make: Make) -> Kind {
 }
 
 /// All kinds; a new one is a file here and a line in this list.
-const KINDS: [Kind; 22] = [
+const KINDS: [Kind; 23] = [
     kind("synth", true, synth::make),
     kind("files", false, files::make),
     kind("checkpoint", false, checkpoint::make),
@@ -72,7 +73,8 @@ const KINDS: [Kind; 22] = [
     kind("answers", false, answers::make),
     kind("rank", true, rank::make),
     kind("simulator", true, simulator::make),
-    kind("simulator-judge", true, simulator_judge::make),
+    kind("simulator-judge", false, simulator_judge::make),
+    kind("roll-outs", true, roll_outs::make),
     kind("publish", false, publish::make),
 ];
 

@@ -1,66 +1,34 @@
 //! `simulator-judge`: whether a simulator puts first what the world's own truth puts first, among the items that a language model names.
 //!
-//! In: a generated world's held-out users, a language model, a simulator of these users. Out: `judged.json`. The roll-outs are those that the
-//! alignment will see: so many answers of a prompt, drawn at a temperature.
+//! In: a generated world's held-out users, a simulator of them, roll-outs. Out: `judged.json`.
 
 use super::judge::JUDGED_FILE;
-use super::settings::{Context, KeyError, read, value};
+use super::roll_outs::{ROLL_OUTS_FILE, RollOuts};
+use super::settings::{Context, KeyError, read};
 use super::source::dataset;
 use super::synth::world_of;
-use crate::data::{DEFAULT_TARGET, TestCase, test_cases};
+use crate::data::read_lines;
 use crate::simulate::{CategoryGrounder, Choice, Simulator, Telemetry, figures};
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError, write_json};
 use crate::synth::World;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use taiji::llm::{GenerateRequest, LlmEngine, LlmOptions, OnnxLlm, Sampling};
-use taiji::prompt::{PromptMode, PromptSchema, parse, render};
+use taiji::prompt::{PromptMode, parse};
 
-/// Rows of the engine's pool.
-const ROWS: usize = 64;
-/// Users whose roll-outs are asked for together.
-const USERS: usize = 16;
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Settings {
-    /// Users judged, at most.
-    users: usize,
-    /// Roll-outs a user.
-    roll_outs: usize,
-    /// At which they are drawn.
-    temperature: f32,
-    /// Decides the draws.
-    seed: u64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings { users: 500, roll_outs: 50, temperature: 1.0, seed: 7 }
-    }
-}
-
-struct SimulatorJudge {
-    settings: Settings,
-    value: Value,
-}
+struct SimulatorJudge;
 
 pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
-    let settings: Settings = read(table)?;
-    for (key, count) in [("users", settings.users), ("roll_outs", settings.roll_outs)] {
-        if count == 0 {
-            return Err(KeyError::new(key, "must be positive"));
-        }
-    }
-    if !(settings.temperature > 0.0 && settings.temperature.is_finite()) {
-        return Err(KeyError::new("temperature", format!("must be positive, got {}", settings.temperature)));
-    }
-    let value = value(&settings)?;
-    Ok(Arc::new(SimulatorJudge { settings, value }))
+    read::<None>(table)?;
+    Ok(Arc::new(SimulatorJudge))
 }
+
+/// It has no settings.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct None {}
 
 impl Stage for SimulatorJudge {
     fn kind(&self) -> &'static str {
@@ -72,39 +40,28 @@ impl Stage for SimulatorJudge {
     }
 
     fn settings(&self) -> Value {
-        self.value.clone()
+        json!({})
     }
 
     fn inputs(&self) -> Vec<Input> {
-        vec![
-            Input::one(Artefact::Data),
-            Input::one(Artefact::Examples),
-            Input::one(Artefact::Graphs),
-            Input::one(Artefact::Simulator),
-        ]
+        vec![Input::one(Artefact::Data), Input::one(Artefact::Simulator), Input::one(Artefact::RollOuts)]
     }
 
     fn output(&self) -> Artefact {
         Artefact::Judgement
     }
 
-    fn run(&self, inputs: &Inputs, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
+    fn run(&self, inputs: &Inputs, folder: &Path, _: Option<usize>) -> Result<(), StageError> {
         let (dataset, _) = dataset(inputs)?;
         let world = world_of(inputs.one(Artefact::Data)?)?;
-        let schema = PromptSchema::load(&inputs.one(Artefact::Examples)?.join("prompt.toml"))?;
         let simulator = Simulator::load(inputs.one(Artefact::Simulator)?, &dataset.items)?;
-        let mut cases = test_cases(&dataset, DEFAULT_TARGET, schema.max_engagements, usize::MAX).cases;
-        cases.retain(|case| simulator.row(&case.user_id).is_some());
-        cases.truncate(self.settings.users);
-        let texts = self.roll_outs(inputs, &schema, &cases, threads)?;
+        let path = inputs.one(Artefact::RollOuts)?.join(ROLL_OUTS_FILE);
+        let written: Vec<RollOuts> = read_lines(&path)?.collect::<Result<_, _>>()?;
         let truth = Truth::of(&world);
         let grounder = CategoryGrounder::new(&dataset.items);
         let mut telemetry = Telemetry::default();
-        let choices: Vec<Choice> = cases
-            .iter()
-            .zip(texts.chunks(self.settings.roll_outs))
-            .map(|(case, texts)| choice(case, texts, &grounder, &simulator, &truth, &mut telemetry))
-            .collect();
+        let choices: Vec<Choice> =
+            written.iter().map(|of| choice(of, &grounder, &simulator, &truth, &mut telemetry)).collect();
         let figures = figures(&choices, telemetry)?;
         inputs.progress().say(&format!(
             "true chance: chosen {:.5}, best {:.5}, drawn {:.5}; chosen / best {:.3} ({:.3} to {:.3}); Spearman {:.3}; table hit {:.3}, \
@@ -120,49 +77,6 @@ impl Stage for SimulatorJudge {
             figures.ungrounded_share
         ));
         write_json(&folder.join(JUDGED_FILE), &figures)
-    }
-}
-
-impl SimulatorJudge {
-    /// What the model writes, `roll_outs` texts a user.
-    fn roll_outs(
-        &self,
-        inputs: &Inputs,
-        schema: &PromptSchema,
-        cases: &[TestCase],
-        threads: Option<usize>,
-    ) -> Result<Vec<String>, StageError> {
-        let options = LlmOptions {
-            threads: threads.unwrap_or(0),
-            max_rows: ROWS,
-            max_len: schema.max_prompt_tokens + schema.max_new_tokens,
-            queue_limit: USERS * self.settings.roll_outs,
-            queue_tokens: usize::MAX,
-            ..LlmOptions::default()
-        };
-        let llm = OnnxLlm::load(inputs.one(Artefact::Graphs)?, options)?;
-        let count = |text: &str| llm.tokenize(text).map(|ids| ids.len()).unwrap_or(0);
-        let mut texts = Vec::with_capacity(cases.len() * self.settings.roll_outs);
-        for (part, cases) in cases.chunks(USERS).enumerate() {
-            let mut requests = Vec::with_capacity(cases.len() * self.settings.roll_outs);
-            for (place, case) in cases.iter().enumerate() {
-                let prompt = render(schema, &case.prompt, PromptMode::Think, &count).text;
-                let user = (part * USERS + place) as u64;
-                requests.extend((0..self.settings.roll_outs as u64).map(|number| {
-                    let seed = self.settings.seed ^ (user << 20 | number);
-                    let sampling = Sampling { temperature: self.settings.temperature, seed, ..Sampling::GREEDY };
-                    GenerateRequest {
-                        sampling: Some(sampling),
-                        ..GenerateRequest::new(prompt.clone(), schema.max_new_tokens)
-                    }
-                }));
-            }
-            for generation in llm.generate_all(&requests) {
-                texts.push(generation?.text);
-            }
-            inputs.progress().say(&format!("{} of {} roll-outs", texts.len(), texts.capacity()));
-        }
-        Ok(texts)
     }
 }
 
@@ -183,16 +97,15 @@ impl<'a> Truth<'a> {
 }
 
 fn choice(
-    case: &TestCase,
-    texts: &[String],
+    written: &RollOuts,
     grounder: &CategoryGrounder,
     simulator: &Simulator,
     truth: &Truth,
     telemetry: &mut Telemetry,
 ) -> Choice {
     let (mut items, mut named) = (Vec::new(), Vec::new());
-    let row = simulator.row(&case.user_id);
-    for text in texts {
+    let row = simulator.row(&written.user_id);
+    for text in &written.texts {
         let item = grounder.ground(&parse(text, PromptMode::Think).answer);
         let Some((row, item)) = row.zip(item) else {
             telemetry.count(None);
@@ -202,7 +115,7 @@ fn choice(
         telemetry.count(Some(known.level));
         if !named.contains(&item) {
             named.push(item);
-            items.push((known, truth.ctcvr(&case.user_id, item)));
+            items.push((known, truth.ctcvr(&written.user_id, item)));
         }
     }
     Choice { items }
