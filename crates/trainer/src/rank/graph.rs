@@ -77,8 +77,8 @@ impl Graph {
         }
         for number in 0..ITEM_FIELDS as i64 {
             self.writer.integers(&format!("scalar.{number}"), &[], &[number]);
-            self.writer.integers(&format!("list.{number}"), &[1], &[number]);
         }
+        (0..3).for_each(|number| self.writer.integers(&format!("list.{number}"), &[1], &[number]));
         self.writer.integers("last", &[1], &[-1]);
         self.writer.integers("newest", &[1], &[FACT_ENGAGEMENTS as i64]);
         let rows = din.fact_rows();
@@ -87,7 +87,9 @@ impl Graph {
         numbers.for_each(|(name, number)| self.writer.integers(name, &[], &[number as i64]));
         let (_, (tables, each)) = din.shape();
         let offsets: Vec<i64> = (0..tables).map(|table| (table * (each + 1)) as i64).collect();
-        self.writer.integers("code_offsets", &[tables as i64], &offsets);
+        if tables > 0 {
+            self.writer.integers("code_offsets", &[tables as i64], &offsets);
+        }
         // Rows are joined to one: everything behind the first dimension.
         self.writer.integers("joined", &[2], &[0, -1]);
         Ok(())
