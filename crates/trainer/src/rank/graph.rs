@@ -112,7 +112,7 @@ impl Graph {
         self.op("Gather", &[table, ids], vec![int("axis", 0)])
     }
 
-    fn to_float(&mut self, value: &str) -> String {
+    fn float(&mut self, value: &str) -> String {
         self.op("Cast", &[value], vec![int("to", i64::from(FLOAT))])
     }
 
@@ -160,7 +160,7 @@ impl Graph {
         let weights = self.op("Squeeze", &[&weights, "last"], vec![]);
         let ends = self.op("Unsqueeze", &[&length, "list.1"], vec![]);
         let there = self.op("Less", &[&places, &ends], vec![]);
-        let there = self.to_float(&there);
+        let there = self.float(&there);
         let there = self.rows(&there, "owners");
         let weights = self.op("Mul", &[&weights, &there], vec![]);
         let weights = self.op("Unsqueeze", &[&weights, "list.1"], vec![]);
@@ -173,14 +173,14 @@ impl Graph {
         let (profile, (tables, _)) = din.shape();
         let crossed = self.op("Greater", &["cross_length", "scalar.0"], vec![]);
         let crossed = self.op("Unsqueeze", &[&crossed, "list.1"], vec![]);
-        let crossed = self.to_float(&crossed);
+        let crossed = self.float(&crossed);
         let coded = match tables {
             // No code of anybody: a column of zeros.
             0 => self.op("Sub", &[&crossed, &crossed], vec![]),
             _ => {
                 let most = self.op("ReduceMax", &["codes", "list.1"], vec![]);
                 let any = self.op("Greater", &[&most, "scalar.0"], vec![]);
-                self.to_float(&any)
+                self.float(&any)
             }
         };
         let mut parts = vec![self.concat(&[coded, crossed]), domains];
@@ -203,9 +203,9 @@ impl Graph {
     fn words(&mut self) -> String {
         let rows = self.rows("words.weight", "words");
         let there = self.op("Greater", &["words", "scalar.0"], vec![]);
-        let there = self.to_float(&there);
+        let there = self.float(&there);
         let count = self.op("ReduceSum", &[&there, "list.1"], vec![]);
-        let one = self.to_float("scalar.1");
+        let one = self.float("scalar.1");
         let count = self.op("Max", &[&count, &one], vec![]);
         let weights = self.op("Div", &[&there, &count], vec![]);
         let weights = self.op("Unsqueeze", &[&weights, "list.2"], vec![]);
@@ -263,7 +263,7 @@ impl Graph {
         let rows = self.op("Mul", &[&facts, "domain_count"], vec![]);
         let rows = self.op("Add", &[&rows, &spread], vec![]);
         let rows = self.rows("facts.weight", &rows);
-        let there = self.to_float(&there);
+        let there = self.float(&there);
         let there = self.op("Unsqueeze", &[&there, "list.2"], vec![]);
         let known = self.op("Mul", &[&rows, &there], vec![]);
         let user = self.op("ReduceSum", &[&known, "list.1"], vec![int("keepdims", 0)]);

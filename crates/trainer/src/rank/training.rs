@@ -104,7 +104,7 @@ pub fn score(din: &Din, inputs: &Inputs) -> Result<Vec<Scored>, RankError> {
     let sigmoid = |logit: f32| 1.0 / (1.0 + (-f64::from(logit)).exp());
     for rows in inputs.rows.chunks(SCORED_POINTS) {
         let rows: Vec<&Row> = rows.iter().collect();
-        let logits = din.logits(&Batch::of(&rows, &din, None)?)?.to_vec2::<f32>()?;
+        let logits = din.logits(&Batch::of(&rows, din, None)?)?.to_vec2::<f32>()?;
         let shown = rows.iter().flat_map(|row| row.shown.iter().map(|one| (row.user, one)));
         scored.extend(shown.zip(logits).map(|((user, &(_, clicked, converted)), logits)| Scored {
             user,
