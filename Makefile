@@ -97,7 +97,7 @@ off-policy: build ## estimators of what another policy would have earned: the ra
 	  --log "$${TAIJI_DATA_DIR:?names the folder of the public sets}/obd.$$1.bts.tsv.gz" --random "$$TAIJI_DATA_DIR/obd.$$1.random.tsv.gz" || exit 1; done
 	$(CARGO) test --release --locked -p taiji-trainer --lib -- --ignored --exact --nocapture off_policy::tests::off_policy_check
 
-simulator: build ## a table of the ranker's chances as a simulator, and whether it puts first what the world's truth puts first (ten minutes)
+simulator: build ## a table of the ranker's chances as a simulator, and whether it puts first what the world's truth puts first (half an hour)
 	$(BIN)/taiji-trainer run --recipe models/simulator.toml
 
 rank: build ## train a ranker on the generated world's impressions and print its figures on the newest of them (minutes)
