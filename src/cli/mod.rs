@@ -18,6 +18,7 @@ mod presence;
 pub mod program;
 mod restore;
 mod runtime;
+mod secrets;
 mod serve;
 mod wiring;
 
