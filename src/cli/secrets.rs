@@ -41,16 +41,19 @@ impl Secrets {
         let own = match auth.keys_file.as_str() {
             "" => auth.own_keys(),
             file => {
-                followed.push(Followed::of(Taker::Keys(keys.clone()), &[file]));
+                // What is compared is read first: a change meanwhile is found by the first look.
+                followed.push(Followed::of(Taker::Keys(keys.clone()), &[file], seen_now(&[file])));
                 read_keys(file)?
             }
         };
         replace(&keys, &own);
         if ports.is_on() {
+            let files = [ports.certificate_file.as_str(), &ports.key_file];
+            let before = seen_now(&files);
             let certificate = read_certificate(&ports)?;
             certificate_ends = certificate.not_after();
             let made = Arc::new(ServerTls::new(&certificate).map_err(|error| refused(&ports, &error))?);
-            followed.push(Followed::of(Taker::Tls(made.clone()), &[&ports.certificate_file, &ports.key_file]));
+            followed.push(Followed::of(Taker::Tls(made.clone()), &files, before));
             tls = Some(made);
         }
         Ok(Secrets { keys, tls, ports, followed, certificate_ends })
@@ -153,16 +156,16 @@ struct Followed {
     taker: Taker,
     files: Vec<String>,
     /// What was taken or refused last.
-    judged: Option<Seen>,
+    judged: Seen,
     /// What was broken at the last look, and is not told yet.
     suspected: Option<Seen>,
 }
 
 impl Followed {
-    /// As of now nothing was judged: the first look takes once more what the start has read.
-    fn of(taker: Taker, files: &[&str]) -> Followed {
+    /// `judged` is what the start took.
+    fn of(taker: Taker, files: &[&str], judged: Seen) -> Followed {
         let files = files.iter().map(|file| file.to_string()).collect();
-        Followed { taker, files, judged: None, suspected: None }
+        Followed { taker, files, judged, suspected: None }
     }
 
     async fn read(&self) -> Vec<io::Result<Vec<u8>>> {
@@ -176,18 +179,17 @@ impl Followed {
     /// Takes what is new; says what came of it, if that is worth a word.
     fn look(&mut self, contents: &[io::Result<Vec<u8>>], metrics: &Metrics) -> Option<Result<(), String>> {
         let seen = seen(contents);
-        if self.judged == Some(seen) {
+        if self.judged == seen {
             self.suspected = None;
             return None;
         }
-        let is_first = self.judged.is_none() && self.suspected.is_none();
         match self.take(contents, metrics) {
             Ok(()) => {
-                (self.judged, self.suspected) = (Some(seen), None);
-                (!is_first).then_some(Ok(()))
+                (self.judged, self.suspected) = (seen, None);
+                Some(Ok(()))
             }
             Err(error) if self.suspected == Some(seen) => {
-                (self.judged, self.suspected) = (Some(seen), None);
+                (self.judged, self.suspected) = (seen, None);
                 Some(Err(error))
             }
             Err(_) => {
@@ -204,6 +206,11 @@ impl Followed {
         }
         self.taker.take(&whole, metrics).map_err(|error| format!("{}: {error}", self.files.join(", ")))
     }
+}
+
+fn seen_now(files: &[&str]) -> Seen {
+    let contents: Vec<io::Result<Vec<u8>>> = files.iter().map(std::fs::read).collect();
+    seen(&contents)
 }
 
 fn seen(contents: &[io::Result<Vec<u8>>]) -> Seen {
@@ -238,7 +245,8 @@ mod tests {
     #[test]
     fn what_is_broken_at_two_looks_is_told_once_and_changes_nothing() {
         let (keys, metrics) = (ApiKeys::default(), Metrics::new().expect("metrics"));
-        let mut followed = Followed::of(Taker::Keys(keys.clone()), &["keys.toml"]);
+        replace(&keys, &ScopedKeys::parse(ONE.as_bytes()).expect("keys"));
+        let mut followed = Followed::of(Taker::Keys(keys.clone()), &["keys.toml"], seen(&file(ONE)));
         assert_eq!(followed.look(&file(ONE), &metrics), None, "what the start has read");
         for half in [&TWO[..30], "", "nonsense"] {
             assert_eq!(followed.look(&file(half), &metrics), None, "it may be half written");

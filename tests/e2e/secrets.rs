@@ -2,7 +2,7 @@
 
 use crate::worlds::{click, data_plane_bundle, now_ms};
 use reqwest::tls::TlsInfo;
-use reqwest::{Certificate, Client, ClientBuilder};
+use reqwest::{Certificate, Client};
 use serde_json::Value;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -134,10 +134,11 @@ fn a_keys_file_that_cannot_be_used_ends_the_start() {
     assert!(told.contains("auth.keys_file takes the place of") && !told.contains(KEYS[1]), "{told}");
 }
 
-/// reqwest, which trusts the folder's authority and no other.
+/// reqwest, which trusts the folder's authority and no other. A client of its own for every call: one that resumes a session is shown
+/// no certificate, and reports that of before.
 struct Caller {
     runtime: Runtime,
-    client: Client,
+    authority: Certificate,
 }
 
 impl Caller {
@@ -145,18 +146,20 @@ impl Caller {
         taiji::tls::choose_provider();
         let authority = std::fs::read(folder.join("ca.pem")).expect("ca.pem");
         let authority = Certificate::from_pem(&authority).expect("an authority");
-        // A connection of its own each time, so that each shows the certificate of now.
-        let client: ClientBuilder = Client::builder().tls_certs_only([authority]).pool_max_idle_per_host(0);
-        let client = client.tls_info(true).timeout(SOON).no_proxy().build().expect("a client");
-        Caller { runtime: Runtime::new().expect("runtime"), client }
+        Caller { runtime: Runtime::new().expect("runtime"), authority }
+    }
+
+    fn client(&self) -> Client {
+        let client = Client::builder().tls_certs_only([self.authority.clone()]).tls_info(true);
+        client.timeout(SOON).no_proxy().build().expect("a client")
     }
 
     /// Status, body and the certificate shown.
     fn ask(&self, address: &str, path: &str, body: Option<&Value>) -> reqwest::Result<(u16, String, Vec<u8>)> {
         let url = format!("https://{address}{path}");
         let request = match body {
-            Some(body) => self.client.post(url).json(body),
-            None => self.client.get(url),
+            Some(body) => self.client().post(url).json(body),
+            None => self.client().get(url),
         };
         self.runtime.block_on(async {
             let answer = request.send().await?;
