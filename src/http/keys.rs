@@ -34,8 +34,10 @@ pub struct KeyNumber(u64);
 /// The configured keys, as digests, so that they cannot be printed and comparing takes constant time. Clones share them.
 #[derive(Clone, Default)]
 pub struct ApiKeys {
-    keys: Arc<ArcSwap<Vec<(Scope, [u8; 32])>>>,
+    keys: Arc<ArcSwap<Digests>>,
 }
+
+type Digests = Vec<(Scope, [u8; 32])>;
 
 impl ApiKeys {
     /// Keys by scope; two live keys each allow rotation.
