@@ -34,7 +34,7 @@ ADMIN_KEY, READ_KEY = "gameday-admin-key-1", "gameday-reader-key-1"
 PRELUDE = """
 set -E -o pipefail
 trap 'FAILED="$FAILED line $LINENO: $BASH_COMMAND;"' ERR
-trap 'trap "" ERR; kill -9 $(cat "$RUN"/*.pid) 2>/dev/null; redis-cli -u "$REDIS" shutdown nosave >/dev/null 2>&1; rm -rf "$KAFKA_DATA"' EXIT
+trap 'trap "" ERR; kill -9 $(jobs -p) 2>/dev/null; redis-cli -u "$REDIS" shutdown nosave >/dev/null 2>&1; rm -rf "$KAFKA_DATA"' EXIT
 """
 KAFKA = """process.roles=broker,controller
 node.id=1
@@ -246,7 +246,7 @@ class Game:
     def set_up(self):
         redis = f"redis://127.0.0.1:{self.redis}"
         self.config = self.work / "taiji.toml"
-        self.config.write_text(CONFIG.format(drain_delay_ms=500 if self.short else 2000, read_key=READ_KEY, admin_key=ADMIN_KEY, redis=redis,
+        self.config.write_text(CONFIG.format(drain_delay_ms=1000 if self.short else 2000, read_key=READ_KEY, admin_key=ADMIN_KEY, redis=redis,
                                              bundle=self.bundle(1), kafka=self.kafka))
         (self.work / "redis.conf").write_text(f"port {self.redis}\nbind 127.0.0.1\ndir {self.work}/redis\nappendonly yes\nsave \"\"\nlogfile redis.log\n")
         _, port = self.kafka.split(":")
