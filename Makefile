@@ -3,8 +3,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
+# What --version says. Of a tree without .git (a tarball) nothing is known, whatever repository it was unpacked in.
+export TAIJI_COMMIT := $(if $(wildcard .git),$(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null))
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain gameday upgrade-check memcheck image image-check real rank simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +48,9 @@ lint: ## formatting and clippy, as CI checks them
 	cargo fmt --all -- --check
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 	cargo clippy --release --workspace --bench ingest --bench llm_worker --locked -- -D warnings
+
+ci: ## all that CI runs, in its order (45 minutes on 2 cores)
+	@bash .ci/run
 
 fmt: ## format the code
 	cargo fmt --all
@@ -132,6 +137,15 @@ image-check: build setup-tests ## such an image out of the tree's programs: size
 
 gameday: build setup-tests ## the runbook's procedures, by its own commands, on a live set-up: upgrade, rollback, keys, erasure, backup and restore, poisoned topic (OLD=PROGRAM: upgrade from it); rewrites its table in docs/benchmarks.md
 	@python3 scripts/gameday.py $(BIN) --write $(if $(OLD),--old $(OLD))
+
+dist: build ## the release archive into dist/: programs, ONNX Runtime, configuration, man pages, completions, systemd units, NOTICE, SBOM, checksums
+	@python3 scripts/dist/main.py $(BIN) dist
+
+dist-check: build setup-tests ## makes the archive twice, installs it on the image's base by the README's lines, serves one event there; SBOM, units, an old processor
+	@python3 scripts/dist_check.py $(BIN)
+
+deny: ## licences, banned crates and sources of all crates, by cargo-deny (built once, a minute)
+	@bash scripts/deny.sh
 
 drain: build setup-tests ## two replicas leave one after the other under load and come back: no read may fail
 	TAIJI_REQUIRE_KAFKA=1 cargo test --release --locked --workspace --test e2e -- --exact --nocapture roles::replicas_that_leave_one_after_the_other_fail_no_read

@@ -34,7 +34,7 @@ ADMIN_KEY, READ_KEY = "gameday-admin-key-1", "gameday-reader-key-1"
 PRELUDE = """
 set -E -o pipefail
 trap 'FAILED="$FAILED line $LINENO: $BASH_COMMAND;"' ERR
-trap 'trap "" ERR; kill -9 $(cat "$RUN"/*.pid) 2>/dev/null; redis-cli -u "$REDIS" shutdown nosave >/dev/null 2>&1; rm -rf "$KAFKA_DATA"' EXIT
+trap 'trap "" ERR; kill -9 $(jobs -p) 2>/dev/null; redis-cli -u "$REDIS" shutdown nosave >/dev/null 2>&1; rm -rf "$KAFKA_DATA"' EXIT
 """
 KAFKA = """process.roles=broker,controller
 node.id=1
@@ -208,7 +208,7 @@ class Game:
         self.blocks = sections(runbook)
         self.work = pathlib.Path(".cache/gameday").resolve()
         shutil.rmtree(self.work, ignore_errors=True)
-        for folder in ("run", "redis", "old", "new"):
+        for folder in ("run", "redis", "old/bin", "new/bin"):
             (self.work / folder).mkdir(parents=True)
         jars = subprocess.run(["bash", "scripts/kafka.sh"], capture_output=True, text=True)
         if jars.returncode != 0:
@@ -227,10 +227,10 @@ class Game:
     def program(self, new, old):
         """Two builds. Without an earlier release's program the same one plays a later build."""
         for name, path in (("old", old or new), ("new", new)):
-            shutil.copy(path, self.work / name / "program")
+            shutil.copy(path, self.work / name / "bin/program")
             rehearsal = "TAIJI_REHEARSAL=later " if name == "new" and not old else ""
-            (self.work / name / "taiji").write_text(f'#!/bin/sh\n{rehearsal}exec "{self.work}/{name}/program" "$@"\n')
-            (self.work / name / "taiji").chmod(0o755)
+            (self.work / name / "bin/taiji").write_text(f'#!/bin/sh\n{rehearsal}exec "{self.work}/{name}/bin/program" "$@"\n')
+            (self.work / name / "bin/taiji").chmod(0o755)
         (self.work / "current").symlink_to(self.work / "old")
 
     def bundle(self, epoch):
@@ -246,7 +246,7 @@ class Game:
     def set_up(self):
         redis = f"redis://127.0.0.1:{self.redis}"
         self.config = self.work / "taiji.toml"
-        self.config.write_text(CONFIG.format(drain_delay_ms=500 if self.short else 2000, read_key=READ_KEY, admin_key=ADMIN_KEY, redis=redis,
+        self.config.write_text(CONFIG.format(drain_delay_ms=1000 if self.short else 2000, read_key=READ_KEY, admin_key=ADMIN_KEY, redis=redis,
                                              bundle=self.bundle(1), kafka=self.kafka))
         (self.work / "redis.conf").write_text(f"port {self.redis}\nbind 127.0.0.1\ndir {self.work}/redis\nappendonly yes\nsave \"\"\nlogfile redis.log\n")
         _, port = self.kafka.split(":")
@@ -254,13 +254,13 @@ class Game:
         for name, (public, admin) in {**self.processes, "worker": self.worker}.items():
             roles = "api" if name.startswith("api") else "ingest,infer"
             (self.work / f"run/{name}.sh").write_text(
-                f'exec "$CURRENT/taiji" serve --config "$CONFIG" --roles {roles} --listen {public} --admin-listen {admin}\n')
+                f'exec "$CURRENT/bin/taiji" serve --config "$CONFIG" --roles {roles} --listen {public} --admin-listen {admin}\n')
             (self.work / f"run/{name}.admin").write_text(admin)
         self.shell = Shell(self.work, {
             "CONFIG": str(self.config), "READERS": "api-1 api-2", "INGEST": "worker", "RUN": f"{self.work}/run", "REDIS": redis,
             "SETTLE": "0.5" if self.short else "2", "API": self.processes["api-2"][0], "TOKEN": ADMIN_KEY, "KAFKA": self.kafka,
             "CURRENT": f"{self.work}/current", "NEW": f"{self.work}/new", "REDIS_DIR": f"{self.work}/redis", "REDIS_CONF": f"{self.work}/redis.conf",
-            "BACKUP": f"{self.work}/backup.rdb", "ERASED": f"{self.work}/erased", "KAFKA_DATA": f"{self.work}/kafka", "PATH": f"{self.work}/current:{os.environ['PATH']}"})
+            "BACKUP": f"{self.work}/backup.rdb", "ERASED": f"{self.work}/erased", "KAFKA_DATA": f"{self.work}/kafka", "PATH": f"{self.work}/current/bin:{os.environ['PATH']}"})
         (self.work / "erased").touch()
         self.shell.run(f"""
 java -cp "{self.jars}/*" kafka.tools.StorageTool format -t MkU3OEVBNTcwNTJENDM2Qg -c {self.work}/kafka.properties
@@ -358,7 +358,7 @@ until (exec 3<>/dev/tcp/{self.kafka.replace(":", "/")}) 2>/dev/null; do sleep 0.
         self.shell.run(feeding)
         self.counted("Upgrade", "the program is the former one", lambda: self.play("Upgrade"))
         exes = [os.readlink(f"/proc/{pid}/exe") for pid in self.pids()]
-        assert exes == [f"{self.work}/new/program"] * 3, exes
+        assert exes == [f"{self.work}/new/bin/program"] * 3, exes
 
     def epochs(self):
         text = [ask(admin, "GET", "/metrics")[1] for _, admin in [*self.processes.values(), self.worker]]
@@ -399,7 +399,9 @@ until (exec 3<>/dev/tcp/{self.kafka.replace(":", "/")}) 2>/dev/null; do sleep 0.
     def poisoned(self):
         waved = self.events("u", USERS, 2, action="waved")
         self.feed([*waved, "no json", "\u0000", '{"user_id": 7}'])
-        until("dead letters", 60, lambda: re.search(rf"field {len(waved) + 1}, json 2", self.shell.run('taiji dlq list --config "$CONFIG"')[0]))
+        # The topic is made with the first letter: it may not be there yet.
+        listed = lambda: self.shell.run('taiji dlq list --config "$CONFIG"', may_fail=True)[0]  # noqa: E731
+        until("dead letters", 60, lambda: re.search(rf"field {len(waved) + 1}, json 2", listed()))
         self.shell.set(ACTION="waved")
         self.counted("Poisoned topic", f"{len(waved)} events of an unknown action and 3 records of garbage", lambda: (
             self.play("Poisoned topic"), self.wait_for_whole("the letters' events")))

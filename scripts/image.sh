@@ -2,6 +2,7 @@
 # Images by buildah, as root, where there is no engine. Images and base are kept in the cache folder.
 #   scripts/image.sh build [TAG]      `make image`: builds FILE (docker/Dockerfile); prints the image's id, size and what it adds to its base
 #   scripts/image.sh root IMAGE DIR   the image's files in DIR, its configuration in DIR.json
+#   scripts/image.sh install DIR FOLDER   the base's files in DIR, after FOLDER/install.sh ran there with FOLDER as its /archive
 #   scripts/image.sh check            `make image-check`: builds it out of the tree's programs and tries it (scripts/image_check.py)
 # BASE: an image that buildah can reach; else a Debian that debootstrap makes once. SOURCE: tree (the programs in BIN, target/release) or
 # compile (in BUILD_BASE; else in the base with this machine's Rust). Ends with 69 and the reason where this machine cannot do it.
@@ -110,6 +111,14 @@ build)
   echo "image: ${2:-localhost/taiji:latest} $id: base $base $((base_bytes / 1000000)) MB, ours $(((all - base_bytes) / 1000000)) MB"
   ;;
 root) root "$2" "$3" ;;
+install)
+  debian
+  container=$(b from "$name")
+  b run --isolation chroot --volume "$(realpath "$3"):/archive:ro" --workingdir /archive "$container" -- bash -eu install.sh >&2
+  rm -rf "$2"
+  mkdir -p "$(dirname "$2")"
+  cp -a "$(b mount "$container")" "$2"
+  ;;
 check)
   source=tree
   build # without a tag: pruned at the end
@@ -122,5 +131,5 @@ check)
     --build-arg SOURCE=tree --iidfile .cache/image/cuda-id . >.cache/image/cuda.log 2>&1 || { tail -n 5 .cache/image/cuda.log >&2; exit 1; }
   echo "image: docker/Dockerfile.cuda parses; it is not built here"
   ;;
-*) echo "usage: scripts/image.sh build [TAG] | root IMAGE DIR | check" >&2; exit 64 ;;
+*) echo "usage: scripts/image.sh build [TAG] | root IMAGE DIR | install DIR FOLDER | check" >&2; exit 64 ;;
 esac

@@ -3,35 +3,20 @@
     image_check.py ROOT BASE BASE_BYTES BYTES     ROOT: what `scripts/image.sh root` wrote; called by `scripts/image.sh check`
 """
 
-import http.client
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from service import free_port
+from container import Container, container, expect
 
 # What we may add to the base, in bytes.
 LIMIT = 170_000_000
 BUNDLE = "models/demo/1"
 PROGRAMS = ["/opt/taiji/taiji", "/opt/taiji/taiji-trainer"]
-
-
-def expect(condition, complaint):
-    if not condition:
-        sys.exit(f"image-check: {complaint}")
-
-
-def container(root, *arguments):
-    """A command in the image, and what it prints."""
-    done = subprocess.run(["scripts/image_run.sh", root, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    expect(done.returncode == 0, f"{' '.join(arguments)} ended with {done.returncode}: {done.stdout.strip()[-500:]}")
-    return done.stdout
 
 
 def check_size(base, base_bytes, all_bytes):
@@ -80,72 +65,18 @@ def check_confinement(root):
     expect(re.search(r"CapEff:\s+0+\n", text) and re.search(r"NoNewPrivs:\s+1", text), f"the image's user has rights: {text}")
 
 
-class Container:
-    """`taiji serve` in the image, process 1 of its own, on free ports of this machine."""
-
-    def __init__(self, root, data, log):
-        self.port, self.admin_port = free_port(), free_port()
-        self.admin = f"TAIJI__SERVER__ADMIN_LISTEN=0.0.0.0:{self.admin_port}"
-        command = ["scripts/image_run.sh", root, "-v", f"{BUNDLE}:/bundle:ro", "-v", f"{data}:/data"]
-        command += ["-e", f"TAIJI__SERVER__LISTEN=0.0.0.0:{self.port}", "-e", self.admin]
-        self.log = log
-        self.child = subprocess.Popen(command, stderr=open(log, "w"))
-
-    def call(self, method, path, body=None, port=None):
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=30)
-        try:
-            headers = {"content-type": "application/json"}
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
-
-    def until_ready(self, seconds=120):
-        deadline = time.time() + seconds
-        while time.time() < deadline:
-            expect(self.child.poll() is None, f"the service ended with {self.child.returncode}; see {self.log}")
-            try:
-                if self.call("GET", "/readyz", port=self.admin_port)[0] == 200:
-                    return
-            except OSError:
-                pass
-            time.sleep(0.1)
-        expect(False, f"the service did not become ready; see {self.log}")
-
-    def stop(self):
-        """SIGTERM to the service itself; its exit code."""
-        children = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/children").read_text().split()
-        os.kill(int(children[0]), signal.SIGTERM)
-        return self.child.wait(30)
-
-
 def check_service(root):
     """Event in, refresh, features read; then a clean end."""
     data = Path(".cache/image/data")
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     os.chown(data, 10001, 10001)
-    service = Container(root, data, ".cache/image/serve.log")
+    service = Container(root, [f"{BUNDLE}:/bundle:ro", f"{data}:/data"], ".cache/image/serve.log")
     try:
         service.until_ready()
         container(root, "-e", service.admin, "/opt/taiji/healthcheck", "/livez")
-
-        now = int(time.time() * 1000)
-        events = [{"user_id": "you", "item_id": "i1", "action": action, "ts_ms": now - age} for action, age in [("click", 1000), ("purchase", 0)]]
-        status, text = service.call("POST", "/v1/events", {"events": events})
-        expect(status == 202 and json.loads(text)["accepted"] == 2, f"events were answered {status}: {text}")
-        status, text = service.call("POST", "/v1/users/you/refresh", {"wait_ms": 30000})
-        expect(status == 200, f"the refresh was answered {status}: {text}")
-        status, text = service.call("POST", "/v1/features", {"users": ["you", "nobody"], "groups": ["intra"]})
-        answer = json.loads(text)
-        codes = answer["features"]["intra.sparse_ids"]
-        expect(answer["status"] == ["PRESENT", "MISSING"] and all(codes[0]) and not any(codes[1]), f"features were answered {status}: {text}")
-        print(f"image-check: an event became features {codes[0]}")
-        started = time.time()
-        code = service.stop()
-        expect(code == 0, f"SIGTERM ended the service with {code}; see {service.log}")
-        print(f"image-check: SIGTERM ended it with 0 after {time.time() - started:.1f} s")
+        service.an_event()
+        service.stop()
     finally:
         service.child.kill()
         service.child.wait()

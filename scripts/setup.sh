@@ -44,6 +44,8 @@ if [ "${1:-}" = tests ]; then
   need curl command -v curl
   need openjdk-17-jre-headless command -v java
   need maven command -v mvn
+  need qemu-user command -v qemu-x86_64
+  need systemd command -v systemd-analyze
   # Images are built as root or not at all (scripts/image.sh).
   if [ "$(id -u)" = 0 ]; then
     need buildah command -v buildah

@@ -9,7 +9,7 @@
 //! `bundle` loads what `refresh` runs (the crate `taiji-trainer` makes it), `live` says what of it is active; `packages` fetches
 //! what is too large for the repository; `config`, `admin`, `telemetry`, `backoff`, `checksum`, `clock` and `tls` serve all.
 
-// `unsafe` stands in `llm::binding` alone (and, with a lint of its own, nowhere else).
+// `unsafe` stands in `llm::binding`, and in one line and the assembly of `cli::program`; elsewhere it is an error.
 #![deny(unsafe_code)]
 
 pub mod admin;

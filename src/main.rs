@@ -5,6 +5,9 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+taiji::require_processor!("taiji");
+
 fn main() -> ExitCode {
-    taiji::cli::run()
+    taiji::cli::program::silence_onnx_runtime();
+    taiji::cli::run(option_env!("TAIJI_COMMIT"))
 }

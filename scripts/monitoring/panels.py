@@ -158,7 +158,12 @@ PROCESS = [
     series("Threads", "short", "", ("process_threads", "{{instance}}")),
     series("Connections", "short", "", ("sum by (port) (taiji_connections)", "{{port}}")),
     series("Connections closed or not taken", "short", "", (rate("taiji_connections_closed_total", "reason"), "{{reason}}"),
-           (f"sum(rate(taiji_accept_failures_total{RATE}))", "not accepted")),
+           (f"sum(rate(taiji_accept_failures_total{RATE}))", "not accepted"),
+           (rate("taiji_tls_handshakes_failed_total", "reason"), "no handshake: {{reason}}")),
+    series("Keys and certificates read again", "short", "`refused`: the file is broken, what was loaded before holds.",
+           (rate("taiji_file_reloads_total", "file, result"), "{{file}} {{result}}")),
+    series("Certificate's time left", "s", "Of the ports that speak TLS.",
+           ("(taiji_tls_certificate_expiry_timestamp_seconds > 0) - time()", "{{instance}}")),
     series("Time since the start", "s", "", ("time() - process_start_time_seconds", "{{instance}}")),
 ]
 

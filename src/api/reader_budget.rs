@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+/// Keys whose levels are kept without a look at which are full.
+const MOST_KEYS: usize = 16;
+
 /// The budget of one process.
 #[derive(Debug)]
 pub struct ReaderBudget {
@@ -83,6 +86,10 @@ impl ReaderBudget {
     /// What is left of the key's budget and of the common one, filled up to now.
     fn left(&self, levels: &mut Levels, key: KeyNumber, now: Instant) -> (Option<f64>, Option<f64>) {
         let full = |limit: u32| Level { left: f64::from(limit), at: now };
+        // Keys come and go with the keys file; a full level is no other than none.
+        if let Some(limit) = self.per_key.filter(|_| levels.keys.len() > MOST_KEYS) {
+            levels.keys.retain(|_, level| level.filled(limit, now) < f64::from(limit));
+        }
         let of_key = self.per_key.map(|limit| levels.keys.entry(key).or_insert_with(|| full(limit)).filled(limit, now));
         let of_all = self.in_all.map(|limit| levels.all.get_or_insert_with(|| full(limit)).filled(limit, now));
         (of_key, of_all)
@@ -139,6 +146,20 @@ mod tests {
         assert_eq!(budget.take(two, 5, later), 1);
         let much_later = now + Duration::from_secs(3600);
         assert_eq!(budget.take(one, 1000, much_later), 60, "never more than a minute's");
+    }
+
+    #[test]
+    fn keys_that_come_and_go_leave_nothing_behind() {
+        let (now, budget) = (Instant::now(), budget(60, 0));
+        for nth in 0..1000_u64 {
+            let name = format!("key-{nth}");
+            let keys = ApiKeys::new(std::slice::from_ref(&name), &[], &[]);
+            let value = HeaderValue::try_from(format!("Bearer {name}")).expect("a header");
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
+            let key = keys.require(&headers, Scope::Read).expect("a key");
+            budget.take(key, 1, now + Duration::from_secs(10 * nth));
+        }
+        assert!(budget.levels.lock().keys.len() <= MOST_KEYS + 1);
     }
 
     #[test]

@@ -15,8 +15,10 @@ mod migrate;
 mod opening;
 mod ports;
 mod presence;
+pub mod program;
 mod restore;
 mod runtime;
+mod secrets;
 mod serve;
 mod wiring;
 
@@ -53,7 +55,7 @@ impl CommandError {
 
 /// taiji: users' behaviour in, LLM-made ranking features out.
 #[derive(Debug, Parser)]
-#[command(name = "taiji", version, about, max_term_width = 110)]
+#[command(name = "taiji", about, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -156,18 +158,11 @@ fn load_settings(file: Option<&Path>, flags: &[(&str, &Option<String>)]) -> Resu
     config::load(file, std::env::vars(), &given).map_err(|errors| CommandError::Usage(errors.to_string()))
 }
 
-/// Parses the command line, runs the command, and turns its end into an exit code.
-pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+/// Parses the command line, runs the command, and turns its end into an exit code. `commit`: see [`program::parse`].
+pub fn run(commit: Option<&'static str>) -> ExitCode {
+    let cli: Cli = match program::parse(commit) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version go to stdout and are a success; everything else is a usage error.
-            let code = if error.use_stderr() { 64 } else { 0 };
-            if error.print().is_err() {
-                return ExitCode::from(70);
-            }
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),

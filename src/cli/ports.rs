@@ -3,7 +3,8 @@
 //! Caller: `serve`.
 
 use super::CommandError;
-use crate::config::{ServerSettings, Settings};
+use super::secrets::Secrets;
+use crate::config::{PortName, ServerSettings, Settings};
 use crate::http::{ApiError, error_body, name_answer};
 use crate::listen::{self, Port, PortLimits, Refusal, SpareFiles, connections_within, raise_open_files};
 use crate::openai::OpenAiError;
@@ -67,15 +68,28 @@ fn times(server: &ServerSettings) -> PortLimits {
 }
 
 /// The public port.
-pub(super) fn public(listener: TcpListener, door: &Door, limits: PortLimits, metrics: &Arc<Metrics>) -> Port {
-    let routes = door.router();
-    Port { name: "public", listener, routes, limits, refusal: plain_refusal, spare: None, metrics: metrics.clone() }
+pub(super) fn public(
+    listener: TcpListener,
+    door: &Door,
+    limits: PortLimits,
+    secrets: &Secrets,
+    metrics: &Arc<Metrics>,
+) -> Port {
+    let (routes, tls, metrics) = (door.router(), secrets.tls_of(PortName::Public), metrics.clone());
+    Port { name: "public", listener, routes, limits, tls, refusal: plain_refusal, spare: None, metrics }
 }
 
 /// The OpenAI-compatible port.
-pub(super) fn openai(listener: TcpListener, routes: Router, limits: PortLimits, metrics: &Arc<Metrics>) -> Port {
+pub(super) fn openai(
+    listener: TcpListener,
+    routes: Router,
+    limits: PortLimits,
+    secrets: &Secrets,
+    metrics: &Arc<Metrics>,
+) -> Port {
     let refusal = |refusal: &Refusal| OpenAiError::refused(refusal.code, refusal.message).to_string();
-    Port { name: "openai", listener, routes, limits, refusal, spare: None, metrics: metrics.clone() }
+    let (tls, metrics) = (secrets.tls_of(PortName::OpenAi), metrics.clone());
+    Port { name: "openai", listener, routes, limits, tls, refusal, spare: None, metrics }
 }
 
 fn plain_refusal(refusal: &Refusal) -> String {
@@ -95,6 +109,7 @@ impl Operators {
         listener: TcpListener,
         routes: Router,
         server: &ServerSettings,
+        secrets: &Secrets,
         metrics: &Arc<Metrics>,
     ) -> Result<Operators, CommandError> {
         let failed = |error: std::io::Error| CommandError::Internal(format!("operators' port: {error}"));
@@ -109,6 +124,7 @@ impl Operators {
             listener,
             routes,
             limits: times(server),
+            tls: secrets.tls_of(PortName::Admin),
             refusal: plain_refusal,
             spare: Some(SpareFiles::open()),
             metrics: metrics.clone(),

@@ -1,6 +1,7 @@
 //! `taiji serve`: read configuration, check everything, serve, drain.
 
 use super::ports::{self, Door, Operators, bind};
+use super::secrets::Secrets;
 use super::wiring::{self, Parts};
 use super::{CommandError, ServeArgs, load_settings, presence};
 use crate::config::{LogSettings, Role, Settings};
@@ -64,6 +65,7 @@ fn init_log(log: &LogSettings) -> Result<(), CommandError> {
 async fn serve(settings: Settings) -> Result<(), CommandError> {
     // Signals first: a Ctrl-C during the load must end the process, too.
     let mut stop_signals = StopSignals::new()?;
+    let mut secrets = Secrets::open(&settings)?;
     // Ports before models: a port in use is found at once, and /livez answers while the bundle loads.
     let public = match settings.server.has(Role::Api) {
         true => Some(bind("server.listen", settings.server.listen)?),
@@ -80,23 +82,27 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     hold_latches(&settings, &readiness);
     let admin_state = Arc::new(admin::AdminState::new(readiness.clone(), metrics.clone()));
     let limits = ports::limits(&settings);
-    let operators = Operators::serve(operators, admin::router(admin_state.clone()), &settings.server, &metrics)?;
+    let routes = admin::router(admin_state.clone());
+    let operators = Operators::serve(operators, routes, &settings.server, &secrets, &metrics)?;
+    // From now on, whatever else the start waits for: a key that was withdrawn is withdrawn.
+    tokio::spawn(secrets.follow(metrics.clone(), operators.stopped()));
     let door = Door::default();
     let (close_ports, ports_closed) = watch::channel(false);
     let mut servers = JoinSet::new();
     if let Some(listener) = public {
-        servers.spawn(listen::serve(ports::public(listener, &door, limits, &metrics), ports_closed.clone()));
+        let port = ports::public(listener, &door, limits, &secrets, &metrics);
+        servers.spawn(listen::serve(port, ports_closed.clone()));
     }
 
     let parts = tokio::select! {
-        parts = wiring::build(&settings, &metrics, &readiness) => parts?,
+        parts = wiring::build(&settings, &secrets.keys, &metrics, &readiness) => parts?,
         _ = stop_signals.wait() => return Ok(()),
     };
     admin_state.attach(parts.store.clone(), parts.live.clone());
     tokio::spawn(admin::follow_store(admin_state, operators.stopped()));
     if let Some(listener) = openai_listener {
         let routes = openai::router(wiring::openai_state(&settings, &parts));
-        servers.spawn(listen::serve(ports::openai(listener, routes, limits, &metrics), ports_closed));
+        servers.spawn(listen::serve(ports::openai(listener, routes, limits, &secrets, &metrics), ports_closed));
     }
     let (stop, stopped) = watch::channel(false);
     let kafka = wiring::kafka_ingest(&settings, &parts, &readiness)?;

@@ -47,6 +47,7 @@ pub(super) struct Parts {
 /// is waited for.
 pub(super) async fn build(
     settings: &Settings,
+    keys: &ApiKeys,
     metrics: &Arc<Metrics>,
     readiness: &Readiness,
 ) -> Result<Parts, CommandError> {
@@ -68,7 +69,6 @@ pub(super) async fn build(
     let fast = FastQueue::new(&settings.refresh);
     let policy = DuePolicy::new(&settings.refresh);
     let actions = settings.events.actions.clone();
-    let auth = &settings.auth;
     let served = served_publisher(settings, metrics)?;
     let ingest = Ingest::new(store.clone(), actions.clone(), policy).with_fast_path(fast.clone());
     // In every role: who erases tells, too.
@@ -90,7 +90,7 @@ pub(super) async fn build(
         ),
         metrics: metrics.clone(),
         limits: settings.server.clone(),
-        keys: ApiKeys::new(&auth.read_keys, &auth.write_keys, &auth.admin_keys),
+        keys: keys.clone(),
         wake: wake.clone(),
         served: served.as_ref().map(|publisher| publisher.feed()),
         readers: ReaderBudget::new(&settings.refresh),

@@ -51,7 +51,7 @@ fn read_file(path: &Path) -> Result<Table, String> {
 
 /// Where TOML is wrong, and its key where the line begins with one; never the line, which may hold a secret, and no words of the
 /// parser's, which may quote it.
-fn place_of(text: &str, error: &toml::de::Error) -> String {
+pub(super) fn place_of(text: &str, error: &toml::de::Error) -> String {
     let at = error.span().map_or(0, |span| span.start).min(text.len());
     let before = &text.as_bytes()[..at];
     let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
@@ -72,7 +72,7 @@ fn key_of(line: &str) -> Option<&str> {
 }
 
 /// What a setting must be, without what it is: serde's messages end with the one and begin with the other.
-fn without_value(error: &toml::de::Error) -> String {
+pub(super) fn without_value(error: &toml::de::Error) -> String {
     let message = error.message();
     match message.rfind("expected ") {
         Some(at) => message[at..].to_string(),

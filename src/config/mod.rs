@@ -4,9 +4,11 @@
 //! Callers: `main` (all commands). The commented `default.toml` is the reference for users.
 
 pub(crate) mod kafka_properties;
+mod keys_file;
 mod layers;
 mod validate;
 
+pub use keys_file::ScopedKeys;
 pub use layers::{DEFAULT_TOML, load};
 
 use crate::event::ActionTable;
@@ -27,6 +29,7 @@ pub struct ConfigErrors(pub Vec<String>);
 pub struct Settings {
     pub server: ServerSettings,
     pub auth: AuthSettings,
+    pub tls: TlsSettings,
     pub store: StoreSettings,
     pub bundle: BundleSettings,
     pub engine: EngineSettings,
@@ -92,14 +95,60 @@ pub struct AuthSettings {
     pub read_keys: Vec<String>,
     pub write_keys: Vec<String>,
     pub admin_keys: Vec<String>,
+    pub keys_file: String,
+}
+
+impl AuthSettings {
+    /// The keys that stand in the settings themselves.
+    pub fn own_keys(&self) -> ScopedKeys {
+        ScopedKeys {
+            read_keys: self.read_keys.clone(),
+            write_keys: self.write_keys.clone(),
+            admin_keys: self.admin_keys.clone(),
+        }
+    }
 }
 
 /// Keys never reach a log.
 impl std::fmt::Debug for AuthSettings {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (read, write, admin) = (self.read_keys.len(), self.write_keys.len(), self.admin_keys.len());
-        write!(formatter, "AuthSettings({read} read, {write} write, {admin} admin keys)")
+        write!(formatter, "AuthSettings({read} read, {write} write, {admin} admin keys, file {:?})", self.keys_file)
     }
+}
+
+/// `[tls]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct TlsSettings {
+    pub certificate_file: String,
+    pub key_file: String,
+    pub ports: Vec<PortName>,
+}
+
+impl TlsSettings {
+    /// Whether any port speaks TLS.
+    pub fn is_on(&self) -> bool {
+        !self.certificate_file.is_empty()
+    }
+
+    /// Whether this one does.
+    pub fn covers(&self, port: PortName) -> bool {
+        self.is_on() && self.ports.contains(&port)
+    }
+}
+
+/// A port of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortName {
+    /// `server.listen`
+    Public,
+    /// `openai.listen`
+    OpenAi,
+    /// `server.admin_listen`
+    Admin,
 }
 
 /// `[store]`

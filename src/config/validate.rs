@@ -76,10 +76,21 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         check(!taken, "openai.listen must differ from server.listen and server.admin_listen".to_string());
     }
     let auth = &settings.auth;
-    for (scope, keys) in [("read", &auth.read_keys), ("write", &auth.write_keys), ("admin", &auth.admin_keys)] {
-        check(keys.len() <= 2, format!("auth.{scope}_keys: at most two keys"));
-        check(keys.iter().all(|key| key.len() >= 16), format!("auth.{scope}_keys: a key has at least 16 characters"));
+    let own = auth.own_keys();
+    for wrong in own.violations("auth.") {
+        check(false, wrong);
     }
+    check(
+        auth.keys_file.is_empty() || own.is_empty(),
+        "auth.keys_file takes the place of auth.read_keys, write_keys and admin_keys: set the one or the others"
+            .to_string(),
+    );
+    let tls = &settings.tls;
+    check(
+        tls.certificate_file.is_empty() == tls.key_file.is_empty(),
+        "tls.certificate_file and tls.key_file go together: set both or none".to_string(),
+    );
+    check(!tls.ports.is_empty(), "tls.ports must name at least one of public, openai, admin".to_string());
     if let Err(message) = check_store_url(&settings.store.url) {
         check(false, message);
     }

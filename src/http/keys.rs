@@ -1,9 +1,11 @@
 //! Bearer keys with scopes. Without any key configured a port is open (and `cli::serve` warns about it).
 
 use super::ApiError;
+use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, header};
 use constant_time_eq::constant_time_eq_32;
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
 /// What a key may do; admin may do everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,27 +26,37 @@ impl Scope {
     }
 }
 
-/// Which of the configured keys a request came with; where there are none, all requests have the same.
+/// Which key a request came with: the beginning of its digest, so that it stays the same when others come and go. Where there
+/// are no keys, all requests have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct KeyNumber(usize);
+pub struct KeyNumber(u64);
 
-/// The configured keys, as digests, so that they cannot be printed and comparing takes constant time.
+/// The configured keys, as digests, so that they cannot be printed and comparing takes constant time. Clones share them.
 #[derive(Clone, Default)]
 pub struct ApiKeys {
-    keys: Vec<(Scope, [u8; 32])>,
+    keys: Arc<ArcSwap<Digests>>,
 }
+
+type Digests = Vec<(Scope, [u8; 32])>;
 
 impl ApiKeys {
     /// Keys by scope; two live keys each allow rotation.
     pub fn new(read: &[String], write: &[String], admin: &[String]) -> ApiKeys {
+        let keys = ApiKeys::default();
+        keys.replace(read, write, admin);
+        keys
+    }
+
+    /// From now on these are the keys, here and in every clone.
+    pub fn replace(&self, read: &[String], write: &[String], admin: &[String]) {
         let scoped = [(Scope::Read, read), (Scope::Write, write), (Scope::Admin, admin)];
         let keys = scoped.into_iter().flat_map(|(scope, keys)| keys.iter().map(move |key| (scope, digest(key))));
-        ApiKeys { keys: keys.collect() }
+        self.keys.store(Arc::new(keys.collect()));
     }
 
     /// True when no key is configured.
     pub fn is_open(&self) -> bool {
-        self.keys.is_empty()
+        self.keys.load().is_empty()
     }
 
     /// Checks the request's bearer key for a scope. Tells which of the keys it is.
@@ -59,17 +71,18 @@ impl ApiKeys {
     }
 
     fn find(&self, headers: &HeaderMap, suits: impl Fn(Scope) -> bool) -> Option<KeyNumber> {
-        if self.is_open() {
+        let keys = self.keys.load();
+        if keys.is_empty() {
             return Some(KeyNumber(0));
         }
         let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok())?;
         let given = digest(value.strip_prefix("Bearer ")?);
         // Every key is compared, so that the time tells nothing about which one matched.
         let mut granted = None;
-        for (number, (scope, key)) in self.keys.iter().enumerate() {
+        for (scope, key) in keys.iter() {
             let matches = constant_time_eq_32(key, &given);
             if matches && suits(*scope) {
-                granted = Some(KeyNumber(number));
+                granted = Some(KeyNumber(u64::from_be_bytes(std::array::from_fn(|nth| key[nth]))));
             }
         }
         granted
@@ -98,5 +111,15 @@ mod tests {
         assert!(keys.require(&headers("r1"), Scope::Read).is_err());
         assert!(keys.require(&HeaderMap::new(), Scope::Read).is_err());
         assert!(ApiKeys::default().require(&HeaderMap::new(), Scope::Admin).is_ok());
+    }
+
+    #[test]
+    fn keys_change_in_every_clone_and_one_that_stays_is_the_same_to_budgets() {
+        let keys = ApiKeys::new(&["r1".into(), "r2".into()], &[], &[]);
+        let (clone, before) = (keys.clone(), keys.require(&headers("Bearer r2"), Scope::Read).expect("a key"));
+        keys.replace(&["r2".into()], &[], &["a".into()]);
+        assert!(clone.require(&headers("Bearer r1"), Scope::Read).is_err(), "withdrawn");
+        assert!(clone.require(&headers("Bearer a"), Scope::Admin).is_ok(), "new");
+        assert_eq!(clone.require(&headers("Bearer r2"), Scope::Read).expect("kept"), before);
     }
 }

@@ -1,12 +1,14 @@
 //! One port: the loop that accepts its connections.
 
-use super::activity::{Activity, Timeouts};
+use super::activity::{Activity, CloseReason, Timeouts};
 use super::connection::{Service, until_stopped};
 use super::files::{SpareFiles, is_out_of_files};
+use super::handshake::{Ended, Terms};
 use super::refusal::RefusalBody;
-use super::slots::Slots;
+use super::slots::{Slot, Slots};
 use crate::telemetry::Metrics;
-use crate::telemetry::events::{AcceptFailed, ConnectionClosed};
+use crate::telemetry::events::{AcceptFailed, ConnectionClosed, HandshakeFailed};
+use crate::tls::ServerTls;
 use axum::Router;
 use std::io;
 use std::sync::Arc;
@@ -43,6 +45,8 @@ pub struct Port {
     pub routes: Router,
     /// What it takes.
     pub limits: PortLimits,
+    /// What it shows; `None` = it speaks plain HTTP.
+    pub tls: Option<Arc<ServerTls>>,
     /// The error body of what hyper refuses by itself.
     pub refusal: RefusalBody,
     /// Files to give up when the process has none left.
@@ -53,7 +57,7 @@ pub struct Port {
 
 /// Serves until `stop` turns true; then takes no more, lets open requests finish, and returns when all connections have ended.
 pub async fn serve(port: Port, stop: watch::Receiver<bool>) {
-    let Port { name, listener, routes, limits, refusal, mut spare, metrics } = port;
+    let Port { name, listener, routes, limits, tls, refusal, mut spare, metrics } = port;
     let timeouts = Timeouts { header: limits.header, idle: limits.idle };
     let service = Arc::new(Service::new(routes, timeouts, limits.streams, refusal));
     let slots = Arc::new(Slots::new(limits.connections));
@@ -87,17 +91,23 @@ pub async fn serve(port: Port, stop: watch::Receiver<bool>) {
                 continue;
             }
         };
-        let activity = Arc::new(Activity::new());
-        let slot = tokio::select! {
-            slot = slots.take(activity.clone()) => slot,
+        let (slot, activity) = tokio::select! {
+            taken = slots.take() => taken,
             () = &mut leaving => break,
         };
         metrics.connections.with_label_values(&[name]).set(slots.count() as i64);
-        let (service, stop, metrics) = (service.clone(), stop.clone(), metrics.clone());
+        let (service, tls, stop, metrics) = (service.clone(), tls.clone(), stop.clone(), metrics.clone());
         connections.spawn(async move {
-            // A handshake of TLS goes here.
             let stream = prompt(stream);
-            if let Some(reason) = service.serve(stream, &slot, activity, stop).await {
+            let closed = match tls {
+                None => service.serve(stream, &slot, activity, stop).await,
+                // In a box: a plain connection pays nothing for it.
+                Some(tls) => {
+                    let secured = Secured { service: &service, tls: &tls, port: name, metrics: &metrics };
+                    Box::pin(secured.serve(stream, &slot, activity, stop)).await
+                }
+            };
+            if let Some(reason) = closed {
                 ConnectionClosed { port: name, reason: reason.as_str() }.emit(&metrics);
             }
         });
@@ -105,6 +115,36 @@ pub async fn serve(port: Port, stop: watch::Receiver<bool>) {
     drop(listener);
     while connections.join_next().await.is_some() {}
     metrics.connections.with_label_values(&[name]).set(0);
+}
+
+/// How a port that speaks TLS serves a connection.
+struct Secured<'a> {
+    service: &'a Service,
+    tls: &'a ServerTls,
+    port: &'static str,
+    metrics: &'a Metrics,
+}
+
+impl Secured<'_> {
+    /// Handshake, then requests. Says why, if we ended it.
+    async fn serve(
+        &self,
+        stream: TcpStream,
+        slot: &Slot,
+        activity: Arc<Activity>,
+        stop: watch::Receiver<bool>,
+    ) -> Option<CloseReason> {
+        let terms = Terms { tls: self.tls, timeouts: &self.service.timeouts, refusal: self.service.refusal };
+        match terms.shake(stream, slot, &activity, stop.clone()).await {
+            Ok(stream) => self.service.serve(stream, slot, activity, stop).await,
+            Err(Ended::Closed(reason)) => Some(reason),
+            Err(Ended::Failed(reason, error)) => {
+                HandshakeFailed { port: self.port, reason, error: &error }.emit(self.metrics);
+                None
+            }
+            Err(Ended::Gone) => None,
+        }
+    }
 }
 
 /// Answers go out at once, not when more of them have gathered.

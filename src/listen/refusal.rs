@@ -46,22 +46,28 @@ pub fn in_place_of(bytes: &[u8], body: RefusalBody) -> Option<Bytes> {
     if !head.contains("\r\ncontent-length: 0\r\n") || head.contains("\r\nx-request-id:") {
         return None;
     }
+    Some(answer(refusal, body))
+}
+
+/// A refusal as it goes over the wire; the connection is over with it.
+pub fn answer(refusal: &Refusal, body: RefusalBody) -> Bytes {
     let body = body(refusal);
     let answer = format!(
-        "HTTP/1.1 {status} {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nx-request-id: {:032x}\r\n\
+        "HTTP/1.1 {} {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nx-request-id: {:032x}\r\n\
          connection: close\r\n\r\n{body}",
+        refusal.status.as_str(),
         refusal.status.canonical_reason().unwrap_or_default(),
         body.len(),
         rand::random::<u128>(),
     );
-    Some(answer.into())
+    answer.into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn answer(head: &str) -> Option<String> {
+    fn replaced(head: &str) -> Option<String> {
         in_place_of(head.as_bytes(), |refusal| format!("{{{}}}", refusal.code))
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -69,7 +75,7 @@ mod tests {
     #[test]
     fn only_an_empty_refusal_without_an_id_is_replaced() {
         let own = "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
-        let given = answer(own).expect("replaced");
+        let given = replaced(own).expect("replaced");
         assert!(given.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{given}");
         assert!(given.ends_with("content-length: 25\r\n") || given.ends_with("{header_fields_too_large}"), "{given}");
         assert!(given.contains("\r\nx-request-id: ") && given.contains("\r\nconnection: close\r\n"), "{given}");
@@ -80,7 +86,7 @@ mod tests {
             "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n",
             "{\"a\": \"HTTP/1.1 400 \r\n\r\n",
         ] {
-            assert_eq!(answer(other), None, "{other}");
+            assert_eq!(replaced(other), None, "{other}");
         }
     }
 }

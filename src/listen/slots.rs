@@ -40,9 +40,9 @@ impl Slots {
         Slots { permits, limit, connected: Mutex::default(), next: AtomicU64::new(0) }
     }
 
-    /// Takes a slot. Where none is free, the connection that has waited longest for a request makes room; while all are at work,
-    /// the newcomer waits.
-    pub async fn take(self: &Arc<Self>, activity: Arc<Activity>) -> Slot {
+    /// Takes a slot; the connection's times begin when it has one. Where none is free, the connection that has waited longest for
+    /// a request makes room; while all are at work, the newcomer waits.
+    pub async fn take(self: &Arc<Self>) -> (Slot, Arc<Activity>) {
         let permit = loop {
             if let Ok(permit) = self.permits.clone().try_acquire_owned() {
                 break permit;
@@ -54,9 +54,10 @@ impl Slots {
         };
         let leave = Arc::new(Notify::new());
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let connected = Connected { activity, leave: leave.clone() };
+        let activity = Arc::new(Activity::new());
+        let connected = Connected { activity: activity.clone(), leave: leave.clone() };
         self.connected.lock().insert(number, connected);
-        Slot { slots: self.clone(), number, leave, _permit: permit }
+        (Slot { slots: self.clone(), number, leave, _permit: permit }, activity)
     }
 
     fn send_one_away(&self) {

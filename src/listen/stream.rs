@@ -17,12 +17,14 @@ pub struct Watched<I> {
     body: RefusalBody,
     /// What is left of our answer, and how many bytes of hyper's it stands for.
     instead: Option<(Bytes, usize)>,
+    /// The client takes nothing of what TLS has kept of our writes.
+    flush_blocked: bool,
 }
 
 impl<I> Watched<I> {
     /// CloseReason a connection.
     pub fn new(io: I, activity: Arc<Activity>, body: RefusalBody) -> Watched<I> {
-        Watched { io, activity, body, instead: None }
+        Watched { io, activity, body, instead: None, flush_blocked: false }
     }
 }
 
@@ -104,7 +106,13 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
+        let polled = Pin::new(&mut self.io).poll_flush(context);
+        // A plain connection has nothing to flush, and says so while writes are blocked.
+        if polled.is_pending() || self.flush_blocked {
+            self.flush_blocked = polled.is_pending();
+            self.activity.wrote(self.flush_blocked);
+        }
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -260,6 +260,47 @@ impl ConnectionClosed {
     }
 }
 
+/// A client did not come to speak TLS with us.
+#[allow(missing_docs)]
+pub struct HandshakeFailed<'a> {
+    pub port: &'static str,
+    pub reason: &'static str,
+    pub error: &'a str,
+}
+
+impl HandshakeFailed<'_> {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.tls_handshakes_failed.with_label_values(&[self.port, self.reason]).inc();
+        tracing::debug!(port = self.port, reason = self.reason, error = self.error, "no handshake");
+    }
+}
+
+/// A file of keys or certificates changed: what it holds counts from now on, or it is broken and changes nothing.
+#[allow(missing_docs)]
+pub struct FileReloaded<'a> {
+    /// keys, certificate.
+    pub file: &'static str,
+    pub result: &'a Result<(), String>,
+}
+
+impl FileReloaded<'_> {
+    /// Counts and logs.
+    pub fn emit(&self, metrics: &Metrics) {
+        let count = |result: &str| metrics.file_reloads.with_label_values(&[self.file, result]).inc();
+        match self.result {
+            Ok(()) => {
+                count("loaded");
+                tracing::info!(file = self.file, "a changed file was read; what it holds counts from now on");
+            }
+            Err(error) => {
+                count("refused");
+                tracing::error!(file = self.file, error, "a changed file cannot be used; what was loaded stays");
+            }
+        }
+    }
+}
+
 /// A connection could not be accepted.
 #[allow(missing_docs)]
 pub struct AcceptFailed<'a> {

@@ -74,6 +74,9 @@ metrics_table! {
     connections: IntGaugeVec ["port"] "taiji_connections" "Connections by port: public, openai, admin.";
     connections_closed: IntCounterVec ["port", "reason"] "taiji_connections_closed_total" "Connections closed by us, by reason: header_timeout, idle_timeout, write_timeout, port_full.";
     accept_failures: IntCounterVec ["port"] "taiji_accept_failures_total" "Connections that could not be accepted, most often for want of open files.";
+    tls_handshakes_failed: IntCounterVec ["port", "reason"] "taiji_tls_handshakes_failed_total" "TLS handshakes that failed, by reason: failed, broken_off (the client went away), plain_http, no_tls.";
+    certificate_ends: IntGauge [] "taiji_tls_certificate_expiry_timestamp_seconds" "When the certificate of our ports ends, in Unix seconds. 0 without TLS.";
+    file_reloads: IntCounterVec ["file", "result"] "taiji_file_reloads_total" "Changed files of keys and certificates, by result: loaded, refused (broken: what was loaded stays).";
     waiting: IntGauge [] "taiji_waiting_requests" "Requests waiting for a refresh (wait_ms, deadline_ms).";
     waits: IntCounterVec ["result"] "taiji_waits_total" "Waits for refreshes by end: fresh, late (time over), draining, refused (too many wait).";
     reader_refreshes: IntCounterVec ["result"] "taiji_reader_refreshes_total" "Refreshes asked for by readers, by result: granted, over (the readers' budget).";
@@ -151,6 +154,14 @@ impl Metrics {
         }
         for reason in ["header_timeout", "idle_timeout", "write_timeout", "port_full"] {
             self.connections_closed.with_label_values(&["public", reason]);
+        }
+        for file in ["keys", "certificate"] {
+            for result in ["loaded", "refused"] {
+                self.file_reloads.with_label_values(&[file, result]);
+            }
+        }
+        for reason in ["failed", "broken_off", "plain_http", "no_tls"] {
+            self.tls_handshakes_failed.with_label_values(&["public", reason]);
         }
         for result in ["granted", "over"] {
             self.reader_refreshes.with_label_values(&[result]);

@@ -32,6 +32,7 @@ mod redis_store;
 mod refusals;
 mod restore;
 mod roles;
+mod secrets;
 mod sentinel;
 mod silent;
 mod stall;

@@ -207,6 +207,11 @@ impl Setup {
         panic!("no free port found");
     }
 
+    /// Starts and waits until that is so, for ports that plain HTTP does not reach.
+    pub fn start_when(&self, is_up: impl Fn(&Server) -> bool) -> Server {
+        Server::start_when(self.clone(), is_up).unwrap_or_else(|stderr| panic!("the server did not start: {stderr}"))
+    }
+
     /// Starts and waits until this latch is held for this reason, whatever others are held; returns what `/readyz` says.
     pub fn start_waiting(&self, latch: &str, reason: &str) -> (Server, Value) {
         let held = |answer: &Answer| {
@@ -259,6 +264,11 @@ impl Server {
 
     /// Starts and waits until `/readyz` answers as wanted.
     fn start_until(setup: Setup, is_up: impl Fn(&Answer) -> bool) -> Result<Server, String> {
+        let asked = |server: &Server| call(server.admin(), "GET", "/readyz", &[], b"");
+        Server::start_when(setup, |server| asked(server).is_ok_and(|answer| is_up(&answer)))
+    }
+
+    fn start_when(setup: Setup, is_up: impl Fn(&Server) -> bool) -> Result<Server, String> {
         let mut child = setup.command().spawn().expect("spawn taiji");
         let stderr = Arc::new(Mutex::new(String::new()));
         let (stream, kept) = (child.stderr.take().expect("stderr"), stderr.clone());
@@ -274,8 +284,7 @@ impl Server {
             if let Some(status) = server.child.try_wait().expect("wait") {
                 return Some(Err(format!("{status}: {}", server.stderr())));
             }
-            let answer = call(server.admin(), "GET", "/readyz", &[], b"").ok()?;
-            is_up(&answer).then_some(Ok(()))
+            is_up(&server).then_some(Ok(()))
         });
         ready.map(|()| server)
     }

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use taiji::bundle::{LLM_FOLDER, Manifest};
+use taiji::cli::program;
 use taiji::prompt::PromptMode;
 use taiji_export::{Element, ExportError, ExportOptions, Flavour, Precision, RecoverReport, Role, gguf, recover};
 use taiji_trainer::data::import_amazon;
@@ -20,9 +21,11 @@ mod workers;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+taiji::require_processor!("taiji-trainer");
+
 /// taiji-trainer: generated or imported events → tokenizer, LLM, ONNX graphs, codebook, index, bundle.
 #[derive(Debug, Parser)]
-#[command(name = "taiji-trainer", version, about, max_term_width = 110)]
+#[command(name = "taiji-trainer", about, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -296,12 +299,10 @@ enum ImportKind {
 struct Failure(String, u8);
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    program::silence_onnx_runtime();
+    let cli: Cli = match program::parse(option_env!("TAIJI_COMMIT")) {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { 64 } else { 0 };
-            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(70) };
-        }
+        Err(code) => return code,
     };
     match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
