@@ -7,7 +7,6 @@ use super::client;
 use crate::config::KafkaSettings;
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
-use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -43,10 +42,6 @@ impl ClientContext for Heard {
 
     fn error(&self, _: KafkaError, reason: &str) {
         self.0.lock().get_or_insert(reason.to_string());
-    }
-
-    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        Err("OAUTHBEARER is not supported".into())
     }
 }
 

@@ -23,21 +23,17 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) {
     if !Address::is_redis(url) {
         return embedded(settings, Path::new(url.trim_start_matches("embedded:")), report).await;
     }
-    let checkup = match reach(settings).await {
-        Ok(checkup) => checkup,
+    let (checkup, servers) = match reach(settings).await {
+        Ok(reached) => reached,
         Err(finding) => {
             report.add(finding);
             for check in AFTER_REACHED {
-                report.add(Finding::not_checked(check, "no connection to Redis"));
+                report.add(Finding::not_checked(check, "Redis does not answer"));
             }
             return;
         }
     };
-    let servers = checkup.servers().await;
-    match &servers {
-        Ok(servers) => report.add(Finding::ok("redis", each(servers, |server| format!("version {}", server.version)))),
-        Err(error) => report.add(of_error("redis", error)),
-    }
+    report.add(Finding::ok("redis", each(&servers, |server| format!("version {}", server.version))));
     rights(settings, &checkup, report).await;
     match checkup.assured().await {
         Ok(()) if settings.store.allow_eviction => {
@@ -46,17 +42,8 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) {
         Ok(()) => report.add(Finding::ok("redis promises", "noeviction, and store.ack can be kept")),
         Err(error) => report.add(of_error("redis promises", &error)),
     }
-    match &servers {
-        Ok(servers) => {
-            report.add(memory(servers));
-            report.add(persistence(settings, servers));
-        }
-        Err(_) => {
-            for check in ["redis memory", "redis persistence"] {
-                report.add(Finding::not_checked(check, "Redis did not answer INFO"));
-            }
-        }
-    }
+    report.add(memory(&servers));
+    report.add(persistence(settings, &servers));
     match checkup.layout().await {
         Ok(Layout::Current) => report.add(Finding::ok("redis layout", "as this program writes")),
         Ok(Layout::Empty) => report.add(Finding::ok("redis layout", "empty: the first start sets it up")),
@@ -70,13 +57,18 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) {
     report.add(clocks(&checkup).await);
 }
 
-/// With fewer tries than a start: an operator waits.
-async fn reach(settings: &Settings) -> Result<Checkup, Finding> {
+/// Connects and hears what the servers say of themselves, with fewer tries than a start: an operator waits.
+async fn reach(settings: &Settings) -> Result<(Checkup, Vec<Server>), Finding> {
     let address = opening::redis_address(settings)
         .map_err(|error| Finding::refused("redis", &error, "mend store.url or store.ca_file"))?;
     let mut options = opening::redis_options(settings);
     options.timeouts.retries = options.timeouts.retries.min(1);
-    Checkup::connect(address, &options).await.map_err(|error| of_error("redis", &error))
+    let asked = async {
+        let checkup = Checkup::connect(address, &options).await?;
+        let servers = checkup.servers().await?;
+        Ok((checkup, servers))
+    };
+    asked.await.map_err(|error| of_error("redis", &error))
 }
 
 /// An error whose words have the remedy; what was not answered is not known to be wrong.
