@@ -93,7 +93,7 @@ fn configuration_keys_and_certificates_are_judged_as_a_start_does() {
     let [state, found, _] = row(&rows, "keys");
     assert!(code == 64 && state == "failed" && found.contains("keys.toml") && !found.contains("geheim"), "{rows:?}");
 
-    for (name, code, state, part) in [("server", 0, "warning", "1 days left"), ("over", 69, "failed", "expired")] {
+    for (name, code, state, part) in [("server", 0, "warning", " days left"), ("over", 69, "failed", "expired")] {
         let (chain, key) = (patient.path(&format!("{name}.pem")), patient.path(&format!("{name}.key")));
         let settings = [("TAIJI__TLS__CERTIFICATE_FILE", chain.as_str()), ("TAIJI__TLS__KEY_FILE", key.as_str())];
         let (ended, rows) = patient.rows(&patient.embedded(), &settings);
