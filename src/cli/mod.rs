@@ -7,6 +7,7 @@ mod bundle;
 mod bundle_fetch;
 mod check_config;
 mod dlq;
+mod doctor;
 pub mod feed;
 mod feed_kafka;
 mod key_watch;
@@ -98,6 +99,11 @@ enum Command {
     /// Print what stands for a user in the log.
     #[command(after_help = "Example:\n  taiji log-id --config taiji.toml user-17")]
     LogId(log_id::LogIdArgs),
+    /// Check everything a service stands on: settings, keys, certificate, bundle, store, clocks, Kafka.
+    #[command(
+        after_help = "Examples:\n  taiji doctor --config taiji.toml\n  taiji doctor --store redis://localhost:6379 --roles api --json"
+    )]
+    Doctor(doctor::DoctorArgs),
     /// Check a configuration, and print the commented defaults.
     #[command(
         after_help = "Examples:\n  taiji check-config --config taiji.toml\n  taiji check-config --print-defaults > taiji.toml"
@@ -174,6 +180,7 @@ pub fn run(commit: Option<&'static str>) -> ExitCode {
         Command::Bundle(command) => bundle::run(command),
         Command::Runtime(command) => runtime::run(command),
         Command::LogId(args) => log_id::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::CheckConfig(args) => check_config::run(args),
     };
     match result {

@@ -83,9 +83,6 @@ macro_rules! require_processor {
         #[cfg(all(target_arch = "x86_64", target_os = "linux", target_feature = "avx2"))]
         #[allow(unsafe_code)]
         mod processor {
-            /// What is said, without the line's end.
-            const PROCESSOR_TOO_OLD: &str = $crate::processor_too_old!($program);
-
             core::arch::global_asm!(
                 ".pushsection .preinit_array, \"aw\", @preinit_array",
                 ".p2align 3",
@@ -127,16 +124,23 @@ macro_rules! require_processor {
                 "pop rbx",
                 "ret",
                 // write(2, text), exit_group(69)
-                "21: mov eax, 1",
-                "mov edi, 2",
+                "21: mov edi, 2",
                 "lea rsi, [rip + 22f]",
-                "mov edx, {length}",
+                // up to and with the line's end
+                "xor edx, edx",
+                "23: inc edx",
+                "cmp byte ptr [rsi + rdx], 10",
+                "jne 23b",
+                "inc edx",
+                "mov eax, 1",
                 "syscall",
                 "mov eax, 231",
                 "mov edi, 69",
                 "syscall",
                 "ud2",
-                concat!("22: .ascii \"", $crate::processor_too_old!($program), "\""),
+                concat!("22: .ascii \"", $program, ": this processor is too old for this build, which needs x86-64-v3 \""),
+                ".ascii \"(AVX2, BMI2, FMA; Intel Haswell of 2013, AMD Excavator of 2015, or newer): \"",
+                ".ascii \"build it without the two settings of .cargo/config.toml\"",
                 ".byte 10",
                 ".popsection",
                 // Bits as Intel's manual numbers them: SSE3, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, OSXSAVE, AVX, F16C
@@ -147,22 +151,8 @@ macro_rules! require_processor {
                 leaf_7_ebx = const 1 << 3 | 1 << 5 | 1 << 8,
                 // LAHF, LZCNT
                 leaf_ext_ecx = const 1 | 1 << 5,
-                length = const PROCESSOR_TOO_OLD.len() + 1,
             );
         }
-    };
-}
-
-/// The line of [`require_processor!`].
-#[doc(hidden)]
-#[macro_export]
-macro_rules! processor_too_old {
-    ($program:literal) => {
-        concat!(
-            $program,
-            ": this processor is too old for this build, which needs x86-64-v3 (AVX2, BMI2, FMA; Intel Haswell of 2013, AMD Excavator of",
-            " 2015, or newer): build it without the two settings of .cargo/config.toml"
-        )
     };
 }
 

@@ -87,6 +87,14 @@ pub(crate) fn producer(settings: &KafkaSettings) -> Result<Producer, KafkaError>
         .map_err(|error| KafkaError::Client { message: error.to_string() })
 }
 
+/// A producer whose records a broker refuses, after the look at the rights: for [`super::checkup`].
+pub(crate) fn probe(settings: &KafkaSettings) -> Result<Producer, KafkaError> {
+    let mut config = base(settings);
+    config.set("enable.idempotence", "false").set("acks", "2").set("message.timeout.ms", "10000").set("retries", "0");
+    FutureProducer::<ClientLog, DefaultRuntime>::from_config_and_context(&config, ClientLog)
+        .map_err(|error| KafkaError::Client { message: error.to_string() })
+}
+
 /// Headers of our own messages: their form, and the space that they belong to.
 pub(crate) fn protobuf_headers(space: &str) -> OwnedHeaders {
     [("content-type", "application/x-protobuf"), ("taiji.space", space)]

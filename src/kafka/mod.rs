@@ -1,7 +1,8 @@
 //! Clients of Kafka, for whoever reads or writes topics.
 //!
-//! In: `[kafka]`. Out: configurations, a producer, [`KafkaError`]. Callers: `ingest::kafka`, `publish`, `cli`.
+//! In: `[kafka]`. Out: configurations, a producer, what a broker allows (`checkup`), [`KafkaError`]. Callers: `ingest::kafka`, `publish`, `cli`.
 
+pub(crate) mod checkup;
 pub mod client;
 
 use thiserror::Error;

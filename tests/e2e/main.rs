@@ -11,6 +11,7 @@ mod bad_start;
 mod bundle;
 mod chaos;
 mod crash;
+mod doctor;
 mod drain;
 mod erase;
 mod fast_path;

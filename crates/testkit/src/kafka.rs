@@ -61,7 +61,7 @@ pub struct Broker {
 
 /// Listeners that do not let everybody in.
 pub struct Secured {
-    /// SASL PLAIN without TLS: the user `taiji` with the password `right`.
+    /// SASL PLAIN without TLS: the user `taiji`, who may do all, and `stranger`, who may do nothing, both with the password `right`.
     pub sasl: String,
     /// TLS without a login.
     pub tls: String,
@@ -244,6 +244,14 @@ impl Broker {
         }
     }
 
+    /// Where each partition of a topic ends.
+    pub fn end_offsets(&self, topic: &str, partitions: i32) -> Vec<i64> {
+        let consumer: BaseConsumer = self.client().create().expect("consumer");
+        let end =
+            |partition| consumer.fetch_watermarks(topic, partition, Duration::from_secs(10)).expect("watermarks").1;
+        (0..partitions).map(end).collect()
+    }
+
     /// What a group has committed of a topic, by partition; `None` for nothing.
     pub fn committed(&self, group: &str, topic: &str, partitions: i32) -> Vec<Option<i64>> {
         let consumer: BaseConsumer = self.client().set("group.id", group).create().expect("consumer");
@@ -347,7 +355,9 @@ fn secure(folder: &Path, properties: &mut String) -> Secured {
     properties.push_str(&format!(
         "listener.name.sasl_plaintext.sasl.enabled.mechanisms=PLAIN
 listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
-user_taiji=\"right\";
+user_taiji=\"right\" user_stranger=\"right\";
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:taiji
 listener.name.ssl.ssl.keystore.type=PEM
 listener.name.ssl.ssl.keystore.location={}
 ",

@@ -131,6 +131,11 @@ impl Keys {
         format!("{}:member:{id}", self.namespace)
     }
 
+    /// A key that `taiji doctor` tries its rights on; those of one number share a slot.
+    pub fn of_doctor(&self, number: u64, kind: &str) -> String {
+        format!("{}:doctor:{{{number:016x}}}:{kind}", self.namespace)
+    }
+
     /// Whether these are the keys of that namespace.
     pub fn is_namespace(&self, name: &str) -> bool {
         self.namespace == name

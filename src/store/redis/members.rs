@@ -12,6 +12,7 @@ use super::values::read;
 use crate::store::{Member, Members, StoreError, StoreResult, rehearsal};
 use async_trait::async_trait;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 /// An entry that was not renewed is gone after this, in ms: three renewals.
 const LIFE_MS: u64 = 3 * crate::store::MEMBER_RENEWAL_MS;
@@ -31,6 +32,8 @@ pub struct Found {
     pub library: String,
     /// The newest layout it knew to be allowed; 0 where it says nothing of that.
     pub written: u64,
+    /// By how much its machine's clock is ahead of Redis', in ms; `None` where it says nothing of that.
+    pub ahead_ms: Option<i64>,
 }
 
 #[async_trait]
@@ -47,6 +50,7 @@ impl Members for RedisStore {
             ("layouts", &format!("{}-{}", schema::OLDEST_KNOWN, schema::NEWEST_KNOWN)),
             ("written", &self.forms.written().to_string()),
             ("epochs", &epochs.join(",")),
+            ("ahead_ms", &(-self.ahead_ms.load(Ordering::Relaxed)).to_string()),
         ] {
             call = call.arg(field).arg(value);
         }
@@ -92,6 +96,7 @@ pub async fn all(link: &Link) -> StoreResult<Vec<Found>> {
                 build: field("build"),
                 library: field("library"),
                 written: field("written").parse().unwrap_or(0),
+                ahead_ms: field("ahead_ms").parse().ok(),
             });
         }
     }

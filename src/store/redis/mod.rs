@@ -18,6 +18,7 @@
 //! | `history`, `features`, `queue`, `feeds`, `erase`, `chores` | the traits, by subject |
 //! | `forms` | forms of the queues, while programs that know the old one alone may come back |
 //! | `aside` | members of keys of many that cannot be read |
+//! | `checkup` | what a start asks of a server, one by one, for `taiji doctor` |
 //! | `item_users` | how many users engaged with an item |
 
 mod address;
@@ -25,6 +26,7 @@ mod aside;
 mod assurance;
 mod breaker;
 mod call;
+mod checkup;
 mod chores;
 mod connections;
 mod durable;
@@ -53,6 +55,7 @@ mod watch;
 
 pub use address::Address;
 pub use assurance::{Ack, Assurance};
+pub use checkup::{Checkup, Clock, Layout, RIGHTS, Server};
 pub use functions::function_name;
 pub use link::Timeouts;
 pub use migration::{Cleaning, Migration, Step};
