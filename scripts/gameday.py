@@ -28,6 +28,8 @@ from service import free_port
 RUNBOOK = pathlib.Path("docs/runbook.md")
 # Methods of Game. `restore` makes a backup, and erases a user, first.
 ACTS = ("upgrade", "rollback", "rotation", "poisoned", "restore")
+# Fewer reads of an act prove nothing.
+LEAST_READS = 50
 USERS = 20
 ADMIN_KEY, READ_KEY = "gameday-admin-key-1", "gameday-reader-key-1"
 # What ends with the shell, however that ends.
@@ -342,13 +344,14 @@ until (exec 3<>/dev/tcp/{self.kafka.replace(":", "/")}) 2>/dev/null; do sleep 0.
         begun = time.monotonic()
         cure()
         seconds = time.monotonic() - begun
+        if not may_fail:
+            # Some acts are over before a reader has looked twice.
+            until(f"reads after {name}", 20, lambda: readers.failed or readers.reads >= LEAST_READS)
         readers.counts = False
         self.rows.append({"name": name, "broken": broken, "seconds": seconds, "reads": readers.reads, "failed": len(readers.failed)})
         print(f"gameday: {name}: {seconds:.1f} s, {readers.reads} reads, {len(readers.failed)} failed", flush=True)
         if readers.failed:
             raise SystemExit(f"gameday: {name}: reads failed: {readers.failed[:3]}")
-        if not may_fail and readers.reads < 20:
-            raise SystemExit(f"gameday: {name}: only {readers.reads} reads: nothing was proved")
 
     # ---- the procedures
 
