@@ -4,7 +4,7 @@
 //! Out: [`Log`]. Called by the command line.
 
 use super::OffPolicyError;
-use crate::data::open_text;
+use crate::data::{DataError, open_text};
 use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::path::Path;
@@ -58,23 +58,21 @@ impl Log {
 
     /// Reads a file. `items`: as in [`Log::new`].
     pub fn read(path: &Path, items: usize) -> Result<Self, OffPolicyError> {
-        let wrong =
-            |line: usize, message: String| OffPolicyError::Line { path: path.display().to_string(), line, message };
         let mut records = Vec::new();
         let mut columns = None;
         for (line, text) in (1..).zip(open_text(path)?.lines()) {
-            let text = text.map_err(|error| wrong(line, error.to_string()))?;
+            let text = text.map_err(|error| DataError::unreadable(path, line, error))?;
             let fields: Vec<&str> = text.split('\t').collect();
             let Some(columns) = &columns else {
-                columns = Some(Columns::of(&fields).map_err(|message| wrong(line, message))?);
+                columns = Some(Columns::of(&fields).map_err(|message| DataError::line(path, line, message))?);
                 continue;
             };
-            records.push(columns.record(&fields, items).map_err(|message| wrong(line, message))?);
+            records.push(columns.record(&fields, items).map_err(|message| DataError::line(path, line, message))?);
         }
         Self::new(records, items)
     }
 
-    /// Mean reward, as the logging policy earned it.
+    /// Of every record, as the logging policy earned them.
     pub fn rewards(&self) -> Vec<f64> {
         self.records.iter().map(|record| record.reward).collect()
     }

@@ -28,23 +28,13 @@ use thiserror::Error;
 /// Why a log says nothing.
 #[derive(Debug, Error)]
 pub enum OffPolicyError {
-    /// A line of a log cannot be taken.
-    #[error("{path} line {line}: {message}")]
-    Line {
-        /// File.
-        path: String,
-        /// From 1, the header.
-        line: usize,
-        /// What is wrong.
-        message: String,
-    },
     /// Too few records, or a reward that never varies.
     #[error("{message}")]
     Nothing {
         /// What is missing.
         message: String,
     },
-    /// A file.
+    /// A file, or a line of one.
     #[error(transparent)]
     Data(#[from] DataError),
     /// Intervals.

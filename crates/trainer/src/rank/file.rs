@@ -47,7 +47,7 @@ struct Written {
 }
 
 /// Numbers by name.
-fn numbered<K: Ord + std::hash::Hash, M: FromIterator<(K, u32)>>(names: Vec<K>) -> M {
+fn numbered<K, M: FromIterator<(K, u32)>>(names: Vec<K>) -> M {
     names.into_iter().zip(1..).collect()
 }
 

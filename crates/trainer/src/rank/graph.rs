@@ -126,14 +126,23 @@ impl Graph {
         self.concat(&parts)
     }
 
+    /// Numbers of the places of rows, [L], and which of them a row of so many items has, [P, L].
+    fn places(&mut self, rows: &str, length: &str) -> (String, String) {
+        let shape = self.op("Shape", &[rows], vec![]);
+        let longest = self.op("Gather", &[&shape, "scalar.1"], vec![int("axis", 0)]);
+        let places = self.op("Range", &["scalar.0", &longest, "scalar.1"], vec![]);
+        let ends = self.op("Unsqueeze", &[length, "list.1"], vec![]);
+        let there = self.op("Less", &[&places, &ends], vec![]);
+        (places, there)
+    }
+
     /// What of a sequence bears on each candidate: `Din::attend`.
     fn attend(&mut self, name: &str, candidate: &str, asked: &str) -> String {
         let weight = |part: &str| format!("{name}.{part}.weight");
         let (fields, length) = (format!("{name}_items"), format!("{name}_length"));
         let items = self.item(&fields);
         let shape = self.op("Shape", &[&fields], vec![int("start", 0), int("end", 2)]);
-        let longest = self.op("Gather", &[&shape, "scalar.1"], vec![int("axis", 0)]);
-        let places = self.op("Range", &["scalar.0", &longest, "scalar.1"], vec![]);
+        let (places, there) = self.places(&fields, &length);
         let marks = |graph: &mut Self, table: &str, ids: &str| {
             let rows = graph.rows(table, ids);
             let width = graph.op("Shape", &[&rows], vec![int("start", -1)]);
@@ -158,8 +167,6 @@ impl Graph {
         let hidden = self.op("Relu", &[&hidden], vec![]);
         let weights = self.op("MatMul", &[&hidden, &weight("out")], vec![]);
         let weights = self.op("Squeeze", &[&weights, "last"], vec![]);
-        let ends = self.op("Unsqueeze", &[&length, "list.1"], vec![]);
-        let there = self.op("Less", &[&places, &ends], vec![]);
         let there = self.float(&there);
         let there = self.rows(&there, "owners");
         let weights = self.op("Mul", &[&weights, &there], vec![]);
@@ -253,11 +260,8 @@ impl Graph {
         let leaves = self.op("Mul", &[&leaves, "action_count"], vec![]);
         let engaged = self.op("Add", &[&leaves, &actions], vec![]);
         let engaged = self.op("Add", &[&engaged, "engagement_facts"], vec![]);
-        let longest = self.op("Shape", &[&actions], vec![int("start", 1), int("end", 2)]);
-        let longest = self.op("Squeeze", &[&longest, "list.0"], vec![]);
-        let places = self.op("Range", &["scalar.0", &longest, "scalar.1"], vec![]);
-        let ends = self.op("Unsqueeze", &["history_length", "list.1"], vec![]);
-        kinds.push((engaged, self.op("Less", &[&places, &ends], vec![])));
+        let (_, there) = self.places(&actions, "history_length");
+        kinds.push((engaged, there));
         let (facts, there): (Vec<String>, Vec<String>) = kinds.into_iter().unzip();
         let (facts, there) = (self.concat(&facts), self.concat(&there));
         let rows = self.op("Mul", &[&facts, "domain_count"], vec![]);

@@ -5,6 +5,7 @@
 use super::inputs::{ITEM_FIELDS, ItemFields, Known, Row, WORDS};
 use super::training::GRAPH_FOLDER;
 use super::{Din, Inputs, RankError, score};
+use crate::stats::quantile;
 use ort::session::{Session, SessionInputValue};
 use ort::value::Tensor;
 use serde::{Deserialize, Serialize};
@@ -71,12 +72,12 @@ impl RankSession {
         };
         let histories: Vec<&[Known]> = rows.iter().map(|row| row.history.as_slice()).collect();
         let crossed: Vec<&[Known]> = rows.iter().map(|row| row.cross.as_slice()).collect();
-        let (longest, actions) = (longest(&histories), filled(&histories, |(_, action)| [*action]));
-        add("history_actions", vec![points, longest], actions)?;
+        let actions = filled(&histories, |(_, action)| [*action]);
+        add("history_actions", vec![points, longest(&histories)], actions)?;
         for (items, length, all) in
             [("history_items", "history_length", &histories), ("cross_items", "cross_length", &crossed)]
         {
-            add(items, vec![points, self::longest(all), ITEM_FIELDS], filled(all, |(fields, _)| *fields))?;
+            add(items, vec![points, longest(all), ITEM_FIELDS], filled(all, |(fields, _)| *fields))?;
             add(length, vec![points], all.iter().map(|one| one.len() as i64).collect())?;
         }
         if profile > 0 {
@@ -147,8 +148,7 @@ impl RankSession {
             }
         }
         times.sort_by(f64::total_cmp);
-        let at = |share: f64| times[((share * times.len() as f64) as usize).min(times.len() - 1)];
-        Ok(Latency { users, candidates, p50_ms: at(0.5), p99_ms: at(0.99) })
+        Ok(Latency { users, candidates, p50_ms: quantile(&times, 0.5), p99_ms: quantile(&times, 0.99) })
     }
 }
 

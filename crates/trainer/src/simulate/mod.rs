@@ -16,7 +16,7 @@ mod table;
 mod telemetry;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use candidates::SimulatorSettings;
 pub use ground::CategoryGrounder;

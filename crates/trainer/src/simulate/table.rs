@@ -93,11 +93,10 @@ impl Simulator {
             // What taiji writes is made by the model that is rewarded here: a ranker that reads it would be asked about itself.
             let inputs = Inputs::encode(dataset, &ranker.vocabulary, &points, |_| None, ranker.limits)?;
             let mut scored = score(&ranker.din, &inputs)?.into_iter();
-            let chance = |impression: &Impression, scored: Option<crate::rank::Scored>| {
-                let chance = scored.map_or(0.0, |scored| scored.click * scored.conversion);
-                (impression.item as u32, chance as f32)
+            let row = |point: &Point| {
+                let chances = scored.by_ref().map(|scored| (scored.click * scored.conversion) as f32);
+                point.impressions.iter().map(|impression| impression.item as u32).zip(chances).collect()
             };
-            let row = |point: &Point| point.impressions.iter().map(|one| chance(one, scored.next())).collect();
             Ok(points.iter().map(row).collect())
         };
         let parts: Vec<_> = users.par_chunks(SCORED_USERS).map(score_users).collect::<Result<_, _>>()?;

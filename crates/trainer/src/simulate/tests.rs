@@ -8,7 +8,7 @@ use crate::rank::{Inputs, RankSettings, Ranker, Vocabulary, points, train};
 use crate::synth::{SynthSettings, World, WorldKind, generate};
 use taiji::event::{ActionTable, Item, ItemState};
 
-fn world() -> (World, Dataset) {
+pub(crate) fn world() -> (World, Dataset) {
     let settings = SynthSettings { kind: WorldKind::Reason, users: 40, ..SynthSettings::default() };
     let world = generate(&settings);
     let dataset =
@@ -16,7 +16,7 @@ fn world() -> (World, Dataset) {
     (world, dataset)
 }
 
-fn ranker(world: &World, dataset: &Dataset, folder: &std::path::Path) -> Ranker {
+pub(crate) fn ranker(world: &World, dataset: &Dataset, folder: &std::path::Path) -> Ranker {
     let (all, _) = points(dataset, &world.labels);
     let vocabulary = Vocabulary::of(dataset, &all, (0, 0));
     let inputs = Inputs::encode(dataset, &vocabulary, &all, |_| None, (20, 5)).unwrap();

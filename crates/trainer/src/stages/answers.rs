@@ -132,7 +132,7 @@ impl Judged<'_> {
             ..LlmOptions::default()
         };
         let llm = OnnxLlm::load(&graphs, options)?;
-        let count = |text: &str| llm.tokenize(text).map(|ids| ids.len()).unwrap_or(0);
+        let count = |text: &str| llm.count_tokens(text);
         let request = |case: &TestCase| {
             let prompt = self.form.prompt(&render(&self.schema, &case.prompt, PromptMode::Think, &count).text);
             GenerateRequest { sampling: Some(Sampling::GREEDY), ..GenerateRequest::new(prompt, most) }
