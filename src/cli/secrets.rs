@@ -101,12 +101,15 @@ pub(super) fn read_keys(file: &str) -> Result<ScopedKeys, CommandError> {
 pub(super) fn read_certificate(tls: &TlsSettings) -> Result<Certificate, CommandError> {
     let read =
         |file: &String| std::fs::read(file).map_err(|error| CertificateError::Unreadable { file: file.clone(), error });
-    let read_both = || {
-        let certificate = Certificate::parse(&read(&tls.certificate_file)?, &read(&tls.key_file)?)?;
-        certificate.check_time(unix_ms() / 1000)?;
-        Ok(certificate)
-    };
+    let read_both = || valid_now(&read(&tls.certificate_file)?, &read(&tls.key_file)?);
     read_both().map_err(|error| refused(tls, &error))
+}
+
+/// A chain and its key, within their time.
+fn valid_now(chain: &[u8], key: &[u8]) -> Result<Certificate, CertificateError> {
+    let certificate = Certificate::parse(chain, key)?;
+    certificate.check_time(unix_ms() / 1000)?;
+    Ok(certificate)
 }
 
 fn refused(tls: &TlsSettings, error: &CertificateError) -> CommandError {
@@ -137,8 +140,7 @@ impl Taker {
         match (self, contents) {
             (Taker::Keys(keys), [file]) => replace(keys, &ScopedKeys::parse(file)?),
             (Taker::Tls(tls), [chain, key]) => {
-                let certificate = Certificate::parse(chain, key).map_err(|error| error.to_string())?;
-                certificate.check_time(unix_ms() / 1000).map_err(|error| error.to_string())?;
+                let certificate = valid_now(chain, key).map_err(|error| error.to_string())?;
                 tls.replace(&certificate);
                 metrics.certificate_ends.set(certificate.not_after());
             }
