@@ -1,6 +1,5 @@
 """What is in an image, run without an engine (scripts/image_run.sh), for the scripts that check one. Standard library only."""
 
-import http.client
 import json
 import os
 import signal
@@ -9,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from service import free_port
+from service import exchange, free_port
 
 NAME = Path(sys.argv[0]).stem.replace("_", "-")
 
@@ -38,14 +37,7 @@ class Container:
         self.child = subprocess.Popen(command, stderr=open(log, "w"))
 
     def call(self, method, path, body=None, port=None):
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=30)
-        try:
-            headers = {"content-type": "application/json"}
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
+        return exchange(port or self.port, method, path, body)
 
     def until_ready(self, seconds=120):
         deadline = time.time() + seconds

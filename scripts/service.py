@@ -16,6 +16,17 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def exchange(port, method, path, body=None, timeout=30):
+    """One call of a port of this machine, JSON out; its status and text."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request(method, path, json.dumps(body) if body is not None else None, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
 class Service:
     """Starts `taiji serve`; use as a context manager. `store` is a folder or a url; `settings` are TAIJI__SECTION__KEY overrides."""
 
@@ -56,13 +67,7 @@ class Service:
             return False
 
     def admin(self, path):
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=30)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
+        return exchange(self.admin_port, "GET", path)
 
     def metric(self, name):
         """Sum over all series of a metric."""
@@ -73,17 +78,10 @@ class Service:
         return total
 
     def call(self, method, path, body=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            headers = {"content-type": "application/json"}
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            answer = connection.getresponse()
-            text = answer.read()
-            if answer.status >= 300:
-                raise SystemExit(f"{method} {path} answered {answer.status}: {text[:300]}")
-            return json.loads(text)
-        finally:
-            connection.close()
+        status, text = exchange(self.port, method, path, body, timeout=60)
+        if status >= 300:
+            raise SystemExit(f"{method} {path} answered {status}: {text[:300]}")
+        return json.loads(text)
 
     def features(self, users, groups):
         """Columns for any number of users, in calls of 500."""
