@@ -6,7 +6,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 # What --version says. Of a tree without .git (a tarball) nothing is known, whatever repository it was unpacked in.
 export TAIJI_COMMIT := $(if $(wildcard .git),$(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null))
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank lift simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -107,6 +107,10 @@ simulator: build ## a table of the ranker's chances as a simulator, and whether 
 
 rank: build ## train a ranker on the generated world's impressions and print its figures on the newest of them (minutes)
 	$(BIN)/taiji-trainer run --recipe models/rank.toml
+
+lift: build ## do taiji's features make a ranker better? Arms × seeds on the generated world, resumable (an hour on 2 cores), then their tables
+	$(BIN)/taiji-trainer run --recipe models/lift.toml --jobs 2 --wait
+	$(BIN)/taiji-trainer contrasts docs/experiments/lift.toml --into docs/results.md
 
 generative: build ## train a decoder on the semantic IDs of instruments, judge its lists on all test users (needs TAIJI_DATA_DIR)
 	@bash scripts/generative.sh

@@ -7,17 +7,12 @@ use crate::config::RetrieveSettings;
 use crate::feature::CrossFinding;
 use crate::live::View;
 use crate::proto::Behaviour;
-use crate::retrieve::{Neighbour, UserIndex, UserSnapshot};
+use crate::retrieve::{Affinity, EQUALS, Neighbour, UserIndex, UserSnapshot, affinity, recent_items};
 use crate::store::{Each, FeatureStore, HISTORY_CAP, StoreError, StoreResult, UserHistory};
 use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
-use xxhash_rust::xxh3::xxh3_64;
 
-/// Histories read to choose among equals.
-const EQUALS: usize = 8;
-/// Latest engagements whose items are compared: those the prompt takes.
-const RECENT: usize = 50;
 /// A search whose candidates may all not be shown asks for so many times as many…
 const WIDER: usize = 4;
 /// …up to these.
@@ -54,17 +49,10 @@ impl<'a> Seeker<'a> {
         Seeker { user, vector, recent: recent_items(&history.engagements), previous }
     }
 
-    /// How much a candidate says about the user: items in common, then how lately they did something, then by chance.
-    fn rank(&self, admitted: &Admitted<'_>) -> (usize, i64, Reverse<u64>) {
-        let items = recent_items(&admitted.engagements);
-        let newest = admitted.engagements.first().map_or(i64::MIN, |behaviour| behaviour.ts_ms);
-        let pair = format!("{}\0{}", self.user, admitted.candidate.user);
-        (items.intersection(&self.recent).count(), newest, Reverse(xxh3_64(pair.as_bytes())))
+    /// How much a candidate says about the user.
+    fn rank(&self, admitted: &Admitted<'_>) -> Affinity {
+        affinity(self.user, &self.recent, &admitted.candidate.user, &admitted.engagements)
     }
-}
-
-fn recent_items(engagements: &[Behaviour]) -> HashSet<&str> {
-    engagements.iter().take(RECENT).map(|behaviour| behaviour.item_id.as_str()).collect()
 }
 
 impl Chooser<'_> {

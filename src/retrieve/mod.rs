@@ -4,6 +4,7 @@
 //! `bundle` (load), `taiji_trainer::index` (build). Main part = the bundle's generation, immutable; fresh part = every vector
 //! written since, replayed from the store's feed at start.
 
+mod affinity;
 mod faiss;
 mod flat;
 mod members;
@@ -11,6 +12,7 @@ mod snapshot;
 mod tail;
 
 pub use self::faiss::{FaissUserIndex, IndexShape, build_main};
+pub use affinity::{Affinity, EQUALS, affinity, recent_items};
 pub use snapshot::{SnapshotUser, UserSnapshot};
 pub use tail::{VectorTail, decode_f16, encode_f16};
 

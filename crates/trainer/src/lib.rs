@@ -2,7 +2,7 @@
 //!
 //! `synth`/`data` (events, items) → `sft` (tokenizer, decoder) → `taiji_export` (ONNX) → `codebook` (PQ) → `index` (users) →
 //! `evaluate`, `judge` → a bundle. Beside it `semantic_ids` (items as codes) → `generative` (a decoder that writes the next item's).
-//! `rank` (a ranker) → `simulate` (its scores as a frozen table). `stages` has each as a stage, `recipe` chains them.
+//! `rank` (a ranker) → `simulate` (its scores as a frozen table). `lift` (features as of the past, which a ranker is trained with). `stages` has each as a stage, `recipe` chains them.
 
 pub mod codebook;
 pub mod data;
@@ -12,6 +12,7 @@ pub mod fit;
 pub mod generative;
 pub mod index;
 pub mod judge;
+pub mod lift;
 pub mod model;
 pub mod models;
 pub mod nn;

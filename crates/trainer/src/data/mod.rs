@@ -18,12 +18,13 @@ mod write;
 pub use dataset::{Behaviour, Cut, Dataset, ProfileValue, UserRow};
 pub use examples::{ExampleSettings, SftSource, build_examples};
 pub use import_amazon::{ImportSummary, import_amazon};
+pub(crate) use read::find;
 pub(crate) use read::open as open_text;
 pub use read::{read_events, read_items, read_labels, read_lines, read_users};
 pub use record::{Interest, Label, Latent, NextPurchase, UserRecord};
 pub use rejected::RejectedRow;
 pub(crate) use targets::targets_of;
-pub use targets::{DEFAULT_TARGET, Holdout, Split};
+pub use targets::{DEFAULT_TARGET, Holdout, Split, next_target};
 pub use test_cases::{Protocol, TestCase, TestSet, test_cases};
 pub use write::write_jsonl;
 

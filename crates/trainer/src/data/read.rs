@@ -21,7 +21,7 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead>, DataError> {
 }
 
 /// The path of `name` or `name.gz` in a folder, or `None`.
-pub(super) fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+pub(crate) fn find(folder: &Path, name: &str) -> Option<PathBuf> {
     [name.to_string(), format!("{name}.gz")].into_iter().map(|file| folder.join(file)).find(|path| path.is_file())
 }
 

@@ -72,6 +72,11 @@ pub(crate) fn targets_of(dataset: &Dataset, user: &UserRow, action: &str) -> Vec
     all
 }
 
+/// The first target at or after a cut: an index into the dataset's items; `None` where there is none, or none with text.
+pub fn next_target(dataset: &Dataset, user: &UserRow, action: &str, cut: Cut) -> Option<usize> {
+    targets_of(dataset, user, action).into_iter().find(|target| target.cut.before_ms >= cut.before_ms)?.item
+}
+
 /// What index, neighbours and counts may not be made of: a user's last targets and all that happened from the first of them on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holdout {

@@ -12,7 +12,20 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 /// Metrics of the first table, where they were measured.
-const SHOWN: [&str; 7] = ["l1", "l2", "l3", "title", "format", "evidence", "cause"];
+const SHOWN: [&str; 12] = [
+    "l1",
+    "l2",
+    "l3",
+    "title",
+    "format",
+    "evidence",
+    "cause",
+    "click_auc",
+    "ctcvr_auc",
+    "click_auc_low",
+    "click_auc_mid",
+    "click_auc_high",
+];
 
 /// What is read of a row.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,7 +38,8 @@ struct Row {
 
 #[derive(Debug, Clone, Deserialize)]
 struct Run {
-    /// What the stage `filter` said of the pairs.
+    /// What the stage `filter` said of the pairs, where there is one.
+    #[serde(default)]
     pairs: Value,
     looks: Vec<LookFigures>,
 }
@@ -97,28 +111,34 @@ impl Rows {
         let short: Vec<&str> = commits.into_iter().map(|commit| &commit[..commit.len().min(7)]).collect();
         let mut text = format!("{} of {planned} rows; commits {}.\n\n", self.rows.len(), short.join(", "));
         let looks = &self.experiment.stop.looks;
-        let early: Vec<String> = looks[..looks.len() - 1].iter().map(|fraction| format!("l3 at {fraction}")).collect();
-        let head: Vec<&str> = SHOWN.into_iter().chain(early.iter().map(String::as_str)).collect();
-        let _ = writeln!(text, "| arm | seeds | pairs | distinct prompts | wrong reasons | {} |", head.join(" | "));
-        let _ = writeln!(text, "|---{}|", "|---".repeat(4 + head.len()));
+        let last = looks.len() - 1;
+        let is_measured = |metric: &&str| {
+            self.rows
+                .iter()
+                .any(|row| row.result.looks.get(last).is_some_and(|look| look.metrics.contains_key(*metric)))
+        };
+        let metrics: Vec<&str> = SHOWN.into_iter().filter(is_measured).collect();
+        let early: Vec<String> = looks[..last].iter().map(|fraction| format!("l3 at {fraction}")).collect();
+        let has_pairs = self.rows.iter().any(|row| !row.result.pairs.is_null());
+        let of_pairs = if has_pairs { vec!["pairs", "distinct prompts", "wrong reasons"] } else { vec![] };
+        let head = ["arm", "seeds"].into_iter().chain(of_pairs).chain(metrics.iter().copied());
+        let head: Vec<&str> = head.chain(early.iter().map(String::as_str)).collect();
+        let _ = writeln!(text, "| {} |\n|{}|", head.join(" | "), vec!["---"; head.len()].join("|"));
         for arm in &self.experiment.arms {
             let rows: Vec<&Row> = self.of(arm).collect();
             let Some(first) = rows.first() else { continue };
             let pairs = &first.result.pairs;
+            let mut cells = vec![arm.clone(), rows.len().to_string()];
+            if has_pairs {
+                cells.extend([pairs["pairs"].to_string(), pairs["distinct_prompts"].to_string()]);
+                cells.push(wrong_share(&pairs["planted_taken"]));
+            }
             let at = |look: usize, metric: &str| {
-                mean(&rows, look, metric).map_or("–".to_string(), |mean| format!("{mean:.3}"))
+                let digits = if metric.contains("auc") { 4 } else { 3 };
+                mean(&rows, look, metric).map_or("–".to_string(), |mean| format!("{mean:.digits$}"))
             };
-            let last = looks.len() - 1;
-            let figures = SHOWN.iter().map(|metric| at(last, metric)).chain((0..last).map(|look| at(look, "l3")));
-            let cells: Vec<String> = figures.collect();
-            let (count, prompts) = (&pairs["pairs"], &pairs["distinct_prompts"]);
-            let _ = writeln!(
-                text,
-                "| {arm} | {} | {count} | {prompts} | {} | {} |",
-                rows.len(),
-                wrong_share(&pairs["planted_taken"]),
-                cells.join(" | ")
-            );
+            cells.extend(metrics.iter().map(|metric| at(last, metric)).chain((0..last).map(|look| at(look, "l3"))));
+            let _ = writeln!(text, "| {} |", cells.join(" | "));
         }
         text
     }
@@ -185,7 +205,7 @@ impl Rows {
 
 /// Over the rows that have the metric.
 fn mean(rows: &[&Row], look: usize, metric: &str) -> Option<f64> {
-    let means = rows.iter().filter_map(|row| Some(row.result.looks[look].metrics.get(metric)?.mean));
+    let means = rows.iter().filter_map(|row| Some(row.result.looks[look].metrics.get(metric)?.mean()));
     let (sum, count) = means.fold((0.0, 0), |(sum, count), mean| (sum + mean, count + 1));
     (count > 0).then(|| sum / f64::from(count))
 }
@@ -248,7 +268,7 @@ mod tests {
             early.contains("3 of 4 rows; commits 0123456.") && early.contains("1 of 2 seeds: nothing is decided"),
             "{early}"
         );
-        assert!(early.contains("| plain | 2 | 4 | 2 | 0.250 | – | – | 0.200 |"), "{early}");
+        assert!(early.contains("| plain | 2 | 4 | 2 | 0.250 | 0.200 | 0.200 |"), "{early}");
         write(&rows, "filtered", 2, &hits(8));
         let whole = told();
         assert_eq!(whole.matches("**shown**").count(), 2, "{whole}");

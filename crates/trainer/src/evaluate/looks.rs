@@ -1,6 +1,6 @@
 //! One run of an experiment: figures of its looks, user by user, small enough to be committed.
 //!
-//! Callers: the stage `answers` (writes them), `contrasts` (reads them).
+//! Callers: the stages `answers` and `rank` (write them), `contrasts` (reads them).
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -11,12 +11,71 @@ pub struct LookFigures {
     /// `None`: at the end.
     pub step: Option<u64>,
     /// By metric.
-    pub metrics: BTreeMap<String, Hits>,
+    pub metrics: BTreeMap<String, PerUser>,
     /// Some texts, for reading.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub texts: Vec<String>,
 }
 
 /// One metric, user by user.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PerUser {
+    /// A hit or a miss each.
+    Hits(Hits),
+    /// A number each.
+    Values(Values),
+}
+
+impl PerUser {
+    /// Over the users.
+    pub fn mean(&self) -> f64 {
+        match self {
+            PerUser::Hits(hits) => hits.mean,
+            PerUser::Values(values) => values.mean,
+        }
+    }
+
+    /// One a user; `None` if the row is torn.
+    pub fn values(&self) -> Option<Vec<f64>> {
+        match self {
+            PerUser::Hits(hits) => hits.values(),
+            PerUser::Values(values) => values.values(),
+        }
+    }
+}
+
+/// Numbers, one a user, in the order of the users.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Values {
+    /// Over the users, before they were rounded.
+    pub mean: f64,
+    /// Users.
+    pub users: usize,
+    /// In thousandths, rounded, a space between them.
+    pub thousandths: String,
+}
+
+impl Values {
+    /// Rounds them.
+    pub fn new(values: &[f64]) -> Values {
+        let thousandths = |value: &f64| format!("{}", (value * 1e3).round() as i64);
+        Values {
+            mean: values.iter().sum::<f64>() / values.len().max(1) as f64,
+            users: values.len(),
+            thousandths: values.iter().map(thousandths).collect::<Vec<_>>().join(" "),
+        }
+    }
+
+    fn values(&self) -> Option<Vec<f64>> {
+        let numbers = self.thousandths.split(' ').filter(|number| !number.is_empty());
+        let values: Vec<f64> =
+            numbers.map(|number| Some(number.parse::<i64>().ok()? as f64 / 1e3)).collect::<Option<_>>()?;
+        (values.len() == self.users).then_some(values)
+    }
+}
+
+/// Hits, user by user.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hits {
     /// Share of the users.
@@ -67,8 +126,22 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn values_come_back_to_the_thousandth(values in prop::collection::vec(-50.0f64..50.0, 0..40)) {
+            let packed = Values::new(&values);
+            let row = serde_json::to_string(&PerUser::Values(packed)).unwrap();
+            let read: PerUser = serde_json::from_str(&row).unwrap();
+            let back = read.values().unwrap();
+            prop_assert_eq!(back.len(), values.len());
+            prop_assert!(back.iter().zip(&values).all(|(one, other)| (one - other).abs() <= 5.001e-4));
+        }
+    }
+
     #[test]
     fn a_torn_row_is_not_read_as_misses() {
+        assert_eq!(Values { mean: 0.0, users: 2, thousandths: "1".into() }.values(), None);
+        assert_eq!(Values { mean: 0.0, users: 1, thousandths: "x".into() }.values(), None);
         assert_eq!(Hits { mean: 0.0, users: 9, hits: "ff".into() }.values(), None);
         assert_eq!(Hits { mean: 0.0, users: 1, hits: "x".into() }.values(), None);
     }

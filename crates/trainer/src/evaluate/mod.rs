@@ -20,7 +20,7 @@ pub use features::{
     neighbour_agreement, slot_entropy_bits,
 };
 pub use generations::{CaseHits, GenerationCase, GenerationMetrics, best_constant, score_generations};
-pub use looks::{Hits, LookFigures};
+pub use looks::{Hits, LookFigures, PerUser, Values};
 pub use ranking::{ndcg, rank_by_score, rank_in_list, recall};
 pub use rules::{RuleFigure, compare_with_fitted};
 

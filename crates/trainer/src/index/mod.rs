@@ -89,7 +89,7 @@ fn choose_users<'a>(recipe: &IndexRecipe, dataset: &'a Dataset, cuts: &[Cut]) ->
 }
 
 /// Whether a user asked not to be shown to others: what they said last counts, also after a cut.
-fn has_opted_out(user: &UserRow) -> bool {
+pub(crate) fn has_opted_out(user: &UserRow) -> bool {
     let value = |name: &str| user.profile.iter().rev().find(|known| known.name == name);
     is_opted_out(|name| value(name).map(|known| serde_json::Value::String(known.value.clone())))
 }
@@ -112,7 +112,7 @@ fn catalogue_rows(dataset: &Dataset, cuts: &[Cut]) -> Vec<CatalogueRow> {
 }
 
 /// The latest engagements, newest first, as a neighbour shows them.
-fn snapshot_user(user: &UserRow, cut: Cut) -> SnapshotUser {
+pub(crate) fn snapshot_user(user: &UserRow, cut: Cut) -> SnapshotUser {
     let latest = user.engagements_before(cut).iter().rev().take(HISTORY_CAP);
     let engagements = latest.map(|behaviour| proto::Behaviour {
         ts_ms: behaviour.ts_ms,

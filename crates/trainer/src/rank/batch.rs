@@ -116,7 +116,8 @@ impl Batch {
         let all_codes =
             rows.iter().zip(&there).flat_map(|(row, (has, _))| (0..tables).map(move |table| code(row, *has, table)));
         let word = |row: &Row, place: usize| row.words.get(place).copied().unwrap_or(0);
-        let facts: Vec<Vec<Option<u32>>> = rows.iter().map(|row| row.facts(&layout)).collect();
+        let facts: Vec<Vec<Option<u32>>> =
+            rows.iter().zip(&there).map(|(row, there)| row.facts(&layout, *there)).collect();
         let fact_count = facts.first().map_or(0, Vec::len);
         let there_is = |fact: &Option<u32>| f32::from(u8::from(fact.is_some()));
         Ok(Self {

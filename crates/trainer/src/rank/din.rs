@@ -110,7 +110,7 @@ impl Din {
     pub fn random(vocabulary: &Vocabulary, width: f64, seed: u64) -> Result<Self> {
         let mut maker = Maker(ChaCha8Rng::seed_from_u64(seed));
         let (actions, values, words) = vocabulary.sizes();
-        let (profile, (tables, codes)) = (vocabulary.profile_fields(), vocabulary.codes);
+        let (profile, (tables, codes)) = (vocabulary.profile_fields(), vocabulary.features.codes);
         let mut field = |place: usize| maker.table(vocabulary.item_sizes[place], ITEM_WIDTHS[place]);
         let items = [field(0)?, field(1)?, field(2)?, field(3)?, field(4)?, field(5)?];
         let inputs = 4 * ITEM + profile * SMALL + 2 * SMALL + tables * CODE + 2 + FACTORS;

@@ -33,6 +33,12 @@ pub(super) struct FactRows {
     pub actions: usize,
     /// Numbers of domains, 0 among them.
     pub domains: usize,
+    /// First row of codes: one a table and number, 0 among them.
+    pub codes: usize,
+    /// Tables of codes, and codes of each.
+    pub tables: (usize, usize),
+    /// First row of the third level of category of items of a cross-user sequence; `None` where there are no such sequences.
+    pub cross: Option<usize>,
     /// Facts.
     pub facts: usize,
 }
@@ -42,7 +48,13 @@ impl FactRows {
         let (actions, values, words) = vocabulary.sizes();
         let engagements = values + words;
         let domains = vocabulary.domains.len() + 1;
-        Self { words: values, engagements, actions, domains, facts: engagements + vocabulary.item_sizes[3] * actions }
+        let leaves = vocabulary.item_sizes[3];
+        let codes = engagements + leaves * actions;
+        let tables = vocabulary.features.codes;
+        let behind = codes + tables.0 * (tables.1 + 1);
+        let cross = vocabulary.features.cross.then_some(behind);
+        let facts = behind + cross.map_or(0, |_| leaves);
+        Self { words: values, engagements, actions, domains, codes, tables, cross, facts }
     }
 
     /// Rows of the table.

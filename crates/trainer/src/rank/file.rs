@@ -3,7 +3,7 @@
 //! In: a model with its vocabulary. Out: `ranker.safetensors` (weights), `ranker.json` (vocabulary, and what of a point is looked at).
 //! Called by `training`, `stages` and `simulate`.
 
-use super::inputs::{ITEM_FIELDS, ItemFields, Vocabulary};
+use super::inputs::{FeatureShape, ITEM_FIELDS, ItemFields, Vocabulary};
 use super::{Din, RankError};
 use crate::data::Dataset;
 use crate::nn::tensor_file::write_json;
@@ -43,7 +43,7 @@ struct Written {
     values: Vec<(usize, String)>,
     words: Vec<String>,
     domains: Vec<String>,
-    codes: (usize, usize),
+    features: FeatureShape,
 }
 
 /// Numbers by name.
@@ -79,7 +79,7 @@ pub(super) fn save(
         values: vocabulary.values.keys().cloned().collect(),
         words: words.into_iter().map(|(word, _)| word.clone()).collect(),
         domains: vocabulary.domains.keys().cloned().collect(),
-        codes: vocabulary.codes,
+        features: vocabulary.features,
     };
     Ok(write_json(&folder.join(VOCABULARY_FILE), &written)?)
 }
@@ -106,7 +106,7 @@ impl Ranker {
             values: numbered(written.values),
             words: numbered(written.words),
             domains: numbered(written.domains),
-            codes: written.codes,
+            features: written.features,
         };
         let din = Din::random(&vocabulary, written.width, 0)?;
         let path = folder.join(WEIGHTS_FILE);

@@ -89,6 +89,11 @@ impl Graph {
         let offsets: Vec<i64> = (0..tables).map(|table| (table * (each + 1)) as i64).collect();
         if tables > 0 {
             self.writer.integers("code_offsets", &[tables as i64], &offsets);
+            let rows: Vec<i64> = offsets.iter().map(|offset| rows.codes as i64 + offset).collect();
+            self.writer.integers("code_facts", &[tables as i64], &rows);
+        }
+        if let Some(row) = rows.cross {
+            self.writer.integers("cross_facts", &[], &[row as i64]);
         }
         // Rows are joined to one: everything behind the first dimension.
         self.writer.integers("joined", &[2], &[0, -1]);
@@ -262,6 +267,16 @@ impl Graph {
         let engaged = self.op("Add", &[&engaged, "engagement_facts"], vec![]);
         let (_, there) = self.places(&actions, "history_length");
         kinds.push((engaged, there));
+        if din.codes().0 > 0 {
+            let there = self.op("Greater", &["codes", "scalar.0"], vec![]);
+            kinds.push((self.op("Add", &["codes", "code_facts"], vec![]), there));
+        }
+        if din.fact_rows().cross.is_some() {
+            let items = newest(self, "cross_items");
+            let leaves = self.op("Gather", &[&items, "scalar.3"], vec![int("axis", -1)]);
+            let (_, there) = self.places(&leaves, "cross_length");
+            kinds.push((self.op("Add", &[&leaves, "cross_facts"], vec![]), there));
+        }
         let (facts, there): (Vec<String>, Vec<String>) = kinds.into_iter().unzip();
         let (facts, there) = (self.concat(&facts), self.concat(&there));
         let rows = self.op("Mul", &[&facts, "domain_count"], vec![]);

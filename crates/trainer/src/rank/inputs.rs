@@ -6,6 +6,7 @@
 use super::factors::FactRows;
 use super::{Point, RankError};
 use crate::data::{Dataset, UserRow};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use taiji::event::Item;
@@ -41,6 +42,16 @@ pub struct Features {
     pub cross: Vec<usize>,
 }
 
+/// What of taiji's features there is to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeatureShape {
+    /// Tables of `intra` codes, and codes of each.
+    pub codes: (usize, usize),
+    /// Whether there are cross-user sequences.
+    pub cross: bool,
+}
+
 /// Numbers of everything that has a name.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
@@ -55,8 +66,7 @@ pub struct Vocabulary {
     pub(super) values: BTreeMap<(usize, String), u32>,
     pub(super) words: HashMap<String, u32>,
     pub(super) domains: BTreeMap<String, u32>,
-    /// Tables of `intra` codes, and codes of each.
-    pub(super) codes: (usize, usize),
+    pub(super) features: FeatureShape,
 }
 
 /// One point.
@@ -85,8 +95,8 @@ pub struct Inputs {
 }
 
 impl Vocabulary {
-    /// Of the training points. `codes`: tables of `intra` codes and codes of each.
-    pub fn of(dataset: &Dataset, training: &[Point], codes: (usize, usize)) -> Self {
+    /// Of the training points, and what of features is read.
+    pub fn of(dataset: &Dataset, training: &[Point], features: FeatureShape) -> Self {
         let mut shown: HashMap<usize, usize> = HashMap::new();
         training.iter().flat_map(|point| &point.impressions).for_each(|one| *shown.entry(one.item).or_default() += 1);
         let (items, item_sizes) = item_fields(dataset, &shown);
@@ -113,7 +123,7 @@ impl Vocabulary {
             fields,
             words: frequent.into_iter().zip(1..).collect(),
             domains: domains.into_iter().map(str::to_owned).zip(1..).collect(),
-            codes,
+            features,
         }
     }
 
@@ -160,8 +170,9 @@ impl Row {
         code.filter(|code| (*code as usize) < each).map_or(0, |code| code + 1)
     }
 
-    /// Rows of the facts that are known: a place a profile attribute, word and newest engagement.
-    pub(super) fn facts(&self, layout: &FactRows) -> Vec<Option<u32>> {
+    /// Rows of the facts that are known: a place a profile attribute, word, newest engagement, code, and newest item of the cross-user
+    /// sequence. `there`: whether the codes are to be seen, and the sequence.
+    pub(super) fn facts(&self, layout: &FactRows, there: (bool, bool)) -> Vec<Option<u32>> {
         let row = |fact: usize| (fact * layout.domains) as u32 + self.domain;
         let value = |number: &u32| (*number > 0).then(|| row(*number as usize));
         let word = |place: usize| self.words.get(place).map(|word| row(layout.words + *word as usize));
@@ -169,8 +180,19 @@ impl Row {
             let (fields, action) = self.history.get(place)?;
             Some(row(layout.engagements + fields[3] as usize * layout.actions + *action as usize))
         };
+        let (tables, each) = layout.tables;
+        let code = |table: usize| {
+            let number = if there.0 { self.code(table, each) } else { 0 };
+            (number > 0).then(|| row(layout.codes + table * (each + 1) + number as usize))
+        };
+        let crossed = |place: usize| {
+            let (fields, _) = self.cross.get(place).filter(|_| there.1)?;
+            Some(row(layout.cross? + fields[3] as usize))
+        };
         let profile = self.profile.iter().map(value);
-        profile.chain((0..WORDS).map(word)).chain((0..FACT_ENGAGEMENTS).map(engagement)).collect()
+        let engaged = (0..FACT_ENGAGEMENTS).map(engagement);
+        let crossed = (0..FACT_ENGAGEMENTS).filter(|_| layout.cross.is_some()).map(crossed);
+        profile.chain((0..WORDS).map(word)).chain(engaged).chain((0..tables).map(code)).chain(crossed).collect()
     }
 
     /// Feeds everything that the ranker reads of the point to a hash.

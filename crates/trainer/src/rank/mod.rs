@@ -26,8 +26,8 @@ mod tests;
 
 pub use din::Din;
 pub use file::Ranker;
-pub use inputs::{Features, Inputs, Vocabulary};
-pub use log::FeatureLog;
+pub use inputs::{FeatureShape, Features, Inputs, Vocabulary};
+pub use log::{FeatureLine, FeatureLog};
 pub use metrics::{Bucket, Scored, TargetFigures, figures};
 pub use points::{Impression, LeftOut, Point, points};
 pub use session::{Latency, latency};

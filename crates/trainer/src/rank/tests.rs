@@ -29,7 +29,8 @@ fn encoded(
     features: &[Option<Features>],
     codes: (usize, usize),
 ) -> (Vocabulary, Inputs) {
-    let vocabulary = Vocabulary::of(dataset, all, codes);
+    let cross = features.iter().flatten().any(|features| !features.cross.is_empty());
+    let vocabulary = Vocabulary::of(dataset, all, FeatureShape { codes, cross });
     let of = |point: &Point| {
         let place = all.iter().position(|other| std::ptr::eq(other, point)).unwrap();
         features.get(place).and_then(Option::as_ref)
@@ -64,7 +65,7 @@ fn features_of_the_time_of_an_impression_or_later_are_refused_and_never_joined()
     let (world, dataset) = world(10);
     let (all, _) = points(&dataset, &world.labels);
     let point = all.last().unwrap();
-    let vocabulary = Vocabulary::of(&dataset, &all, (0, 0));
+    let vocabulary = Vocabulary::of(&dataset, &all, FeatureShape::default());
     let features = |made_ms| Features { made_ms, intra: None, cross: vec![] };
     let encode = |features: &Features| {
         Inputs::encode(&dataset, &vocabulary, std::slice::from_ref(point), |_| Some(features), (20, 5))
@@ -89,7 +90,7 @@ fn features_of_the_time_of_an_impression_or_later_are_refused_and_never_joined()
     let log = FeatureLog::read(&path, &dataset).unwrap();
     let joined = log.as_of(point.user, at).unwrap();
     assert_eq!((joined.intra.as_deref(), joined.cross.as_slice()), (Some([7, 2].as_slice()), [3].as_slice()));
-    assert_eq!((log.codes(), log.unknown_users, log.unknown_items), ((2, 10), 1, 1));
+    assert_eq!((log.shape().codes, log.unknown_users, log.unknown_items), ((2, 10), 1, 1));
     assert!(log.as_of(point.user, at - 9).is_none());
 }
 

@@ -142,11 +142,11 @@ pub(super) fn graphs(recipe: &Recipe, given: &Given, choice: &Choice) -> Result<
 /// Rows hold figures, so the stage they come from must make some.
 fn check_result(recipe: &Recipe, graph: &Graph, result: &str) -> Result<(), RecipeError> {
     let output = graph.place(result).map(|place| graph.nodes[place].stage.output());
-    if output == Some(Artefact::Judgement) {
+    if matches!(output, Some(Artefact::Judgement | Artefact::Ranker)) {
         return Ok(());
     }
     let makes = output.map_or("nothing", Artefact::name);
-    let message = format!("experiment.result: {result} makes {makes}; name a stage that makes judgement");
+    let message = format!("experiment.result: {result} makes {makes}; name a stage that makes judgement or ranker");
     Err(RecipeError::File { file: recipe.file.clone(), message })
 }
 

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::data::{DEFAULT_TARGET, Dataset, test_cases};
-use crate::rank::{Inputs, RankSettings, Ranker, Vocabulary, points, train};
+use crate::rank::{FeatureShape, Inputs, RankSettings, Ranker, Vocabulary, points, train};
 use crate::synth::{SynthSettings, World, WorldKind, generate};
 use taiji::event::{ActionTable, Item, ItemState};
 
@@ -18,7 +18,7 @@ pub(crate) fn world() -> (World, Dataset) {
 
 pub(crate) fn ranker(world: &World, dataset: &Dataset, folder: &std::path::Path) -> Ranker {
     let (all, _) = points(dataset, &world.labels);
-    let vocabulary = Vocabulary::of(dataset, &all, (0, 0));
+    let vocabulary = Vocabulary::of(dataset, &all, FeatureShape::default());
     let inputs = Inputs::encode(dataset, &vocabulary, &all, |_| None, (20, 5)).unwrap();
     let settings = RankSettings { epochs: 1, threads: 1, history: 20, ..RankSettings::default() };
     train(&settings, &vocabulary, [&inputs; 3], folder, &mut |_| {}).unwrap();

@@ -39,6 +39,12 @@ pub enum Artefact {
     Simulator,
     /// `roll_outs.jsonl`: answers drawn for held-out users.
     RollOuts,
+    /// `backfill.jsonl`, `texts.jsonl`, `vectors.safetensors`, `generations.jsonl`: what the pipeline makes of users as of the past.
+    Backfill,
+    /// `item_vectors.safetensors`: items by what people do after one another.
+    ItemVectors,
+    /// `features.jsonl`: what a ranker is given at each point.
+    Features,
     /// What the service loads.
     Bundle,
 }
@@ -62,6 +68,9 @@ impl Artefact {
             Artefact::Ranker => "ranker",
             Artefact::Simulator => "simulator",
             Artefact::RollOuts => "roll-outs",
+            Artefact::Backfill => "backfill",
+            Artefact::ItemVectors => "item vectors",
+            Artefact::Features => "features",
             Artefact::Bundle => "bundle",
         }
     }

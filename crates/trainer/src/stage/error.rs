@@ -36,6 +36,10 @@ pub enum StageError {
     #[error(transparent)]
     Rank(#[from] crate::rank::RankError),
     #[error(transparent)]
+    TensorFile(#[from] crate::nn::FileError),
+    #[error(transparent)]
+    Lift(#[from] crate::lift::LiftError),
+    #[error(transparent)]
     Simulate(#[from] crate::simulate::SimulateError),
     #[error(transparent)]
     Export(#[from] taiji_export::ExportError),

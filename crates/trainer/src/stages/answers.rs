@@ -7,7 +7,7 @@ use super::judge::JUDGED_FILE;
 use super::settings::{Context, KeyError, read, value};
 use super::source::dataset;
 use crate::data::{DEFAULT_TARGET, Dataset, TestCase, test_cases};
-use crate::evaluate::{GenerationCase, Hits, LookFigures};
+use crate::evaluate::{GenerationCase, Hits, LookFigures, PerUser};
 use crate::reason::{Form, check, has_cause};
 use crate::sft::tokenizer::END_OF_TEXT;
 use crate::sft::training::kept_folder;
@@ -82,7 +82,7 @@ impl Stage for Answers {
         let mut looks = Vec::new();
         for (step, weights) in steps.chain([(None, checkpoint.to_path_buf())]) {
             let look = judged.look(step, &weights)?;
-            let l3 = look.metrics.get("l3").map_or(0.0, |hits| hits.mean);
+            let l3 = look.metrics.get("l3").map_or(0.0, PerUser::mean);
             let at = step.map_or("at the end".to_string(), |step| format!("after step {step}"));
             inputs.progress().say(&format!("{at}: l3 {l3:.4}"));
             looks.push(look);
@@ -113,7 +113,8 @@ impl Judged<'_> {
                 metrics.entry(name).or_default().push(hit);
             }
         }
-        let metrics = metrics.into_iter().map(|(name, hits)| (name.to_string(), Hits::new(&hits))).collect();
+        let metrics =
+            metrics.into_iter().map(|(name, hits)| (name.to_string(), PerUser::Hits(Hits::new(&hits)))).collect();
         Ok(LookFigures { step, metrics, texts: texts.into_iter().take(SHOWN).collect() })
     }
 

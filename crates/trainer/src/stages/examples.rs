@@ -3,6 +3,7 @@
 use super::settings::{Context, KeyError, read, value};
 use super::source::{Source, dataset};
 use crate::data::{Dataset, ExampleSettings, SftSource, Split, build_examples, write_jsonl};
+use crate::lift::history_text;
 use crate::reason::Origin;
 use crate::sft::tokenizer::TOKENIZER_FILE;
 use crate::sft::{SftExample, TextTokenizer};
@@ -41,12 +42,32 @@ struct Settings {
     /// Texts for the quantiser, at least; items first, then answers with reasons.
     #[serde(default = "default_codebook_texts")]
     codebook_texts: usize,
+    /// What they are of.
+    #[serde(default, skip_serializing_if = "CodebookOf::is_default")]
+    codebook_of: CodebookOf,
     /// By mode of the prompt: the share of the examples that is written in it; 1 where nothing is said. An example written in
     /// two modes counts twice.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     share: BTreeMap<PromptMode, f64>,
     /// How prompts look, and in which modes; becomes the bundle's `prompt.toml`.
     prompt: PromptSchema,
+}
+
+/// Texts that a quantiser is trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum CodebookOf {
+    /// Items, then answers with their reasons: what is served.
+    #[default]
+    Answers,
+    /// Histories before the examples' targets: what is embedded without a language model.
+    Histories,
+}
+
+impl CodebookOf {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn default_seed() -> u64 {
@@ -133,7 +154,7 @@ impl Stage for Examples {
         inputs.progress().say(&format!("{} for training, {} for validation", train.len(), validation.len()));
         write_jsonl(&folder.join("train.jsonl"), train.iter().map(Line::new))?;
         write_jsonl(&folder.join("validation.jsonl"), validation.iter().map(Line::new))?;
-        write_jsonl(&folder.join("codebook.jsonl"), self.codebook_texts(&dataset, &train))?;
+        write_jsonl(&folder.join("codebook.jsonl"), self.codebook_texts(&dataset, &sources.train, &train))?;
         let path = folder.join(TOKENIZER_FILE);
         std::fs::write(&path, tokenizer.to_json()?).map_err(StageError::io(&path))?;
         Ok(self.settings.prompt.save(&folder.join("prompt.toml"))?)
@@ -218,8 +239,13 @@ impl Examples {
         Ok(())
     }
 
-    /// All items, then answers with their reasons, evenly over the examples.
-    fn codebook_texts(&self, dataset: &Dataset, train: &[SftExample]) -> Vec<String> {
+    /// All items, then answers with their reasons, evenly over the examples; or histories, evenly.
+    fn codebook_texts(&self, dataset: &Dataset, sources: &[Worded], train: &[SftExample]) -> Vec<String> {
+        if self.settings.codebook_of == CodebookOf::Histories {
+            let step = (sources.len() / self.settings.codebook_texts.max(1)).max(1);
+            let chosen = sources.iter().step_by(step).take(self.settings.codebook_texts);
+            return chosen.map(|worded| history_text(&worded.source.prompt)).collect();
+        }
         let chars = self.settings.prompt.max_title_chars;
         let items = dataset.items.iter();
         let mut texts: Vec<String> =

@@ -4,12 +4,15 @@
 //! room that does the work, and writes its own folder. What a folder holds is said at [`Artefact`](crate::stage::Artefact).
 
 mod answers;
+mod backfill;
 mod checkpoint;
 mod code_table;
 mod codebook;
+mod collaborative;
 mod encoder;
 mod examples;
 mod export;
+mod features;
 mod files;
 mod filter;
 mod generative;
@@ -18,6 +21,7 @@ mod index;
 mod judge;
 mod publish;
 mod rank;
+mod rank_figures;
 mod reason;
 mod roll_outs;
 mod score;
@@ -52,7 +56,7 @@ const fn kind(name: &'static str, seeded: bool, make: Make) -> Kind {
 }
 
 /// All kinds; a new one is a file here and a line in this list.
-const KINDS: [Kind; 23] = [
+const KINDS: [Kind; 26] = [
     kind("synth", true, synth::make),
     kind("files", false, files::make),
     kind("checkpoint", false, checkpoint::make),
@@ -71,6 +75,9 @@ const KINDS: [Kind; 23] = [
     kind("index", false, index::make),
     kind("judge", true, judge::make),
     kind("answers", false, answers::make),
+    kind("backfill", false, backfill::make),
+    kind("collaborative", true, collaborative::make),
+    kind("features", true, features::make),
     kind("rank", true, rank::make),
     kind("simulator", true, simulator::make),
     kind("simulator-judge", false, simulator_judge::make),

@@ -1,12 +1,18 @@
 //! `rank`: a ranker on the impressions of a folder, judged on the newest of them.
 
+use super::features::FEATURES_FILE;
+use super::judge::JUDGED_FILE;
+use super::rank_figures::{by_user, truth};
 use super::settings::{Context, KeyError, read, take, value};
 use crate::data::{Dataset, read_labels};
+use crate::evaluate::LookFigures;
 use crate::fit::training_progress;
 use crate::rank::{
-    FeatureLog, Inputs, Latency, Point, RankError, RankSettings, TargetFigures, Vocabulary, latency, points, train,
+    FeatureLog, Inputs, Latency, Point, RankError, RankSettings, TargetFigures, Vocabulary, latency, points, score,
+    train,
 };
 use crate::stage::{Artefact, Input, Inputs as Parents, Stage, StageError, write_json};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,13 +23,16 @@ const LATENCY_FILE: &str = "latency.json";
 
 struct Rank {
     settings: RankSettings,
-    /// What taiji served, joined as of each point.
+    /// What taiji served, joined as of each point; or a stage of kind `features` is among the inputs.
     features: Option<PathBuf>,
+    /// Which of them the ranker sees.
+    reads: Vec<Group>,
     value: Value,
 }
 
 pub(super) fn make(mut table: toml::Table, context: &Context) -> Result<Arc<dyn Stage>, KeyError> {
     let features = take::<PathBuf>(&mut table, "features")?.map(|path| context.folder.join(path));
+    let reads = take::<Vec<Group>>(&mut table, "use")?;
     let settings: RankSettings = read(table)?;
     settings.check().map_err(KeyError::other)?;
     let mut value = value(&settings)?;
@@ -31,8 +40,10 @@ pub(super) fn make(mut table: toml::Table, context: &Context) -> Result<Arc<dyn 
         // How many threads and how often a state is kept do not change the result.
         ["threads", "checkpoint_every"].iter().for_each(|key| drop(settings.shift_remove(*key)));
         settings.insert("features".to_owned(), json!(features.is_some()));
+        settings.insert("use".to_owned(), json!(reads));
     }
-    Ok(Arc::new(Rank { settings, features, value }))
+    let reads = reads.unwrap_or(vec![Group::Intra, Group::Cross]);
+    Ok(Arc::new(Rank { settings, features, reads, value }))
 }
 
 impl Stage for Rank {
@@ -41,7 +52,7 @@ impl Stage for Rank {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn settings(&self) -> Value {
@@ -49,7 +60,7 @@ impl Stage for Rank {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        vec![Input::one(Artefact::Data)]
+        vec![Input::one(Artefact::Data), Input::optional(Artefact::Features)]
     }
 
     fn output(&self) -> Artefact {
@@ -67,13 +78,10 @@ impl Stage for Rank {
     fn run(&self, parents: &Parents, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
         let data = parents.one(Artefact::Data)?;
         let dataset = Dataset::load(data, &ActionTable::default())?;
-        let log = match &self.features {
-            Some(path) => FeatureLog::read(path, &dataset)?,
-            None => FeatureLog::default(),
-        };
+        let log = self.features(parents, &dataset)?;
         let (all, left_out) = points(&dataset, &read_labels(data)?);
         let [training, validation, test] = by_time(&all, &self.settings)?;
-        let vocabulary = Vocabulary::of(&dataset, training, log.codes());
+        let vocabulary = Vocabulary::of(&dataset, training, log.shape());
         let limits = (self.settings.history, self.settings.cross);
         let as_of = |point: &Point| log.as_of(point.user, point.cut.before_ms);
         let encode = |part| Inputs::encode(&dataset, &vocabulary, part, as_of, limits);
@@ -81,6 +89,15 @@ impl Stage for Rank {
         let settings = RankSettings { threads: threads.unwrap_or(self.settings.threads), ..self.settings.clone() };
         let progress = &mut *training_progress(parents.progress());
         let (din, report) = train(&settings, &vocabulary, parts.each_ref(), folder, progress)?;
+        let judged = json!({
+            "seconds": report.seconds,
+            "points": report.points,
+            "click": { "auc": report.click.auc, "log_loss": report.click.log_loss },
+            "ctcvr": { "auc": report.ctcvr.auc, "log_loss": report.ctcvr.log_loss },
+            "truth": truth(data, &dataset, test)?,
+            "looks": [LookFigures { step: None, metrics: by_user(&dataset, test, &score(&din, &parts[2])?)?, texts: vec![] }],
+        });
+        write_json(&folder.join(JUDGED_FILE), &judged)?;
         let with = all.iter().filter(|point| as_of(point).is_some()).count();
         parents.progress().say(&format!(
             "{} parameters, {} points ({with} with features), {} impressions tested on; {}; {}; left out: {left_out:?}, features of {} \
@@ -102,6 +119,30 @@ impl Stage for Rank {
             latency.iter().map(time).collect::<Vec<_>>().join(", ")
         ));
         Ok(())
+    }
+}
+
+/// What of taiji's features a ranker may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Group {
+    /// Codes.
+    Intra,
+    /// The cross-user sequence.
+    Cross,
+}
+
+impl Rank {
+    fn features(&self, parents: &Parents, dataset: &Dataset) -> Result<FeatureLog, StageError> {
+        let made = parents.optional(Artefact::Features).map(|folder| folder.join(FEATURES_FILE));
+        if made.is_some() && self.features.is_some() {
+            let message = "a stage of kind features is named in from, too: leave one out".to_string();
+            return Err(StageError::Setting { key: "features", message });
+        }
+        let Some(path) = made.or(self.features.clone()) else { return Ok(FeatureLog::default()) };
+        let mut log = FeatureLog::read(&path, dataset)?;
+        log.keep(self.reads.contains(&Group::Intra), self.reads.contains(&Group::Cross));
+        Ok(log)
     }
 }
 

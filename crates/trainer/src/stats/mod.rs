@@ -21,7 +21,7 @@ mod spearman;
 #[cfg(test)]
 mod tests;
 
-pub use auc::auc;
+pub use auc::{auc, auc_by_group};
 pub(crate) use bootstrap::quantile;
 pub use bootstrap::{Resampling, Weights, bootstrap, percentile_interval, ratio_of_means, resampled_means};
 pub use decide::{NonInferiority, holm, non_inferiority};

@@ -1,0 +1,76 @@
+//! `features`: codes and cross-user sequences of every point, out of a backfill.
+
+use super::backfill::codebook;
+use super::encoder::MODEL;
+use super::settings::{Context, KeyError, check_share, read, value};
+use super::source::dataset;
+use crate::data::{read_labels, write_jsonl};
+use crate::lift::{Backfill, FeatureSettings, ItemVectors, Parts, feature_lines};
+use crate::models::DEFAULT_THREADS;
+use crate::rank::points;
+use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+use taiji::encode::{BertEncoder, Encoder, EncoderOptions};
+
+/// Its file.
+pub(super) const FEATURES_FILE: &str = "features.jsonl";
+
+struct Features {
+    settings: FeatureSettings,
+    value: Value,
+}
+
+pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
+    let settings: FeatureSettings = read(table)?;
+    check_share("truth", settings.truth)?;
+    let value = value(&settings)?;
+    Ok(Arc::new(Features { settings, value }))
+}
+
+impl Stage for Features {
+    fn kind(&self) -> &'static str {
+        "features"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn settings(&self) -> Value {
+        self.value.clone()
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let needed = [Artefact::Data, Artefact::Backfill, Artefact::Codebook].map(Input::one);
+        needed.into_iter().chain([Artefact::Encoder, Artefact::ItemVectors].map(Input::optional)).collect()
+    }
+
+    fn output(&self) -> Artefact {
+        Artefact::Features
+    }
+
+    fn run(&self, inputs: &Inputs, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
+        let (dataset, _) = dataset(inputs)?;
+        let (points, _) = points(&dataset, &read_labels(inputs.one(Artefact::Data)?)?);
+        let options = EncoderOptions { threads: threads.unwrap_or(DEFAULT_THREADS), ..EncoderOptions::default() };
+        let encoder = inputs.optional(Artefact::Encoder).filter(|_| self.settings.truth > 0.0);
+        let encoder = encoder.map(|folder| BertEncoder::load(&folder.join(MODEL), options)).transpose()?;
+        let vectors = inputs.optional(Artefact::ItemVectors);
+        let vectors = vectors.map(|folder| ItemVectors::read(folder, dataset.items.len())).transpose()?;
+        let backfill = Backfill::read(inputs.one(Artefact::Backfill)?, &dataset)?;
+        let parts = Parts {
+            dataset: &dataset,
+            backfill: &backfill,
+            codebook: &codebook(inputs)?,
+            encoder: encoder.as_ref().map(|encoder| encoder as &dyn Encoder),
+            items: vectors.as_ref(),
+        };
+        let lines = feature_lines(&parts, &points, &self.settings)?;
+        let with = lines.iter().filter(|line| !line.item_ids.is_empty()).count();
+        inputs.progress().say(&format!("{} of {} points, {with} with a neighbour", lines.len(), points.len()));
+        write_jsonl(&folder.join(FEATURES_FILE), &lines)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! Figures of a ranker's test points, user by user, and what the world itself knows of them.
+//!
+//! In: test points, scored impressions. Out: metrics of a row of an experiment. Called by `rank`.
+
+use crate::data::{Dataset, read_events, read_labels};
+use crate::evaluate::{PerUser, Values};
+use crate::rank::{Point, RankError, Scored};
+use crate::stage::StageError;
+use crate::stats::{auc, auc_by_group};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use taiji::event::ActionTable;
+
+/// Thirds of the users, by what they had done before the first point that they are tested on.
+const SLICES: [&str; 3] = ["low", "mid", "high"];
+
+/// Areas under the curve, one value a tested user (mean = the area): of clicks, of clicks that converted, and of clicks in each third.
+pub(super) fn by_user(
+    dataset: &Dataset,
+    test: &[Point],
+    scored: &[Scored],
+) -> Result<BTreeMap<String, PerUser>, StageError> {
+    let mut activity: BTreeMap<usize, usize> = BTreeMap::new();
+    for point in test {
+        let seen = dataset.users[point.user].engagements_before(point.cut).len();
+        activity.entry(point.user).and_modify(|least| *least = seen.min(*least)).or_insert(seen);
+    }
+    let places: HashMap<usize, usize> = activity.keys().copied().zip(0..).collect();
+    let clicks: Vec<(f64, bool, usize)> =
+        scored.iter().map(|one| (one.click, one.clicked, places[&one.user])).collect();
+    let conversions: Vec<(f64, bool, usize)> =
+        scored.iter().map(|one| (one.click * one.conversion, one.converted, places[&one.user])).collect();
+    let mut metrics = BTreeMap::new();
+    let mut add = |name: String, scores: &[(f64, bool, usize)], users: usize, label: &'static str| {
+        let positive = scores.iter().filter(|one| one.1).count();
+        let constant = || RankError::ConstantLabel { part: "test", label, positive, count: scores.len() };
+        let values = auc_by_group(scores, users).ok_or_else(constant)?;
+        metrics.insert(name, PerUser::Values(Values::new(&values)));
+        Ok::<(), RankError>(())
+    };
+    add("click_auc".into(), &clicks, places.len(), "clicked")?;
+    add("ctcvr_auc".into(), &conversions, places.len(), "converted")?;
+    for (name, users) in SLICES.into_iter().zip(thirds(&activity)) {
+        let within: HashMap<usize, usize> = users.iter().map(|user| places[user]).zip(0..).collect();
+        let shown: Vec<(f64, bool, usize)> =
+            clicks.iter().filter_map(|&(score, clicked, place)| Some((score, clicked, *within.get(&place)?))).collect();
+        add(format!("click_auc_{name}"), &shown, users.len(), "clicked")?;
+    }
+    Ok(metrics)
+}
+
+/// Users by activity, then number, in three parts.
+fn thirds(activity: &BTreeMap<usize, usize>) -> Vec<Vec<usize>> {
+    let mut users: Vec<(usize, usize)> = activity.iter().map(|(user, seen)| (*seen, *user)).collect();
+    users.sort_unstable();
+    let third = users.len().div_ceil(3).max(1);
+    users.chunks(third).map(|part| part.iter().map(|(_, user)| *user).collect()).collect()
+}
+
+/// Areas that the chances have with which a generated world drew the test impressions; null where the events do not say them.
+pub(super) fn truth(data: &Path, dataset: &Dataset, test: &[Point]) -> Result<Value, StageError> {
+    let tested: HashSet<(&str, i64)> =
+        test.iter().map(|point| (dataset.users[point.user].user_id.as_str(), point.cut.before_ms)).collect();
+    let labels = read_labels(data)?;
+    let mut first: HashMap<(&str, &str), i64> = HashMap::new();
+    for label in &labels {
+        let ms = first.entry((&label.user_id, &label.request_id)).or_insert(label.ts_ms);
+        *ms = label.ts_ms.min(*ms);
+    }
+    let mut chances: HashMap<(String, String, i64), (f64, f64)> = HashMap::new();
+    let Some(path) = crate::data::find(data, "events.jsonl") else { return Ok(Value::Null) };
+    for event in read_events(&path, ActionTable::default())? {
+        let event = event?;
+        let chance = |name: &str| event.context.get(name).and_then(Value::as_f64);
+        if let (Some(click), Some(buy), Some(item)) = (chance("ctr"), chance("cvr"), event.item_id.clone()) {
+            chances.insert((event.user_id.clone(), item, event.ts_ms), (click, buy));
+        }
+    }
+    let (mut clicks, mut conversions) = (Vec::new(), Vec::new());
+    for label in &labels {
+        let session = first[&(label.user_id.as_str(), label.request_id.as_str())];
+        if !tested.contains(&(label.user_id.as_str(), session)) {
+            continue;
+        }
+        let key = (label.user_id.clone(), label.item_id.clone(), label.ts_ms);
+        let Some((click, buy)) = chances.get(&key) else { return Ok(Value::Null) };
+        clicks.push((*click, label.clicked));
+        conversions.push((click * buy, label.converted));
+    }
+    Ok(json!({ "click_auc": auc(clicks), "ctcvr_auc": auc(conversions) }))
+}
