@@ -29,3 +29,4 @@ pub mod stage;
 pub mod stages;
 pub mod stats;
 pub mod synth;
+pub mod weighting;
