@@ -50,7 +50,7 @@ impl Weighting for Popo {
         one_a_reward("weights", &self.logarithms, batch)?;
         self.step += 1;
         let products = products.ok_or(WeightingError::NoProducts)?.checked(batch.rewards(), self.step)?;
-        let indicators = Products::indicators(&products.whole);
+        let indicators = products.indicators();
         self.logarithms.iter_mut().zip(&indicators).for_each(|(weight, indicator)| *weight += self.rate * indicator);
         let weights = softmax(&self.logarithms);
         let advantages = match self.form {

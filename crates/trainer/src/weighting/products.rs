@@ -48,9 +48,9 @@ impl Products {
         (clean / longest, (whole - clean) / longest)
     }
 
-    /// Σ_j of a row: POPO's indicator I_k = ⟨g_k, Σ_j g_j⟩.
-    pub(super) fn indicators(table: &[Vec<f64>]) -> Vec<f64> {
-        table.iter().map(|row| row.iter().sum()).collect()
+    /// POPO's I_k = ⟨g_k, Σ_j g_j⟩ of the whole batch.
+    pub fn indicators(&self) -> Vec<f64> {
+        self.whole.iter().map(|row| row.iter().sum()).collect()
     }
 
     /// Refuses what is no number, and tables of another number of rewards.

@@ -83,7 +83,7 @@ fn products_are_numpys_and_for_two_rewards_the_alignment_cancels() {
         {
             table.iter().zip(&expected[step]).for_each(|(row, wanted)| near(row, wanted, "products"));
         }
-        let indicators = Products::indicators(&found.whole);
+        let indicators = found.indicators();
         near(&[indicators[0] - indicators[1]], &[found.norm(0).powi(2) - found.norm(1).powi(2)], "the identity");
     }
 }
