@@ -6,7 +6,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 # What --version says. Of a tree without .git (a tarball) nothing is known, whatever repository it was unpacked in.
 export TAIJI_COMMIT := $(if $(wildcard .git),$(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null))
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank lift simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check orft bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank lift simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ world-check: ## what copying, counting and reading make of the generated world `
 
 stats-check: ## coverage of the 95 % intervals in 1,000 null simulations a design: the table of docs/results.md
 	$(CARGO) test --release --locked -p taiji-trainer --lib -- --ignored --exact --nocapture stats::tests::coverage::stats_check
+
+pareto-lab: ## rules that make one advantage of two rewards, compared as docs/experiments/pareto.toml says, into docs/results.md (a quarter of an hour)
+	$(CARGO) run --release --locked -p taiji-trainer --example pareto_lab -- docs/experiments/pareto.toml docs/results.md
 
 orft: build ## the experiment on reasons and their filters: arms × seeds, six hours on 2 cores in any number of pieces, then its tables
 	$(BIN)/taiji-trainer run --recipe models/orft.toml --jobs 2 --wait

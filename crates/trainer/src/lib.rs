@@ -2,7 +2,8 @@
 //!
 //! `synth`/`data` (events, items) → `sft` (tokenizer, decoder) → `taiji_export` (ONNX) → `codebook` (PQ) → `index` (users) →
 //! `evaluate`, `judge` → a bundle. Beside it `semantic_ids` (items as codes) → `generative` (a decoder that writes the next item's).
-//! `rank` (a ranker) → `simulate` (its scores as a frozen table). `lift` (features as of the past, which a ranker is trained with). `stages` has each as a stage, `recipe` chains them.
+//! `rank` (a ranker) → `simulate` (its scores as a frozen table); `lift` (features as of the past, with which a ranker is trained).
+//! `weighting` makes one advantage of several rewards, `pareto_lab` compares its rules. `stages` has each as a stage, `recipe` chains them.
 
 pub mod codebook;
 pub mod data;
@@ -18,6 +19,7 @@ pub mod models;
 pub mod nn;
 pub mod objective;
 pub mod off_policy;
+pub mod pareto_lab;
 pub mod progress;
 pub mod rank;
 pub mod reason;
@@ -30,3 +32,4 @@ pub mod stage;
 pub mod stages;
 pub mod stats;
 pub mod synth;
+pub mod weighting;

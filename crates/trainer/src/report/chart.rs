@@ -4,6 +4,7 @@
 //! drawing. Each point shows its numbers under the pointer.
 
 use super::html::{escape, number};
+use super::style::STYLE;
 use std::fmt::Write;
 
 /// Colours that the style sheet has.
@@ -14,6 +15,8 @@ const LEFT: f64 = 52.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 30.0;
+/// Names in a row of a picture's legend.
+const KEYS: usize = 4;
 /// A series with more points shows every n-th under the pointer; its line has them all.
 const TOUCHED: usize = 120;
 
@@ -31,22 +34,64 @@ pub struct Series {
 
 /// Draws the series under a title; nothing where none has a point.
 pub fn chart(title: &str, series: &[Series]) -> String {
-    let finite = |series: &Series| -> Vec<(f64, f64)> {
-        series.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect()
-    };
-    let drawn: Vec<(&Series, Vec<(f64, f64)>)> =
-        series.iter().map(|series| (series, finite(series))).filter(|(_, points)| !points.is_empty()).collect();
+    let drawn = drawn(series);
     if drawn.is_empty() {
         return String::new();
     }
-    let all = || drawn.iter().flat_map(|(_, points)| points.iter().copied());
-    let (x, y) = (Axis::of(all().map(|(x, _)| x), 0.0), Axis::of(all().map(|(_, y)| y), 0.08));
-    let mut svg = format!(
-        "<figure class=\"chart\"><figcaption>{}</figcaption>{}<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
+    format!(
+        "<figure class=\"chart\"><figcaption>{}</figcaption>{}{}</figure>",
         escape(title),
         legend(&drawn.iter().map(|(series, _)| *series).collect::<Vec<_>>()),
+        plot(title, "step", "", &drawn)
+    )
+}
+
+/// The same as an SVG file that stands alone, `axis` written under it; nothing where no series has a point.
+pub fn picture(title: &str, axis: &str, series: &[Series]) -> String {
+    let drawn = drawn(series);
+    if drawn.is_empty() {
+        return String::new();
+    }
+    let rows = drawn.len().div_ceil(KEYS) as f64;
+    let (top, height) = (30.0 + rows * 16.0, 30.0 + rows * 16.0 + HEIGHT);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"system-ui, sans-serif\"><style>{STYLE}</style>\
+         <rect width=\"{WIDTH}\" height=\"{height}\" style=\"fill: var(--card)\"/><text x=\"12\" y=\"20\" font-size=\"13\">{}</text>",
         escape(title)
     );
+    for (place, (series, _)) in drawn.iter().enumerate() {
+        let (x, y) = (12.0 + (place % KEYS) as f64 * WIDTH / KEYS as f64, 38.0 + (place / KEYS) as f64 * 16.0);
+        let seldom = if series.seldom { " seldom" } else { "" };
+        let class = format!("c{}{seldom}", series.colour % COLOURS);
+        let _ = write!(
+            svg,
+            "<line class=\"{class}\" x1=\"{x}\" x2=\"{}\" y1=\"{y}\" y2=\"{y}\" stroke-width=\"2\"/>",
+            x + 18.0
+        );
+        let _ =
+            write!(svg, "<text x=\"{}\" y=\"{}\" font-size=\"11\">{}</text>", x + 24.0, y + 4.0, escape(&series.name));
+    }
+    let place = format!(" y=\"{top}\" width=\"{WIDTH}\" height=\"{HEIGHT}\"");
+    svg + &plot(title, axis, &place, &drawn) + "</svg>\n"
+}
+
+/// A series, and those of its points that are numbers.
+type Drawn<'a> = (&'a Series, Vec<(f64, f64)>);
+
+/// The series that have a point.
+fn drawn(series: &[Series]) -> Vec<Drawn<'_>> {
+    let finite = |series: &Series| -> Vec<(f64, f64)> {
+        series.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect()
+    };
+    series.iter().map(|series| (series, finite(series))).filter(|(_, points)| !points.is_empty()).collect()
+}
+
+/// Axes and lines; `place`: attributes that say where.
+fn plot(title: &str, axis: &str, place: &str, drawn: &[Drawn]) -> String {
+    let all = || drawn.iter().flat_map(|(_, points)| points.iter().copied());
+    let (x, y) = (Axis::of(all().map(|(x, _)| x), 0.0), Axis::of(all().map(|(_, y)| y), 0.08));
+    let mut svg =
+        format!("<svg{place} viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(title));
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
     let across = |value: f64| LEFT + x.share(value) * (right - LEFT);
     let up = |value: f64| bottom - y.share(value) * (bottom - TOP);
@@ -57,37 +102,38 @@ pub fn chart(title: &str, series: &[Series]) -> String {
             write!(svg, "<text class=\"tick y\" x=\"{}\" y=\"{:.1}\">{}</text>", LEFT - 7.0, at + 3.5, number(tick));
     }
     for tick in x.ticks(5) {
+        let (at, below) = (across(tick), bottom + 18.0);
+        let _ = write!(svg, "<text class=\"tick x\" x=\"{at:.1}\" y=\"{below}\">{}</text>", number(tick));
+    }
+    let _ = write!(svg, "<text class=\"tick y\" x=\"{right}\" y=\"{}\">{}</text>", bottom - 6.0, escape(axis));
+    let _ = write!(svg, "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\"/>");
+    for (series, points) in drawn {
+        let places: Vec<(f64, f64)> = points.iter().map(|(step, value)| (across(*step), up(*value))).collect();
+        line(&mut svg, axis, series, points, &places);
+    }
+    svg.push_str("</svg>");
+    svg
+}
+
+/// One series at its places, with its numbers under the pointer.
+fn line(svg: &mut String, axis: &str, series: &Series, points: &[(f64, f64)], places: &[(f64, f64)]) {
+    let joined: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+    let colour = series.colour % COLOURS;
+    let seldom = if series.seldom { " seldom" } else { "" };
+    let _ = write!(svg, "<polyline class=\"c{colour}{seldom}\" points=\"{}\"/>", joined.join(" "));
+    let every = points.len().div_ceil(TOUCHED).max(1);
+    let mark = if series.seldom || points.len() == 1 { "mark" } else { "touch" };
+    let radius = if mark == "mark" { 3 } else { 6 };
+    for ((step, value), (x, y)) in points.iter().zip(places).step_by(every) {
         let _ = write!(
             svg,
-            "<text class=\"tick x\" x=\"{:.1}\" y=\"{}\">{}</text>",
-            across(tick),
-            bottom + 18.0,
-            number(tick)
+            "<circle class=\"{mark} c{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\"><title>{}: {} {}, {}</title></circle>",
+            escape(&series.name),
+            escape(axis),
+            if axis == "step" { step.to_string() } else { number(*step) },
+            number(*value)
         );
     }
-    let _ = write!(svg, "<text class=\"tick y\" x=\"{right}\" y=\"{}\">step</text>", bottom - 6.0);
-    let _ = write!(svg, "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\"/>");
-    for (series, points) in &drawn {
-        let places: Vec<String> =
-            points.iter().map(|(step, value)| format!("{:.1},{:.1}", across(*step), up(*value))).collect();
-        let class = format!("c{}{}", series.colour % COLOURS, if series.seldom { " seldom" } else { "" });
-        let _ = write!(svg, "<polyline class=\"{class}\" points=\"{}\"/>", places.join(" "));
-        let every = points.len().div_ceil(TOUCHED).max(1);
-        for (place, (step, value)) in points.iter().enumerate().filter(|(place, _)| place % every == 0) {
-            let mark = if series.seldom || points.len() == 1 { "mark" } else { "touch" };
-            let (cx, cy) = places[place].split_once(',').unwrap_or_default();
-            let _ = write!(
-                svg,
-                "<circle class=\"{mark} c{}\" cx=\"{cx}\" cy=\"{cy}\" r=\"{}\"><title>{}: step {step}, {}</title></circle>",
-                series.colour % COLOURS,
-                if mark == "mark" { 3 } else { 6 },
-                escape(&series.name),
-                number(*value)
-            );
-        }
-    }
-    svg.push_str("</svg></figure>");
-    svg
 }
 
 /// Which line is which, where there are several.

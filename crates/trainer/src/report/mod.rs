@@ -1,4 +1,4 @@
-//! One page about a run: stages, curves, figures, samples.
+//! One page about a run: stages, curves, figures, samples; and single charts ([`picture`]).
 //!
 //! In: a [`Report`], which `recipe` gathers from the folders of the stages. Out: one HTML file that needs nothing beside it: no script,
 //! no outside resource, light and dark as the reader's system is. Called by `recipe`. Whatever comes from data is escaped, and the
@@ -19,6 +19,7 @@ mod style;
 #[cfg(test)]
 mod tests;
 
+pub use chart::{Series, picture};
 pub use page::page;
 
 use crate::sft::SftReport;
