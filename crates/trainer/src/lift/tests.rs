@@ -6,7 +6,7 @@ use super::backfill::{Entry, is_before_day};
 use super::generations::day_of;
 use super::*;
 use crate::data::{DEFAULT_TARGET, Dataset, UserRow, next_target};
-use crate::rank::{FeatureLine, Point, points};
+use crate::rank::{FeatureLine, Features, Inputs, Point, RankSettings, Vocabulary, points, train};
 use crate::synth::{SynthSettings, WorldKind, generate};
 use std::collections::HashSet;
 use taiji::event::ActionTable;
@@ -212,9 +212,9 @@ fn a_planted_future_is_refused() {
     let path = folder.path().join("features.jsonl");
     crate::data::write_jsonl(&path, &all).unwrap();
     let log = crate::rank::FeatureLog::read(&path, &dataset).unwrap();
-    let vocabulary = crate::rank::Vocabulary::of(&dataset, &points, log.shape());
+    let vocabulary = Vocabulary::of(&dataset, &points, log.shape());
     let as_of = |point: &Point| log.as_of(point.user, point.cut.before_ms);
-    let refused = crate::rank::Inputs::encode(&dataset, &vocabulary, &points, as_of, (20, 5)).unwrap_err().to_string();
+    let refused = Inputs::encode(&dataset, &vocabulary, &points, as_of, (20, 5)).unwrap_err().to_string();
     assert!(refused.contains("join them as of the impression"), "{refused}");
 }
 
@@ -299,4 +299,45 @@ fn the_truth_is_the_next_purchase() {
         .filter_map(|point| next_target(&dataset, &dataset.users[point.user], DEFAULT_TARGET, point.cut))
         .collect();
     assert!(distinct.len() > 10);
+}
+
+/// A ranker that is told the categories of what is bought next, one code a level, orders clicks better: what a lift is judged by can see one.
+#[test]
+fn the_truth_lifts_a_ranker() {
+    let (dataset, points) = world(900);
+    let mut names: std::collections::HashMap<String, u32> = std::collections::HashMap::new();
+    let mut told: Vec<Option<Features>> = Vec::new();
+    for point in &points {
+        let next = next_target(&dataset, &dataset.users[point.user], DEFAULT_TARGET, point.cut);
+        told.push(next.map(|item| {
+            let path = &dataset.items[item].categories;
+            let mut code = |depth: usize| {
+                let count = names.len() as u32;
+                *names.entry(path[..depth.min(path.len())].join(">")).or_insert(count)
+            };
+            Features { made_ms: 0, intra: Some((1..=3).map(&mut code).collect()), cross: vec![] }
+        }));
+    }
+    let (before, test) = points.split_at(points.len() * 7 / 10);
+    let (training, validation) = before.split_at(before.len() * 9 / 10);
+    let area = |told: &[Option<Features>]| {
+        let codes = if told.is_empty() { (0, 0) } else { (3, names.len()) };
+        let shape = crate::rank::FeatureShape { codes, cross: false };
+        let vocabulary = Vocabulary::of(&dataset, training, shape);
+        let by_point: std::collections::HashMap<(usize, i64), &Features> = points
+            .iter()
+            .zip(told)
+            .filter_map(|(point, told)| Some(((point.user, point.cut.before_ms), told.as_ref()?)))
+            .collect();
+        let of = |point: &Point| by_point.get(&(point.user, point.cut.before_ms)).copied();
+        let encode = |part: &[Point]| Inputs::encode(&dataset, &vocabulary, part, of, (20, 5)).unwrap();
+        let parts = [encode(training), encode(validation), encode(test)];
+        let settings = RankSettings { threads: 2, history: 20, cross: 5, ..RankSettings::default() };
+        let folder = tempfile::tempdir().unwrap();
+        let (_, report) = train(&settings, &vocabulary, parts.each_ref(), folder.path(), &mut |_| {}).unwrap();
+        report.click.auc.unwrap()
+    };
+    let (none, truth) = (area(&[]), area(&told));
+    println!("none {none:.4}, truth {truth:.4}");
+    assert!(truth > none + 0.015, "{truth} {none}");
 }

@@ -4,6 +4,7 @@
 
 mod convert;
 mod full_disk;
+mod lift;
 mod packages;
 mod progress;
 mod quality;

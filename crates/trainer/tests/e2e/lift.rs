@@ -1,0 +1,108 @@
+//! What features are worth, tiny: histories answered as of the past, codes, neighbours, rankers with and without them, rows and tables.
+
+use crate::recipe::{ensure_encoder_checkpoint, run_in, set};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use testkit::process::{output_of, run_with};
+use testkit::{TRAINER, in_repository};
+
+const ARMS: [&str; 6] = ["none", "both", "encoder-only", "collaborative-neighbour", "permuted", "truth"];
+
+/// models/lift.toml with everything made small but the language model, which is the demo's.
+fn small(folder: &Path) -> PathBuf {
+    let whole = std::fs::read_to_string(in_repository("models/lift.toml")).unwrap();
+    let mut recipe: toml::Table = whole.parse().unwrap();
+    let checkpoint = format!("path = {:?}", in_repository("models/demo/1/checkpoints/sft").display().to_string());
+    for (stage, settings) in [
+        ("world", "users = 40"),
+        ("ranked", "users = 40"),
+        ("checkpoint", checkpoint.as_str()),
+        ("examples", "codebook_texts = 100"),
+        ("histories", "codebook_texts = 100"),
+        ("codebook", "k = 16"),
+        ("history-codebook", "k = 16"),
+        ("backfill", "generations = 2"),
+        ("history-backfill", "generations = 2"),
+    ] {
+        set(&mut recipe, stage, settings);
+    }
+    recipe["experiment"]["seeds"] = toml::Value::from(vec![1]);
+    recipe["arms"].as_table_mut().unwrap().retain(|arm, _| ARMS.contains(&arm));
+    let path = folder.join("lift.toml");
+    std::fs::write(&path, toml::to_string(&recipe).unwrap()).unwrap();
+    path
+}
+
+fn row(rows: &Path, arm: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(rows.join(format!("{arm}-1.json"))).unwrap()).unwrap()
+}
+
+/// The lines of the stage's file whose row names its hash.
+fn features(work: &Path, row: &Value) -> Vec<Value> {
+    let folder = work.join("work").join(format!("features-{}", row["stages"]["features"].as_str().unwrap()));
+    let text = std::fs::read_to_string(folder.join("features.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn rankers_with_features_of_the_past_and_without_make_rows_and_tables() {
+    ensure_encoder_checkpoint();
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = small(folder.path());
+    let rows = folder.path().join("rows");
+    let run = || {
+        let more = ["--jobs", "2", "--rows", rows.to_str().unwrap()];
+        run_in(&recipe, &folder.path().join("a"), &more).expect_code(0).stderr
+    };
+    let told = run();
+    assert_eq!(told.matches("/backfill: running").count(), 1, "arms share what was answered: {told}");
+    let users = |row: &Value| row["result"]["looks"][0]["metrics"]["click_auc"]["users"].as_u64().unwrap();
+    let none = row(&rows, "none");
+    assert!(none["stages"].get("features").is_none(), "{none}");
+    for arm in ARMS {
+        let row = row(&rows, arm);
+        assert_eq!(users(&row), users(&none), "{arm}");
+        let result = &row["result"];
+        assert_eq!(result["truth"], none["result"]["truth"], "{arm}");
+        let truth = result["truth"]["click_auc"].as_f64().unwrap();
+        assert!((0.6..0.8).contains(&truth), "the world's own chances: {truth}");
+        let mean = result["looks"][0]["metrics"]["click_auc"]["mean"].as_f64().unwrap();
+        assert!((mean - result["click"]["auc"].as_f64().unwrap()).abs() < 1e-9, "{arm}");
+    }
+    // What was made of the same answers differs where it is to differ.
+    let work = folder.path().join("a");
+    let [both, collaborative, permuted, truth] =
+        ["both", "collaborative-neighbour", "permuted", "truth"].map(|arm| features(&work, &row(&rows, arm)));
+    assert!(both.iter().all(|line| line["generated_at_ms"].as_i64() < line["point_ms"].as_i64()));
+    let differ = |one: &[Value], other: &[Value], key: &str| {
+        one.iter().zip(other).filter(|(one, other)| one[key] != other[key]).count()
+    };
+    assert_eq!((both.len(), differ(&both, &collaborative, "sparse_ids")), (collaborative.len(), 0));
+    assert!(differ(&both, &collaborative, "item_ids") > 0 && differ(&both, &truth, "sparse_ids") > both.len() / 2);
+    assert!(differ(&both, &permuted, "sparse_ids") > both.len() / 2);
+
+    assert!(run().contains("both-1.json: its row is there"));
+    let declaration = in_repository("docs/experiments/lift.toml").display().to_string();
+    let tables = output_of(&TRAINER, &["contrasts", &declaration, "--rows", rows.to_str().unwrap()]);
+    assert!(tables.contains("| both | 1 | 0.") && tables.contains("| both-beats-permuted | click_auc | "), "{tables}");
+    assert!(tables.contains("nothing is decided") && tables.contains("no rows yet"), "{tables}");
+}
+
+#[test]
+fn features_given_twice_and_a_share_above_one_are_refused_by_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = small(folder.path());
+    let whole: toml::Table = std::fs::read_to_string(&recipe).unwrap().parse().unwrap();
+    for (stage, setting, expected) in [
+        ("features", "truth = 1.5", "truth"),
+        ("backfill", "generations = 0", "generations must be positive"),
+        ("ranker", "use = [\"scid\"]", "use"),
+    ] {
+        let mut wrong = whole.clone();
+        set(&mut wrong, stage, setting);
+        std::fs::write(&recipe, toml::to_string(&wrong).unwrap()).unwrap();
+        let path = recipe.display().to_string();
+        let ended = run_with(&TRAINER, &["plan", "--recipe", &path], &[]).expect_code(64);
+        assert!(ended.stderr.contains(stage) && ended.stderr.contains(expected), "{}", ended.stderr);
+    }
+}
