@@ -1,4 +1,4 @@
-//! Drawing from weights and lists. Callers: the rest of `synth`.
+//! Drawing from weights and lists. Callers: `synth`, `pareto_lab`, tests.
 
 use rand::Rng;
 
@@ -33,4 +33,10 @@ pub fn shuffle<T>(list: &mut [T], random: &mut impl Rng) {
 /// A waiting time with the given mean.
 pub fn exponential(mean: f64, random: &mut impl Rng) -> f64 {
     -mean * (1.0 - random.random::<f64>()).ln()
+}
+
+/// A standard normal number by Box and Muller; the second of the pair is not used, so that a draw takes two numbers.
+pub fn normal(random: &mut impl Rng) -> f64 {
+    let (radius, angle): (f64, f64) = (random.random(), random.random());
+    (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }

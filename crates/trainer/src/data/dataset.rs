@@ -86,6 +86,11 @@ impl UserRow {
         newest
     }
 
+    /// Strictly before an instant: what has its time may have come of what is looked at.
+    pub fn cut_before(&self, before_ms: i64) -> Cut {
+        Cut { engagements: self.engagements.partition_point(|behaviour| behaviour.ts_ms < before_ms), before_ms }
+    }
+
     /// The engagements before a cut, oldest first.
     pub fn engagements_before(&self, cut: Cut) -> &[Behaviour] {
         &self.engagements[..cut.engagements.min(self.engagements.len())]

@@ -4,7 +4,7 @@
 //! are missing nothing is decided, and that is said. Caller: `taiji-trainer contrasts`.
 
 use super::LookFigures;
-use crate::stats::{Contrast, Experiment, Interval, Sample, StatsError, Verdict, interval};
+use crate::stats::{Contrast, Experiment, Interval, Sample, StatsError, Verdict, interval, put_into};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,13 +95,10 @@ impl Rows {
     /// A page with the tables in their place: between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
     pub fn put_into(&self, page: &str) -> Result<String, StatsError> {
         let name = &self.experiment.name;
-        let (open, close) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
-        let parts = page.split_once(&open).and_then(|(before, rest)| Some((before, rest.split_once(&close)?.1)));
-        let (before, after) = parts.ok_or_else(|| StatsError::Declaration {
+        put_into(page, name, &self.markdown()?).ok_or_else(|| StatsError::Declaration {
             path: name.clone(),
-            message: format!("the page has no place for the tables: {} … {close}", open.trim_end()),
-        })?;
-        Ok(format!("{before}{open}{}{close}{after}", self.markdown()?))
+            message: format!("the page has no place for the tables: <!-- {name}:begin --> … <!-- {name}:end -->"),
+        })
     }
 
     /// What each arm reached, mean over its seeds.

@@ -96,8 +96,7 @@ pub struct Moment {
 impl Moment {
     /// Of a user, before an instant.
     pub(super) fn before(dataset: &Dataset, user: usize, ms: i64) -> Self {
-        let engagements = dataset.users[user].engagements.partition_point(|behaviour| behaviour.ts_ms < ms);
-        Moment { user, cut: Cut { engagements, before_ms: ms } }
+        Moment { user, cut: dataset.users[user].cut_before(ms) }
     }
 }
 
@@ -153,7 +152,7 @@ pub(super) type Entry = (usize, i64, usize);
 /// All of it, as it lies in a folder.
 #[derive(Debug, Default)]
 pub struct Backfill {
-    pub(super) generations: Vec<i64>,
+    pub(super) generations: Generations,
     /// By user and point.
     pub(super) points: HashMap<(usize, i64), Entry>,
     /// By generation.
@@ -171,7 +170,7 @@ impl Backfill {
         points: Vec<(i64, Moment, Embedded)>,
         members: Vec<Vec<(Moment, Embedded)>>,
     ) -> Self {
-        let mut backfill = Backfill { generations: generations.starts_ms().to_vec(), ..Backfill::default() };
+        let mut backfill = Backfill { generations: generations.clone(), ..Backfill::default() };
         let mut known: HashMap<String, usize> = HashMap::new();
         for (point_ms, moment, embedded) in points {
             let text = backfill.text(&mut known, embedded);
@@ -230,7 +229,7 @@ impl Backfill {
             })
         });
         write_jsonl(&folder.join(ROWS_FILE), of_points.chain(of_members))?;
-        write_jsonl(&folder.join(GENERATIONS_FILE), &self.generations)?;
+        write_jsonl(&folder.join(GENERATIONS_FILE), self.generations.starts_ms())?;
         write_jsonl(&folder.join(TEXTS_FILE), &self.texts)?;
         let tensors = vec![("vectors".to_string(), vec![self.texts.len(), self.dim], self.vectors.clone())];
         Ok(TensorFile { tensors, ..TensorFile::default() }.write(&folder.join(VECTORS_FILE))?)
@@ -243,14 +242,15 @@ impl Backfill {
             message,
         };
         let texts: Vec<String> = read_lines(&folder.join(TEXTS_FILE))?.collect::<Result<_, _>>()?;
-        let generations: Vec<i64> = read_lines(&folder.join(GENERATIONS_FILE))?.collect::<Result<_, _>>()?;
+        let starts: Vec<i64> = read_lines(&folder.join(GENERATIONS_FILE))?.collect::<Result<_, _>>()?;
         let path = folder.join(VECTORS_FILE);
         let file = TensorFile::read(&path)?;
         let (dim, vectors) = match file.tensors.into_iter().next() {
             Some((_, shape, values)) if shape.len() == 2 && shape[0] == texts.len() => (shape[1], values),
             _ => return Err(refuse(VECTORS_FILE, format!("does not hold {} vectors", texts.len()))),
         };
-        let members = vec![Vec::new(); generations.len()];
+        let members = vec![Vec::new(); starts.len()];
+        let generations = Generations::from_starts(starts);
         let mut backfill = Backfill { generations, members, texts, vectors, dim, points: HashMap::new() };
         for row in read_lines::<Row>(&folder.join(ROWS_FILE))? {
             let row = row?;

@@ -5,7 +5,7 @@
 use super::backfill::{Entry, Moment, is_before_day};
 use super::generations::day_of;
 use super::neighbours::{Members, shown_before};
-use super::{Backfill, Generations, ItemVectors, LiftError};
+use super::{Backfill, ItemVectors, LiftError};
 use crate::data::{DEFAULT_TARGET, Dataset, next_target};
 use crate::rank::{FeatureLine, Point};
 use rand::{Rng, SeedableRng};
@@ -75,13 +75,12 @@ pub fn feature_lines(
 ) -> Result<Vec<FeatureLine>, LiftError> {
     let own = own_vectors(parts, points, settings)?;
     let members = generations(parts, settings)?;
-    let starts = Generations::from_starts(parts.backfill.generations.clone());
     let mut lines = Vec::with_capacity(points.len());
     for point in points {
         let key = (point.user, point.cut.before_ms);
         let Some((entry, vector)) = own.get(&key) else { continue };
         let moment = Moment::before(parts.dataset, point.user, entry.1);
-        let generation = starts.as_of(key.1);
+        let generation = parts.backfill.generations.as_of(key.1);
         let neighbour = match generation {
             Some(place) => choose(parts, settings, &members[place], place, (moment, key.1), vector)?,
             None => None,

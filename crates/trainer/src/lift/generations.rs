@@ -4,7 +4,6 @@
 //! what lay before it began: whatever a neighbour shows ends before the day of the impression.
 
 use crate::rank::Point;
-use serde::{Deserialize, Serialize};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -14,7 +13,7 @@ pub(super) fn day_of(ms: i64) -> i64 {
 }
 
 /// Beginnings, rising; each is the beginning of a day.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Generations(Vec<i64>);
 
 impl Generations {

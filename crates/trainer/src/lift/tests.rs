@@ -334,7 +334,7 @@ fn the_truth_lifts_a_ranker() {
         let parts = [encode(training), encode(validation), encode(test)];
         let settings = RankSettings { threads: 2, history: 20, cross: 5, ..RankSettings::default() };
         let folder = tempfile::tempdir().unwrap();
-        let (_, report) = train(&settings, &vocabulary, parts.each_ref(), folder.path(), &mut |_| {}).unwrap();
+        let (_, report, _) = train(&settings, &vocabulary, parts.each_ref(), folder.path(), &mut |_| {}).unwrap();
         report.click.auc.unwrap()
     };
     let (none, truth) = (area(&[]), area(&told));

@@ -6,7 +6,7 @@ use super::figures::{Figures, Kind, gains, measured};
 use super::gains::Gains;
 use super::judge::judged;
 use super::{ARMS, LabError, Size, plots, report};
-use crate::stats::Experiment;
+use crate::stats::{Experiment, put_into};
 use serde_json::Value;
 use std::path::Path;
 
@@ -45,8 +45,8 @@ impl Outcome {
     pub fn write(&self, folder: &Path, page: &Path) -> Result<(), LabError> {
         let refuse = |path: &Path, message: String| LabError::File { path: path.display().to_string(), message };
         let text = std::fs::read_to_string(page).map_err(|error| refuse(page, error.to_string()))?;
-        let text = put_into(&text, &self.markdown)
-            .ok_or_else(|| refuse(page, format!("has no place for the tables: add {OPEN} and {CLOSE}")))?;
+        let no_place = "has no place for the tables: add <!-- pareto:begin --> and <!-- pareto:end -->";
+        let text = put_into(&text, "pareto", &self.markdown).ok_or_else(|| refuse(page, no_place.to_string()))?;
         let write =
             |path: &Path, text: &str| std::fs::write(path, text).map_err(|error| refuse(path, error.to_string()));
         std::fs::create_dir_all(folder).map_err(|error| refuse(folder, error.to_string()))?;
@@ -56,16 +56,6 @@ impl Outcome {
         }
         write(page, &text)
     }
-}
-
-const OPEN: &str = "<!-- pareto:begin -->";
-const CLOSE: &str = "<!-- pareto:end -->";
-
-/// The page with the tables in their place; `None` where it has none.
-pub(super) fn put_into(page: &str, tables: &str) -> Option<String> {
-    let (before, rest) = page.split_once(OPEN)?;
-    let (_, after) = rest.split_once(CLOSE)?;
-    Some(format!("{before}{OPEN}\n{tables}{CLOSE}{after}"))
 }
 
 /// Runs a plan. `commit`: of the code, for the row; `told` hears what is done next.

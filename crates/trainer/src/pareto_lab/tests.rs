@@ -91,8 +91,8 @@ fn scale_free_arms_and_their_own_objective_gain_over_greedy_sft() {
 #[test]
 fn tables_go_between_the_marks_of_a_page_or_nowhere() {
     let page = "a\n<!-- pareto:begin -->\nold\n<!-- pareto:end -->\nb\n";
-    assert_eq!(super::lab::put_into(page, "new\n").unwrap(), page.replace("old", "new"));
-    assert_eq!(super::lab::put_into("a\n", "new\n"), None);
+    assert_eq!(crate::stats::put_into(page, "pareto", "new\n").unwrap(), page.replace("old", "new"));
+    assert_eq!(crate::stats::put_into("a\n", "pareto", "new\n"), None);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::cell::Cell;
 use super::policy::{PARAMETERS, Policy, add};
 use super::world::{CANDIDATES, Tables};
 use super::{LabError, OBJECTIVES, ROLLOUTS, Size};
+use crate::draw::normal;
 use crate::weighting::{Batch, Products};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -232,10 +233,4 @@ fn drawn(chances: &[f64; CANDIDATES], point: f64) -> usize {
         }
     }
     CANDIDATES - 1
-}
-
-/// Box and Muller; the second of the pair is not used, so that a draw takes two numbers.
-fn normal(random: &mut ChaCha8Rng) -> f64 {
-    let (radius, angle): (f64, f64) = (random.random(), random.random());
-    (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }

@@ -29,7 +29,7 @@ pub use file::Ranker;
 pub use inputs::{FeatureShape, Features, Inputs, Vocabulary};
 pub use log::{FeatureLine, FeatureLog};
 pub use metrics::{Bucket, Scored, TargetFigures, figures};
-pub use points::{Impression, LeftOut, Point, points};
+pub use points::{Impression, LeftOut, Point, points, sessions};
 pub use session::{Latency, latency};
 pub use settings::RankSettings;
 pub use training::{RankReport, score, train};

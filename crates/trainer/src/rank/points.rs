@@ -40,30 +40,36 @@ pub struct LeftOut {
 
 /// Points of a dataset, by time, then user.
 pub fn points(dataset: &Dataset, labels: &[Label]) -> (Vec<Point>, LeftOut) {
-    let mut sessions: BTreeMap<(&str, &str), Vec<&Label>> = BTreeMap::new();
-    for label in labels {
-        sessions.entry((&label.user_id, &label.request_id)).or_default().push(label);
-    }
+    let sessions = sessions(labels);
     let mut left_out = LeftOut::default();
     let mut points = Vec::with_capacity(sessions.len());
-    for ((user_id, _), mut shown) in sessions {
+    for ((user_id, _), shown) in sessions {
         let Ok(user) = dataset.users.binary_search_by(|row| row.user_id.as_str().cmp(user_id)) else {
             left_out.unknown_users += shown.len();
             continue;
         };
-        shown.sort_by_key(|label| label.ts_ms);
         let impressions: Vec<Impression> = shown.iter().filter_map(|label| impression(dataset, label)).collect();
         left_out.unknown_items += shown.len() - impressions.len();
         let (Some(first), false) = (shown.first(), impressions.is_empty()) else { continue };
         points.push(Point {
             user,
-            cut: before(dataset, user, first.ts_ms),
+            cut: dataset.users[user].cut_before(first.ts_ms),
             domain: domain(dataset, user, first.ts_ms),
             impressions,
         });
     }
     points.sort_by_key(|point| (point.cut.before_ms, point.user));
     (points, left_out)
+}
+
+/// Labels by user and request, in the order in which their items were shown.
+pub fn sessions(labels: &[Label]) -> BTreeMap<(&str, &str), Vec<&Label>> {
+    let mut sessions: BTreeMap<(&str, &str), Vec<&Label>> = BTreeMap::new();
+    for label in labels {
+        sessions.entry((&label.user_id, &label.request_id)).or_default().push(label);
+    }
+    sessions.values_mut().for_each(|shown| shown.sort_by_key(|label| label.ts_ms));
+    sessions
 }
 
 fn impression(dataset: &Dataset, label: &Label) -> Option<Impression> {
@@ -76,10 +82,4 @@ fn domain(dataset: &Dataset, user: usize, ts_ms: i64) -> Option<&'static str> {
     let shown = &dataset.users[user].impressions;
     let place = shown.partition_point(|behaviour| behaviour.ts_ms < ts_ms);
     shown.get(place).filter(|behaviour| behaviour.ts_ms == ts_ms)?.domain
-}
-
-/// Strictly: what has the time of the impression may have come of it.
-fn before(dataset: &Dataset, user: usize, ts_ms: i64) -> Cut {
-    let engagements = dataset.users[user].engagements.partition_point(|behaviour| behaviour.ts_ms < ts_ms);
-    Cut { engagements, before_ms: ts_ms }
 }

@@ -4,7 +4,7 @@
 
 use super::inputs::{ITEM_FIELDS, ItemFields, Known, Row, WORDS};
 use super::training::GRAPH_FOLDER;
-use super::{Din, Inputs, RankError, score};
+use super::{Din, Inputs, RankError, Scored};
 use crate::stats::quantile;
 use ort::session::{Session, SessionInputValue};
 use ort::value::Tensor;
@@ -99,19 +99,19 @@ impl RankSession {
         Ok(inputs)
     }
 
-    /// Greatest difference between the chances of the graph and those of the model; too great a one is an error.
-    pub(super) fn compare(&mut self, din: &Din, inputs: &Inputs) -> Result<f64, RankError> {
+    /// Greatest difference between the chances of the graph and those of the model (`expected`, of the same inputs); too great a one is an
+    /// error.
+    pub(super) fn compare(&mut self, expected: &[Scored], inputs: &Inputs) -> Result<f64, RankError> {
         let mut chances = Vec::with_capacity(inputs.impressions());
         for rows in inputs.rows.chunks(COMPARED_POINTS) {
             chances.extend(self.score(&rows.iter().collect::<Vec<_>>())?);
         }
-        let expected = score(din, inputs)?;
-        let apart = |(one, other): (&[f32; 2], &super::Scored)| {
+        let apart = |(one, other): (&[f32; 2], &Scored)| {
             (f64::from(one[0]) - other.click).abs().max((f64::from(one[1]) - other.conversion).abs())
         };
         // A number that is none is no agreement.
         let most =
-            chances.iter().zip(&expected).map(apart).fold(0.0, |most: f64, one| if one <= most { most } else { one });
+            chances.iter().zip(expected).map(apart).fold(0.0, |most: f64, one| if one <= most { most } else { one });
         if chances.len() == expected.len() && most <= MOST_APART {
             return Ok(most);
         }

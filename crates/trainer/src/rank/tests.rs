@@ -156,7 +156,7 @@ fn graph_and_folder_say_what_the_model_says() {
         inputs.rows[1].words.clear();
         let folder = tempfile::tempdir().unwrap();
         let settings = RankSettings { epochs: 1, threads: 1, ..RankSettings::default() };
-        let (din, report) = train(&settings, &vocabulary, [&inputs; 3], folder.path(), &mut |_| {}).unwrap();
+        let (din, report, _) = train(&settings, &vocabulary, [&inputs; 3], folder.path(), &mut |_| {}).unwrap();
         println!("codes {codes:?}: {} apart", report.graph_apart);
         assert!(report.graph_apart < 1e-5);
 
@@ -178,7 +178,7 @@ fn graph_and_folder_say_what_the_model_says() {
         }
         // Another model's graph does not pass.
         let other = Din::random(&vocabulary, 1.0, 99).unwrap();
-        let refused = session.compare(&other, &inputs).unwrap_err().to_string();
+        let refused = session.compare(&score(&other, &inputs).unwrap(), &inputs).unwrap_err().to_string();
         assert!(refused.starts_with("chances of the ONNX graph and of the model differ by"), "{refused}");
 
         let mut turned = dataset.clone();
@@ -254,7 +254,7 @@ fn fitted(
     let test = part(tested);
     let folder = tempfile::tempdir().unwrap();
     let parts = [&part(training), &part(&tested[..tested.len() / 3]), &test];
-    let (din, report) = train(settings, &vocabulary, parts, folder.path(), &mut |_| {}).unwrap();
+    let (din, report, _) = train(settings, &vocabulary, parts, folder.path(), &mut |_| {}).unwrap();
     (score(&din, &test).unwrap(), report)
 }
 

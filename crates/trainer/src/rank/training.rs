@@ -51,14 +51,14 @@ pub struct RankReport {
 }
 
 /// Trains a ranker from scratch (or from the newest resumable state in `out`), writes weights, vocabulary, ONNX graph and report into `out`,
-/// and returns it with the report. `parts`: training, validation, test.
+/// and returns it with the report and the chances of the test points' impressions. `parts`: training, validation, test.
 pub fn train(
     settings: &RankSettings,
     vocabulary: &Vocabulary,
     parts: [&Inputs; 3],
     out: &Path,
     progress: &mut (dyn FnMut(&TrainEvent) + Send),
-) -> Result<(Din, RankReport), RankError> {
+) -> Result<(Din, RankReport, Vec<Scored>), RankError> {
     settings.check()?;
     let [training, validation, test] = parts;
     check(training, "training")?;
@@ -75,7 +75,8 @@ pub fn train(
         let (run_id, fitting) = (ranking.run_id()?, settings.fitting(ranking.steps()));
         let fitted = fit::run(&mut ranking, optimizer, &fitting, &run_id, out, progress)?;
         let din = ranking.din;
-        let (click, ctcvr) = figures(&score(&din, test)?);
+        let scored = score(&din, test)?;
+        let (click, ctcvr) = figures(&scored);
         file::save(out, &din, vocabulary, settings.width, (settings.history, settings.cross))?;
         let folder = out.join(GRAPH_FOLDER);
         graph::write(&din, &folder)?;
@@ -89,12 +90,12 @@ pub fn train(
             best_step: fitted.best.map(|(step, _)| step),
             click,
             ctcvr,
-            graph_apart: RankSession::open(&folder, &din, threads)?.compare(&din, test)?,
+            graph_apart: RankSession::open(&folder, &din, threads)?.compare(&scored, test)?,
             curve: fitted.curve,
         };
         write_json(&out.join(REPORT_FILE), &report)?;
         fit::clear(out)?;
-        Ok((din, report))
+        Ok((din, report, scored))
     })
 }
 

@@ -1,26 +1,20 @@
 //! `backfill`: what the serving pipeline makes of users as of the points at which something was shown to them, and as of the beginnings of
 //! index generations.
 
-use super::codebook::CODEBOOK;
-use super::encoder::MODEL;
-use super::served::open;
+use super::served::{encode, encoder, open};
 use super::settings::{Context, KeyError, read, value};
 use super::source::dataset;
 use crate::data::{Dataset, read_labels};
 use crate::lift::{
-    Backfill, BackfillSettings, Embed, Embedded, Generations, LiftError, Moment, history_text, member_moments, moments,
+    Backfill, BackfillSettings, Embed, Embedded, Generations, Moment, history_text, member_moments, moments,
 };
-use crate::models::DEFAULT_THREADS;
 use crate::rank::points;
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
-use taiji::encode::{BertEncoder, Encoder, EncoderOptions};
+use taiji::encode::Encoder;
 use taiji::prompt::{PromptInput, PromptSchema};
-
-/// Texts encoded at once.
-const CHUNK: usize = 256;
 
 struct BackfillStage {
     settings: BackfillSettings,
@@ -102,9 +96,7 @@ impl BackfillStage {
         let prompt = |one: &Moment| dataset.prompt_input(&dataset.users[one.user], one.cut, schema.max_engagements);
         let prompts: Vec<PromptInput> = all.iter().map(prompt).collect();
         if self.settings.embed == Embed::History {
-            let options = EncoderOptions { threads: threads.unwrap_or(DEFAULT_THREADS), ..EncoderOptions::default() };
-            let encoder = BertEncoder::load(&inputs.one(Artefact::Encoder)?.join(MODEL), options)?;
-            return encode(&encoder, prompts.iter().map(history_text).collect(), inputs);
+            return embedded(&encoder(inputs, threads)?, prompts.iter().map(history_text).collect(), inputs);
         }
         let models = open(inputs, &dataset.items, threads)?;
         let answers = models.answer(&prompts)?;
@@ -114,22 +106,12 @@ impl BackfillStage {
             return Ok(served.collect());
         }
         let texts = answers.iter().map(|answer| self.settings.embed.of(&answer.parsed)).collect();
-        encode(models.encoder.as_ref(), texts, inputs)
+        embedded(models.encoder.as_ref(), texts, inputs)
     }
 }
 
-/// Vectors of texts, in order.
-fn encode(encoder: &dyn Encoder, texts: Vec<String>, inputs: &Inputs) -> Result<Vec<Embedded>, StageError> {
-    let mut bar = inputs.progress().bar("texts", texts.len() as u64);
-    let mut vectors = Vec::with_capacity(texts.len());
-    for chunk in texts.chunks(CHUNK) {
-        vectors.extend(encoder.encode(&chunk.iter().map(String::as_str).collect::<Vec<_>>()).map_err(LiftError::from)?);
-        bar.add(chunk.len() as u64);
-    }
+/// Texts with their vectors, in order.
+fn embedded(encoder: &dyn Encoder, texts: Vec<String>, inputs: &Inputs) -> Result<Vec<Embedded>, StageError> {
+    let vectors = encode(encoder, &texts, inputs.progress())?;
     Ok(texts.into_iter().zip(vectors).map(|(text, vector)| Embedded { text, vector }).collect())
-}
-
-/// The codebook among a stage's inputs.
-pub(super) fn codebook(inputs: &Inputs) -> Result<taiji::quantize::PqCodebook, StageError> {
-    Ok(taiji::quantize::PqCodebook::load(&inputs.one(Artefact::Codebook)?.join(CODEBOOK))?)
 }

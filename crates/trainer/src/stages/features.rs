@@ -1,18 +1,18 @@
 //! `features`: codes and cross-user sequences of every point, out of a backfill.
 
-use super::backfill::codebook;
-use super::encoder::MODEL;
+use super::codebook::CODEBOOK;
+use super::served::encoder;
 use super::settings::{Context, KeyError, check_share, read, value};
 use super::source::dataset;
 use crate::data::{read_labels, write_jsonl};
 use crate::lift::{Backfill, FeatureSettings, ItemVectors, Parts, feature_lines};
-use crate::models::DEFAULT_THREADS;
 use crate::rank::points;
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
-use taiji::encode::{BertEncoder, Encoder, EncoderOptions};
+use taiji::encode::Encoder;
+use taiji::quantize::PqCodebook;
 
 /// Its file.
 pub(super) const FEATURES_FILE: &str = "features.jsonl";
@@ -54,16 +54,15 @@ impl Stage for Features {
     fn run(&self, inputs: &Inputs, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
         let (dataset, _) = dataset(inputs)?;
         let (points, _) = points(&dataset, &read_labels(inputs.one(Artefact::Data)?)?);
-        let options = EncoderOptions { threads: threads.unwrap_or(DEFAULT_THREADS), ..EncoderOptions::default() };
-        let encoder = inputs.optional(Artefact::Encoder).filter(|_| self.settings.truth > 0.0);
-        let encoder = encoder.map(|folder| BertEncoder::load(&folder.join(MODEL), options)).transpose()?;
+        let needs_encoder = self.settings.truth > 0.0 && inputs.optional(Artefact::Encoder).is_some();
+        let encoder = needs_encoder.then(|| encoder(inputs, threads)).transpose()?;
         let vectors = inputs.optional(Artefact::ItemVectors);
         let vectors = vectors.map(|folder| ItemVectors::read(folder, dataset.items.len())).transpose()?;
         let backfill = Backfill::read(inputs.one(Artefact::Backfill)?, &dataset)?;
         let parts = Parts {
             dataset: &dataset,
             backfill: &backfill,
-            codebook: &codebook(inputs)?,
+            codebook: &PqCodebook::load(&inputs.one(Artefact::Codebook)?.join(CODEBOOK))?,
             encoder: encoder.as_ref().map(|encoder| encoder as &dyn Encoder),
             items: vectors.as_ref(),
         };

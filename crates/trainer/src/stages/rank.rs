@@ -8,8 +8,7 @@ use crate::data::{Dataset, read_labels};
 use crate::evaluate::LookFigures;
 use crate::fit::training_progress;
 use crate::rank::{
-    FeatureLog, Inputs, Latency, Point, RankError, RankSettings, TargetFigures, Vocabulary, latency, points, score,
-    train,
+    FeatureLog, Inputs, Latency, Point, RankError, RankSettings, TargetFigures, Vocabulary, latency, points, train,
 };
 use crate::stage::{Artefact, Input, Inputs as Parents, Stage, StageError, write_json};
 use serde::{Deserialize, Serialize};
@@ -79,7 +78,8 @@ impl Stage for Rank {
         let data = parents.one(Artefact::Data)?;
         let dataset = Dataset::load(data, &ActionTable::default())?;
         let log = self.features(parents, &dataset)?;
-        let (all, left_out) = points(&dataset, &read_labels(data)?);
+        let labels = read_labels(data)?;
+        let (all, left_out) = points(&dataset, &labels);
         let [training, validation, test] = by_time(&all, &self.settings)?;
         let vocabulary = Vocabulary::of(&dataset, training, log.shape());
         let limits = (self.settings.history, self.settings.cross);
@@ -88,14 +88,14 @@ impl Stage for Rank {
         let parts = [encode(training)?, encode(validation)?, encode(test)?];
         let settings = RankSettings { threads: threads.unwrap_or(self.settings.threads), ..self.settings.clone() };
         let progress = &mut *training_progress(parents.progress());
-        let (din, report) = train(&settings, &vocabulary, parts.each_ref(), folder, progress)?;
+        let (din, report, scored) = train(&settings, &vocabulary, parts.each_ref(), folder, progress)?;
         let judged = json!({
             "seconds": report.seconds,
             "points": report.points,
             "click": { "auc": report.click.auc, "log_loss": report.click.log_loss },
             "ctcvr": { "auc": report.ctcvr.auc, "log_loss": report.ctcvr.log_loss },
-            "truth": truth(data, &dataset, test)?,
-            "looks": [LookFigures { step: None, metrics: by_user(&dataset, test, &score(&din, &parts[2])?)?, texts: vec![] }],
+            "truth": truth(data, &labels, &dataset, test)?,
+            "looks": [LookFigures { step: None, metrics: by_user(&dataset, test, &scored)?, texts: vec![] }],
         });
         write_json(&folder.join(JUDGED_FILE), &judged)?;
         let with = all.iter().filter(|point| as_of(point).is_some()).count();

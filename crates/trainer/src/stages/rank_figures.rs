@@ -2,9 +2,9 @@
 //!
 //! In: test points, scored impressions. Out: metrics of a row of an experiment. Called by `rank`.
 
-use crate::data::{Dataset, read_events, read_labels};
+use crate::data::{Dataset, Label, find, read_events};
 use crate::evaluate::{PerUser, Values};
-use crate::rank::{Point, RankError, Scored};
+use crate::rank::{Point, RankError, Scored, sessions};
 use crate::stage::StageError;
 use crate::stats::{auc, auc_by_group};
 use serde_json::{Value, json};
@@ -59,17 +59,9 @@ fn thirds(activity: &BTreeMap<usize, usize>) -> Vec<Vec<usize>> {
 }
 
 /// Areas that the chances have with which a generated world drew the test impressions; null where the events do not say them.
-pub(super) fn truth(data: &Path, dataset: &Dataset, test: &[Point]) -> Result<Value, StageError> {
-    let tested: HashSet<(&str, i64)> =
-        test.iter().map(|point| (dataset.users[point.user].user_id.as_str(), point.cut.before_ms)).collect();
-    let labels = read_labels(data)?;
-    let mut first: HashMap<(&str, &str), i64> = HashMap::new();
-    for label in &labels {
-        let ms = first.entry((&label.user_id, &label.request_id)).or_insert(label.ts_ms);
-        *ms = label.ts_ms.min(*ms);
-    }
+pub(super) fn truth(data: &Path, labels: &[Label], dataset: &Dataset, test: &[Point]) -> Result<Value, StageError> {
+    let Some(path) = find(data, "events.jsonl") else { return Ok(Value::Null) };
     let mut chances: HashMap<(String, String, i64), (f64, f64)> = HashMap::new();
-    let Some(path) = crate::data::find(data, "events.jsonl") else { return Ok(Value::Null) };
     for event in read_events(&path, ActionTable::default())? {
         let event = event?;
         let chance = |name: &str| event.context.get(name).and_then(Value::as_f64);
@@ -77,12 +69,13 @@ pub(super) fn truth(data: &Path, dataset: &Dataset, test: &[Point]) -> Result<Va
             chances.insert((event.user_id.clone(), item, event.ts_ms), (click, buy));
         }
     }
+    let tested: HashSet<(&str, i64)> =
+        test.iter().map(|point| (dataset.users[point.user].user_id.as_str(), point.cut.before_ms)).collect();
+    let is_tested = |shown: &Vec<&Label>| {
+        shown.first().is_some_and(|first| tested.contains(&(first.user_id.as_str(), first.ts_ms)))
+    };
     let (mut clicks, mut conversions) = (Vec::new(), Vec::new());
-    for label in &labels {
-        let session = first[&(label.user_id.as_str(), label.request_id.as_str())];
-        if !tested.contains(&(label.user_id.as_str(), session)) {
-            continue;
-        }
+    for label in sessions(labels).into_values().filter(is_tested).flatten() {
         let key = (label.user_id.clone(), label.item_id.clone(), label.ts_ms);
         let Some((click, buy)) = chances.get(&key) else { return Ok(Value::Null) };
         clicks.push((*click, label.clicked));

@@ -104,6 +104,14 @@ pub struct Verdict {
     pub shown: bool,
 }
 
+/// A page with an experiment's tables in their place, between `<!-- NAME:begin -->` and `<!-- NAME:end -->`; `None` where it has none.
+pub fn put_into(page: &str, name: &str, tables: &str) -> Option<String> {
+    let (open, close) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
+    let (before, rest) = page.split_once(&open)?;
+    let (_, after) = rest.split_once(&close)?;
+    Some(format!("{before}{open}{tables}{close}{after}"))
+}
+
 impl Experiment {
     /// Reads and checks a file.
     pub fn read(path: &Path) -> Result<Self, StatsError> {

@@ -4,6 +4,7 @@
 //! `make stats-check` runs 1,000 a row and prints the table of docs/results.md; `make test` runs fewer, with wider limits.
 
 use super::super::*;
+use crate::draw::normal;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -43,13 +44,6 @@ fn designs(users: usize) -> [Design; 6] {
         design("3 seeds", "nothing in common", 3, 1, users, 0.0),
         design("3 × 2 seeds", "nothing in common", 3, 2, users, 0.0),
     ]
-}
-
-/// A normal pair by Box and Muller; no crate of distributions is needed for it.
-fn normal(random: &mut ChaCha8Rng) -> f64 {
-    use rand::Rng;
-    let (radius, angle): (f64, f64) = (random.random(), random.random());
-    (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }
 
 /// Differences with mean 0: user effects common to all runs, an effect of each seed and (half of the seed variance each) of each run.
