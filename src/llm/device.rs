@@ -65,6 +65,11 @@ pub trait Backend: Send {
     /// Copies the first `tokens` slots of a row over another row.
     fn copy_row(&mut self, from: usize, to: usize, tokens: usize) -> Result<(), String>;
 
+    /// Copies them for a second reader: the first row is still needed.
+    fn share_row(&mut self, from: usize, to: usize, tokens: usize) -> Result<(), String> {
+        self.copy_row(from, to, tokens)
+    }
+
     /// Exchanges the first `tokens` slots of two rows.
     fn swap_rows(&mut self, one: usize, other: usize, tokens: usize) -> Result<(), String>;
 

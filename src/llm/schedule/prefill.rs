@@ -31,16 +31,21 @@ impl<B: Backend> Schedule<B> {
         }
     }
 
-    /// Reads a group of short prompts of like length into the rows behind the decoding ones.
+    /// Reads a group of short prompts of like length into the rows behind the decoding ones. A prompt that several sequences have is read
+    /// once, for the first of them; the others' rows are copies of its row.
     fn prefill_group(&mut self) {
         let mut group = self.take_group();
+        let read = group.len();
+        let twins = self.take_twins(&group);
+        let leaders: Vec<usize> = twins.iter().map(|(leader, _)| *leader).collect();
+        group.extend(twins.into_iter().map(|(_, twin)| twin));
         let first = self.decoding.len();
         if let Err(message) = self.make_room(first, group.len()) {
             return self.fail(group, &message);
         }
         let cached = group[0].cached;
         let prepared = match cached {
-            0 => Ok(group_call(first, &group)),
+            0 => Ok(group_call(first, &group[..read])),
             _ => self.backend.load_prefix(first, cached).map(|()| {
                 let tokens = &group[0].job.tokens[cached..];
                 piece_call(first, tokens, cached, tokens.len() - 1..tokens.len())
@@ -51,15 +56,36 @@ impl<B: Backend> Schedule<B> {
             Ok(logits) => logits,
             Err(message) => return self.fail(group, &message),
         };
+        let rows: Vec<&[f32]> = logits.chunks(self.shape.vocabulary).collect();
         let mut next = Vec::with_capacity(group.len());
-        for (sequence, row) in group.iter_mut().zip(logits.chunks(self.shape.vocabulary)) {
+        for (place, sequence) in group.iter_mut().enumerate() {
+            let leader = place.checked_sub(read).map(|twin| leaders[twin]);
+            if leader.is_some() {
+                sequence.cached = sequence.to_read();
+            }
             self.measures.read(sequence.to_read() - sequence.cached, sequence.cached);
             sequence.past = sequence.job.tokens.len();
-            next.push(grow(sequence, row, &self.measures));
+            next.push(grow(sequence, rows[leader.unwrap_or(place)], &self.measures));
+        }
+        let shared = leaders.iter().enumerate().try_for_each(|(twin, leader)| {
+            self.backend.share_row(first + leader, first + read + twin, group[*leader].past)
+        });
+        if let Err(message) = shared {
+            return self.fail(group, &message);
         }
         self.measures.step(Step::Prefill, started);
         self.decoding.extend(group);
         self.retire(first, &next);
+    }
+
+    /// Those that wait with the same prompt as one of a group that is read whole, each with the place of that one.
+    fn take_twins(&mut self, group: &[Sequence]) -> Vec<(usize, Sequence)> {
+        if group[0].cached > 0 {
+            return Vec::new();
+        }
+        let leader = |sequence: &Sequence| group.iter().position(|one| one.job.tokens == sequence.job.tokens);
+        let twins: Vec<Sequence> = self.ready.extract_if(.., |sequence| leader(sequence).is_some()).collect();
+        twins.into_iter().filter_map(|twin| Some((leader(&twin)?, twin))).collect()
     }
 
     /// Takes the oldest prompt of the most urgent class, and those of like length that fit beside it.
@@ -82,7 +108,8 @@ impl<B: Backend> Schedule<B> {
             let length = self.ready[index].to_read();
             let cells = longest.max(length) * (group.len() + 1);
             let padding = 1.0 - (tokens + length) as f64 / cells as f64;
-            if self.ready[index].cached > 0 || cells > budget || padding > MAX_PADDING {
+            let is_twin = group.iter().any(|one| one.job.tokens == self.ready[index].job.tokens);
+            if is_twin || self.ready[index].cached > 0 || cells > budget || padding > MAX_PADDING {
                 index += 1;
                 continue;
             }

@@ -163,6 +163,19 @@ proptest! {
     }
 
     #[test]
+    fn answers_to_one_prompt_are_what_each_would_be_alone(
+        asks in prop::collection::vec(ask(), 1..5), copies in prop::collection::vec((0_usize..5, any::<u64>(), 0_usize..3), 1..14),
+        rows in 1_usize..9, chunk in 32_usize..96,
+    ) {
+        let copy = |(of, seed, arrives): (usize, u64, usize)| {
+            let like = &asks[of % asks.len()];
+            Ask { prompt: like.prompt.clone(), arrives, leaves: None, kind: Kind::Sampled(seed), ..like.clone() }
+        };
+        let all: Vec<Ask> = asks.iter().cloned().chain(copies.into_iter().map(copy)).collect();
+        run(&all, rows, chunk, 1, 0);
+    }
+
+    #[test]
     fn idle_rows_of_a_bucket_harm_nobody(
         asks in prop::collection::vec(ask(), 1..16), rows in 1_usize..9, bucket in 2_usize..5,
     ) {
@@ -306,4 +319,35 @@ fn the_prefix_is_read_once() {
     assert_eq!(metrics.llm_tokens.with_label_values(&["prompt"]).get(), 2);
     assert_eq!(metrics.llm_tokens.with_label_values(&["cached"]).get(), 30);
     assert_eq!(metrics.llm_prefix.with_label_values(&["hit"]).get(), 1);
+}
+
+#[test]
+fn a_prompt_of_several_answers_is_read_once() {
+    let queue = queue();
+    let mut schedule = schedule(6, 96, 64, 1);
+    let ask = |prompt: &[u32], seed| Ask { kind: Kind::Sampled(seed), ..greedy(prompt.to_vec(), 8) };
+    let asks =
+        [ask(&[1, 2, 3, 4], 1), ask(&[5, 6, 7], 2), ask(&[1, 2, 3, 4], 3), ask(&[1, 2, 3, 4], 4), ask(&[5, 6, 7], 5)];
+    let answers: Vec<Waiting> = asks
+        .iter()
+        .map(|ask| {
+            let (made, answer) = job(ask);
+            queue.push(made).unwrap();
+            answer
+        })
+        .collect();
+    while !schedule.is_idle() || queue.depth().0 > 0 {
+        schedule.turn(&queue);
+    }
+    let mut cached = Vec::new();
+    for (ask, answer) in asks.iter().zip(answers) {
+        let Waiting::Written(mut answer) = answer else { unreachable!() };
+        let written = answer.try_recv().unwrap().unwrap();
+        assert_eq!((written.tokens, written.finish), alone(ask));
+        cached.push(written.cached_tokens);
+    }
+    assert_eq!(cached, [0, 0, 4, 4, 3]);
+    let metrics = schedule.measures.metrics();
+    assert_eq!(metrics.llm_tokens.with_label_values(&["prompt"]).get(), 7);
+    assert_eq!(metrics.llm_tokens.with_label_values(&["cached"]).get(), 11);
 }

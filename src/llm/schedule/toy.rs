@@ -103,6 +103,14 @@ impl Backend for ToyBackend {
         Ok(())
     }
 
+    fn share_row(&mut self, from: usize, to: usize, tokens: usize) -> Result<(), String> {
+        assert_ne!(from, to);
+        let shared = self.rows[from][..tokens].to_vec();
+        self.rows[to].fill(GARBAGE);
+        self.rows[to][..tokens].copy_from_slice(&shared);
+        Ok(())
+    }
+
     fn swap_rows(&mut self, one: usize, other: usize, tokens: usize) -> Result<(), String> {
         assert_ne!(one, other);
         for row in [one, other] {
