@@ -3,8 +3,9 @@
 //! `synth`/`data` (events, items) → `sft` (tokenizer, decoder) → `taiji_export` (ONNX) → `codebook` (PQ) → `index` (users) →
 //! `evaluate`, `judge` → a bundle. Beside it `semantic_ids` (items as codes) → `generative` (a decoder that writes the next item's).
 //! `rank` (a ranker) → `simulate` (its scores as a frozen table); `lift` (features as of the past, with which a ranker is trained).
-//! `weighting` makes one advantage of several rewards, `pareto_lab` compares its rules. `stages` has each as a stage, `recipe` chains them.
+//! `reward` values answers, `weighting` makes one advantage of several rewards, `align` trains a policy by it; `pareto_lab` compares its rules. `stages` has each as a stage, `recipe` chains them.
 
+pub mod align;
 pub mod codebook;
 pub mod data;
 mod draw;
@@ -25,6 +26,7 @@ pub mod rank;
 pub mod reason;
 pub mod recipe;
 pub mod report;
+pub mod reward;
 pub mod semantic_ids;
 pub mod sft;
 pub mod simulate;

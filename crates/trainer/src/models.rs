@@ -3,16 +3,21 @@
 //! In: prompts of many users. Out: for each what serving would find. Callers: `index` (vectors of the main part),
 //! `judge` (held-out users). The pipeline is the service's own (`taiji::answer`).
 
+use crate::nn::FileError;
+use crate::nn::tensor_file::write_json;
 use crate::progress::Progress;
-use std::path::PathBuf;
+use crate::sft::tokenizer::END_OF_TEXT;
+use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use taiji::answer::{Answer, AnswerError, Answering};
 use taiji::catalogue::{Catalogue, CatalogueRow};
 use taiji::encode::{BertEncoder, EncodeError, Encoder, EncoderOptions};
 use taiji::event::Item;
-use taiji::llm::{LlmError, LlmOptions, OnnxLlm};
-use taiji::prompt::{PromptInput, PromptMode, PromptSchema};
+use taiji::llm::{GENERATION_FILE, LlmError, LlmOptions, OnnxLlm};
+use taiji::prompt::{ANSWER_CLOSE, PromptInput, PromptMode, PromptSchema};
 use taiji::quantize::{PqCodebook, QuantizeError};
+use taiji_export::{ExportError, ExportOptions, export};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
@@ -35,6 +40,10 @@ pub enum ModelsError {
     Quantize(#[from] QuantizeError),
     #[error(transparent)]
     Answer(#[from] AnswerError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("the model was not trained to answer in the mode {asked}; its prompt.toml names {known}")]
     Mode { asked: &'static str, known: String },
     #[error("the threads of the models cannot be started: {0}")]
@@ -50,6 +59,12 @@ pub struct ModelFolders {
     pub encoder: PathBuf,
     /// `pq.safetensors`.
     pub codebook: PathBuf,
+}
+
+/// Exports a checkpoint of our own for the engine, which is told where answers end.
+pub fn export_for_engine(checkpoint: &Path, graphs: &Path) -> Result<(), ModelsError> {
+    export(checkpoint, graphs, &ExportOptions::default())?;
+    Ok(write_json(&graphs.join(GENERATION_FILE), &json!({ "stop": [ANSWER_CLOSE, END_OF_TEXT] }))?)
 }
 
 /// LLM, encoder, quantiser and catalogue, ready to answer.

@@ -28,6 +28,15 @@ impl Gradients {
         Ok(Self(set.trainable().map(take).collect::<Result<_, FitError>>()?))
     }
 
+    /// All values, one tensor after the other, in f64.
+    pub fn values(&self) -> Result<Vec<f64>, FitError> {
+        let mut all = Vec::new();
+        for gradient in &self.0 {
+            with_values(gradient, |values| all.extend(values.iter().map(|value| f64::from(*value))))?;
+        }
+        Ok(all)
+    }
+
     /// Σ weight·gradient / Σ weight. One part alone is handed through, bit for bit.
     pub fn mean(parts: Vec<(f64, Self)>) -> Result<Option<Self>, FitError> {
         let total: f64 = parts.iter().map(|(weight, _)| weight).sum();

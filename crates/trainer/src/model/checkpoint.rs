@@ -58,7 +58,7 @@ pub fn load_checkpoint(folder: &Path) -> Result<Decoder, ModelError> {
 }
 
 /// The tensors on disk that make one tensor in memory: names and rows.
-pub(super) fn parts(name: &str, config: &DecoderConfig, rows: usize) -> Vec<(String, usize)> {
+pub(crate) fn parts(name: &str, config: &DecoderConfig, rows: usize) -> Vec<(String, usize)> {
     let (query, key) = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
     let split: &[(&str, usize)] = match name {
         _ if name.contains("qkv_proj") => &[("q_proj", query), ("k_proj", key), ("v_proj", key)],

@@ -20,7 +20,9 @@ use super::{Decoder, DecoderConfig, DeviceKind, Objective, TrainBatch};
 use super::{attention, embedding, linear, norm, portable};
 use crate::fit::{AdamW, AdamWSettings, Gradients, ParameterSet};
 use crate::nn::Module;
-use crate::objective::{Clip, ClippedPolicy, CrossEntropy, KlEstimator, KlPenalty, response_weights};
+use crate::objective::{
+    Clip, CrossEntropy, GroupPolicy, KlEstimator, KlPenalty, KlRatio, RatioLevel, Surrogate, response_weights,
+};
 
 fn device() -> Device {
     match cfg!(feature = "cuda") {
@@ -159,10 +161,19 @@ fn on_the_device_a_step_of_grpo_is_the_same() {
     let length = old.len() / 4;
     let advantages = [1.0, -1.0, 0.5, -0.5].iter().flat_map(|&one| std::iter::repeat_n(one, length)).collect();
     let reference = old.iter().enumerate().map(|(row, old)| old - 0.1 * (row % 3) as f64).collect();
-    let penalty = Some(KlPenalty { strength: 0.05, estimator: KlEstimator::K2, reference });
+    let penalty = Some(KlPenalty { strength: 0.05, estimator: KlEstimator::K2, ratio: KlRatio::Held, reference });
     let weights = response_weights(&[length; 4], 4.0).unwrap();
-    let clip = Clip { low: 0.2, high: 0.28 };
-    assert_same_step("GRPO", &ClippedPolicy { weights, advantages, old, clip, penalty });
+    let policy = GroupPolicy {
+        weights,
+        advantages,
+        lengths: vec![length; 4],
+        old: Some(old),
+        sampled: None,
+        surrogate: Surrogate::Clipped(Clip { low: 0.2, high: 0.28 }),
+        level: RatioLevel::Token,
+        penalty,
+    };
+    assert_same_step("GRPO", &policy);
 }
 
 /// `cargo test --release -p taiji-trainer --lib [--features cuda] -- --ignored --nocapture speed_on_the_device`

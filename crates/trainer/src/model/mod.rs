@@ -76,7 +76,7 @@ pub enum ModelError {
 #[cfg(test)]
 mod lora_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 #[cfg(test)]
 mod checkpoint_tests;

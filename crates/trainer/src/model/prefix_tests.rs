@@ -12,7 +12,9 @@ use rand_chacha::ChaCha8Rng;
 use super::tests::{relative_distance, scaled_up};
 use super::*;
 use crate::nn::Module;
-use crate::objective::{Clip, ClippedPolicy, KlEstimator, KlPenalty, Preference, SoftmaxDpo};
+use crate::objective::{
+    Clip, GroupPolicy, KlEstimator, KlPenalty, KlRatio, Preference, RatioLevel, SoftmaxDpo, Surrogate,
+};
 
 /// Lengths of one prompt and its continuations.
 type Group = (usize, Vec<usize>);
@@ -83,12 +85,20 @@ proptest! {
         }
         let shifted = |by: f64| likelihoods.iter().enumerate().map(|(row, value)| value + by * (row as f64).sin()).collect();
         let reference: Vec<f64> = shifted(0.5);
-        let policy = ClippedPolicy {
+        let policy = GroupPolicy {
             weights: vec![0.1; likelihoods.len()],
             advantages: (0..likelihoods.len()).map(|row| (row as f64 * 1.7).cos()).collect(),
-            old: shifted(0.1),
-            clip: Clip { low: 0.2, high: 0.28 },
-            penalty: Some(KlPenalty { strength: 0.1, estimator: KlEstimator::K3, reference: reference.clone() }),
+            lengths: vec![1; likelihoods.len()],
+            old: Some(shifted(0.1)),
+            sampled: None,
+            surrogate: Surrogate::Clipped(Clip { low: 0.2, high: 0.28 }),
+            level: RatioLevel::Token,
+            penalty: Some(KlPenalty {
+                strength: 0.1,
+                estimator: KlEstimator::K3,
+                ratio: KlRatio::Held,
+                reference: reference.clone(),
+            }),
         };
         assert_equal(&decoder, &layouts, &policy);
         let groups = layouts.answers.iter().filter(|answers| answers.len() > 1);

@@ -355,7 +355,7 @@ fn gradients_of(decoder: &Decoder, loss: &Tensor) -> Vec<Vec<f32>> {
 }
 
 /// ‖a - b‖ / ‖b‖.
-pub(super) fn relative_distance(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn relative_distance(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let square = |value: f32| f64::from(value).powi(2);
     let distance: f64 = a.iter().zip(b).map(|(x, y)| square(x - y)).sum();

@@ -19,7 +19,10 @@ mod preference;
 
 pub use cross_entropy::CrossEntropy;
 pub use divergence::{KlEstimator, k2, k3};
-pub use policy::{Clip, ClippedPolicy, KlPenalty, clipped_surrogate, response_weights};
+pub use policy::{
+    Clip, Correction, GroupPolicy, KlPenalty, KlRatio, Normaliser, RatioLevel, Sampled, Surrogate, clipped_surrogate,
+    response_weights,
+};
 pub use preference::{Preference, SoftmaxDpo, SoftmaxDpoTerm, softmax_dpo};
 
 /// Turns the log-likelihoods of a batch's rows into a value to minimise.

@@ -75,7 +75,7 @@ fn what_makes_no_objective_is_refused_by_name() {
 #[test]
 fn the_clip_stops_gains_only() {
     // (log ratio, advantage) → (value, derivative).
-    let at = |log_ratio: f64, advantage: f64| clipped_surrogate(log_ratio - 2.0, -2.0, advantage, CLIP);
+    let at = |log_ratio: f64, advantage: f64| clipped_surrogate(log_ratio, advantage, CLIP);
     close(&[at(0.0, 3.0).0, at(0.0, 3.0).1], &[-3.0, -3.0]);
     // Above 1.28 a good token gains no more, a bad one loses on.
     assert_eq!(at(1.5f64.ln(), 2.0), (-2.56, 0.0));
@@ -130,6 +130,53 @@ fn likelihoods(count: usize) -> impl Strategy<Value = Vec<f64>> {
     prop::collection::vec(-6.0..-0.1f64, count)
 }
 
+/// The same, made up for a sampler that says otherwise by token, and by response with one ratio each and no bound in sight.
+fn other_forms(bare: &GroupPolicy) -> [GroupPolicy; 2] {
+    let log_likelihoods = (0..bare.weights.len()).map(|row| -2.0 - (row as f64).sin()).collect();
+    let sampled = Sampled { log_likelihoods, correction: Correction::TokenTruncated(1.5) };
+    let free = Surrogate::Clipped(Clip { low: 0.99, high: 99.0 });
+    [
+        GroupPolicy { sampled: Some(sampled), ..bare.clone() },
+        GroupPolicy { level: RatioLevel::Response, surrogate: free, ..bare.clone() },
+    ]
+}
+
+#[test]
+fn a_cut_ratio_keeps_its_gradient_and_a_sampler_is_made_up_for() {
+    let policy = GroupPolicy {
+        weights: vec![0.5; 3],
+        advantages: vec![2.0, 2.0, -1.0],
+        lengths: vec![1, 2],
+        old: Some(vec![-2.0, -1.0, -1.0]),
+        sampled: None,
+        surrogate: Surrogate::Truncated { most: 1.2 },
+        level: RatioLevel::Token,
+        penalty: None,
+    };
+    let point = [-1.0, -1.0, -1.5];
+    let ratio = (-0.5f64).exp();
+    let found = policy.evaluate(&point).unwrap();
+    close(&found.derivatives, &[-1.2, -1.0, 0.5 * ratio]);
+    close(&[found.value], &[0.5 * (2.4 + 2.0 - 1.5 * ratio)]);
+    // Sampler against trainer: e^0.5 of one token, e^(-1 + 0.25) of a response of two.
+    let gaps = [0.5, -1.0, 0.25];
+    let (cut, raw) = Correction::TokenTruncated(1.1).factors(&gaps, &[1, 2]);
+    close(&raw, &[0.5f64.exp(), (-1.0f64).exp(), 0.25f64.exp()]);
+    close(&cut, &[1.1, (-1.0f64).exp(), 1.1]);
+    close(&Correction::TokenMasked(1.1).factors(&gaps, &[1, 2]).0, &[0.0, (-1.0f64).exp(), 0.0]);
+    let whole = (-0.75f64).exp();
+    close(&Correction::ResponseTruncated(1.1).factors(&gaps, &[1, 2]).0, &[1.1, whole, whole]);
+    close(&Correction::ResponseMasked(1.1).factors(&gaps, &[1, 2]).0, &[0.0, whole, whole]);
+}
+
+#[test]
+fn a_masked_response_leaves_the_divisor() {
+    let weights = |normaliser: Normaliser| normaliser.weights(&[1, 3, 2], &[true, false, true]);
+    assert_eq!(weights(Normaliser::Responses), (vec![1.0, 0.0, 0.0, 0.0, 0.5, 0.5], 2.0));
+    assert_eq!(weights(Normaliser::Tokens), (vec![1.0, 0.0, 0.0, 0.0, 1.0, 1.0], 3.0));
+    assert_eq!(weights(Normaliser::Longest { longest: 8 }), (vec![1.0, 0.0, 0.0, 0.0, 1.0, 1.0], 16.0));
+}
+
 proptest! {
     #[test]
     fn clipped_policy_matches_central_differences(
@@ -141,12 +188,24 @@ proptest! {
         let at_bound = |shift: &f64| (shift.exp() - 0.8).abs() < 1e-3 || (shift.exp() - 1.28).abs() < 1e-3;
         prop_assume!(!shifts.iter().any(at_bound));
         let weights = response_weights(&[3, 4], 2.0).unwrap();
-        let bare = ClippedPolicy { weights, advantages, old, clip: CLIP, penalty: None };
+        let bare = GroupPolicy {
+            weights,
+            advantages,
+            lengths: vec![3, 4],
+            old: Some(old),
+            sampled: None,
+            surrogate: Surrogate::Clipped(CLIP),
+            level: RatioLevel::Token,
+            penalty: None,
+        };
         check(&bare, &point);
+        other_forms(&bare).iter().for_each(|form| check(form, &point));
 
         let estimator = if k3 { KlEstimator::K3 } else { KlEstimator::K2 };
-        let penalty = KlPenalty { strength: 0.3, estimator, reference: reference.clone() };
-        let whole = ClippedPolicy { penalty: Some(penalty), ..bare.clone() };
+        let penalty = KlPenalty { strength: 0.3, estimator, ratio: KlRatio::Held, reference: reference.clone() };
+        let live = KlPenalty { ratio: KlRatio::Live, ..penalty.clone() };
+        check(&GroupPolicy { penalty: Some(live.clone()), ..bare.clone() }, &point);
+        let whole = GroupPolicy { penalty: Some(penalty), ..bare.clone() };
         // The ratio before the divergence is a constant of the step.
         let held: Vec<f64> = shifts.iter().zip(&bare.weights).map(|(shift, weight)| 0.3 * weight * shift.exp()).collect();
         let value = |moved: &[f64]| {

@@ -189,6 +189,16 @@ impl Simulator {
         (self.names.users.len(), self.items.len(), self.names.coverage)
     }
 
+    /// Percentiles (0 to 1) of the table's chances.
+    pub fn percentiles<const N: usize>(&self, shares: [f64; N]) -> [f64; N] {
+        let mut sorted = self.ctcvr.clone();
+        sorted.sort_by(f32::total_cmp);
+        let last = sorted.len().saturating_sub(1);
+        shares.map(|share| {
+            sorted.get((share * last as f64).round() as usize).map_or(f64::NAN, |chance| f64::from(*chance))
+        })
+    }
+
     /// The chance of an item (its place in the catalogue) for the user of a row.
     pub fn look_up(&self, row: usize, item: usize) -> Known {
         let pairs = self.offsets[row]..self.offsets[row + 1];

@@ -42,6 +42,8 @@ pub enum StageError {
     #[error(transparent)]
     Simulate(#[from] crate::simulate::SimulateError),
     #[error(transparent)]
+    Align(#[from] crate::align::AlignError),
+    #[error(transparent)]
     Export(#[from] taiji_export::ExportError),
     #[error(transparent)]
     Codebook(#[from] crate::codebook::CodebookError),

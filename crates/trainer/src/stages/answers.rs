@@ -8,18 +8,17 @@ use super::settings::{Context, KeyError, read, value};
 use super::source::dataset;
 use crate::data::{DEFAULT_TARGET, Dataset, TestCase, test_cases};
 use crate::evaluate::{GenerationCase, Hits, LookFigures, PerUser};
+use crate::models::export_for_engine;
 use crate::reason::{Form, check, has_cause};
-use crate::sft::tokenizer::END_OF_TEXT;
 use crate::sft::training::kept_folder;
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError, read_json, write_json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use taiji::llm::{GENERATION_FILE, GenerateRequest, LlmEngine, LlmOptions, OnnxLlm, Sampling};
-use taiji::prompt::{ANSWER_CLOSE, PromptMode, PromptSchema, parse, render, split_answer};
-use taiji_export::{ExportOptions, export};
+use taiji::llm::{GenerateRequest, LlmEngine, LlmOptions, OnnxLlm, Sampling};
+use taiji::prompt::{PromptMode, PromptSchema, parse, render, split_answer};
 
 /// Prompts of one call of the engine, and rows of its pool.
 const ROWS: usize = 32;
@@ -121,7 +120,7 @@ impl Judged<'_> {
     /// The answers of the weights in a folder, in the order of the users.
     fn generate(&self, weights: &Path) -> Result<Vec<String>, StageError> {
         let graphs = self.folder.join("graphs");
-        self.export(weights, &graphs)?;
+        export_for_engine(weights, &graphs)?;
         let most = self.schema.max_new_tokens;
         let options = LlmOptions {
             threads: self.threads,
@@ -143,13 +142,6 @@ impl Judged<'_> {
         drop(llm);
         std::fs::remove_dir_all(&graphs).map_err(StageError::io(&graphs))?;
         Ok(written.into_iter().map(|generation| generation.text).collect())
-    }
-
-    fn export(&self, weights: &Path, graphs: &Path) -> Result<(), StageError> {
-        export(weights, graphs, &ExportOptions::default())?;
-        let path: PathBuf = graphs.join(GENERATION_FILE);
-        let stops = serde_json::to_string_pretty(&json!({ "stop": [ANSWER_CLOSE, END_OF_TEXT] }))?;
-        std::fs::write(&path, stops).map_err(StageError::io(&path))
     }
 
     /// What of a text is right. Evidence is judged where the purchase's causes are known.

@@ -3,6 +3,7 @@
 //! In: a kind and its settings. Out: a [`Stage`]. Callers: `recipe`. Each file is one kind: it reads its parents' folders, calls the
 //! room that does the work, and writes its own folder. What a folder holds is said at [`Artefact`](crate::stage::Artefact).
 
+mod align;
 mod answers;
 mod backfill;
 mod checkpoint;
@@ -56,7 +57,7 @@ const fn kind(name: &'static str, seeded: bool, make: Make) -> Kind {
 }
 
 /// All kinds; a new one is a file here and a line in this list.
-const KINDS: [Kind; 26] = [
+const KINDS: [Kind; 27] = [
     kind("synth", true, synth::make),
     kind("files", false, files::make),
     kind("checkpoint", false, checkpoint::make),
@@ -82,6 +83,7 @@ const KINDS: [Kind; 26] = [
     kind("simulator", true, simulator::make),
     kind("simulator-judge", false, simulator_judge::make),
     kind("roll-outs", true, roll_outs::make),
+    kind("align", true, align::make),
     kind("publish", false, publish::make),
 ];
 

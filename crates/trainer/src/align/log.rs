@@ -1,0 +1,113 @@
+//! What a run keeps of its steps: what makes the rule's state again, figures, samples.
+//!
+//! In memory while the run goes on; on disk whenever a resumable state is written, and at the end. `replay.toml` is TOML, for it brings
+//! every f64 back to the last bit.
+
+use super::{AlignError, StepFigures};
+use crate::nn::FileError;
+use crate::nn::tensor_file::write_atomically;
+use crate::weighting::Products;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+const REPLAY_FILE: &str = "replay.toml";
+/// One line a step.
+pub const FIGURES_FILE: &str = "steps.jsonl";
+/// One line an answer of the prompts that are shown.
+pub const SAMPLES_FILE: &str = "samples.jsonl";
+
+/// What a step gave the rule, and how far it drew prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Replayed {
+    /// Draws so far.
+    pub(super) drawn: usize,
+    /// `[reward][answer]`
+    pub(super) rewards: Vec<Vec<f64>>,
+    /// Of each reward under the policy of the start.
+    pub(super) start_means: Vec<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) whole: Option<Vec<Vec<f64>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) across: Option<Vec<Vec<f64>>>,
+}
+
+impl Replayed {
+    pub(super) fn products(&self) -> Option<Products> {
+        Some(Products { whole: self.whole.clone()?, across: self.across.clone()? })
+    }
+}
+
+/// An answer for reading.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct SampleLine {
+    pub(super) step: u64,
+    pub(super) user_id: String,
+    pub(super) prompt: String,
+    pub(super) completion: String,
+    pub(super) rewards: Vec<f64>,
+    pub(super) advantage: f64,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Steps {
+    #[serde(default)]
+    step: Vec<Replayed>,
+}
+
+/// Of the steps so far.
+#[derive(Default)]
+pub(super) struct Log {
+    pub(super) steps: Vec<Replayed>,
+    pub(super) figures: Vec<StepFigures>,
+    pub(super) samples: Vec<SampleLine>,
+}
+
+impl Log {
+    /// What was written of the first `steps` steps.
+    pub(super) fn read(folder: &Path, steps: u64) -> Result<Self, AlignError> {
+        let path = folder.join(REPLAY_FILE);
+        let text = std::fs::read_to_string(&path).map_err(FileError::io(&path))?;
+        let read: Steps = toml::from_str(&text).map_err(|error| FileError::content(&path, error))?;
+        let mut log = Self {
+            steps: read.step,
+            figures: lines(&folder.join(FIGURES_FILE))?,
+            samples: lines(&folder.join(SAMPLES_FILE))?,
+        };
+        log.steps.truncate(steps as usize);
+        log.figures.retain(|figures| figures.step <= steps);
+        log.samples.retain(|sample| sample.step <= steps);
+        match log.steps.len() as u64 == steps {
+            true => Ok(log),
+            false => Err(AlignError::Replay { path: path.display().to_string() }),
+        }
+    }
+
+    /// Writes all of it; `replay` only while the run may have to go on.
+    pub(super) fn write(&self, folder: &Path, replay: bool) -> Result<(), AlignError> {
+        let path = folder.join(REPLAY_FILE);
+        if replay {
+            let steps = Steps { step: self.steps.clone() };
+            let text = toml::to_string(&steps).map_err(|error| FileError::content(&path, error))?;
+            write_atomically(&path, text.as_bytes())?;
+        } else if path.exists() {
+            std::fs::remove_file(&path).map_err(FileError::io(&path))?;
+        }
+        write_lines(&folder.join(FIGURES_FILE), &self.figures)?;
+        write_lines(&folder.join(SAMPLES_FILE), &self.samples)
+    }
+}
+
+fn lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>, AlignError> {
+    let text = std::fs::read_to_string(path).map_err(FileError::io(path))?;
+    let line = |line: &str| serde_json::from_str(line).map_err(|error| FileError::content(path, error));
+    Ok(text.lines().map(line).collect::<Result<_, _>>()?)
+}
+
+fn write_lines<T: Serialize>(path: &Path, all: &[T]) -> Result<(), AlignError> {
+    let mut text = String::new();
+    for one in all {
+        text += &serde_json::to_string(one).map_err(|error| FileError::content(path, error))?;
+        text.push('\n');
+    }
+    Ok(write_atomically(path, text.as_bytes())?)
+}

@@ -1,0 +1,70 @@
+//! What the rewards were under the policy of the start: means of each prompt, deviations in the groups.
+
+use super::{AlignError, PromptCase};
+use crate::reward::{Answered, RewardSet};
+use crate::weighting::Batch;
+use std::collections::HashMap;
+use taiji::prompt::{ParsedAnswer, parse};
+
+/// Of the start's roll-outs of every prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Start {
+    /// `[prompt][reward]`
+    pub(super) means: Vec<Vec<f64>>,
+    /// [`Batch::pooled_deviation`] of each reward.
+    pub deviations: Vec<f64>,
+}
+
+/// Prompts whose answers are valued together.
+const CHUNK: usize = 64;
+
+impl Start {
+    /// Values what the start wrote: `written[user]`, as many answers to each prompt.
+    pub fn of(
+        prompts: &[PromptCase],
+        written: &HashMap<String, Vec<String>>,
+        count_tokens: &dyn Fn(&str) -> usize,
+        rewards: &mut RewardSet,
+    ) -> Result<Self, AlignError> {
+        let group = prompts.first().and_then(|prompt| written.get(&prompt.user_id)).map_or(0, Vec::len);
+        let mut values: Vec<Vec<f64>> = vec![Vec::new(); rewards.names().len()];
+        for chunk in prompts.chunks(CHUNK) {
+            let mut parsed: Vec<(usize, &str, ParsedAnswer)> = Vec::new();
+            for (place, prompt) in chunk.iter().enumerate() {
+                let texts = written.get(&prompt.user_id).filter(|texts| texts.len() == group && group > 1);
+                let texts = texts.ok_or_else(|| {
+                    let user = &prompt.user_id;
+                    AlignError::NoPrompts(format!(
+                        "the roll-outs of the start have not {group} (at least 2) answers for user {user}"
+                    ))
+                })?;
+                parsed.extend(texts.iter().map(|text| (place, text.as_str(), parse(text, prompt.mode))));
+            }
+            let answers: Vec<Answered<'_>> = parsed
+                .iter()
+                .map(|(place, text, parsed)| Answered {
+                    user_id: &chunk[*place].user_id,
+                    truth: chunk[*place].truth.as_ref(),
+                    text,
+                    parsed,
+                    tokens: count_tokens(text),
+                })
+                .collect();
+            let found = rewards.values(&answers, group)?;
+            values.iter_mut().zip(found.values).for_each(|(all, new)| all.extend(new));
+        }
+        let none = vec![0.0; values.len()];
+        let batch = Batch::new(&rewards.names(), &values, &none, group)?;
+        let mean = |prompt: usize, of: &Vec<f64>| of[prompt * group..][..group].iter().sum::<f64>() / group as f64;
+        Ok(Self {
+            means: (0..prompts.len()).map(|prompt| values.iter().map(|of| mean(prompt, of)).collect()).collect(),
+            deviations: (0..values.len()).map(|reward| batch.pooled_deviation(reward)).collect(),
+        })
+    }
+
+    /// Mean of each reward over some prompts.
+    pub(super) fn mean_over(&self, prompts: &[usize]) -> Vec<f64> {
+        let of = |reward: usize| prompts.iter().map(|prompt| self.means[*prompt][reward]).sum::<f64>();
+        (0..self.deviations.len()).map(|reward| of(reward) / prompts.len().max(1) as f64).collect()
+    }
+}

@@ -1,0 +1,281 @@
+//! A small policy, real roll-outs: it learns what is rewarded, goes on after a fall, and says what is wrong.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+use crate::model::{Decoder, DecoderConfig, save_checkpoint};
+use crate::nn::tensor_file::write_atomically;
+use crate::reward::{Answered, Reward, RewardSet};
+use crate::sft::TextTokenizer;
+use crate::sft::tokenizer::TOKENIZER_FILE;
+use crate::weighting::{RuleKind, WeightingSettings};
+use std::collections::HashMap;
+use std::path::Path;
+use taiji::prompt::PromptMode;
+
+const LONGEST: usize = 8;
+
+/// Share of letters from a to m; fails at one call.
+struct Letters {
+    from: u8,
+    to: u8,
+    calls: usize,
+    fails_at: Option<usize>,
+}
+
+fn letters(from: u8, to: u8) -> Box<Letters> {
+    Box::new(Letters { from, to, calls: 0, fails_at: None })
+}
+
+impl Reward for Letters {
+    fn values(&mut self, answers: &[Answered<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+        self.calls += 1;
+        let fails = self.fails_at == Some(self.calls);
+        let share = |text: &str| {
+            let hits = text.bytes().filter(|byte| (self.from..=self.to).contains(byte)).count();
+            if fails { f64::NAN } else { hits as f64 / text.len().max(1) as f64 }
+        };
+        Ok(answers.iter().map(|answer| Some(share(answer.text))).collect())
+    }
+}
+
+struct Bed {
+    folder: tempfile::TempDir,
+    tokenizer: TextTokenizer,
+    prompts: Vec<PromptCase>,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let texts: Vec<String> = (0..40).map(|number| format!("what does user {number} want")).collect();
+        let tokenizer = TextTokenizer::train(texts.iter().map(String::as_str), 270, &[]).unwrap();
+        let config = DecoderConfig::small(tokenizer.vocab_size(), 32, 2, 2, 1, 64);
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = folder.path().join("sft");
+        save_checkpoint(
+            &Decoder::random(&DecoderConfig { max_position_embeddings: 64, ..config }, 3).unwrap(),
+            &checkpoint,
+        )
+        .unwrap();
+        write_atomically(&checkpoint.join(TOKENIZER_FILE), tokenizer.to_json().unwrap().as_bytes()).unwrap();
+        let prompt = |(number, text): (usize, &String)| PromptCase {
+            user_id: format!("u{number}"),
+            tokens: tokenizer.encode(text).unwrap(),
+            mode: PromptMode::Think,
+            truth: None,
+        };
+        let prompts = texts.iter().take(12).enumerate().map(prompt).collect();
+        Self { folder, tokenizer, prompts }
+    }
+
+    fn rewards(&self, fails_at: Option<usize>) -> RewardSet {
+        let first = Letters { fails_at, ..*letters(b'a', b'm') };
+        let free = [f64::NEG_INFINITY, f64::INFINITY];
+        RewardSet::default().with("early", Box::new(first), false, free).with(
+            "vowels",
+            letters(b'e', b'e'),
+            false,
+            free,
+        )
+    }
+
+    fn start(&self) -> Start {
+        let text = |number: usize| ["abz", "zee", "q", "maze"][number % 4].to_string();
+        let written: HashMap<String, Vec<String>> = self
+            .prompts
+            .iter()
+            .enumerate()
+            .map(|(at, prompt)| (prompt.user_id.clone(), (0..4).map(|number| text(at + number)).collect()))
+            .collect();
+        Start::of(&self.prompts, &written, &|text| text.len(), &mut self.rewards(None)).unwrap()
+    }
+
+    fn run(&self, settings: &AlignSettings, fails_at: Option<usize>, out: &str) -> Result<AlignReport, AlignError> {
+        let sources = Sources {
+            checkpoint: &self.folder.path().join("sft"),
+            tokenizer: &self.tokenizer,
+            prompts: &self.prompts,
+            rewards: self.rewards(fails_at),
+            start: Some(self.start()),
+            longest: LONGEST,
+        };
+        train(settings, sources, &self.folder.path().join(out), &mut |_| {})
+    }
+
+    fn bytes(&self, out: &str) -> Vec<u8> {
+        std::fs::read(self.folder.path().join(out).join("model.safetensors")).unwrap()
+    }
+}
+
+fn settings(rule: RuleKind) -> AlignSettings {
+    AlignSettings {
+        steps: 6,
+        prompts: 3,
+        group: Some(4),
+        lr: 3e-3,
+        warmup: 0,
+        threads: 1,
+        log_every: 2,
+        checkpoint_every: 2,
+        // Nothing ends in so short a time.
+        truncated: Truncated::Score,
+        weighting: WeightingSettings { rule, ..WeightingSettings::default() },
+        ..AlignSettings::default()
+    }
+}
+
+fn figures(folder: &Path) -> Vec<StepFigures> {
+    let text = std::fs::read_to_string(folder.join("steps.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_policy_learns_what_is_rewarded() {
+    let bed = Bed::new();
+    let settings = AlignSettings { steps: 60, group: Some(8), prompts: 4, lr: 1e-2, ..settings(RuleKind::Nash) };
+    let report = bed.run(&settings, None, "learned").unwrap();
+    let steps = figures(&bed.folder.path().join("learned"));
+    assert_eq!((steps.len(), report.steps, report.skipped), (60, 60, 0));
+    let mean = |name: &str, part: &[StepFigures]| {
+        part.iter().map(|step| step.get(name).unwrap()).sum::<f64>() / part.len() as f64
+    };
+    for name in ["rewards/early/mean", "rewards/vowels/mean"] {
+        let (before, after) = (mean(name, &steps[..5]), mean(name, &steps[50..]));
+        assert!(after > before + 0.2, "{name}: {before} → {after}");
+    }
+    // Sampler and trainer compute the same model.
+    for step in &steps {
+        assert!(step.get("sampling/sampling_logp_difference/mean").unwrap() < 1e-4, "{step:?}");
+        assert!(step.get("sampling/sampling_logp_difference/max").unwrap() < 1e-2, "{step:?}");
+    }
+    let names = [
+        "completions/mean_length",
+        "frac_reward_zero_std",
+        "entropy",
+        "weights/early",
+        "step_time/sync",
+        "conflict_share",
+    ];
+    assert!(names.iter().all(|name| report.last.get(name).is_some()), "{:?}", report.last.values.keys());
+    // What a run needs while it goes on does not stay.
+    for gone in ["sampler", "resume", "replay.toml"] {
+        assert!(!bed.folder.path().join("learned").join(gone).exists(), "{gone}");
+    }
+}
+
+/// Nash remembers gains, guarded POPO norms, indicators and weights: both must be what they were.
+#[test]
+fn a_run_that_fell_goes_on_to_the_same_weights() {
+    for rule in [RuleKind::Nash, RuleKind::PopoGuarded, RuleKind::Random] {
+        let bed = Bed::new();
+        let settings = AlignSettings { resample: Some(0), ..settings(rule) };
+        bed.run(&settings, None, "whole").unwrap();
+        // Fails in the fifth step, behind the state of the fourth.
+        let fallen = bed.run(&settings, Some(5), "fallen").unwrap_err();
+        assert!(fallen.to_string().contains("reward early of answer 0 is NaN"), "{fallen}");
+        bed.run(&settings, None, "fallen").unwrap();
+        assert!(bed.bytes("whole") == bed.bytes("fallen"), "{rule:?}");
+        // JSON brings numbers back to the last digit but one.
+        let texts = |out: &str| -> Vec<String> {
+            let lines = std::fs::read_to_string(bed.folder.path().join(out).join("samples.jsonl")).unwrap();
+            let completion =
+                |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["completion"].to_string();
+            lines.lines().map(completion).collect()
+        };
+        assert_eq!(texts("whole"), texts("fallen"));
+        assert_eq!(figures(&bed.folder.path().join("fallen")).len(), 6);
+    }
+}
+
+#[test]
+fn every_form_of_the_objective_takes_a_step() {
+    let bed = Bed::new();
+    for (number, loss) in
+        [LossKind::Grpo, LossKind::Dapo, LossKind::DrGrpo, LossKind::Gspo, LossKind::Cispo].into_iter().enumerate()
+    {
+        // Roll-outs are two steps old at most, so that ratios are not 1; a divergence is paid for.
+        let settings =
+            AlignSettings { loss: Some(loss), sync_every: 2, kl: Some(0.01), steps: 4, ..settings(RuleKind::Gdpo) };
+        let out = format!("loss-{number}");
+        bed.run(&settings, None, &out).unwrap();
+        let steps = figures(&bed.folder.path().join(&out));
+        assert!(steps[3].get("kl").unwrap() > 0.0, "{loss:?}");
+        assert!(steps.iter().all(|step| step.get("step_time/sync").is_some() == (step.step % 2 == 1)), "{steps:?}");
+        assert!(bed.bytes(&out) != std::fs::read(bed.folder.path().join("sft/model.safetensors")).unwrap());
+    }
+}
+
+#[test]
+fn groups_without_a_difference_are_drawn_again() {
+    struct Even(usize);
+    impl Reward for Even {
+        /// Every second prompt's answers are worth the same.
+        fn values(&mut self, answers: &[Answered<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+            self.0 += 1;
+            let number = |answer: &Answered<'_>| answer.user_id[1..].parse::<usize>().unwrap();
+            let value =
+                |(at, answer): (usize, &Answered<'_>)| Some(if number(answer) % 2 == 0 { 0.5 } else { at as f64 });
+            Ok(answers.iter().enumerate().map(value).collect())
+        }
+    }
+    let bed = Bed::new();
+    let run = |resample: usize, out: &str| {
+        let settings = AlignSettings { resample: Some(resample), steps: 4, ..settings(RuleKind::Gdpo) };
+        let rewards = RewardSet::default().with("even", Box::new(Even(0)), false, [f64::NEG_INFINITY, f64::INFINITY]);
+        let sources = Sources {
+            checkpoint: &bed.folder.path().join("sft"),
+            tokenizer: &bed.tokenizer,
+            prompts: &bed.prompts,
+            rewards,
+            start: None,
+            longest: LONGEST,
+        };
+        let report = train(&settings, sources, &bed.folder.path().join(out), &mut |_| {}).unwrap();
+        (report.drawn, figures(&bed.folder.path().join(out)))
+    };
+    let (drawn, steps) = run(0, "once");
+    assert_eq!(drawn, 12);
+    assert!(steps.iter().any(|step| step.get("frac_reward_zero_std").unwrap() > 0.0));
+    let (drawn, steps) = run(8, "again");
+    assert!(drawn > 12, "{drawn}");
+    assert!(steps.iter().all(|step| step.get("frac_reward_zero_std") == Some(0.0)), "{steps:?}");
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_name() {
+    let refused = |settings: AlignSettings| settings.check().unwrap_err().to_string();
+    let of = || settings(RuleKind::Nash);
+    assert!(refused(AlignSettings { group: Some(1), ..of() }).contains("group must be at least 2"));
+    assert!(refused(AlignSettings { clip: Some([1.5, 0.2]), ..of() }).contains("clip"));
+    assert!(
+        refused(AlignSettings { sync_every: 4, ..of() }).contains("checkpoint_every must be a multiple of sync_every")
+    );
+    assert!(refused(AlignSettings { lr: 0.0, ..of() }).contains("lr must be positive"));
+    assert!(refused(AlignSettings { reward: vec![], ..of() }).contains("reward is empty"));
+    let weights = WeightingSettings { weights: Some(vec![1.0]), ..WeightingSettings::default() };
+    assert!(refused(AlignSettings { weighting: weights, ..of() }).contains("weights: 2 expected, 1 found"));
+    let paper = AlignSettings { preset: Preset::Paper, ..AlignSettings::default() };
+    assert_eq!((paper.group(), paper.loss(), paper.kl(), paper.clip()), (4, LossKind::Grpo, 1e-3, [0.2, 0.2]));
+    let modern = AlignSettings::default();
+    assert_eq!((modern.group(), modern.loss(), modern.kl(), modern.clip()), (8, LossKind::Dapo, 0.0, [0.2, 0.28]));
+    // A rule that needs the start without one; a prompt that does not fit.
+    let bed = Bed::new();
+    let run = |start: Option<Start>, longest: usize| {
+        let sources = Sources {
+            checkpoint: &bed.folder.path().join("sft"),
+            tokenizer: &bed.tokenizer,
+            prompts: &bed.prompts,
+            rewards: bed.rewards(None),
+            start,
+            longest,
+        };
+        train(&settings(RuleKind::Nash), sources, &bed.folder.path().join("refused"), &mut |_| {})
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(run(None, LONGEST).contains("the rule nash needs"), "{}", run(None, LONGEST));
+    assert!(run(Some(bed.start()), 64).contains("do not fit into 64 positions"));
+    let other = HashMap::new();
+    let missing = Start::of(&bed.prompts, &other, &|_| 0, &mut bed.rewards(None)).unwrap_err().to_string();
+    assert!(missing.contains("answers for user u0"), "{missing}");
+}

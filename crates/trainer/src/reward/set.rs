@@ -1,0 +1,74 @@
+//! Several rewards of the same answers, each gated, bounded, checked and counted by itself.
+
+use super::{Answered, Reward, RewardError};
+use crate::simulate::Telemetry;
+
+/// A reward with what is done to its values.
+struct Member {
+    name: String,
+    reward: Box<dyn Reward>,
+    gated: bool,
+    bounds: [f64; 2],
+}
+
+/// Rewards in an order.
+#[derive(Default)]
+pub struct RewardSet {
+    members: Vec<Member>,
+}
+
+/// Values of some answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rewards {
+    /// `[reward][answer]`
+    pub values: Vec<Vec<f64>>,
+    /// Answers of each reward to which it does not apply; their value is the mean of their group.
+    pub not_applied: Vec<usize>,
+}
+
+impl RewardSet {
+    /// Adds a reward. `gated`: an answer without the exact format is worth 0; `bounds`: lowest and highest value.
+    pub fn with(mut self, name: impl Into<String>, reward: Box<dyn Reward>, gated: bool, bounds: [f64; 2]) -> Self {
+        self.members.push(Member { name: name.into(), reward, gated, bounds });
+        self
+    }
+
+    /// Names, in order.
+    pub fn names(&self) -> Vec<&str> {
+        self.members.iter().map(|member| member.name.as_str()).collect()
+    }
+
+    /// Counts of the simulator, where one is asked.
+    pub fn telemetry(&self) -> Option<&Telemetry> {
+        self.members.iter().find_map(|member| member.reward.telemetry())
+    }
+
+    /// Values of answers, those to a prompt together, `group` each. A value that is no number is an error that names its reward.
+    pub fn values(&mut self, answers: &[Answered<'_>], group: usize) -> Result<Rewards, RewardError> {
+        let mut rewards = Rewards { values: Vec::new(), not_applied: Vec::new() };
+        for member in &mut self.members {
+            let found = member.reward.values(answers)?;
+            if let Some((answer, value)) =
+                found.iter().enumerate().find(|(_, value)| value.is_some_and(|one| !one.is_finite()))
+            {
+                let value = value.unwrap_or(f64::NAN);
+                return Err(RewardError::NotFinite { reward: member.name.clone(), answer, value });
+            }
+            let bounded = |(value, answer): (Option<f64>, &Answered<'_>)| match value {
+                Some(_) if member.gated && !answer.parsed.format_ok => Some(0.0),
+                value => value.map(|value| value.clamp(member.bounds[0], member.bounds[1])),
+            };
+            let applied: Vec<Option<f64>> = found.into_iter().zip(answers).map(bounded).collect();
+            rewards.not_applied.push(applied.iter().filter(|value| value.is_none()).count());
+            rewards.values.push(applied.chunks(group).flat_map(filled).collect());
+        }
+        Ok(rewards)
+    }
+}
+
+/// Values of a group; where the reward does not apply the mean of the others, 0 if there is none.
+fn filled(group: &[Option<f64>]) -> Vec<f64> {
+    let known: Vec<f64> = group.iter().flatten().copied().collect();
+    let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;
+    group.iter().map(|value| value.unwrap_or(mean)).collect()
+}

@@ -1,0 +1,126 @@
+//! Rewards as a recipe names them.
+
+use super::{Format, Length, Reward, RewardError, RewardSet, Scale, Semantic, Simulated};
+use crate::simulate::{CategoryGrounder, Simulator};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use taiji::encode::Encoder;
+use taiji::event::Item;
+
+/// Which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RewardKind {
+    /// [`Semantic`]
+    Semantic,
+    /// [`Simulated`]
+    Simulated,
+    /// [`Format`]
+    Format,
+    /// [`Length`]
+    Length,
+}
+
+impl RewardKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Semantic => "semantic",
+            Self::Simulated => "simulated",
+            Self::Format => "format",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// Recipe block `[[stage.reward]]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardSettings {
+    /// Which.
+    pub kind: RewardKind,
+    /// An answer without the exact format is worth 0, whatever it says. By default so for `semantic` and `simulated`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gated: Option<bool>,
+    /// No value below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<f64>,
+    /// No value above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap: Option<f64>,
+    /// Of `simulated`.
+    #[serde(default)]
+    pub scale: Scale,
+    /// Of `length`: tokens that cost nothing, and from which the reward is -1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<[usize; 2]>,
+}
+
+/// What rewards are made of; what none of them reads need not be there.
+pub struct Sources<'a> {
+    /// Catalogue.
+    pub items: &'a [Item],
+    /// The encoder that serves.
+    pub encoder: Option<Arc<dyn Encoder>>,
+    /// Loaded with that catalogue.
+    pub simulator: Option<Simulator>,
+    /// Of the prompts' schema.
+    pub max_title_chars: usize,
+}
+
+impl RewardSettings {
+    /// A reward of a kind, as it is where nothing else is said.
+    pub fn of(kind: RewardKind) -> Self {
+        Self { kind, gated: None, floor: None, cap: None, scale: Scale::default(), tokens: None }
+    }
+
+    /// Refuses what cannot be.
+    pub fn check(&self) -> Result<(), RewardError> {
+        let wrong = |message: &str| {
+            Err(RewardError::Setting { reward: self.kind.name().to_string(), message: message.to_string() })
+        };
+        if self.floor.zip(self.cap).is_some_and(|(floor, cap)| floor >= cap) {
+            return wrong("floor must be below cap");
+        }
+        match (self.kind, self.tokens) {
+            (RewardKind::Length, None) => wrong("give tokens = [free, most]"),
+            (RewardKind::Length, Some([free, most])) if free >= most => wrong("tokens must be [free, most], rising"),
+            (RewardKind::Length, Some(_)) | (_, None) => Ok(()),
+            (_, Some(_)) => wrong("tokens belong to length alone"),
+        }
+    }
+}
+
+impl RewardSet {
+    /// Rewards in the order of their settings.
+    pub fn new(settings: &[RewardSettings], sources: Sources<'_>) -> Result<Self, RewardError> {
+        let Sources { items, encoder, mut simulator, max_title_chars } = sources;
+        let mut set = RewardSet::default();
+        for settings in settings {
+            settings.check()?;
+            let name = settings.kind.name().to_string();
+            if set.names().contains(&name.as_str()) {
+                return Err(RewardError::Setting { reward: name, message: "is named twice".into() });
+            }
+            let missing = |what| RewardError::Missing { reward: name.clone(), what };
+            let reward: Box<dyn Reward> = match settings.kind {
+                RewardKind::Semantic => {
+                    let encoder = encoder.clone().ok_or_else(|| missing("an encoder"))?;
+                    Box::new(Semantic::new(encoder, max_title_chars))
+                }
+                RewardKind::Simulated => {
+                    let simulator = simulator.take().ok_or_else(|| missing("a simulator"))?;
+                    Box::new(Simulated::new(simulator, CategoryGrounder::new(items), settings.scale)?)
+                }
+                RewardKind::Format => Box::new(Format),
+                RewardKind::Length => {
+                    let [free, most] = settings.tokens.unwrap_or_default();
+                    Box::new(Length { free, most })
+                }
+            };
+            let bounds = [settings.floor.unwrap_or(f64::NEG_INFINITY), settings.cap.unwrap_or(f64::INFINITY)];
+            let gated = matches!(settings.kind, RewardKind::Semantic | RewardKind::Simulated);
+            set = set.with(name, reward, settings.gated.unwrap_or(gated), bounds);
+        }
+        Ok(set)
+    }
+}

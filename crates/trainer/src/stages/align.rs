@@ -1,0 +1,144 @@
+//! `align`: a policy trained on rewards of its own answers (GRPO, POPO).
+//!
+//! In: data whose users are asked about, the form of the prompts, the policy of the start; encoder and simulator, as the rewards ask;
+//! the start's roll-outs, where the rule asks for them. Out: a checkpoint.
+
+use super::roll_outs::{ROLL_OUTS_FILE, RollOuts};
+use super::served;
+use super::settings::{Context, KeyError, read, value};
+use super::source::dataset;
+use crate::align::{self, AlignSettings, PromptCase, Start};
+use crate::data::{DEFAULT_TARGET, Dataset, read_lines, test_cases};
+use crate::fit::training_progress;
+use crate::reward::{RewardSet, Sources};
+use crate::sft::TextTokenizer;
+use crate::sft::tokenizer::TOKENIZER_FILE;
+use crate::simulate::Simulator;
+use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use taiji::encode::Encoder;
+use taiji::prompt::{PromptSchema, render};
+
+struct Align {
+    settings: AlignSettings,
+    value: Value,
+}
+
+pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
+    let settings: AlignSettings = read(table)?;
+    settings.check().map_err(KeyError::other)?;
+    let mut value = value(&settings)?;
+    if let Some(settings) = value.as_object_mut() {
+        // How many threads, what is shown, how often a state is kept, and how long a bad run is borne do not change the result.
+        ["threads", "log_every", "checkpoint_every", "max_skipped"]
+            .iter()
+            .for_each(|key| drop(settings.shift_remove(*key)));
+    }
+    Ok(Arc::new(Align { settings, value }))
+}
+
+impl Stage for Align {
+    fn kind(&self) -> &'static str {
+        "align"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn settings(&self) -> Value {
+        self.value.clone()
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![
+            Input::one(Artefact::Data),
+            Input::one(Artefact::Examples),
+            Input::one(Artefact::Checkpoint),
+            Input::optional(Artefact::Encoder),
+            Input::optional(Artefact::Simulator),
+            Input::optional(Artefact::RollOuts),
+        ]
+    }
+
+    fn output(&self) -> Artefact {
+        Artefact::Checkpoint
+    }
+
+    fn resumes(&self) -> bool {
+        true
+    }
+
+    fn run(&self, inputs: &Inputs, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
+        let settings = AlignSettings { threads: threads.unwrap_or(self.settings.threads), ..self.settings.clone() };
+        let schema = PromptSchema::load(&inputs.one(Artefact::Examples)?.join("prompt.toml"))?;
+        let checkpoint = inputs.one(Artefact::Checkpoint)?;
+        let tokenizer = TextTokenizer::load(&checkpoint.join(TOKENIZER_FILE))?;
+        let (dataset, _) = dataset(inputs)?;
+        let simulator =
+            inputs.optional(Artefact::Simulator).map(|folder| Simulator::load(folder, &dataset.items)).transpose()?;
+        let encoder: Option<Arc<dyn Encoder>> = match inputs.optional(Artefact::Encoder) {
+            Some(_) => Some(Arc::new(served::encoder(inputs, threads)?)),
+            None => None,
+        };
+        let prompts = prompts(&dataset, &schema, &tokenizer)?;
+        let sources = Sources { items: &dataset.items, encoder, simulator, max_title_chars: schema.max_title_chars };
+        let mut rewards = RewardSet::new(&settings.reward, sources).map_err(align::AlignError::from)?;
+        let start = match inputs.optional(Artefact::RollOuts) {
+            Some(folder) => Some(start(folder, &prompts, &tokenizer, &mut rewards)?),
+            None => None,
+        };
+        let sources = align::Sources {
+            checkpoint,
+            tokenizer: &tokenizer,
+            prompts: &prompts,
+            rewards,
+            start,
+            longest: schema.max_new_tokens,
+        };
+        let report = align::train(&settings, sources, folder, &mut *training_progress(inputs.progress()))?;
+        let figure = |name: &str| report.last.get(name).unwrap_or(f64::NAN);
+        inputs.progress().say(&format!(
+            "{} steps ({} skipped) in {:.0} s, {} prompts drawn; at the end reward {:.4}, format {:.3}, entropy {:.3}",
+            report.steps,
+            report.skipped,
+            report.seconds,
+            report.drawn,
+            figure("reward"),
+            figure("format"),
+            figure("entropy"),
+        ));
+        Ok(())
+    }
+}
+
+/// The prompt of every user's last target, in the schema's first mode.
+fn prompts(dataset: &Dataset, schema: &PromptSchema, tokenizer: &TextTokenizer) -> Result<Vec<PromptCase>, StageError> {
+    let mode = schema.mode();
+    let count = |text: &str| tokenizer.encode(text).map_or(0, |tokens| tokens.len());
+    let prompt = |case: crate::data::TestCase| {
+        Ok(PromptCase {
+            user_id: case.user_id,
+            tokens: tokenizer.encode(&render(schema, &case.prompt, mode, &count).text)?,
+            mode,
+            truth: case.target,
+        })
+    };
+    test_cases(dataset, DEFAULT_TARGET, schema.max_engagements, usize::MAX).cases.into_iter().map(prompt).collect()
+}
+
+/// The rewards of what the policy of the start wrote.
+fn start(
+    folder: &Path,
+    prompts: &[PromptCase],
+    tokenizer: &TextTokenizer,
+    rewards: &mut RewardSet,
+) -> Result<Start, StageError> {
+    let written: Vec<RollOuts> = read_lines(&folder.join(ROLL_OUTS_FILE))?.collect::<Result<_, _>>()?;
+    let written: HashMap<String, Vec<String>> = written.into_iter().map(|of| (of.user_id, of.texts)).collect();
+    let count = |text: &str| tokenizer.encode(text).map_or(0, |tokens| tokens.len());
+    Ok(Start::of(prompts, &written, &count, rewards)?)
+}
