@@ -169,7 +169,7 @@ impl AlignSettings {
             }
         }
         let [low, high] = self.clip();
-        if !(0.0..1.0).contains(&low) || !(high > 0.0 && high.is_finite()) {
+        if !((0.0..1.0).contains(&low) && high > 0.0 && high.is_finite()) {
             return fail("clip", format!("must be [0 to 1, above 0], got [{low}, {high}]"));
         }
         if self.kl() < 0.0 || !self.kl().is_finite() {

@@ -12,6 +12,9 @@ pub struct LookFigures {
     pub step: Option<u64>,
     /// By metric.
     pub metrics: BTreeMap<String, PerUser>,
+    /// Figures that are of all users together.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<String, f64>,
     /// Some texts, for reading.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub texts: Vec<String>,

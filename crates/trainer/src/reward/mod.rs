@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! answer ─► semantic (cosine with what was bought)  ─┐
-//!        ─► simulated (CTCVR of the item it names)   ─┼─► gate (format), floor, cap ─► Rewards
-//!        ─► format, length                           ─┘
+//!        ─► simulated (CTCVR of the item it names)   ─┼─► gates, floor, cap ─► Rewards
+//!        ─► category, format, length                 ─┘
 //! ```
 //!
 //! The dual reward is Taiji's (arXiv 2606.03866, section 3.3): meaning and the recommender's own chances. Always the predicted chance, never
@@ -21,10 +21,10 @@ mod slate;
 #[cfg(test)]
 mod tests;
 
-pub use form::{Format, Length};
+pub use form::{Category, Format, Length};
 pub use semantic::Semantic;
 pub use set::{RewardSet, Rewards};
-pub use settings::{RewardKind, RewardSettings, Sources};
+pub use settings::{Gate, RewardKind, RewardSettings, Sources};
 pub use simulated::{Scale, Simulated};
 pub use slate::{SlateWeights, slate};
 

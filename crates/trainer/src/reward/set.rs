@@ -9,6 +9,8 @@ struct Member {
     reward: Box<dyn Reward>,
     gated: bool,
     bounds: [f64; 2],
+    /// Another reward, and the least of it without which an answer is worth 0 here.
+    gate: Option<(Box<dyn Reward>, f64)>,
 }
 
 /// Rewards in an order.
@@ -29,7 +31,16 @@ pub struct Rewards {
 impl RewardSet {
     /// Adds a reward. `gated`: an answer without the exact format is worth 0; `bounds`: lowest and highest value.
     pub fn with(mut self, name: impl Into<String>, reward: Box<dyn Reward>, gated: bool, bounds: [f64; 2]) -> Self {
-        self.members.push(Member { name: name.into(), reward, gated, bounds });
+        self.members.push(Member { name: name.into(), reward, gated, bounds, gate: None });
+        self
+    }
+
+    /// Of the reward that was added last: answers of which `reward` says less than `least` are worth 0 (RecGPT-V2's multiplicative gate,
+    /// arXiv 2512.14503). Where it does not apply the gate is open.
+    pub fn behind(mut self, reward: Box<dyn Reward>, least: f64) -> Self {
+        if let Some(last) = self.members.last_mut() {
+            last.gate = Some((reward, least));
+        }
         self
     }
 
@@ -54,11 +65,18 @@ impl RewardSet {
                 let value = value.unwrap_or(f64::NAN);
                 return Err(RewardError::NotFinite { reward: member.name.clone(), answer, value });
             }
-            let bounded = |(value, answer): (Option<f64>, &Answered<'_>)| match value {
-                Some(_) if member.gated && !answer.parsed.format_ok => Some(0.0),
+            let shut: Vec<bool> = match &mut member.gate {
+                None => vec![false; answers.len()],
+                Some((gate, least)) => {
+                    let said = gate.values(answers)?;
+                    said.iter().map(|value| value.is_some_and(|value| value.is_nan() || value < *least)).collect()
+                }
+            };
+            let bounded = |(value, at): (Option<f64>, usize)| match value {
+                Some(_) if shut[at] || (member.gated && !answers[at].parsed.format_ok) => Some(0.0),
                 value => value.map(|value| value.clamp(member.bounds[0], member.bounds[1])),
             };
-            let applied: Vec<Option<f64>> = found.into_iter().zip(answers).map(bounded).collect();
+            let applied: Vec<Option<f64>> = found.into_iter().zip(0..).map(bounded).collect();
             rewards.not_applied.push(applied.iter().filter(|value| value.is_none()).count());
             rewards.values.push(applied.chunks(group).flat_map(filled).collect());
         }

@@ -1,6 +1,6 @@
 //! Rewards as a recipe names them.
 
-use super::{Format, Length, Reward, RewardError, RewardSet, Scale, Semantic, Simulated};
+use super::{Category, Format, Length, Reward, RewardError, RewardSet, Scale, Semantic, Simulated};
 use crate::simulate::{CategoryGrounder, Simulator};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -15,6 +15,8 @@ pub enum RewardKind {
     Semantic,
     /// [`Simulated`]
     Simulated,
+    /// [`Category`]
+    Category,
     /// [`Format`]
     Format,
     /// [`Length`]
@@ -26,10 +28,21 @@ impl RewardKind {
         match self {
             Self::Semantic => "semantic",
             Self::Simulated => "simulated",
+            Self::Category => "category",
             Self::Format => "format",
             Self::Length => "length",
         }
     }
+}
+
+/// Another reward that an answer needs: `gate = { by = "category", least = 1.0 }`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    /// `category` or `format`: what costs nothing.
+    pub by: RewardKind,
+    /// An answer of which it says less is worth 0.
+    pub least: f64,
 }
 
 /// Recipe block `[[stage.reward]]`.
@@ -41,6 +54,9 @@ pub struct RewardSettings {
     /// An answer without the exact format is worth 0, whatever it says. By default so for `semantic` and `simulated`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gated: Option<bool>,
+    /// What an answer needs beside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
     /// No value below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<f64>,
@@ -70,7 +86,7 @@ pub struct Sources<'a> {
 impl RewardSettings {
     /// A reward of a kind, as it is where nothing else is said.
     pub fn of(kind: RewardKind) -> Self {
-        Self { kind, gated: None, floor: None, cap: None, scale: Scale::default(), tokens: None }
+        Self { kind, gated: None, gate: None, floor: None, cap: None, scale: Scale::default(), tokens: None }
     }
 
     /// Refuses what cannot be.
@@ -80,6 +96,9 @@ impl RewardSettings {
         };
         if self.floor.zip(self.cap).is_some_and(|(floor, cap)| floor >= cap) {
             return wrong("floor must be below cap");
+        }
+        if self.gate.is_some_and(|gate| !matches!(gate.by, RewardKind::Category | RewardKind::Format)) {
+            return wrong("gate.by must be category or format");
         }
         match (self.kind, self.tokens) {
             (RewardKind::Length, None) => wrong("give tokens = [free, most]"),
@@ -111,6 +130,7 @@ impl RewardSet {
                     let simulator = simulator.take().ok_or_else(|| missing("a simulator"))?;
                     Box::new(Simulated::new(simulator, CategoryGrounder::new(items), settings.scale)?)
                 }
+                RewardKind::Category => Box::new(Category),
                 RewardKind::Format => Box::new(Format),
                 RewardKind::Length => {
                     let [free, most] = settings.tokens.unwrap_or_default();
@@ -120,6 +140,11 @@ impl RewardSet {
             let bounds = [settings.floor.unwrap_or(f64::NEG_INFINITY), settings.cap.unwrap_or(f64::INFINITY)];
             let gated = matches!(settings.kind, RewardKind::Semantic | RewardKind::Simulated);
             set = set.with(name, reward, settings.gated.unwrap_or(gated), bounds);
+            set = match settings.gate {
+                None => set,
+                Some(Gate { by: RewardKind::Category, least }) => set.behind(Box::new(Category), least),
+                Some(Gate { least, .. }) => set.behind(Box::new(Format), least),
+            };
         }
         Ok(set)
     }

@@ -106,6 +106,28 @@ fn bounds_hold_and_a_value_that_is_no_number_names_its_reward() {
 }
 
 #[test]
+fn a_gate_lets_through_what_has_the_path_right() {
+    let truth = item("red shoe");
+    let [right, broad, wrong] = ["A > b: blue shoe", "a > x: red shoe", "x > b: red shoe"].map(written);
+    let answers = [&right, &broad, &wrong].map(|parsed| answered(parsed, Some(&truth), 3));
+    let values = |settings: &[RewardSettings]| {
+        RewardSet::new(settings, sources(&[])).unwrap().values(&answers, 3).unwrap().values
+    };
+    assert_eq!(values(&[RewardSettings::of(RewardKind::Category)]), [vec![1.0, 0.5, 0.0]]);
+    let gated = |least: f64| {
+        let gate = Some(Gate { by: RewardKind::Category, least });
+        values(&[RewardSettings { gate, ..RewardSettings::of(RewardKind::Format) }])
+    };
+    assert_eq!(gated(1.0), [vec![1.0, 0.0, 0.0]]);
+    assert_eq!(gated(0.5), [vec![1.0, 1.0, 0.0]]);
+    // Nothing is known of an answer without a truth: the gate is open.
+    let unknown = [answered(&wrong, None, 3)];
+    let gate = Some(Gate { by: RewardKind::Category, least: 1.0 });
+    let settings = [RewardSettings { gate, ..RewardSettings::of(RewardKind::Format) }];
+    assert_eq!(RewardSet::new(&settings, sources(&[])).unwrap().values(&unknown, 1).unwrap().values, [vec![1.0]]);
+}
+
+#[test]
 fn settings_that_make_no_reward_are_refused() {
     let refused = |settings: &[RewardSettings]| RewardSet::new(settings, sources(&[])).err().unwrap().to_string();
     let of = RewardSettings::of;

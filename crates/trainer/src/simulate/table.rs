@@ -100,7 +100,29 @@ impl Simulator {
             Ok(points.iter().map(row).collect())
         };
         let parts: Vec<_> = users.par_chunks(SCORED_USERS).map(score_users).collect::<Result<_, _>>()?;
-        let rows: Vec<Vec<(u32, f32)>> = parts.into_iter().flatten().collect();
+        Ok(Self::frozen(dataset, users, parts.into_iter().flatten().collect(), settings))
+    }
+
+    /// Every pair with the chance that `chance` knows of it (user of the dataset, item): a reward without a ranker's errors, where
+    /// somebody knows the truth.
+    pub fn of_truth(
+        dataset: &Dataset,
+        users: &[User],
+        settings: &SimulatorSettings,
+        chance: impl Fn(usize, usize) -> Option<f64> + Sync,
+    ) -> Result<Self, SimulateError> {
+        settings.check()?;
+        if users.is_empty() {
+            return Err(SimulateError::NoUsers);
+        }
+        let row = |user: &User| -> Vec<(u32, f32)> {
+            let pair = |item| Some((item as u32, chance(user.user, item)? as f32));
+            (0..dataset.items.len()).filter_map(pair).collect()
+        };
+        Ok(Self::frozen(dataset, users, users.par_iter().map(row).collect(), settings))
+    }
+
+    fn frozen(dataset: &Dataset, users: &[User], rows: Vec<Vec<(u32, f32)>>, settings: &SimulatorSettings) -> Self {
         let mut offsets = vec![0];
         rows.iter().for_each(|row| offsets.push(offsets.last().copied().unwrap_or(0) + row.len()));
         let pairs: Vec<(u32, f32)> = rows.into_iter().flatten().collect();
@@ -111,7 +133,7 @@ impl Simulator {
             coverage: pairs.len() as f64 / (users.len() * dataset.items.len()) as f64,
         };
         let (items, ctcvr) = pairs.into_iter().unzip();
-        Ok(Self::of(names, offsets, items, ctcvr, &dataset.items))
+        Self::of(names, offsets, items, ctcvr, &dataset.items)
     }
 
     fn of(names: Names, offsets: Vec<usize>, items: Vec<u32>, ctcvr: Vec<f32>, catalogue: &[Item]) -> Self {

@@ -44,6 +44,8 @@ pub enum StageError {
     #[error(transparent)]
     Align(#[from] crate::align::AlignError),
     #[error(transparent)]
+    Reward(#[from] crate::reward::RewardError),
+    #[error(transparent)]
     Export(#[from] taiji_export::ExportError),
     #[error(transparent)]
     Codebook(#[from] crate::codebook::CodebookError),

@@ -86,7 +86,7 @@ impl Stage for Align {
         };
         let prompts = prompts(&dataset, &schema, &tokenizer)?;
         let sources = Sources { items: &dataset.items, encoder, simulator, max_title_chars: schema.max_title_chars };
-        let mut rewards = RewardSet::new(&settings.reward, sources).map_err(align::AlignError::from)?;
+        let mut rewards = RewardSet::new(&settings.reward, sources)?;
         let start = match inputs.optional(Artefact::RollOuts) {
             Some(folder) => Some(start(folder, &prompts, &tokenizer, &mut rewards)?),
             None => None,

@@ -1,7 +1,10 @@
 //! `answers`: what a checkpoint writes for held-out users, beside what they bought: the figures of one run of an experiment.
 //!
-//! Language model alone, greedy, by the service's engine. Each user's hits are kept, so that arms can be compared user by user.
+//! Language model alone, greedy unless a temperature is given, by the service's engine. Each user's hits are kept, so that arms can be compared
+//! user by user. With an encoder among the inputs, and in a generated world, also what the answers are worth (`answers_worth`). Instead of a
+//! checkpoint a rule may answer: what alignments are beside.
 
+use super::answers_worth::Worth;
 use super::filter::FILTER_FILE;
 use super::judge::JUDGED_FILE;
 use super::settings::{Context, KeyError, read, value};
@@ -18,7 +21,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use taiji::llm::{GenerateRequest, LlmEngine, LlmOptions, OnnxLlm, Sampling};
-use taiji::prompt::{PromptMode, PromptSchema, parse, render, split_answer};
+use taiji::prompt::{ParsedAnswer, PromptMode, PromptSchema, answer_text, completion, parse, render, split_answer};
 
 /// Prompts of one call of the engine, and rows of its pool.
 const ROWS: usize = 32;
@@ -32,6 +35,27 @@ struct Settings {
     users: Option<usize>,
     /// Steps that are looked at before the last one; the training keeps their weights (`keep_at`).
     at: Vec<u64>,
+    /// At which answers are drawn; greedy where none is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f32>,
+    /// Decides the draws.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    /// Who answers in place of a checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<Rule>,
+}
+
+/// Answers without a language model.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Rule {
+    /// What was engaged with last.
+    Newest,
+    /// What was bought next: nothing is more similar.
+    Truth,
+    /// The item of highest true chance.
+    BestChance,
 }
 
 struct Answers {
@@ -41,6 +65,9 @@ struct Answers {
 
 pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
     let settings: Settings = read(table)?;
+    if settings.temperature.is_some_and(|temperature| !(temperature > 0.0 && temperature.is_finite())) {
+        return Err(KeyError::new("temperature", "must be positive; leave it out for greedy answers"));
+    }
     let value = value(&settings)?;
     Ok(Arc::new(Answers { settings, value }))
 }
@@ -60,7 +87,13 @@ impl Stage for Answers {
 
     /// The data are the held-out ones.
     fn inputs(&self) -> Vec<Input> {
-        vec![Input::one(Artefact::Data), Input::one(Artefact::Examples), Input::one(Artefact::Checkpoint)]
+        vec![
+            Input::one(Artefact::Data),
+            Input::one(Artefact::Examples),
+            Input::optional(Artefact::Checkpoint),
+            Input::optional(Artefact::Encoder),
+            Input::optional(Artefact::Codebook),
+        ]
     }
 
     fn output(&self) -> Artefact {
@@ -68,7 +101,7 @@ impl Stage for Answers {
     }
 
     fn run(&self, inputs: &Inputs, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
-        let (examples, checkpoint) = (inputs.one(Artefact::Examples)?, inputs.one(Artefact::Checkpoint)?);
+        let examples = inputs.one(Artefact::Examples)?;
         let schema = PromptSchema::load(&examples.join("prompt.toml"))?;
         let (dataset, _) = dataset(inputs)?;
         let chosen = examples.join(FILTER_FILE);
@@ -76,15 +109,34 @@ impl Stage for Answers {
         let form = pairs.as_ref().and_then(|pairs| Form::deserialize(&pairs["form"]).ok()).unwrap_or_default();
         let users = self.settings.users.unwrap_or(usize::MAX);
         let cases = test_cases(&dataset, DEFAULT_TARGET, schema.max_engagements, users).cases;
-        let judged = Judged { schema, form, cases, dataset: &dataset, threads: threads.unwrap_or(0), folder };
-        let steps = self.settings.at.iter().map(|step| (Some(*step), kept_folder(checkpoint, *step)));
+        let worth = Worth::of(inputs, &dataset, schema.max_title_chars, threads)?;
+        let sampling = match self.settings.temperature {
+            None => Sampling::GREEDY,
+            Some(temperature) => Sampling { temperature, ..Sampling::GREEDY },
+        };
+        let seed = self.settings.seed.unwrap_or(0);
+        let threads = threads.unwrap_or(0);
+        let judged = Judged { schema, form, cases, dataset: &dataset, threads, folder, worth, sampling, seed };
         let mut looks = Vec::new();
-        for (step, weights) in steps.chain([(None, checkpoint.to_path_buf())]) {
-            let look = judged.look(step, &weights)?;
-            let l3 = look.metrics.get("l3").map_or(0.0, PerUser::mean);
-            let at = step.map_or("at the end".to_string(), |step| format!("after step {step}"));
-            inputs.progress().say(&format!("{at}: l3 {l3:.4}"));
-            looks.push(look);
+        match (self.settings.rule, inputs.optional(Artefact::Checkpoint)) {
+            (Some(rule), None) => looks.push(judged.judge(None, judged.by_rule(rule)?)?),
+            (None, Some(checkpoint)) => {
+                let steps = self.settings.at.iter().map(|step| (Some(*step), kept_folder(checkpoint, *step)));
+                for (step, weights) in steps.chain([(None, checkpoint.to_path_buf())]) {
+                    looks.push(judged.look(step, &weights)?);
+                }
+            }
+            _ => {
+                let message = "give a checkpoint in from, or a rule; not both".to_string();
+                return Err(StageError::Setting { key: "rule", message });
+            }
+        }
+        for look in &looks {
+            let mean = |metric: &str| look.metrics.get(metric).map(PerUser::mean);
+            let at = look.step.map_or("at the end".to_string(), |step| format!("after step {step}"));
+            let shown = ["l3", "similarity", "ctcvr_percent", "format"];
+            let figures = shown.into_iter().filter_map(|name| Some(format!("{name} {:.4}", mean(name)?)));
+            inputs.progress().say(&format!("{at}: {}", figures.collect::<Vec<_>>().join(", ")));
         }
         write_json(&folder.join(JUDGED_FILE), &json!({ "pairs": pairs, "looks": looks }))
     }
@@ -97,6 +149,9 @@ struct Judged<'a> {
     dataset: &'a Dataset,
     threads: usize,
     folder: &'a Path,
+    worth: Option<Worth>,
+    sampling: Sampling,
+    seed: u64,
 }
 
 impl Judged<'_> {
@@ -105,16 +160,50 @@ impl Judged<'_> {
             let message = format!("{} is not there: let the training keep its weights (keep_at)", weights.display());
             return Err(StageError::Setting { key: "at", message });
         }
-        let texts = self.generate(weights)?;
-        let mut metrics: BTreeMap<&str, Vec<bool>> = BTreeMap::new();
-        for (case, text) in self.cases.iter().zip(&texts) {
-            for (name, hit) in self.hits(case, text) {
-                metrics.entry(name).or_default().push(hit);
+        self.judge(step, self.generate(weights)?)
+    }
+
+    fn judge(&self, step: Option<u64>, texts: Vec<String>) -> Result<LookFigures, StageError> {
+        let parsed: Vec<ParsedAnswer> = texts.iter().map(|text| parse(text, self.form.mode())).collect();
+        let mut hits: BTreeMap<&str, Vec<bool>> = BTreeMap::new();
+        for (case, parsed) in self.cases.iter().zip(&parsed) {
+            for (name, hit) in self.hits(case, parsed) {
+                hits.entry(name).or_default().push(hit);
             }
         }
-        let metrics =
-            metrics.into_iter().map(|(name, hits)| (name.to_string(), PerUser::Hits(Hits::new(&hits)))).collect();
-        Ok(LookFigures { step, metrics, texts: texts.into_iter().take(SHOWN).collect() })
+        let mut metrics: BTreeMap<String, PerUser> =
+            hits.into_iter().map(|(name, hits)| (name.to_string(), PerUser::Hits(Hits::new(&hits)))).collect();
+        let mut figures = BTreeMap::new();
+        if let Some(worth) = &self.worth {
+            let (more, of_all) = worth.metrics(&self.cases, &parsed)?;
+            metrics.extend(more);
+            figures = of_all;
+        }
+        Ok(LookFigures { step, metrics, figures, texts: texts.into_iter().take(SHOWN).collect() })
+    }
+
+    /// What a rule would have written, in the format.
+    fn by_rule(&self, rule: Rule) -> Result<Vec<String>, StageError> {
+        let best = match (rule, &self.worth) {
+            (Rule::BestChance, Some(worth)) => worth.best_items(&self.cases),
+            (Rule::BestChance, None) => return Err(StageError::Input { artefact: Artefact::Encoder.name() }),
+            _ => Vec::new(),
+        };
+        let item = |(place, case): (usize, &TestCase)| match rule {
+            Rule::Newest => {
+                case.prompt.engagements.first().map(|newest| (newest.categories.clone(), newest.title.clone()))
+            }
+            Rule::Truth => case.target.as_ref().map(|item| (item.categories.clone(), item.title.clone())),
+            Rule::BestChance => {
+                let item = &self.dataset.items[best[place]];
+                Some((item.categories.clone(), item.title.clone()))
+            }
+        };
+        let text = |named: Option<(Vec<String>, String)>| {
+            let answer = named.map(|(path, title)| answer_text(&path, &title, self.schema.max_title_chars));
+            completion("by rule", &answer.unwrap_or_default(), self.form.mode())
+        };
+        Ok(self.cases.iter().enumerate().map(item).map(text).collect())
     }
 
     /// The answers of the weights in a folder, in the order of the users.
@@ -133,11 +222,12 @@ impl Judged<'_> {
         };
         let llm = OnnxLlm::load(&graphs, options)?;
         let count = |text: &str| llm.count_tokens(text);
-        let request = |case: &TestCase| {
+        let request = |(place, case): (usize, &TestCase)| {
             let prompt = self.form.prompt(&render(&self.schema, &case.prompt, PromptMode::Think, &count).text);
-            GenerateRequest { sampling: Some(Sampling::GREEDY), ..GenerateRequest::new(prompt, most) }
+            let sampling = Sampling { seed: self.seed << 32 | place as u64, ..self.sampling };
+            GenerateRequest { sampling: Some(sampling), ..GenerateRequest::new(prompt, most) }
         };
-        let requests: Vec<GenerateRequest> = self.cases.iter().map(request).collect();
+        let requests: Vec<GenerateRequest> = self.cases.iter().enumerate().map(request).collect();
         let written = llm.generate_all(&requests).into_iter().collect::<Result<Vec<_>, _>>()?;
         drop(llm);
         std::fs::remove_dir_all(&graphs).map_err(StageError::io(&graphs))?;
@@ -145,9 +235,8 @@ impl Judged<'_> {
     }
 
     /// What of a text is right. Evidence is judged where the purchase's causes are known.
-    fn hits(&self, case: &TestCase, text: &str) -> Vec<(&'static str, bool)> {
-        let parsed = parse(text, self.form.mode());
-        let compared = GenerationCase::new(parsed, case.target.as_ref(), self.schema.max_title_chars);
+    fn hits(&self, case: &TestCase, parsed: &ParsedAnswer) -> Vec<(&'static str, bool)> {
+        let compared = GenerationCase::new(parsed.clone(), case.target.as_ref(), self.schema.max_title_chars);
         let right = compared.hits();
         let mut hits = vec![("format", right.format), ("title", right.title)];
         let levels = ["l1", "l2", "l3"].into_iter().zip(right.levels);

@@ -5,6 +5,7 @@
 
 mod align;
 mod answers;
+mod answers_worth;
 mod backfill;
 mod checkpoint;
 mod code_table;

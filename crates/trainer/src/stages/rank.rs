@@ -95,7 +95,7 @@ impl Stage for Rank {
             "click": { "auc": report.click.auc, "log_loss": report.click.log_loss },
             "ctcvr": { "auc": report.ctcvr.auc, "log_loss": report.ctcvr.log_loss },
             "truth": truth(data, &labels, &dataset, test)?,
-            "looks": [LookFigures { step: None, metrics: by_user(&dataset, test, &scored)?, texts: vec![] }],
+            "looks": [LookFigures { step: None, metrics: by_user(&dataset, test, &scored)?, figures: Default::default(), texts: vec![] }],
         });
         write_json(&folder.join(JUDGED_FILE), &judged)?;
         let with = all.iter().filter(|point| as_of(point).is_some()).count();

@@ -1,7 +1,10 @@
-//! `simulator`: the chances of click and conversion of many pairs of user and item, by a trained ranker.
+//! `simulator`: the chances of click and conversion of many pairs of user and item, by a trained ranker; without one, in a generated world,
+//! by the world's own truth: a control of what a ranker's errors cost.
 
 use super::settings::{Context, KeyError, read, value};
+use super::simulator_judge::Truth;
 use super::source::dataset;
+use super::synth::world_of;
 use crate::data::{DEFAULT_TARGET, test_cases};
 use crate::rank::Ranker;
 use crate::simulate::{Simulator, SimulatorSettings, User};
@@ -37,7 +40,7 @@ impl Stage for Simulate {
 
     /// The data are those of the users who are simulated: before their last purchase.
     fn inputs(&self) -> Vec<Input> {
-        vec![Input::one(Artefact::Data), Input::one(Artefact::Ranker)]
+        vec![Input::one(Artefact::Data), Input::optional(Artefact::Ranker)]
     }
 
     fn output(&self) -> Artefact {
@@ -46,18 +49,31 @@ impl Stage for Simulate {
 
     fn run(&self, inputs: &Inputs, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
         let (dataset, _) = dataset(inputs)?;
-        let ranker = Ranker::load(inputs.one(Artefact::Ranker)?, &dataset)?;
         let most = self.settings.users.unwrap_or(usize::MAX);
-        let cases = test_cases(&dataset, DEFAULT_TARGET, ranker.limits.0, most).cases;
-        let users: Vec<User> = cases.iter().map(|case| User { user: case.user, cut: case.cut }).collect();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build()?;
-        let simulator = pool.install(|| Simulator::build(&dataset, &users, &ranker, &self.settings))?;
+        let users = |limit: usize| -> Vec<User> {
+            let cases = test_cases(&dataset, DEFAULT_TARGET, limit, most).cases;
+            cases.iter().map(|case| User { user: case.user, cut: case.cut }).collect()
+        };
+        let (simulator, unknown) = match inputs.optional(Artefact::Ranker) {
+            Some(ranker) => {
+                let ranker = Ranker::load(ranker, &dataset)?;
+                let users = users(ranker.limits.0);
+                let simulator = pool.install(|| Simulator::build(&dataset, &users, &ranker, &self.settings))?;
+                (simulator, ranker.unknown_items)
+            }
+            None => {
+                let world = world_of(inputs.one(Artefact::Data)?)?;
+                let truth = Truth::of(&world);
+                let chance = |user: usize, item: usize| truth.ctcvr(&dataset.users[user].user_id, item);
+                (pool.install(|| Simulator::of_truth(&dataset, &users(1), &self.settings, chance))?, 0)
+            }
+        };
         simulator.write(folder)?;
         let (users, pairs, coverage) = simulator.size();
         inputs.progress().say(&format!(
-            "{users} users, {pairs} pairs, {:.1} % of all; {} items unknown to the ranker",
-            100.0 * coverage,
-            ranker.unknown_items
+            "{users} users, {pairs} pairs, {:.1} % of all; {unknown} items unknown to the ranker",
+            100.0 * coverage
         ));
         Ok(())
     }

@@ -83,17 +83,17 @@ impl Stage for SimulatorJudge {
 }
 
 /// The world's own chances, users by id.
-struct Truth<'a> {
+pub(super) struct Truth<'a> {
     world: &'a World,
     users: HashMap<&'a str, usize>,
 }
 
 impl<'a> Truth<'a> {
-    fn of(world: &'a World) -> Self {
+    pub(super) fn of(world: &'a World) -> Self {
         Self { world, users: world.users.iter().map(|user| user.user_id.as_str()).zip(0..).collect() }
     }
 
-    fn ctcvr(&self, user_id: &str, item: usize) -> Option<f64> {
+    pub(super) fn ctcvr(&self, user_id: &str, item: usize) -> Option<f64> {
         self.world.ctcvr(*self.users.get(user_id)?, item)
     }
 }

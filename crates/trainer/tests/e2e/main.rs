@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod align;
 mod convert;
 mod full_disk;
 mod lift;
