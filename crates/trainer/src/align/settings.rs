@@ -73,6 +73,9 @@ pub struct AlignSettings {
     pub resample: Option<usize>,
     /// What becomes of answers that did not end.
     pub truncated: Truncated,
+    /// The policy that is trained is the start's at this temperature; what is kept has its logits back. Served greedily both answer alike, but
+    /// roll-outs at 1 spend their steps on becoming as sure as greedy decoding is already.
+    pub temperature: f64,
     /// Highest weight of a token for what the sampler's engine says otherwise than the trainer.
     pub correction_cap: f64,
     /// Steps between two syncs of the sampler; with more than one, roll-outs are of older weights and the clip has something to do.
@@ -123,6 +126,7 @@ impl Default for AlignSettings {
             kl: None,
             resample: None,
             truncated: Truncated::default(),
+            temperature: 1.0,
             correction_cap: 2.0,
             sync_every: 1,
             max_gap: 1e-3,
@@ -163,7 +167,13 @@ impl AlignSettings {
         if self.group() < 2 {
             return fail("group", "must be at least 2: an answer is judged beside others to its prompt".into());
         }
-        for (field, value) in [("lr", self.lr), ("clip_norm", self.clip_norm), ("max_gap", self.max_gap)] {
+        let positive = [
+            ("lr", self.lr),
+            ("clip_norm", self.clip_norm),
+            ("max_gap", self.max_gap),
+            ("temperature", self.temperature),
+        ];
+        for (field, value) in positive {
             if !(value > 0.0 && value.is_finite()) {
                 return fail(field, format!("must be positive, got {value}"));
             }

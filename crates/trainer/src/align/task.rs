@@ -287,12 +287,20 @@ impl Task for Policy<'_> {
         if every > 0 && step.is_multiple_of(every) {
             self.log.write(self.out, true)?;
         }
-        if self.settings.keep_at.contains(&step) {
-            let folder = kept_folder(self.out, step);
-            save_checkpoint(&self.decoder, &folder)?;
-            write_atomically(&folder.join(TOKENIZER_FILE), self.tokenizer.to_json()?.as_bytes())?;
+        match self.settings.keep_at.contains(&step) {
+            true => self.keep(&kept_folder(self.out, step)),
+            false => Ok(()),
         }
-        Ok(())
+    }
+}
+
+impl Policy<'_> {
+    /// Writes the weights with the tokenizer, at the temperature that the start had.
+    pub(super) fn keep(&self, folder: &Path) -> Result<(), AlignError> {
+        self.decoder.scale_logits(self.settings.temperature)?;
+        save_checkpoint(&self.decoder, folder)?;
+        self.decoder.scale_logits(1.0 / self.settings.temperature)?;
+        Ok(write_atomically(&folder.join(TOKENIZER_FILE), self.tokenizer.to_json()?.as_bytes())?)
     }
 }
 

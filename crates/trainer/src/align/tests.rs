@@ -205,6 +205,29 @@ fn every_form_of_the_objective_takes_a_step() {
     }
 }
 
+/// Colder, what is drawn is surer; what is kept answers as the start does, but for what was learned.
+#[test]
+fn a_policy_is_trained_at_a_temperature_and_kept_without_it() {
+    let bed = Bed::new();
+    let entropy = |temperature: f64, out: &str| {
+        let settings = AlignSettings { temperature, lr: 1e-12, steps: 2, ..settings(RuleKind::Gdpo) };
+        bed.run(&settings, None, out).unwrap();
+        figures(&bed.folder.path().join(out))[0].get("entropy").unwrap()
+    };
+    let (warm, cold) = (entropy(1.0, "warm"), entropy(0.25, "cold"));
+    assert!(cold < warm - 0.1, "{warm} {cold}");
+    let values = |out: &str| {
+        let decoder = crate::model::load_checkpoint(&bed.folder.path().join(out)).unwrap();
+        decoder.log_likelihoods(&crate::model::TrainBatch {
+            input: crate::model::TokenBatch::from_sequences([bed.prompts[0].tokens.as_slice()]),
+            targets: bed.prompts[0].tokens.clone(),
+            weights: vec![1.0; bed.prompts[0].tokens.len()],
+        })
+    };
+    let (start, kept) = (values("sft").unwrap(), values("cold").unwrap());
+    assert!(start.iter().zip(&kept).all(|(one, other)| (one - other).abs() < 1e-4), "{start:?} {kept:?}");
+}
+
 #[test]
 fn groups_without_a_difference_are_drawn_again() {
     struct Even(usize);

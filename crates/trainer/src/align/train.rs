@@ -7,11 +7,11 @@ use super::sampler::Sampler;
 use super::task::Policy;
 use super::{AlignError, AlignSettings, PromptCase, Start};
 use crate::fit::{self, AdamW, CurvePoint, Fitted, ParameterSet, TrainEvent};
-use crate::model::{Decoder, load_checkpoint, save_checkpoint};
-use crate::nn::tensor_file::{write_atomically, write_json};
+use crate::model::{Decoder, load_checkpoint};
+use crate::nn::tensor_file::write_json;
 use crate::nn::{Module, with_values};
 use crate::reward::RewardSet;
-use crate::sft::tokenizer::{TOKENIZER_FILE, TextTokenizer};
+use crate::sft::tokenizer::TextTokenizer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -81,15 +81,14 @@ pub fn train(
         .build()
         .map_err(|error| AlignError::Threads { threads: settings.threads, message: error.to_string() })?;
     pool.install(|| {
-        let (tokenizer, prompts) = (sources.tokenizer, sources.prompts.len());
+        let prompts = sources.prompts.len();
         let start_deviations = sources.start.as_ref().map_or(Vec::new(), |start| start.deviations.clone());
         let mut policy = prepare(settings, sources, out, &start_deviations)?;
         let set = ParameterSet::grouped(&policy.decoder, &settings.param_group, settings.lr)?;
         let run_id = run_id(settings, &policy)?;
         let optimizer = AdamW::new(set, settings.optimizer());
         let fitted = fit::run(&mut policy, optimizer, &settings.fitting(), &run_id, out, progress)?;
-        save_checkpoint(&policy.decoder, out)?;
-        write_atomically(&out.join(TOKENIZER_FILE), tokenizer.to_json()?.as_bytes())?;
+        policy.keep(out)?;
         policy.log.write(out, false)?;
         let report = report(&policy.log, fitted, prompts, start_deviations);
         write_json(&out.join(REPORT_FILE), &report)?;
@@ -114,7 +113,9 @@ fn prepare<'a>(
             format!("of {longest_prompt} tokens and an answer of {longest} do not fit into {positions} positions");
         return Err(AlignError::NoPrompts(format!("a prompt {message}")));
     }
+    decoder.scale_logits(1.0 / settings.temperature)?;
     let reference: Option<Decoder> = (settings.kl() > 0.0).then(|| load_checkpoint(checkpoint)).transpose()?;
+    reference.iter().try_for_each(|reference| reference.scale_logits(1.0 / settings.temperature))?;
     let rows = settings.prompts * settings.group();
     let folder = out.join("sampler");
     let sampler = Sampler::new(folder, tokenizer.to_json()?, rows, longest_prompt, longest, settings.threads);

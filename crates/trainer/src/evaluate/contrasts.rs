@@ -12,7 +12,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 /// Metrics of the first table, where they were measured.
-const SHOWN: [&str; 12] = [
+const SHOWN: [&str; 14] = [
+    "similarity",
+    "ctcvr_percent",
     "l1",
     "l2",
     "l3",
@@ -119,7 +121,14 @@ impl Rows {
         let has_pairs = self.rows.iter().any(|row| !row.result.pairs.is_null());
         let of_pairs = if has_pairs { vec!["pairs", "distinct prompts", "wrong reasons"] } else { vec![] };
         let head = ["arm", "seeds"].into_iter().chain(of_pairs).chain(metrics.iter().copied());
-        let head: Vec<&str> = head.chain(early.iter().map(String::as_str)).collect();
+        let of_all: BTreeSet<&str> = self
+            .rows
+            .iter()
+            .filter_map(|row| row.result.looks.get(last))
+            .flat_map(|look| look.figures.keys())
+            .map(String::as_str)
+            .collect();
+        let head: Vec<&str> = head.chain(early.iter().map(String::as_str)).chain(of_all.iter().copied()).collect();
         let _ = writeln!(text, "| {} |\n|{}|", head.join(" | "), vec!["---"; head.len()].join("|"));
         for arm in &self.experiment.arms {
             let rows: Vec<&Row> = self.of(arm).collect();
@@ -135,6 +144,11 @@ impl Rows {
                 mean(&rows, look, metric).map_or("–".to_string(), |mean| format!("{mean:.digits$}"))
             };
             cells.extend(metrics.iter().map(|metric| at(last, metric)).chain((0..last).map(|look| at(look, "l3"))));
+            let figure = |name: &str| {
+                mean_of(rows.iter().filter_map(|row| row.result.looks[last].figures.get(name).copied()))
+                    .map_or("–".to_string(), |mean| format!("{mean:.3}"))
+            };
+            cells.extend(of_all.iter().map(|name| figure(name)));
             let _ = writeln!(text, "| {} |", cells.join(" | "));
         }
         text
@@ -202,8 +216,11 @@ impl Rows {
 
 /// Over the rows that have the metric.
 fn mean(rows: &[&Row], look: usize, metric: &str) -> Option<f64> {
-    let means = rows.iter().filter_map(|row| Some(row.result.looks[look].metrics.get(metric)?.mean()));
-    let (sum, count) = means.fold((0.0, 0), |(sum, count), mean| (sum + mean, count + 1));
+    mean_of(rows.iter().filter_map(|row| Some(row.result.looks[look].metrics.get(metric)?.mean())))
+}
+
+fn mean_of(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
     (count > 0).then(|| sum / f64::from(count))
 }
 

@@ -184,6 +184,15 @@ impl Decoder {
         self.dropout = dropout;
     }
 
+    /// Multiplies all logits, by way of the last norm's weights: 1/T makes the policy at temperature 1 what it was at T. 1 changes no bit.
+    pub fn scale_logits(&self, factor: f64) -> Result<(), ModelError> {
+        if factor != 1.0 {
+            let var = self.final_norm.var();
+            var.set(&var.affine(factor, 0.0)?)?;
+        }
+        Ok(())
+    }
+
     /// From now on computes there. Weights stay on the CPU in f32.
     pub fn set_device(&mut self, kind: DeviceKind) -> Result<(), ModelError> {
         self.compute = Compute::on(kind)?;

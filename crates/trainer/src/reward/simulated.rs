@@ -4,16 +4,17 @@ use super::{Answered, Reward, RewardError};
 use crate::simulate::{CategoryGrounder, Simulator, Telemetry};
 use serde::{Deserialize, Serialize};
 
-/// How a chance becomes a reward.
+/// How a chance becomes a reward. Nothing is cut off at the top: what an aligned policy answers lies there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scale {
     /// The chance itself.
     Raw,
-    /// Brought to 0 to 1 between the 0.5th and the 99.5th percentile of the simulator's table (Taiji's min-max).
-    MinmaxRaw,
-    /// The same of its logarithm: rare items are told apart, too.
+    /// Brought to 0 to 1 between the lowest and the highest of the simulator's table (Taiji's min-max).
     #[default]
+    MinmaxRaw,
+    /// Its logarithm, brought to 0 to 1 between the 0.5th percentile and the highest: rare items are told apart, but what is learned is the
+    /// mean logarithm, not the mean chance.
     MinmaxLog,
 }
 
@@ -32,8 +33,8 @@ impl Simulated {
     pub fn new(simulator: Simulator, grounder: CategoryGrounder, scale: Scale) -> Result<Self, RewardError> {
         let bounds = match scale {
             Scale::Raw => [0.0, 1.0],
-            Scale::MinmaxRaw => simulator.percentiles([0.005, 0.995]),
-            Scale::MinmaxLog => simulator.percentiles([0.005, 0.995]).map(logarithm),
+            Scale::MinmaxRaw => simulator.percentiles([0.0, 1.0]),
+            Scale::MinmaxLog => simulator.percentiles([0.005, 1.0]).map(logarithm),
         };
         if bounds[0].is_nan() || bounds[0] >= bounds[1] {
             let message = format!("all chances of the simulator are alike ({bounds:?}): there is nothing to learn");

@@ -74,7 +74,7 @@ impl Stage for Roll {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn settings(&self) -> Value {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use testkit::process::{output_of, run_with};
 use testkit::{TRAINER, in_repository};
 
-const ARMS: [&str; 5] = ["sft", "truth", "best-chance", "nash", "popo-guarded"];
+const ARMS: [&str; 6] = ["sft", "truth", "best-chance", "nash", "nash-oracle", "popo-guarded"];
 
 /// models/align.toml with everything made small but the language model, which is the demo's.
 fn small(folder: &Path) -> PathBuf {
