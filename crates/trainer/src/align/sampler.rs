@@ -65,7 +65,10 @@ impl Sampler {
         let (checkpoint, graphs) = (self.folder.join("checkpoint"), self.folder.join("graphs"));
         remove(&graphs)?;
         save_checkpoint(decoder, &checkpoint)?;
-        write_atomically(&checkpoint.join(TOKENIZER_FILE), self.tokenizer.as_bytes())?;
+        let tokenizer = checkpoint.join(TOKENIZER_FILE);
+        if !tokenizer.exists() {
+            write_atomically(&tokenizer, self.tokenizer.as_bytes())?;
+        }
         export_for_engine(&checkpoint, &graphs)?;
         self.llm = Some(OnnxLlm::load(&graphs, self.options.clone())?);
         Ok(())

@@ -13,7 +13,7 @@ struct Letters;
 impl Encoder for Letters {
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EncodeError> {
         let vector = |text: &&str| {
-            let mut counts = vec![0.0f32; 26];
+            let mut counts = [0.0f32; 26];
             for letter in text.to_lowercase().bytes().filter(u8::is_ascii_lowercase) {
                 counts[usize::from(letter - b'a')] += 1.0;
             }

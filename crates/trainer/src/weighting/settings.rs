@@ -103,3 +103,46 @@ impl WeightingSettings {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::super::{Batch, Products};
+    use super::*;
+
+    /// Each rule by its name, and what it makes of a batch.
+    #[test]
+    fn every_rule_can_be_named_in_a_recipe() {
+        let rewards = vec![vec![0.1, 0.4, 0.2, 0.9, 0.3, 0.3, 0.8, 0.0], vec![3.0, 1.0, 2.0, 0.0, 1.0, 5.0, 2.0, 2.0]];
+        let batch = Batch::new(&["one", "two"], &rewards, &[0.2, 1.0], 4).unwrap();
+        let products = Products::of_halves(&[vec![1.0, 0.0], vec![0.5, 2.0]], &[vec![0.8, 0.1], vec![0.2, 1.5]]);
+        for name in [
+            "sum",
+            "calibrated",
+            "gdpo",
+            "dvao",
+            "nash",
+            "popo_rewards",
+            "popo_advantages",
+            "popo_guarded",
+            "popo_reversed",
+            "popo_light",
+            "saw",
+            "min_norm",
+            "gd2po",
+            "ctwa",
+            "random",
+            "gradient_norms",
+        ] {
+            let settings: WeightingSettings = toml::from_str(&format!("rule = {name:?}")).unwrap();
+            let mut rule = settings.build(2, &[0.3, 1.5], 7).unwrap();
+            let combined = rule.combine(&batch, Some(&products)).unwrap();
+            assert_eq!(combined.advantages.len(), 8, "{name}");
+            assert!((combined.weights.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{name}: {:?}", combined.weights);
+            assert_eq!(settings.needs_start(), ["calibrated", "nash"].contains(&name), "{name}");
+        }
+        assert!(toml::from_str::<WeightingSettings>("rule = \"best\"").is_err());
+        let three = WeightingSettings { weights: Some(vec![0.2, 0.3, 0.5]), ..WeightingSettings::default() };
+        assert!(three.build(2, &[1.0, 1.0], 1).err().unwrap().to_string().contains("weights: 2 expected, 3 found"));
+    }
+}
