@@ -82,16 +82,21 @@ impl Log {
         }
     }
 
-    /// Writes all of it; `replay` only while the run may have to go on.
-    pub(super) fn write(&self, folder: &Path, replay: bool) -> Result<(), AlignError> {
+    /// Removes what only a run that goes on needs: after its states.
+    pub(super) fn clear(folder: &Path) -> Result<(), AlignError> {
         let path = folder.join(REPLAY_FILE);
-        if replay {
-            let steps = Steps { step: self.steps.clone() };
-            let text = toml::to_string(&steps).map_err(|error| FileError::content(&path, error))?;
-            write_atomically(&path, text.as_bytes())?;
-        } else if path.exists() {
-            std::fs::remove_file(&path).map_err(FileError::io(&path))?;
+        match path.exists() {
+            true => Ok(std::fs::remove_file(&path).map_err(FileError::io(&path))?),
+            false => Ok(()),
         }
+    }
+
+    /// Writes all of it.
+    pub(super) fn write(&self, folder: &Path) -> Result<(), AlignError> {
+        let path = folder.join(REPLAY_FILE);
+        let steps = Steps { step: self.steps.clone() };
+        let text = toml::to_string(&steps).map_err(|error| FileError::content(&path, error))?;
+        write_atomically(&path, text.as_bytes())?;
         write_lines(&folder.join(FIGURES_FILE), &self.figures)?;
         write_lines(&folder.join(SAMPLES_FILE), &self.samples)
     }

@@ -63,12 +63,13 @@ impl StepFigures {
                 self.put(format!("std_to_start/{name}"), seen.deviations[reward] / start[reward]);
             }
         }
+        // By equal weights, whatever the rule makes of them: so that it moves when rewards do.
+        let equal = 1.0 / names.len() as f64;
         let group = batch.group();
         let dull = |at: usize| values.iter().all(|of| !differs(&of[at * group..][..group]));
         let groups = batch.rollouts() / group;
         self.put("frac_reward_zero_std", (0..groups).filter(|at| dull(*at)).count() as f64 / groups as f64);
-        let sum =
-            |rollout: usize| values.iter().zip(&combined.weights).map(|(of, weight)| weight * of[rollout]).sum::<f64>();
+        let sum = |rollout: usize| values.iter().map(|of| equal * of[rollout]).sum::<f64>();
         let sums: Vec<f64> = (0..batch.rollouts()).map(sum).collect();
         self.put("reward", mean(sums.iter().copied()));
         self.put("reward_std", mean(sums.chunks(group).map(deviation)));

@@ -51,6 +51,10 @@ use thiserror::Error;
 pub enum AlignError {
     #[error("{field} {message}")]
     Settings { field: &'static str, message: String },
+    #[error(
+        "the roll-outs of the start have not {group} (2 or more) answers for user {user_id}: raise users of that stage"
+    )]
+    Start { user_id: String, group: usize },
     #[error("no prompt to roll out: {0}")]
     NoPrompts(String),
     #[error(

@@ -6,14 +6,13 @@ use crate::fit::{Gradients, ParameterSet};
 use crate::model::Decoder;
 use crate::weighting::Products;
 
-/// A step's groups with the advantages of each reward alone: `advantages[reward][group]`, one an answer of the group.
+/// A step's groups once a reward, with the advantages of that reward alone.
 pub(super) struct Probed<'a> {
-    pub(super) groups: Vec<Group<'a>>,
-    pub(super) advantages: Vec<Vec<Vec<f64>>>,
+    pub(super) by_reward: Vec<Vec<Group<'a>>>,
 }
 
 impl Probed<'_> {
-    /// Gradients of both halves of the prompts, every second in each: one forward pass a batch, one backward pass a reward.
+    /// Gradients of both halves of the prompts, every second in each: one forward pass a group, one backward pass a reward.
     pub(super) fn products(
         &self,
         decoder: &Decoder,
@@ -34,20 +33,19 @@ impl Probed<'_> {
         settings: &AlignSettings,
         longest: usize,
     ) -> Result<Vec<Vec<f64>>, AlignError> {
-        let rewards = self.advantages.len();
-        let mut parts: Vec<Vec<(f64, Gradients)>> = (0..rewards).map(|_| Vec::new()).collect();
-        for (place, group) in self.groups.iter().enumerate().filter(|(place, _)| place % 2 == half) {
-            // A batch a group: halves are small, and their advantages stay with their answers.
-            let alone = Group { prompt: group.prompt, answers: group.answers.clone() };
-            for batch in GroupBatch::all(&[alone], settings, longest, None)? {
-                let hidden = decoder.hidden(&batch.batch.input)?;
-                for (reward, part) in parts.iter_mut().enumerate() {
-                    let of_answers = self.advantages[reward][place].iter().zip(&batch.lengths);
-                    let rows = of_answers.flat_map(|(advantage, length)| std::iter::repeat_n(*advantage, *length));
-                    let objective = batch.probe(rows.collect(), settings);
-                    let loss = decoder.loss_of(&hidden, &batch.batch, &objective)?;
-                    part.push((batch.divisor, Gradients::collect(set, &loss.backward()?)?));
-                }
+        let mut parts: Vec<Vec<(f64, Gradients)>> = self.by_reward.iter().map(|_| Vec::new()).collect();
+        let groups = self.by_reward.first().map_or(0, Vec::len);
+        for place in (half..groups).step_by(2) {
+            // All rewards' batches are laid out alike: they differ in their advantages.
+            let of = |groups: &Vec<Group<'_>>| GroupBatch::all(&groups[place..=place], settings, longest, None);
+            let batches: Vec<GroupBatch> =
+                self.by_reward.iter().map(of).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+            let Some(first) = batches.first() else { continue };
+            let hidden = decoder.hidden(&first.batch.input)?;
+            for (batch, part) in batches.iter().zip(&mut parts) {
+                let objective = batch.probe(batch.advantages.clone(), settings);
+                let loss = decoder.loss_of(&hidden, &batch.batch, &objective)?;
+                part.push((batch.divisor, Gradients::collect(set, &loss.backward()?)?));
             }
         }
         let zeros = || vec![0.0; set.value_count()];

@@ -39,7 +39,7 @@ pub enum LossKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Truncated {
-    /// They are not learned from, and count in no denominator.
+    /// They are not learned from, and count in no denominator. Where all of a step did not end, it learns nothing.
     #[default]
     Mask,
     /// They are answers without the format.
@@ -199,7 +199,16 @@ impl AlignSettings {
         }
         self.reward.iter().try_for_each(RewardSettings::check)?;
         // Whether the rule can be made is seen here, not after the roll-outs.
-        self.weighting.build(self.reward.len(), &vec![1.0; self.reward.len()], self.seed)?;
+        let rule = self.weighting.build(self.reward.len(), &vec![1.0; self.reward.len()], self.seed)?;
+        if rule.probe().is_some() && self.prompts % 2 == 1 {
+            return fail("prompts", "must be even: the rule compares gradients of two halves".into());
+        }
+        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
+            return fail("weight_decay", format!("must not be negative, got {}", self.weight_decay));
+        }
+        if let Some(step) = self.keep_at.iter().find(|step| **step == 0 || **step > self.steps) {
+            return fail("keep_at", format!("must be from 1 to steps {}, got {step}", self.steps));
+        }
         Ok(())
     }
 

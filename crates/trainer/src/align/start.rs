@@ -32,12 +32,7 @@ impl Start {
             let mut parsed: Vec<(usize, &str, ParsedAnswer)> = Vec::new();
             for (place, prompt) in chunk.iter().enumerate() {
                 let texts = written.get(&prompt.user_id).filter(|texts| texts.len() == group && group > 1);
-                let texts = texts.ok_or_else(|| {
-                    let user = &prompt.user_id;
-                    AlignError::NoPrompts(format!(
-                        "the roll-outs of the start have not {group} (at least 2) answers for user {user}"
-                    ))
-                })?;
+                let texts = texts.ok_or_else(|| AlignError::Start { user_id: prompt.user_id.clone(), group })?;
                 parsed.extend(texts.iter().map(|text| (place, text.as_str(), parse(text, prompt.mode))));
             }
             let answers: Vec<Answered<'_>> = parsed

@@ -14,6 +14,7 @@ use crate::objective::{Evaluation, GroupPolicy, Objective, ObjectiveError};
 use crate::reward::{Answered, RewardSet};
 use crate::sft::tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use crate::sft::training::kept_folder;
+use crate::simulate::Telemetry;
 use crate::weighting::{Batch, Weighting};
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -43,6 +44,8 @@ pub(super) struct Policy<'a> {
     /// Of the step under way.
     pub(super) figures: StepFigures,
     pub(super) likelihoods: Likelihoods,
+    /// What the simulator had counted before the step.
+    pub(super) counted: Telemetry,
     pub(super) began: Instant,
 }
 
@@ -157,9 +160,9 @@ impl Policy<'_> {
             None => None,
             Some(probe) => {
                 let alone: Vec<Vec<f64>> = (0..rewards).map(|reward| batch.probed(probe, reward)).collect();
-                let advantages = alone.iter().map(|of| of.chunks(group).map(<[f64]>::to_vec).collect()).collect();
-                let groups = self.groups(drawn, &vec![0.0; drawn.answers.len()], Truncated::Score);
-                let probed = Probed { groups, advantages };
+                let truncated = self.settings.truncated;
+                let by_reward = alone.iter().map(|of| self.groups(drawn, of, truncated)).collect();
+                let probed = Probed { by_reward };
                 Some(probed.products(&self.decoder, &self.probe_set, self.settings, self.longest)?)
             }
         };
@@ -216,7 +219,9 @@ impl Policy<'_> {
         self.figures.put("format", mean(drawn.parsed.iter().map(|one| f64::from(u8::from(one.format_ok)))));
         let different: HashSet<&str> = drawn.parsed.iter().map(|one| one.answer.as_str()).collect();
         self.figures.put("distinct_answers", different.len() as f64 / drawn.parsed.len() as f64);
-        if let Some(telemetry) = self.rewards.telemetry() {
+        if let Some(all) = self.rewards.telemetry() {
+            let telemetry = all.since(&self.counted);
+            self.counted = all.clone();
             self.figures.put("simulator/hit_rate", telemetry.hit_rate());
             self.figures.put("simulator/ungrounded", telemetry.ungrounded_share());
         }
@@ -247,9 +252,12 @@ impl Task for Policy<'_> {
         self.describe(&drawn);
         let advantages = self.combine(&drawn, draws)?;
         self.sample(step + 1, &drawn, &advantages)?;
-        let all_truncated = drawn.answers.iter().all(|answer| answer.truncated);
-        let truncated = if all_truncated { Truncated::Score } else { self.settings.truncated };
-        let groups = self.groups(&drawn, &advantages, truncated);
+        let masked = self.settings.truncated == Truncated::Mask && drawn.answers.iter().all(|answer| answer.truncated);
+        let groups = match masked {
+            // Nothing is learned from them, but a step has its batches.
+            true => self.groups(&drawn, &vec![0.0; advantages.len()], Truncated::Score),
+            false => self.groups(&drawn, &advantages, self.settings.truncated),
+        };
         GroupBatch::all(&groups, self.settings, self.longest, self.reference.as_ref())
     }
 
@@ -275,6 +283,10 @@ impl Task for Policy<'_> {
         Ok(None)
     }
 
+    fn saving(&mut self, _: u64) -> Result<(), AlignError> {
+        self.log.write(self.out)
+    }
+
     fn stepped(&mut self, step: u64) -> Result<(), AlignError> {
         let (mean, bound) = (self.likelihoods.mean_gap(), self.settings.max_gap);
         if (step - 1).is_multiple_of(self.settings.sync_every) && mean > bound {
@@ -283,10 +295,6 @@ impl Task for Policy<'_> {
         self.likelihoods.report(&mut self.figures, self.reference.is_some());
         self.figures.put("step_time", self.began.elapsed().as_secs_f64());
         self.log.figures.push(std::mem::take(&mut self.figures));
-        let every = self.settings.checkpoint_every;
-        if every > 0 && step.is_multiple_of(every) {
-            self.log.write(self.out, true)?;
-        }
         match self.settings.keep_at.contains(&step) {
             true => self.keep(&kept_folder(self.out, step)),
             false => Ok(()),

@@ -168,7 +168,7 @@ fn a_policy_learns_what_is_rewarded() {
 fn a_run_that_fell_goes_on_to_the_same_weights() {
     for rule in [RuleKind::Nash, RuleKind::PopoGuarded, RuleKind::Random] {
         let bed = Bed::new();
-        let settings = AlignSettings { resample: Some(0), ..settings(rule) };
+        let settings = AlignSettings { resample: Some(0), prompts: 4, ..settings(rule) };
         bed.run(&settings, None, "whole").unwrap();
         // Fails in the fifth step, behind the state of the fourth.
         let fallen = bed.run(&settings, Some(5), "fallen").unwrap_err();
@@ -275,6 +275,9 @@ fn what_cannot_be_is_refused_by_name() {
     );
     assert!(refused(AlignSettings { lr: 0.0, ..of() }).contains("lr must be positive"));
     assert!(refused(AlignSettings { reward: vec![], ..of() }).contains("reward is empty"));
+    let odd = AlignSettings { prompts: 3, ..settings(RuleKind::PopoGuarded) };
+    assert!(refused(odd).contains("prompts must be even"));
+    assert!(refused(AlignSettings { keep_at: vec![7], ..of() }).contains("keep_at must be from 1 to steps 6"));
     let weights = WeightingSettings { weights: Some(vec![1.0]), ..WeightingSettings::default() };
     assert!(refused(AlignSettings { weighting: weights, ..of() }).contains("weights: 2 expected, 1 found"));
     let paper = AlignSettings { preset: Preset::Paper, ..AlignSettings::default() };

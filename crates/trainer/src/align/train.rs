@@ -89,11 +89,13 @@ pub fn train(
         let optimizer = AdamW::new(set, settings.optimizer());
         let fitted = fit::run(&mut policy, optimizer, &settings.fitting(), &run_id, out, progress)?;
         policy.keep(out)?;
-        policy.log.write(out, false)?;
+        policy.log.write(out)?;
         let report = report(&policy.log, fitted, prompts, start_deviations);
         write_json(&out.join(REPORT_FILE), &report)?;
         drop(policy);
+        // In this order: as long as there is a state, what it needs is there.
         fit::clear(out)?;
+        Log::clear(out)?;
         Ok(report)
     })
 }
@@ -119,6 +121,7 @@ fn prepare<'a>(
     let rows = settings.prompts * settings.group();
     let folder = out.join("sampler");
     let sampler = Sampler::new(folder, tokenizer.to_json()?, rows, longest_prompt, longest, settings.threads);
+    let counted = rewards.telemetry().cloned().unwrap_or_default();
     let rule = settings.weighting.build(rewards.names().len(), deviations, settings.seed)?;
     Ok(Policy {
         settings,
@@ -137,11 +140,12 @@ fn prepare<'a>(
         out,
         figures: StepFigures::default(),
         likelihoods: Likelihoods::default(),
+        counted,
         began: Instant::now(),
     })
 }
 
-/// Hash of all that decides the result.
+/// Hash of what a resumable state must agree with; truths, rewards' sources and start decide the folder's name already.
 fn run_id(settings: &AlignSettings, policy: &Policy<'_>) -> Result<String, AlignError> {
     let text = serde_json::to_string(&settings.decisive())
         .map_err(|error| AlignError::Settings { field: "settings", message: error.to_string() })?;

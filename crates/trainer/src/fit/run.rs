@@ -41,6 +41,11 @@ pub trait Task {
         None
     }
 
+    /// Hears that a resumable state of so many steps is about to be written; whoever has to be as it was then writes down what it takes.
+    fn saving(&mut self, _steps: u64) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
     /// Hears that `step` (from 1) has changed the weights; whoever keeps weights on the way does it here. A resumed run comes by again
     /// with the same weights.
     fn stepped(&mut self, _step: u64) -> Result<(), Self::Error> {
@@ -317,9 +322,10 @@ impl<'a, T: Task> Fitting<'a, T> {
         Ok(validated)
     }
 
-    fn save(&mut self) -> Result<(), FitError> {
+    fn save(&mut self) -> Result<(), T::Error> {
+        self.task.saving(self.state.step)?;
         let held = Held { optimizer: &mut self.optimizer, average: &mut self.average, best: &mut self.best };
-        state::save(self.folder, &held, &self.state)
+        Ok(state::save(self.folder, &held, &self.state)?)
     }
 
     /// Puts the chosen weights into the module.

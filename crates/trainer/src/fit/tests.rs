@@ -187,12 +187,23 @@ struct LineTask {
     met: BTreeMap<u64, usize>,
     validations: Option<Vec<f64>>,
     die_at: Option<u64>,
+    /// Steps behind which states were announced.
+    saved: Vec<u64>,
 }
 
 impl LineTask {
     fn new(steps: u64) -> Self {
         let (poisoned, met) = (Vec::new(), BTreeMap::new());
-        Self { line: Line::new(), steps, parts: 1, poisoned, met, validations: Some(Vec::new()), die_at: None }
+        Self {
+            line: Line::new(),
+            steps,
+            parts: 1,
+            poisoned,
+            met,
+            validations: Some(Vec::new()),
+            die_at: None,
+            saved: Vec::new(),
+        }
     }
 
     fn run(&mut self, settings: &LoopSettings, folder: &Path) -> Result<Fitted, FitError> {
@@ -210,6 +221,11 @@ impl Task for LineTask {
 
     fn steps(&self) -> u64 {
         self.steps
+    }
+
+    fn saving(&mut self, steps: u64) -> Result<(), FitError> {
+        self.saved.push(steps);
+        Ok(())
     }
 
     fn batches(&mut self, step: u64) -> Result<Vec<(u64, Tensor)>, FitError> {
@@ -270,6 +286,8 @@ fn too_many_skipped_steps_end_the_run_and_no_rerun_meets_them_again() {
     let message = task.run(&loop_settings(9), folder.path()).unwrap_err().to_string();
     assert!(message.contains("step 7") && message.contains("4 steps skipped, at most 3"), "{message}");
 
+    // Whoever keeps more than weights hears of that state, too.
+    assert_eq!(task.saved, [2, 4, 6, 7]);
     // The same limit: an error at once. A higher one: on behind the last bad batch.
     let mut again = LineTask { poisoned, ..LineTask::new(9) };
     assert!(matches!(again.run(&loop_settings(9), folder.path()), Err(FitError::TooManySkipped { skipped: 4, .. })));

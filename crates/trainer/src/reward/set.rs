@@ -73,7 +73,9 @@ impl RewardSet {
                 }
             };
             let bounded = |(value, at): (Option<f64>, usize)| match value {
-                Some(_) if shut[at] || (member.gated && !answers[at].parsed.format_ok) => Some(0.0),
+                Some(_) if shut[at] || (member.gated && !answers[at].parsed.format_ok) => {
+                    Some(0.0f64.clamp(member.bounds[0], member.bounds[1]))
+                }
                 value => value.map(|value| value.clamp(member.bounds[0], member.bounds[1])),
             };
             let applied: Vec<Option<f64>> = found.into_iter().zip(0..).map(bounded).collect();

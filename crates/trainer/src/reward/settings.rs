@@ -97,6 +97,13 @@ impl RewardSettings {
         if self.floor.zip(self.cap).is_some_and(|(floor, cap)| floor >= cap) {
             return wrong("floor must be below cap");
         }
+        let given = [self.floor, self.cap, self.gate.map(|gate| gate.least)];
+        if given.iter().flatten().any(|value| !value.is_finite()) {
+            return wrong("floor, cap and gate.least must be numbers");
+        }
+        if self.kind == RewardKind::Length && (self.gate.is_some() || self.gated == Some(true)) {
+            return wrong("is below 0: an answer that a gate shuts out, worth 0, would be worth more");
+        }
         if self.gate.is_some_and(|gate| !matches!(gate.by, RewardKind::Category | RewardKind::Format)) {
             return wrong("gate.by must be category or format");
         }

@@ -134,6 +134,10 @@ fn settings_that_make_no_reward_are_refused() {
     assert!(refused(&[of(RewardKind::Length)]).contains("give tokens"));
     assert!(refused(&[of(RewardKind::Format), of(RewardKind::Format)]).contains("named twice"));
     assert!(refused(&[of(RewardKind::Simulated)]).contains("needs a simulator"));
+    let nan = RewardSettings { floor: Some(f64::NAN), ..of(RewardKind::Format) };
+    assert!(refused(&[nan]).contains("must be numbers"));
+    let shut = RewardSettings { gated: Some(true), tokens: Some([1, 2]), ..of(RewardKind::Length) };
+    assert!(refused(&[shut]).contains("worth more"));
     let floor = RewardSettings { floor: Some(1.0), cap: Some(0.0), ..of(RewardKind::Format) };
     assert!(refused(&[floor]).contains("floor must be below cap"));
 }

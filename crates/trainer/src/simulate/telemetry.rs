@@ -40,6 +40,16 @@ impl Telemetry {
         }
     }
 
+    /// Counts since an earlier state of the same.
+    pub fn since(&self, before: &Telemetry) -> Telemetry {
+        let earlier = |level: &Level| before.levels.get(level).copied().unwrap_or(0);
+        Telemetry {
+            answers: self.answers - before.answers,
+            ungrounded: self.ungrounded - before.ungrounded,
+            levels: self.levels.iter().map(|(level, count)| (*level, count - earlier(level))).collect(),
+        }
+    }
+
     /// Share of the answers that name an item whose pair is in the table.
     pub fn hit_rate(&self) -> f64 {
         self.levels.get(&Level::Pair).copied().unwrap_or(0) as f64 / self.answers.max(1) as f64

@@ -14,7 +14,7 @@ use crate::reward::{RewardSet, Sources};
 use crate::sft::TextTokenizer;
 use crate::sft::tokenizer::TOKENIZER_FILE;
 use crate::simulate::Simulator;
-use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
+use crate::stage::{Artefact, Input, Inputs, STAGE_FILE, Stage, StageError, read_json};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
@@ -88,7 +88,10 @@ impl Stage for Align {
         let sources = Sources { items: &dataset.items, encoder, simulator, max_title_chars: schema.max_title_chars };
         let mut rewards = RewardSet::new(&settings.reward, sources)?;
         let start = match inputs.optional(Artefact::RollOuts) {
-            Some(folder) => Some(start(folder, &prompts, &tokenizer, &mut rewards)?),
+            Some(folder) => {
+                check_temperature(folder, settings.temperature)?;
+                Some(start(folder, &prompts, &tokenizer, &mut rewards)?)
+            }
             None => None,
         };
         let sources = align::Sources {
@@ -128,6 +131,17 @@ fn prompts(dataset: &Dataset, schema: &PromptSchema, tokenizer: &TextTokenizer) 
         })
     };
     test_cases(dataset, DEFAULT_TARGET, schema.max_engagements, usize::MAX).cases.into_iter().map(prompt).collect()
+}
+
+/// Refuses roll-outs of the start at another temperature than the policy is trained at: gains over them would be mere sharpness.
+fn check_temperature(folder: &Path, wanted: f64) -> Result<(), StageError> {
+    let made: Value = read_json(&folder.join(STAGE_FILE))?;
+    let found = made["settings"]["temperature"].as_f64().unwrap_or(1.0);
+    if (found - wanted).abs() < 1e-6 {
+        return Ok(());
+    }
+    let message = format!("is {wanted}, that of the stage roll-outs {found}: make them the same");
+    Err(StageError::Setting { key: "temperature", message })
 }
 
 /// The rewards of what the policy of the start wrote.

@@ -68,6 +68,14 @@ pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, Ke
     if settings.temperature.is_some_and(|temperature| !(temperature > 0.0 && temperature.is_finite())) {
         return Err(KeyError::new("temperature", "must be positive; leave it out for greedy answers"));
     }
+    let unused = [
+        ("at", settings.rule.is_some() && !settings.at.is_empty()),
+        ("temperature", settings.rule.is_some() && settings.temperature.is_some()),
+        ("seed", settings.temperature.is_none() && settings.seed.is_some()),
+    ];
+    if let Some((key, _)) = unused.into_iter().find(|(_, unused)| *unused) {
+        return Err(KeyError::new(key, "is not read here: a rule draws nothing, and greedy answers have no seed"));
+    }
     let value = value(&settings)?;
     Ok(Arc::new(Answers { settings, value }))
 }

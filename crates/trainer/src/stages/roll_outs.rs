@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 use taiji::llm::{GenerateRequest, LlmEngine, LlmOptions, OnnxLlm, Sampling};
-use taiji::prompt::{PromptMode, PromptSchema, render};
+use taiji::prompt::{PromptSchema, render};
 
 /// Its name.
 pub const ROLL_OUTS_FILE: &str = "roll_outs.jsonl";
@@ -128,7 +128,7 @@ impl Roll {
     /// All of one user, each with a seed of its own.
     fn requests(&self, llm: &OnnxLlm, schema: &PromptSchema, case: &TestCase, user: u64) -> Vec<GenerateRequest> {
         let count = |text: &str| llm.count_tokens(text);
-        let prompt = render(schema, &case.prompt, PromptMode::Think, &count).text;
+        let prompt = render(schema, &case.prompt, schema.mode(), &count).text;
         let request = |number: u64| {
             let seed = self.settings.seed ^ (user << 20 | number);
             let sampling = Sampling { temperature: self.settings.temperature, seed, ..Sampling::GREEDY };

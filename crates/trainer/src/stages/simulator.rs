@@ -1,7 +1,7 @@
 //! `simulator`: the chances of click and conversion of many pairs of user and item, by a trained ranker; without one, in a generated world,
-//! by the world's own truth: a control of what a ranker's errors cost.
+//! by the world's own truth (`truth = true`): a control of what a ranker's errors cost.
 
-use super::settings::{Context, KeyError, read, value};
+use super::settings::{Context, KeyError, read, take, value};
 use super::simulator_judge::Truth;
 use super::source::dataset;
 use super::synth::world_of;
@@ -15,14 +15,17 @@ use std::sync::Arc;
 
 struct Simulate {
     settings: SimulatorSettings,
+    /// The world's own truth instead of a ranker. Not in the hash: that there is no ranker is.
+    truth: bool,
     value: Value,
 }
 
-pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
+pub(super) fn make(mut table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
+    let truth = take(&mut table, "truth")?.unwrap_or(false);
     let settings: SimulatorSettings = read(table)?;
     settings.check().map_err(KeyError::other)?;
     let value = value(&settings)?;
-    Ok(Arc::new(Simulate { settings, value }))
+    Ok(Arc::new(Simulate { settings, truth, value }))
 }
 
 impl Stage for Simulate {
@@ -56,6 +59,11 @@ impl Stage for Simulate {
             cases.iter().map(|case| User { user: case.user, cut: case.cut }).collect()
         };
         let (simulator, unknown) = match inputs.optional(Artefact::Ranker) {
+            Some(_) if self.truth => {
+                let message = "is in place of a ranker: leave one of them out".to_string();
+                return Err(StageError::Setting { key: "truth", message });
+            }
+            None if !self.truth => return Err(StageError::Input { artefact: Artefact::Ranker.name() }),
             Some(ranker) => {
                 let ranker = Ranker::load(ranker, &dataset)?;
                 let users = users(ranker.limits.0);

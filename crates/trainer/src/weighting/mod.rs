@@ -85,6 +85,8 @@ pub enum WeightingError {
     NotFinite { reward: String, rollout: usize, value: f64 },
     #[error("{what} must be {range}, got {value}")]
     Setting { what: &'static str, value: f64, range: &'static str },
+    #[error("{setting} is not read by this rule: leave it out")]
+    Unused { setting: &'static str },
     #[error("this rule needs the gradients' products: ask `probe` and give them to `combine`")]
     NoProducts,
     #[error("a gradient of the {step}th step is no finite number: skip the step")]

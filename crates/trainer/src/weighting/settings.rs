@@ -63,6 +63,24 @@ pub struct WeightingSettings {
 }
 
 impl WeightingSettings {
+    /// Refuses a setting that the rule does not read.
+    fn check_used(&self) -> Result<(), WeightingError> {
+        use RuleKind::{
+            Calibrated, Ctwa, Dvao, Gdpo, Nash, PopoAdvantages, PopoGuarded, PopoReversed, PopoRewards, Sum,
+        };
+        let popo = [PopoRewards, PopoAdvantages, PopoGuarded, PopoReversed].contains(&self.rule);
+        let weighted = popo || [Sum, Calibrated, Gdpo, Dvao, Nash, Ctwa].contains(&self.rule);
+        let unused = [
+            ("weights", self.weights.is_some() && !weighted),
+            ("rate", self.rate.is_some() && !popo),
+            ("target", self.target.is_some() && self.rule != Ctwa),
+        ];
+        match unused.into_iter().find(|(_, unused)| *unused) {
+            Some((setting, _)) => Err(WeightingError::Unused { setting }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the rule needs the rewards' deviations under the policy of the start.
     pub fn needs_start(&self) -> bool {
         matches!(self.rule, RuleKind::Calibrated | RuleKind::Nash)
@@ -75,6 +93,7 @@ impl WeightingSettings {
         deviations: &[f64],
         seed: u64,
     ) -> Result<Box<dyn Weighting + Send>, WeightingError> {
+        self.check_used()?;
         let equal = vec![1.0 / rewards.max(1) as f64; rewards];
         let weights = self.weights.as_ref().unwrap_or(&equal);
         let (found, expected) = (weights.len(), rewards);
@@ -142,6 +161,8 @@ mod tests {
             assert_eq!(settings.needs_start(), ["calibrated", "nash"].contains(&name), "{name}");
         }
         assert!(toml::from_str::<WeightingSettings>("rule = \"best\"").is_err());
+        let unused = WeightingSettings { rule: RuleKind::MinNorm, rate: Some(0.1), ..WeightingSettings::default() };
+        assert!(unused.build(2, &[1.0, 1.0], 1).err().unwrap().to_string().contains("rate is not read"));
         let three = WeightingSettings { weights: Some(vec![0.2, 0.3, 0.5]), ..WeightingSettings::default() };
         assert!(three.build(2, &[1.0, 1.0], 1).err().unwrap().to_string().contains("weights: 2 expected, 3 found"));
     }
