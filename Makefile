@@ -115,7 +115,7 @@ lift: build ## do taiji's features make a ranker better? Arms × seeds on the ge
 	$(BIN)/taiji-trainer run --recipe models/lift.toml --jobs 2 --wait
 	$(BIN)/taiji-trainer contrasts docs/experiments/lift.toml --into docs/results.md
 
-align: build ## does alignment pay, and which rule combines its rewards best? Arms × seeds on the generated world, resumable (three hours on 2 cores), then their tables
+align: build ## does alignment pay, and which rule combines its rewards best? Arms × seeds on the generated world, resumable (hours on 2 cores), then their tables
 	$(BIN)/taiji-trainer run --recipe models/align.toml --jobs 2 --wait
 	$(BIN)/taiji-trainer contrasts docs/experiments/align.toml --into docs/results.md
 

@@ -79,12 +79,12 @@ impl GroupBatch {
         Ok(Self { batch, lengths, weights, divisor, advantages, sampled, reference })
     }
 
-    /// The objective with these advantages in place of the batch's own, without divergence: what a rule asks of a reward alone.
-    pub(super) fn probe(&self, advantages: Vec<f64>, settings: &AlignSettings) -> GroupPolicy {
+    /// The objective of the step, with the divergence where there is a reference.
+    pub(super) fn objective(&self, settings: &AlignSettings) -> GroupPolicy {
         let stale = settings.sync_every > 1;
         GroupPolicy {
             weights: self.weights.iter().map(|weight| weight / self.divisor).collect(),
-            advantages,
+            advantages: self.advantages.clone(),
             lengths: self.lengths.clone(),
             old: stale.then(|| self.sampled.clone()),
             sampled: settings
@@ -92,18 +92,12 @@ impl GroupBatch {
                 .map(|correction| Sampled { log_likelihoods: self.sampled.clone(), correction }),
             surrogate: settings.surrogate(),
             level: settings.level(),
-            penalty: None,
+            penalty: self.reference.as_ref().map(|reference| KlPenalty {
+                strength: settings.kl(),
+                estimator: settings.estimator(),
+                ratio: KlRatio::Held,
+                reference: reference.clone(),
+            }),
         }
-    }
-
-    /// The objective of the step.
-    pub(super) fn objective(&self, settings: &AlignSettings) -> GroupPolicy {
-        let penalty = self.reference.as_ref().map(|reference| KlPenalty {
-            strength: settings.kl(),
-            estimator: settings.estimator(),
-            ratio: KlRatio::Held,
-            reference: reference.clone(),
-        });
-        GroupPolicy { penalty, ..self.probe(self.advantages.clone(), settings) }
     }
 }

@@ -4,6 +4,7 @@
 //! every f64 back to the last bit.
 
 use super::{AlignError, StepFigures};
+use crate::data::{read_lines, write_jsonl};
 use crate::nn::FileError;
 use crate::nn::tensor_file::write_atomically;
 use crate::weighting::Products;
@@ -70,8 +71,8 @@ impl Log {
         let read: Steps = toml::from_str(&text).map_err(|error| FileError::content(&path, error))?;
         let mut log = Self {
             steps: read.step,
-            figures: lines(&folder.join(FIGURES_FILE))?,
-            samples: lines(&folder.join(SAMPLES_FILE))?,
+            figures: read_lines(&folder.join(FIGURES_FILE))?.collect::<Result<_, _>>()?,
+            samples: read_lines(&folder.join(SAMPLES_FILE))?.collect::<Result<_, _>>()?,
         };
         log.steps.truncate(steps as usize);
         log.figures.retain(|figures| figures.step <= steps);
@@ -97,22 +98,8 @@ impl Log {
         let steps = Steps { step: self.steps.clone() };
         let text = toml::to_string(&steps).map_err(|error| FileError::content(&path, error))?;
         write_atomically(&path, text.as_bytes())?;
-        write_lines(&folder.join(FIGURES_FILE), &self.figures)?;
-        write_lines(&folder.join(SAMPLES_FILE), &self.samples)
+        write_jsonl(&folder.join(FIGURES_FILE), &self.figures)?;
+        write_jsonl(&folder.join(SAMPLES_FILE), &self.samples)?;
+        Ok(())
     }
-}
-
-fn lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>, AlignError> {
-    let text = std::fs::read_to_string(path).map_err(FileError::io(path))?;
-    let line = |line: &str| serde_json::from_str(line).map_err(|error| FileError::content(path, error));
-    Ok(text.lines().map(line).collect::<Result<_, _>>()?)
-}
-
-fn write_lines<T: Serialize>(path: &Path, all: &[T]) -> Result<(), AlignError> {
-    let mut text = String::new();
-    for one in all {
-        text += &serde_json::to_string(one).map_err(|error| FileError::content(path, error))?;
-        text.push('\n');
-    }
-    Ok(write_atomically(path, text.as_bytes())?)
 }

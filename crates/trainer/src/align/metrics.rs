@@ -4,7 +4,7 @@ use super::AlignSettings;
 use super::batch::GroupBatch;
 use super::sampler::RollOut;
 use crate::objective::GroupPolicy;
-use crate::weighting::{Batch, Combined, Products, telemetry};
+use crate::weighting::{Batch, Combined, Products, differs, telemetry};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -167,14 +167,6 @@ impl Likelihoods {
         figures.put("sampling/importance_sampling_ratio/raw_mean", share(self.raw_ratio));
         figures.put("sampling/importance_sampling_ratio/changed", share(self.changed));
     }
-}
-
-/// Whether rewards of a group differ by more than rounding.
-pub(super) fn differs(values: &[f64]) -> bool {
-    let (low, high) = values
-        .iter()
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(*value), high.max(*value)));
-    high - low > 1e-6 * low.abs().max(high.abs())
 }
 
 pub(super) fn mean(values: impl Iterator<Item = f64>) -> f64 {

@@ -34,6 +34,7 @@ pub use settings::{AlignSettings, LossKind, Preset, Truncated};
 pub use start::Start;
 pub use train::{AlignReport, REPORT_FILE, Sources, train};
 
+use crate::data::DataError;
 use crate::fit::FitError;
 use crate::model::ModelError;
 use crate::models::ModelsError;
@@ -72,6 +73,8 @@ pub enum AlignError {
     Replay { path: String },
     #[error("cannot start {threads} training threads: {message}")]
     Threads { threads: usize, message: String },
+    #[error(transparent)]
+    Data(#[from] DataError),
     #[error(transparent)]
     Reward(#[from] RewardError),
     #[error(transparent)]

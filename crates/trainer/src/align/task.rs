@@ -2,8 +2,8 @@
 
 use super::batch::{Group, GroupBatch};
 use super::log::{Log, Replayed, SampleLine};
-use super::metrics::{Likelihoods, StepFigures, differs, mean};
-use super::products::Probed;
+use super::metrics::{Likelihoods, StepFigures, mean};
+use super::products::products;
 use super::prompts::Order;
 use super::sampler::{RollOut, Sampler};
 use super::{AlignError, AlignSettings, PromptCase, Start, Truncated};
@@ -15,7 +15,7 @@ use crate::reward::{Answered, RewardSet};
 use crate::sft::tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use crate::sft::training::kept_folder;
 use crate::simulate::Telemetry;
-use crate::weighting::{Batch, Weighting};
+use crate::weighting::{Batch, Weighting, differs};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::Path;
@@ -160,10 +160,9 @@ impl Policy<'_> {
             None => None,
             Some(probe) => {
                 let alone: Vec<Vec<f64>> = (0..rewards).map(|reward| batch.probed(probe, reward)).collect();
-                let truncated = self.settings.truncated;
-                let by_reward = alone.iter().map(|of| self.groups(drawn, of, truncated)).collect();
-                let probed = Probed { by_reward };
-                Some(probed.products(&self.decoder, &self.probe_set, self.settings, self.longest)?)
+                let by_reward: Vec<Vec<Group<'_>>> =
+                    alone.iter().map(|of| self.groups(drawn, of, self.settings.truncated)).collect();
+                Some(products(&by_reward, &self.decoder, &self.probe_set, self.settings, self.longest)?)
             }
         };
         let combined = self.rule.combine(&batch, products.as_ref())?;
@@ -176,7 +175,7 @@ impl Policy<'_> {
         self.log.steps.push(Replayed {
             drawn: draws,
             rewards: drawn.values.clone(),
-            start_means: start_means.clone(),
+            start_means,
             whole: products.as_ref().map(|products| products.whole.clone()),
             across: products.as_ref().map(|products| products.across.clone()),
         });

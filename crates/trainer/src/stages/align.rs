@@ -10,7 +10,7 @@ use super::source::dataset;
 use crate::align::{self, AlignSettings, PromptCase, Start};
 use crate::data::{DEFAULT_TARGET, Dataset, read_lines, test_cases};
 use crate::fit::training_progress;
-use crate::reward::{RewardSet, Sources};
+use crate::reward::{RewardKind, RewardSet, Sources};
 use crate::sft::TextTokenizer;
 use crate::sft::tokenizer::TOKENIZER_FILE;
 use crate::simulate::Simulator;
@@ -54,13 +54,15 @@ impl Stage for Align {
     }
 
     fn inputs(&self) -> Vec<Input> {
+        let rewarded = |kind| self.settings.reward.iter().any(|reward| reward.kind == kind);
+        let needed_if = |needed: bool, artefact| Input { artefact, optional: !needed };
         vec![
             Input::one(Artefact::Data),
             Input::one(Artefact::Examples),
             Input::one(Artefact::Checkpoint),
-            Input::optional(Artefact::Encoder),
-            Input::optional(Artefact::Simulator),
-            Input::optional(Artefact::RollOuts),
+            needed_if(rewarded(RewardKind::Semantic), Artefact::Encoder),
+            needed_if(rewarded(RewardKind::Simulated), Artefact::Simulator),
+            needed_if(self.settings.weighting.needs_start(), Artefact::RollOuts),
         ]
     }
 

@@ -95,13 +95,9 @@ impl Stage for Answers {
 
     /// The data are the held-out ones.
     fn inputs(&self) -> Vec<Input> {
-        vec![
-            Input::one(Artefact::Data),
-            Input::one(Artefact::Examples),
-            Input::optional(Artefact::Checkpoint),
-            Input::optional(Artefact::Encoder),
-            Input::optional(Artefact::Codebook),
-        ]
+        let checkpoint = self.settings.rule.is_none().then_some(Artefact::Checkpoint);
+        let needed = [Artefact::Data, Artefact::Examples].into_iter().chain(checkpoint).map(Input::one);
+        needed.chain([Artefact::Encoder, Artefact::Codebook].map(Input::optional)).collect()
     }
 
     fn output(&self) -> Artefact {
@@ -126,17 +122,14 @@ impl Stage for Answers {
         let threads = threads.unwrap_or(0);
         let judged = Judged { schema, form, cases, dataset: &dataset, threads, folder, worth, sampling, seed };
         let mut looks = Vec::new();
-        match (self.settings.rule, inputs.optional(Artefact::Checkpoint)) {
-            (Some(rule), None) => looks.push(judged.judge(None, judged.by_rule(rule)?)?),
-            (None, Some(checkpoint)) => {
+        match self.settings.rule {
+            Some(rule) => looks.push(judged.judge(None, judged.by_rule(rule)?)?),
+            None => {
+                let checkpoint = inputs.one(Artefact::Checkpoint)?;
                 let steps = self.settings.at.iter().map(|step| (Some(*step), kept_folder(checkpoint, *step)));
                 for (step, weights) in steps.chain([(None, checkpoint.to_path_buf())]) {
                     looks.push(judged.look(step, &weights)?);
                 }
-            }
-            _ => {
-                let message = "give a checkpoint in from, or a rule; not both".to_string();
-                return Err(StageError::Setting { key: "rule", message });
             }
         }
         for look in &looks {

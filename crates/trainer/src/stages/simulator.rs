@@ -43,7 +43,8 @@ impl Stage for Simulate {
 
     /// The data are those of the users who are simulated: before their last purchase.
     fn inputs(&self) -> Vec<Input> {
-        vec![Input::one(Artefact::Data), Input::optional(Artefact::Ranker)]
+        let ranker = (!self.truth).then_some(Artefact::Ranker);
+        [Artefact::Data].into_iter().chain(ranker).map(Input::one).collect()
     }
 
     fn output(&self) -> Artefact {
@@ -59,11 +60,6 @@ impl Stage for Simulate {
             cases.iter().map(|case| User { user: case.user, cut: case.cut }).collect()
         };
         let (simulator, unknown) = match inputs.optional(Artefact::Ranker) {
-            Some(_) if self.truth => {
-                let message = "is in place of a ranker: leave one of them out".to_string();
-                return Err(StageError::Setting { key: "truth", message });
-            }
-            None if !self.truth => return Err(StageError::Input { artefact: Artefact::Ranker.name() }),
             Some(ranker) => {
                 let ranker = Ranker::load(ranker, &dataset)?;
                 let users = users(ranker.limits.0);

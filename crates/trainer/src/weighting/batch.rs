@@ -30,6 +30,11 @@ impl Group {
     }
 }
 
+/// Whether a reward tells the answers of a group apart: by more than rounding.
+pub fn differs(rewards: &[f64]) -> bool {
+    Group::of(rewards).deviation > 0.0
+}
+
 /// Of values around their mean, ddof 1.
 fn deviation(values: &[f64], mean: f64) -> f64 {
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();

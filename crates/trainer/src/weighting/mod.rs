@@ -27,7 +27,7 @@ mod telemetry;
 mod tests;
 
 pub use adaptive::{ConflictFilter, CovarianceTargets, MinNorm, PopoLight, Saw};
-pub use batch::{Batch, divided_by_deviation};
+pub use batch::{Batch, differs, divided_by_deviation};
 pub use nash::Nash;
 pub use placebo::{GradientNorms, RandomWeights};
 pub use popo::{GuardedPopo, Guards, Popo, PopoForm};
