@@ -38,6 +38,12 @@ pub struct GenerativeSettings {
     pub clip_norm: f64,
     /// Share of the values of the embedding and of what each block adds that are set to 0 at random while training.
     pub dropout: f64,
+    /// Share of the attention's probabilities that are set to 0 at random while training.
+    #[serde(skip_serializing_if = "is_default")]
+    pub attention_dropout: f64,
+    /// Standard deviation of the initial weights; 0 = 1/√d_model.
+    #[serde(skip_serializing_if = "is_default")]
+    pub initializer_range: f64,
     /// Part of the wanted probability that is spread evenly over all tokens; validation goes without.
     pub label_smoothing: f64,
     /// Decay of the weights' moving average, which is then what is validated and kept; 0 = none.
@@ -79,6 +85,8 @@ impl Default for GenerativeSettings {
             weight_decay: 0.05,
             clip_norm: 1.0,
             dropout: 0.2,
+            attention_dropout: 0.0,
+            initializer_range: 0.0,
             label_smoothing: 0.1,
             ema: 0.0,
             keep_best: false,
@@ -105,8 +113,13 @@ impl GenerativeSettings {
         {
             return fail(field, "must be positive".into());
         }
-        for (field, value) in [("ema", self.ema), ("dropout", self.dropout), ("label_smoothing", self.label_smoothing)]
-        {
+        for (field, value) in [
+            ("ema", self.ema),
+            ("dropout", self.dropout),
+            ("attention_dropout", self.attention_dropout),
+            ("label_smoothing", self.label_smoothing),
+            ("initializer_range", self.initializer_range),
+        ] {
             if !(0.0..1.0).contains(&value) {
                 return fail(field, format!("must be at least 0 and below 1, got {value}"));
             }
@@ -131,10 +144,13 @@ impl GenerativeSettings {
 
     /// Shape of the decoder for a vocabulary.
     pub fn decoder_config(&self, vocabulary: usize) -> DecoderConfig {
+        let small = DecoderConfig::small(vocabulary, self.d_model, self.layers, self.heads, self.kv_heads, self.ffn);
+        let chosen = (self.initializer_range > 0.0).then_some(self.initializer_range);
         DecoderConfig {
             max_position_embeddings: self.positions,
             bos_token_id: Some(BOS),
-            ..DecoderConfig::small(vocabulary, self.d_model, self.layers, self.heads, self.kv_heads, self.ffn)
+            initializer_range: chosen.unwrap_or(small.initializer_range),
+            ..small
         }
     }
 
@@ -157,4 +173,9 @@ impl GenerativeSettings {
             patience: self.patience,
         }
     }
+}
+
+/// Settings that came later are written only where a recipe sets them, so that what was trained before keeps its hash.
+fn is_default(value: &f64) -> bool {
+    *value == 0.0
 }

@@ -174,6 +174,8 @@ fn settings_and_data_that_cannot_be_are_refused() {
     for (settings, part) in [
         (GenerativeSettings { epochs: 0, ..quick() }, "epochs"),
         (GenerativeSettings { dropout: 1.0, ..quick() }, "dropout"),
+        (GenerativeSettings { attention_dropout: 1.0, ..quick() }, "attention_dropout"),
+        (GenerativeSettings { initializer_range: -0.1, ..quick() }, "initializer_range"),
         (GenerativeSettings { lr: 0.0, ..quick() }, "lr"),
         (GenerativeSettings { last_lr: 1.0, ..quick() }, "last_lr"),
         (GenerativeSettings { d_model: 20, ..quick() }, "heads"),

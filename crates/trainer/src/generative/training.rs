@@ -156,8 +156,10 @@ impl Task for ItemSequences<'_> {
         (number, batch): &(u64, TrainBatch),
         set: &ParameterSet,
     ) -> Result<Evaluated, GenerativeError> {
-        let GenerativeSettings { dropout: rate, seed, label_smoothing, .. } = *self.settings;
-        let dropout = (rate > 0.0).then_some(Dropout { rate, seed, batch: *number });
+        let GenerativeSettings { dropout: rate, attention_dropout: attention, seed, label_smoothing, .. } =
+            *self.settings;
+        let drops = rate > 0.0 || attention > 0.0;
+        let dropout = drops.then_some(Dropout { rate, attention, seed, batch: *number });
         step::cross_entropy(&mut self.decoder, batch, dropout, label_smoothing, set)
     }
 

@@ -12,6 +12,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use taiji_export::Rope;
 
+use super::dropout::AttentionDropout;
 use super::maths::{add_in_place, column_sums, dot, exp_in_place, max};
 use super::tape::{record, tensor, with_values};
 use super::tile::{COLUMNS, Matrix, add_transposed, multiply};
@@ -76,6 +77,7 @@ pub(super) fn attention(
     bias: Option<&Tensor>,
     segments: &Arc<Vec<Segment>>,
     shape: &Arc<AttentionShape>,
+    dropout: Option<AttentionDropout>,
 ) -> Result<Tensor> {
     let tokens = qkv.dim(0)?;
     let width = shape.heads * shape.head_dim;
@@ -85,12 +87,14 @@ pub(super) fn attention(
         Some(bias) => with_values(bias, <[f32]>::to_vec)?,
         None => vec![0.0; shape.qkv_width()],
     };
-    with_values(qkv, |rows| forward(rows, &added, segments, shape, &mut out, &mut log_sums))?;
+    let common = |bias, shape| Common { bias, shape, dropout };
+    with_values(qkv, |rows| forward(rows, common(&added, shape), segments, &mut out, &mut log_sums))?;
     let (kept_qkv, has_bias, segments, shape) = (qkv.detach(), bias.is_some(), segments.clone(), shape.clone());
     let inputs: Vec<&Tensor> = std::iter::once(qkv).chain(bias).collect();
     record("attention", &inputs, out, (tokens, width), move |gradient| {
         let qkv_gradient = with_values(gradient, |g| {
-            with_values(&kept_qkv, |rows| backward(rows, &added, g, &log_sums, &segments, &shape))
+            let common = Common { bias: &added, shape: &shape, dropout };
+            with_values(&kept_qkv, |rows| backward(rows, common, g, &log_sums, &segments))
         })??;
         let sums = has_bias.then(|| column_sums(&qkv_gradient, shape.qkv_width()));
         let bias_gradient = sums.map(|sums| tensor(sums, shape.qkv_width())).transpose()?;
@@ -98,14 +102,16 @@ pub(super) fn attention(
     })
 }
 
-fn forward(
-    qkv: &[f32],
-    bias: &[f32],
-    segments: &[Segment],
-    shape: &AttentionShape,
-    out: &mut [f32],
-    log_sums: &mut [f32],
-) {
+/// What the sequences of a batch have in common.
+#[derive(Clone, Copy)]
+struct Common<'a> {
+    bias: &'a [f32],
+    shape: &'a AttentionShape,
+    dropout: Option<AttentionDropout>,
+}
+
+fn forward(qkv: &[f32], common: Common<'_>, segments: &[Segment], out: &mut [f32], log_sums: &mut [f32]) {
+    let shape = common.shape;
     let rows = || segments.iter().map(|segment| segment.rows.clone());
     let tasks: Vec<_> = split_rows(out, rows(), shape.heads * shape.head_dim)
         .into_iter()
@@ -113,18 +119,12 @@ fn forward(
         .zip(segments)
         .collect();
     tasks.into_par_iter().with_max_len(1).for_each(|((out_rows, log_sum_rows), segment)| {
-        Sequence::new(qkv, segment, bias, shape).forward(out_rows, log_sum_rows);
+        Sequence::new(qkv, segment, common).forward(out_rows, log_sum_rows);
     });
 }
 
-fn backward(
-    qkv: &[f32],
-    bias: &[f32],
-    gradient: &[f32],
-    log_sums: &[f32],
-    segments: &[Segment],
-    shape: &AttentionShape,
-) -> Vec<f32> {
+fn backward(qkv: &[f32], common: Common<'_>, gradient: &[f32], log_sums: &[f32], segments: &[Segment]) -> Vec<f32> {
+    let shape = common.shape;
     let mut out = vec![0.0f32; qkv.len()];
     // A prefix and what continues it are one task: the prefix's gradients then add up in a fixed order.
     let families: Vec<&[Segment]> = segments.chunk_by(|_, next| !next.prefix.is_empty()).collect();
@@ -141,7 +141,7 @@ fn backward(
             };
             let (gradient_rows, log_sum_rows) =
                 (part(gradient, shape.heads * shape.head_dim), part(log_sums, shape.heads));
-            Sequence::new(qkv, segment, bias, shape).backward(gradient_rows, log_sum_rows, &mut target);
+            Sequence::new(qkv, segment, common).backward(gradient_rows, log_sum_rows, &mut target);
         }
     });
     out
@@ -163,12 +163,15 @@ fn split_rows(data: &mut [f32], runs: impl Iterator<Item = Range<usize>>, width:
     parts
 }
 
-/// One sequence: the rows of its prefix and its own, the bias, the shape. Places count from the prefix's first row.
+/// One sequence: the rows of its prefix and its own, and what it shares with the others. Places count from the prefix's first row.
 struct Sequence<'a> {
     prefix: &'a [f32],
     rows: &'a [f32],
     bias: &'a [f32],
     shape: &'a AttentionShape,
+    dropout: Option<AttentionDropout>,
+    /// Its first own row in the batch.
+    start: usize,
 }
 
 /// Where a sequence's input gradients go.
@@ -178,9 +181,19 @@ struct GradientRows<'a> {
 }
 
 impl<'a> Sequence<'a> {
-    fn new(qkv: &'a [f32], segment: &Segment, bias: &'a [f32], shape: &'a AttentionShape) -> Self {
+    fn new(qkv: &'a [f32], segment: &Segment, Common { bias, shape, dropout }: Common<'a>) -> Self {
         let width = shape.qkv_width();
-        Self { prefix: rows_of(qkv, &segment.prefix, width), rows: rows_of(qkv, &segment.rows, width), bias, shape }
+        let (prefix, rows) = (rows_of(qkv, &segment.prefix, width), rows_of(qkv, &segment.rows, width));
+        Self { prefix, rows, bias, shape, dropout, start: segment.rows.start }
+    }
+
+    /// Drops some of a head's probabilities (or of their gradients) in a block of query rows, `[BLOCK, padded]`.
+    fn drop_some(&self, head: usize, first: usize, block: &mut [f32]) {
+        let Some(dropout) = self.dropout else { return };
+        for (row, values) in block.chunks_exact_mut(self.padded()).take(self.len() - first).enumerate() {
+            let query = (self.start + first - self.before() + row) * self.shape.heads + head;
+            dropout.apply(query, &mut values[..=first + row]);
+        }
     }
 
     /// Rows of the prefix.
@@ -256,6 +269,7 @@ impl<'a> Sequence<'a> {
                     let query = self.query_block(head, first);
                     multiply(&mut scores, padded, rows(&query, dim), rows(&keys, padded), (BLOCK, seen, dim));
                     let sums = softmax_rows(&mut scores, padded, first, seen);
+                    self.drop_some(head, first, &mut scores);
                     multiply(&mut mixed, dim, rows(&scores, padded), rows(&values, dim), (BLOCK, dim, seen));
                     for row in 0..BLOCK.min(self.len() - first) {
                         let (shift, sum) = sums[row];
@@ -299,7 +313,9 @@ impl<'a> Sequence<'a> {
                         out_gradient[row * dim..][..dim].copy_from_slice(&gradient[place * dim..][..dim]);
                         row_log_sums[row] = log_sums[place];
                     }
-                    pass.block(&self.query_block(head, first), &out_gradient, &row_log_sums, (first, self.seen(first)));
+                    let drop_some = |block: &mut [f32]| self.drop_some(head, first, block);
+                    let range = (first, self.seen(first));
+                    pass.block(&self.query_block(head, first), &out_gradient, &row_log_sums, range, drop_some);
                     pass.query_gradient.iter_mut().for_each(|value| *value *= shape.scale());
                     self.store(out, head, first, &mut pass.query_gradient[..live * dim], true);
                 }
@@ -343,12 +359,21 @@ struct BackwardPass {
 }
 
 impl BackwardPass {
-    /// One block of query rows: fills `query_gradient`, adds to the key and value gradients.
-    fn block(&mut self, query: &[f32], out_gradient: &[f32], log_sums: &[f32; BLOCK], (first, seen): (usize, usize)) {
+    /// One block of query rows: fills `query_gradient`, adds to the key and value gradients. What forward dropped is dropped
+    /// of the gradients of the probabilities, and of the probabilities where the values' gradients need them.
+    fn block(
+        &mut self,
+        query: &[f32],
+        out_gradient: &[f32],
+        log_sums: &[f32; BLOCK],
+        (first, seen): (usize, usize),
+        drop_some: impl Fn(&mut [f32]),
+    ) {
         let (dim, padded) = (self.dim, self.padded);
         let (query_rows, out_rows) = (rows(query, dim), rows(out_gradient, dim));
         multiply(&mut self.probabilities, padded, query_rows, rows(&self.keys_transposed, padded), (BLOCK, seen, dim));
         multiply(&mut self.score_gradient, padded, out_rows, rows(&self.values_transposed, padded), (BLOCK, seen, dim));
+        drop_some(&mut self.score_gradient);
         let blocks = self.probabilities.chunks_exact_mut(padded).zip(self.score_gradient.chunks_exact_mut(padded));
         for (row, (probability, gradient)) in blocks.enumerate() {
             let allowed = (first + row + 1).min(seen);
@@ -359,6 +384,7 @@ impl BackwardPass {
                 *g = p * (*g - mean);
             }
         }
+        drop_some(&mut self.probabilities);
         let (p, ds) = (rows(&self.probabilities, padded), rows(&self.score_gradient, padded));
         multiply(&mut self.query_gradient, dim, ds, rows(&self.keys, dim), (BLOCK, dim, seen));
         add_transposed(&mut self.key_gradient, dim, ds, query_rows, (seen, dim, BLOCK));

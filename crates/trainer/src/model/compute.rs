@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::attention::{self, AttentionShape, Segment};
-use super::dropout::Dropout;
+use super::dropout::{AttentionDropout, Dropout};
 use super::loss::OutputRows;
 use super::{ModelError, Objective, embedding, norm, portable};
 
@@ -120,10 +120,11 @@ impl Compute {
         bias: Option<&Tensor>,
         segments: &Arc<Vec<Segment>>,
         shape: &Arc<AttentionShape>,
+        dropout: Option<AttentionDropout>,
     ) -> Result<Tensor> {
         match self {
-            Compute::Kernels => attention::attention(qkv, bias, segments, shape),
-            Compute::Plain { .. } => portable::attention(qkv, bias, segments, shape),
+            Compute::Kernels => attention::attention(qkv, bias, segments, shape, dropout),
+            Compute::Plain { .. } => portable::attention(qkv, bias, segments, shape, dropout),
         }
     }
 

@@ -13,7 +13,7 @@ use super::batch::{TokenBatch, TrainBatch};
 use super::checkpoint::parts;
 use super::compute::{Compute, DeviceKind};
 use super::config::DecoderConfig;
-use super::dropout::Dropout;
+use super::dropout::{AttentionDropout, Dropout};
 use super::linear::{Linear, LinearPart, WeightSource, feed_forward};
 use super::loss::{LOGIT_BYTES, OutputRows};
 use super::{ModelError, Objective};
@@ -179,7 +179,7 @@ impl Decoder {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// From now on drops values of the embedding and of what the blocks add to it, as long as this is not `None`.
+    /// From now on drops values of the embedding, of the attention's probabilities and of what the blocks add, as long as this is not `None`.
     pub fn set_dropout(&mut self, dropout: Option<Dropout>) {
         self.dropout = dropout;
     }
@@ -220,7 +220,8 @@ impl Decoder {
         let mut x = self.drop_some(compute.embed(&weight(&self.embedding)?, &batch.tokens)?, 0)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = compute.rms_norm(&x, &weight(&layer.input_norm)?, epsilon)?;
-            let attended = self.attend(layer, &normed, &segments, &weight)?;
+            let dropout = self.dropout.and_then(|dropout| dropout.of_attention(index));
+            let attended = self.attend(layer, &normed, &segments, &weight, dropout)?;
             x = x.add(&self.drop_some(attended, 2 * index + 1)?)?;
             let post = compute.rms_norm(&x, &weight(&layer.post_norm)?, epsilon)?;
             let added = feed_forward(&post, &layer.gate_up, &layer.down, compute, &weight)?;
@@ -236,6 +237,7 @@ impl Decoder {
         x: &Tensor,
         segments: &Arc<Vec<Segment>>,
         weight: &WeightSource<'_>,
+        dropout: Option<AttentionDropout>,
     ) -> Result<Tensor, ModelError> {
         let compute = &self.compute;
         let mut projected = layer.qkv.forward(x, compute, weight)?;
@@ -248,7 +250,7 @@ impl Decoder {
             let epsilon = self.config.rms_norm_eps as f32;
             projected = compute.head_norm(&projected, [&weight(query)?, &weight(key)?], &self.shape, epsilon)?;
         }
-        let mixed = compute.attention(&projected, bias.as_ref(), segments, &self.shape)?;
+        let mixed = compute.attention(&projected, bias.as_ref(), segments, &self.shape, dropout)?;
         let out = layer.output.forward(&mixed, compute, weight)?;
         Ok(match &layer.output_bias {
             Some(bias) => out.broadcast_add(&weight(bias)?)?,

@@ -80,8 +80,8 @@ fn on_the_device_attention_is_the_kernel() {
     let shape = Arc::new(AttentionShape::new(4, 2, 32, 64, &plain_rope()));
     let segments = segments_with_prefixes();
     let inputs = [random_var(1, &[92, 8 * 32]), random_var(2, &[8 * 32])];
-    let kernel = |v: &[Tensor]| attention::attention(&v[0], v.get(1), &segments, &shape);
-    let plain = |v: &[Tensor]| portable::attention(&v[0], v.get(1), &segments, &shape);
+    let kernel = |v: &[Tensor]| attention::attention(&v[0], v.get(1), &segments, &shape, None);
+    let plain = |v: &[Tensor]| portable::attention(&v[0], v.get(1), &segments, &shape, None);
     compare("attention with shared prefixes", &inputs, kernel, plain);
 }
 

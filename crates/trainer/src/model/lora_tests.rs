@@ -142,7 +142,7 @@ fn adapters_that_are_not_computed_here_are_refused_by_key() {
 
 #[test]
 fn dropout_keeps_the_mean_and_its_gradient_has_the_same_mask() {
-    let dropout = Dropout { rate: 0.25, seed: 3, batch: 7 };
+    let dropout = Dropout { rate: 0.25, attention: 0.0, seed: 3, batch: 7 };
     let ones = candle_core::Var::ones((500, 32), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
     let once = dropout.apply(&ones, 1).unwrap();
     let values: Vec<f32> = once.flatten_all().unwrap().to_vec1().unwrap();
@@ -158,11 +158,30 @@ fn dropout_keeps_the_mean_and_its_gradient_has_the_same_mask() {
 }
 
 #[test]
+fn dropout_of_attention_drops_its_share_and_each_query_has_its_own_mask() {
+    let dropout = Dropout { rate: 0.0, attention: 0.25, seed: 3, batch: 7 };
+    let mask = |dropout: Dropout, layer: usize, query: usize| {
+        let mut values = vec![1.0f32; 500];
+        dropout.of_attention(layer).unwrap().apply(query, &mut values);
+        values
+    };
+    let all: Vec<f32> = (0..32).flat_map(|query| mask(dropout, 1, query)).collect();
+    let dropped = all.iter().filter(|value| **value == 0.0).count() as f64 / 16_000.0;
+    assert!((dropped - 0.25).abs() < 0.015, "{dropped}");
+    assert!(all.iter().all(|value| *value == 0.0 || (value - 4.0 / 3.0).abs() < 1e-6));
+    assert_eq!(mask(dropout, 1, 0), mask(dropout, 1, 0));
+    for other in [mask(dropout, 1, 1), mask(dropout, 2, 0), mask(Dropout { batch: 8, ..dropout }, 1, 0)] {
+        assert_ne!(mask(dropout, 1, 0), other);
+    }
+    assert!(Dropout { attention: 0.0, ..dropout }.of_attention(0).is_none());
+}
+
+#[test]
 fn a_decoder_drops_only_while_it_is_told_to() {
     let mut decoder = Decoder::random(&tiny(true), 3).unwrap();
     let loss = |decoder: &Decoder| mean_loss(decoder, &tiny_batch(1)).to_scalar::<f32>().unwrap();
     let plain = loss(&decoder);
-    decoder.set_dropout(Some(Dropout { rate: 0.2, seed: 1, batch: 0 }));
+    decoder.set_dropout(Some(Dropout { rate: 0.2, attention: 0.0, seed: 1, batch: 0 }));
     let dropped = loss(&decoder);
     assert_ne!(dropped, plain);
     assert_eq!(dropped, loss(&decoder));

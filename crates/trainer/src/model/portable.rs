@@ -6,7 +6,7 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::attention::{AttentionShape, Segment};
-use super::dropout::Dropout;
+use super::dropout::{AttentionDropout, Dropout};
 use super::loss::OutputRows;
 use super::{ModelError, Objective};
 
@@ -72,6 +72,7 @@ pub(super) fn attention(
     bias: Option<&Tensor>,
     segments: &[Segment],
     shape: &AttentionShape,
+    dropout: Option<AttentionDropout>,
 ) -> Result<Tensor> {
     let biased = match bias {
         Some(bias) => qkv.broadcast_add(bias)?,
@@ -85,7 +86,8 @@ pub(super) fn attention(
             0 => own.clone(),
             before => Tensor::cat(&[&biased.narrow(0, segment.prefix.start, before)?, &own], 0)?,
         };
-        attention_of(&own, &all, shape, &tables)
+        let dropped = dropout.map(|dropout| attention_mask(dropout, segment, shape.heads));
+        attention_of(&own, &all, shape, &tables, dropped)
     });
     Tensor::cat(&outputs.collect::<Result<Vec<Tensor>>>()?, 0)
 }
@@ -122,8 +124,26 @@ impl Tables {
     }
 }
 
-/// `own` `[rows, qkv width]`: the queries; `all` `[places, qkv width]`: prefix, then the same rows again.
-fn attention_of(own: &Tensor, all: &Tensor, shape: &AttentionShape, tables: &Tables) -> Result<Tensor> {
+/// What the probabilities of a segment `[heads, rows, places]` are multiplied by.
+fn attention_mask(dropout: AttentionDropout, segment: &Segment, heads: usize) -> Vec<f32> {
+    let (rows, before) = (segment.rows.len(), segment.prefix.len());
+    let mut mask = vec![1.0; heads * rows * (before + rows)];
+    for (number, values) in mask.chunks_exact_mut(before + rows).enumerate() {
+        let (head, row) = (number / rows, number % rows);
+        dropout.apply((segment.rows.start + row) * heads + head, &mut values[..=before + row]);
+    }
+    mask
+}
+
+/// `own` `[rows, qkv width]`: the queries; `all` `[places, qkv width]`: prefix, then the same rows again; `dropped`
+/// `[heads, rows, places]`: what the probabilities are multiplied by.
+fn attention_of(
+    own: &Tensor,
+    all: &Tensor,
+    shape: &AttentionShape,
+    tables: &Tables,
+    dropped: Option<Vec<f32>>,
+) -> Result<Tensor> {
     let AttentionShape { heads, kv_heads, head_dim: dim, .. } = *shape;
     let (rows, places) = (own.dim(0)?, all.dim(0)?);
     // `[count, rows, dim]`.
@@ -142,8 +162,11 @@ fn attention_of(own: &Tensor, all: &Tensor, shape: &AttentionShape, tables: &Tab
     let scores = (query.matmul(&key.transpose(1, 2)?.contiguous()?)?.to_dtype(DType::F32)? / (dim as f64).sqrt())?;
     let scores = scores.broadcast_add(&tables.causal.narrow(0, places - rows, rows)?.narrow(1, 0, places)?)?;
     let exponentials = scores.broadcast_sub(&scores.max_keepdim(2)?.detach())?.exp()?;
-    let probabilities = exponentials.broadcast_div(&exponentials.sum_keepdim(2)?)?.to_dtype(value.dtype())?;
-    probabilities.matmul(&value)?.transpose(0, 1)?.contiguous()?.reshape((rows, heads * dim))
+    let mut probabilities = exponentials.broadcast_div(&exponentials.sum_keepdim(2)?)?;
+    if let Some(mask) = dropped {
+        probabilities = probabilities.mul(&Tensor::from_vec(mask, probabilities.shape(), probabilities.device())?)?;
+    }
+    probabilities.to_dtype(value.dtype())?.matmul(&value)?.transpose(0, 1)?.contiguous()?.reshape((rows, heads * dim))
 }
 
 /// Log-softmax of the learned rows, `[rows, vocab]`, in f32, on the tape.

@@ -73,10 +73,15 @@ fn attention_is_its_formula_with_prefixes_and_without() {
     let shape = Arc::new(AttentionShape::new(4, 2, 32, 64, &plain_rope()));
     let segments = segments_with_prefixes();
     let inputs = [random_var(1, &[92, 8 * 32]), random_var(2, &[8 * 32])];
-    let kernel = |v: &[Var]| attention::attention(&v[0], v.get(1).map(Var::as_tensor), &segments, &shape);
-    let plain = |v: &[Var]| portable::attention(&v[0], v.get(1).map(Var::as_tensor), &segments, &shape);
-    assert_same(&inputs, kernel, plain);
-    assert_same(&inputs[..1], kernel, plain);
+    let some = Dropout { rate: 0.0, attention: 0.3, seed: 5, batch: 6 }.of_attention(2);
+    assert!(some.is_some());
+    for dropout in [None, some] {
+        let bias = |v: &[Var]| v.get(1).map(|bias| bias.as_tensor().clone());
+        let kernel = |v: &[Var]| attention::attention(&v[0], bias(v).as_ref(), &segments, &shape, dropout);
+        let plain = |v: &[Var]| portable::attention(&v[0], bias(v).as_ref(), &segments, &shape, dropout);
+        assert_same(&inputs, kernel, plain);
+        assert_same(&inputs[..1], kernel, plain);
+    }
 }
 
 #[test]
@@ -130,7 +135,7 @@ pub(super) fn computed(
     compute: Compute,
 ) -> (f64, Vec<Vec<f32>>, Vec<(f64, u32)>) {
     decoder.compute = compute;
-    decoder.set_dropout(Some(Dropout { rate: 0.1, seed: 3, batch: 4 }));
+    decoder.set_dropout(Some(Dropout { rate: 0.1, attention: 0.2, seed: 3, batch: 4 }));
     let loss = decoder.loss(batch, &CrossEntropy::mean(&batch.weights).unwrap()).unwrap();
     let store = loss.backward().unwrap();
     decoder.set_dropout(None);

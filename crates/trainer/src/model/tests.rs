@@ -176,7 +176,7 @@ fn apart(lengths: &[usize]) -> Arc<Vec<Segment>> {
 fn attention_gradient_over_uneven_sequences() {
     let shape = Arc::new(AttentionShape::new(4, 2, 16, 64, &plain_rope()));
     let inputs = [random_var(1, &[37, 8 * 16]), random_var(2, &[8 * 16])];
-    check_gradients(&inputs, |v| attention(&v[0], Some(&v[1]), &apart(&[1, 19, 17]), &shape).unwrap());
+    check_gradients(&inputs, |v| attention(&v[0], Some(&v[1]), &apart(&[1, 19, 17]), &shape, None).unwrap());
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn attention_gradient_with_a_shared_prefix() {
     let inputs = [random_var(1, &[45, 8 * 16]), random_var(2, &[8 * 16])];
     let child = |rows| Segment { rows, prefix: 0..19 };
     let segments = vec![Segment { rows: 0..19, prefix: 0..0 }, child(19..20), child(20..37), child(37..45)];
-    check_gradients(&inputs, |v| attention(&v[0], Some(&v[1]), &Arc::new(segments.clone()), &shape).unwrap());
+    check_gradients(&inputs, |v| attention(&v[0], Some(&v[1]), &Arc::new(segments.clone()), &shape, None).unwrap());
 }
 
 pub(super) fn tiny(tie: bool) -> DecoderConfig {

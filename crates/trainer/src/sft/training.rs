@@ -199,7 +199,7 @@ impl Task for Texts<'_> {
 
     fn evaluate(&mut self, (number, batch): &(u64, TrainBatch), set: &ParameterSet) -> Result<Evaluated, SftError> {
         let SftSettings { dropout: rate, seed, label_smoothing, .. } = *self.settings;
-        let dropout = (rate > 0.0).then_some(Dropout { rate, seed, batch: *number });
+        let dropout = (rate > 0.0).then_some(Dropout { rate, attention: 0.0, seed, batch: *number });
         step::cross_entropy(&mut self.decoder, batch, dropout, label_smoothing, set)
     }
 
