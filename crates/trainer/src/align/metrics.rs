@@ -112,7 +112,6 @@ pub(super) struct Likelihoods {
 impl Likelihoods {
     /// Adds a batch: its objective and the log-likelihoods before the step.
     pub(super) fn add(&mut self, batch: &GroupBatch, policy: &GroupPolicy, found: &[f64], settings: &AlignSettings) {
-        let [below, above] = settings.clip();
         let (cut, raw) = policy.corrections(found);
         let ratios = policy.log_ratios(found);
         if self.tokens == 0.0 {
@@ -125,9 +124,9 @@ impl Likelihoods {
             self.gap += gap.abs();
             self.most_gap = self.most_gap.max(gap.abs());
             self.k3 += (-gap).exp_m1() + gap;
-            let ratio = ratios[row].exp();
-            self.low += f64::from(u8::from(ratio < 1.0 - below && policy.advantages[row] < 0.0));
-            self.high += f64::from(u8::from(ratio > 1.0 + above && policy.advantages[row] > 0.0));
+            let [low, high] = policy.surrogate.cuts(ratios[row], policy.advantages[row]);
+            self.low += f64::from(u8::from(low));
+            self.high += f64::from(u8::from(high));
             self.raw_ratio += raw[row];
             self.cut_ratio += cut[row];
             self.least_ratio = self.least_ratio.min(cut[row]);
@@ -148,7 +147,8 @@ impl Likelihoods {
         self.gap / self.tokens.max(1.0)
     }
 
-    pub(super) fn report(&self, figures: &mut StepFigures, has_reference: bool) {
+    /// `synced`: roll-outs were of the present weights, so that a gap is the engine's; later it is mostly the policy's own way since.
+    pub(super) fn report(&self, figures: &mut StepFigures, has_reference: bool, synced: bool) {
         let share = |sum: f64| sum / self.tokens;
         // An estimate by the drawn tokens; TRL's is the mean over all tokens of the vocabulary.
         figures.put("entropy", share(self.surprise));
@@ -158,6 +158,12 @@ impl Likelihoods {
         figures.put("clip_ratio/low_mean", share(self.low));
         figures.put("clip_ratio/high_mean", share(self.high));
         figures.put("clip_ratio/region_mean", share(self.low + self.high));
+        if !synced {
+            figures.put("policy_since_sync/logp_difference/mean", self.mean_gap());
+            figures.put("policy_since_sync/logp_difference/max", self.most_gap);
+            figures.put("policy_since_sync/kl", share(self.k3));
+            return;
+        }
         figures.put("sampling/sampling_logp_difference/mean", self.mean_gap());
         figures.put("sampling/sampling_logp_difference/max", self.most_gap);
         figures.put("sampling/kl", share(self.k3));

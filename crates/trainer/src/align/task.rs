@@ -288,10 +288,11 @@ impl Task for Policy<'_> {
 
     fn stepped(&mut self, step: u64) -> Result<(), AlignError> {
         let (mean, bound) = (self.likelihoods.mean_gap(), self.settings.max_gap);
-        if (step - 1).is_multiple_of(self.settings.sync_every) && mean > bound {
+        let synced = (step - 1).is_multiple_of(self.settings.sync_every);
+        if synced && mean > bound {
             return Err(AlignError::Gap { step, mean, bound });
         }
-        self.likelihoods.report(&mut self.figures, self.reference.is_some());
+        self.likelihoods.report(&mut self.figures, self.reference.is_some(), synced);
         self.figures.put("step_time", self.began.elapsed().as_secs_f64());
         self.log.figures.push(std::mem::take(&mut self.figures));
         match self.settings.keep_at.contains(&step) {
@@ -304,9 +305,7 @@ impl Task for Policy<'_> {
 impl Policy<'_> {
     /// Writes the weights with the tokenizer, at the temperature that the start had.
     pub(super) fn keep(&self, folder: &Path) -> Result<(), AlignError> {
-        self.decoder.scale_logits(self.settings.temperature)?;
-        save_checkpoint(&self.decoder, folder)?;
-        self.decoder.scale_logits(1.0 / self.settings.temperature)?;
+        self.decoder.with_scaled_logits(self.settings.temperature, |decoder| save_checkpoint(decoder, folder))?;
         Ok(write_atomically(&folder.join(TOKENIZER_FILE), self.tokenizer.to_json()?.as_bytes())?)
     }
 }

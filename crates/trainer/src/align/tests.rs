@@ -201,6 +201,10 @@ fn every_form_of_the_objective_takes_a_step() {
         let steps = figures(&bed.folder.path().join(&out));
         assert!(steps[3].get("kl").unwrap() > 0.0, "{loss:?}");
         assert!(steps.iter().all(|step| step.get("step_time/sync").is_some() == (step.step % 2 == 1)), "{steps:?}");
+        // The engine is compared where its weights are the present ones; between syncs the policy's own way is told apart.
+        let told = |name: &str| steps.iter().map(|step| step.get(name).is_some()).collect::<Vec<_>>();
+        assert_eq!(told("sampling/kl"), [true, false, true, false]);
+        assert_eq!(told("policy_since_sync/kl"), [false, true, false, true]);
         assert!(bed.bytes(&out) != std::fs::read(bed.folder.path().join("sft/model.safetensors")).unwrap());
     }
 }

@@ -193,6 +193,20 @@ impl Decoder {
         Ok(())
     }
 
+    /// What `act` makes of this decoder with its logits multiplied; the weights have their own bits again behind it.
+    pub fn with_scaled_logits<T>(
+        &self,
+        factor: f64,
+        act: impl FnOnce(&Self) -> Result<T, ModelError>,
+    ) -> Result<T, ModelError> {
+        let var = self.final_norm.var();
+        let own = var.copy()?;
+        self.scale_logits(factor)?;
+        let made = act(self);
+        var.set(&own)?;
+        made
+    }
+
     /// From now on computes there. Weights stay on the CPU in f32.
     pub fn set_device(&mut self, kind: DeviceKind) -> Result<(), ModelError> {
         self.compute = Compute::on(kind)?;

@@ -190,6 +190,16 @@ fn a_decoder_drops_only_while_it_is_told_to() {
 }
 
 #[test]
+fn logits_are_scaled_for_an_act_and_have_their_bits_again() {
+    let decoder = Decoder::random(&tiny(true), 3).unwrap();
+    let batch = tiny_batch(1);
+    let before = decoder.log_likelihoods(&batch).unwrap();
+    let scaled = decoder.with_scaled_logits(0.7, |decoder| decoder.log_likelihoods(&batch)).unwrap();
+    assert_ne!(scaled, before);
+    assert_eq!(decoder.log_likelihoods(&batch).unwrap(), before);
+}
+
+#[test]
 fn swiglu_alone_has_the_gradient_of_the_block() {
     super::tests::check_gradients(&[random_var(1, &[9, 48])], |v| super::linear::swiglu(&v[0]).unwrap());
 }

@@ -143,6 +143,17 @@ pub fn clipped_surrogate(log_ratio: f64, advantage: f64, clip: Clip) -> (f64, f6
 }
 
 impl Surrogate {
+    /// Whether the bound below 1, or that above, takes a token's gradient (of CISPO: its ratio's excess).
+    pub fn cuts(self, log_ratio: f64, advantage: f64) -> [bool; 2] {
+        let ratio = log_ratio.exp();
+        match self {
+            Self::Clipped(clip) => {
+                [ratio < 1.0 - clip.low && advantage < 0.0, ratio > 1.0 + clip.high && advantage > 0.0]
+            }
+            Self::Truncated { most } => [false, ratio > most && advantage > 0.0],
+        }
+    }
+
     /// Value and derivative with respect to log ρ; `policy` is the log-likelihood that CISPO multiplies.
     fn at(self, log_ratio: f64, policy: f64, advantage: f64) -> (f64, f64) {
         match self {

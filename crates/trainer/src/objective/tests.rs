@@ -158,6 +158,10 @@ fn a_cut_ratio_keeps_its_gradient_and_a_sampler_is_made_up_for() {
     let found = policy.evaluate(&point).unwrap();
     close(&found.derivatives, &[-1.2, -1.0, 0.5 * ratio]);
     close(&[found.value], &[0.5 * (2.4 + 2.0 - 1.5 * ratio)]);
+    // What is counted as cut: of CISPO only a ratio above the highest, of a clip both sides.
+    let cuts = |surrogate: Surrogate| [(0.5, 1.0), (0.5, -1.0), (-0.5, -1.0)].map(|(log, of)| surrogate.cuts(log, of));
+    assert_eq!(cuts(policy.surrogate), [[false, true], [false, false], [false, false]]);
+    assert_eq!(cuts(Surrogate::Clipped(CLIP)), [[false, true], [false, false], [true, false]]);
     // Sampler against trainer: e^0.5 of one token, e^(-1 + 0.25) of a response of two.
     let gaps = [0.5, -1.0, 0.25];
     let (cut, raw) = Correction::TokenTruncated(1.1).factors(&gaps, &[1, 2]);

@@ -107,6 +107,9 @@ impl RewardSettings {
         if self.gate.is_some_and(|gate| !matches!(gate.by, RewardKind::Category | RewardKind::Format)) {
             return wrong("gate.by must be category or format");
         }
+        if self.kind != RewardKind::Simulated && self.scale != Scale::default() {
+            return wrong("scale belongs to simulated alone");
+        }
         match (self.kind, self.tokens) {
             (RewardKind::Length, None) => wrong("give tokens = [free, most]"),
             (RewardKind::Length, Some([free, most])) if free >= most => wrong("tokens must be [free, most], rising"),

@@ -140,6 +140,8 @@ fn settings_that_make_no_reward_are_refused() {
     assert!(refused(&[shut]).contains("worth more"));
     let floor = RewardSettings { floor: Some(1.0), cap: Some(0.0), ..of(RewardKind::Format) };
     assert!(refused(&[floor]).contains("floor must be below cap"));
+    let scaled = RewardSettings { scale: Scale::MinmaxLog, ..of(RewardKind::Format) };
+    assert!(refused(&[scaled]).contains("scale belongs to simulated alone"));
 }
 
 #[test]
