@@ -1,22 +1,23 @@
 //! `POST /get-online-features`: Feast's request and response shapes, the plain `features` list.
 
 use super::ApiState;
-use super::columnar::{feature_names, feature_value};
 use super::features::{ReadViews, read_views};
-use crate::feature::Group;
-use crate::feature::{EXPIRED, GroupView};
-use crate::http::{ApiError, RequestId};
-use axum::Json;
+use super::wire::{self, Encoding, Sequence};
+use crate::feature::{EXPIRED, Feature, FeatureValue, Group, GroupView, HAS_LLM_FEATURE};
+use crate::http::{ApiError, RequestId, parse_json};
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
+use axum::response::Response;
 use chrono::{DateTime, SecondsFormat};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::de::IgnoredAny;
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Most features of one call; there are 12 different ones.
+/// Most features of one call; there are twelve different ones.
 const MAX_FEATURES: usize = 64;
 
 /// Feast's feature views and the groups behind them.
@@ -30,7 +31,7 @@ struct FeastRequest {
     features: Option<Vec<String>>,
     /// Not built yet: refused by name.
     #[serde(default)]
-    feature_service: Option<Value>,
+    feature_service: Option<IgnoredAny>,
     entities: BTreeMap<String, Vec<Value>>,
     #[serde(default)]
     full_feature_names: bool,
@@ -38,9 +39,8 @@ struct FeastRequest {
 
 /// One requested feature: `view:name`.
 struct Wanted {
-    group: Group,
     view: &'static str,
-    name: &'static str,
+    feature: &'static Feature,
 }
 
 /// Answers like Feast's Python server; a missing value is null with a status, never an error.
@@ -49,8 +49,12 @@ pub async fn get_online_features(
     Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, ApiError> {
-    let request: FeastRequest = state.read(&headers, body).await?;
+) -> Result<Response, ApiError> {
+    let (encoding, sent, body) = state.read(&headers, body, &Encoding::OF_SERDE).await?;
+    let request: FeastRequest = match sent {
+        Encoding::MessagePack => wire::of_message_pack(&body)?,
+        _ => parse_json(&body)?,
+    };
     if request.feature_service.is_some() {
         return Err(ApiError::field("feature_service", "is not built yet; list the features"));
     }
@@ -63,19 +67,19 @@ pub async fn get_online_features(
         return Err(ApiError::field("features", "is empty"));
     }
     let users = entity_users(request.entities)?;
-    let mut groups: Vec<Group> = wanted.iter().map(|feature| feature.group).collect();
+    let mut groups: Vec<Group> = wanted.iter().map(|wanted| wanted.feature.group).collect();
     groups.sort();
     groups.dedup();
     let views = read_views(&state, &state.live.view(), &request_id, users, groups).await?;
-    Ok(Json(answer(&wanted, &views, request.full_feature_names)))
+    wire::serialized(encoding, &Answer::new(&wanted, &views, request.full_feature_names))
 }
 
 fn parse_feature(text: &str) -> Result<Wanted, ApiError> {
     let unknown = || ApiError::field("features", format!("unknown feature {text:?}; e.g. taiji_intra:sparse_ids"));
     let (view_name, feature) = text.split_once(':').ok_or_else(unknown)?;
     let (view, group) = VIEWS.into_iter().find(|(view, _)| *view == view_name).ok_or_else(unknown)?;
-    let name = feature_names(group).iter().find(|name| **name == feature).ok_or_else(unknown)?;
-    Ok(Wanted { group, view, name })
+    let feature = group.features().find(|known| known.name() == feature).ok_or_else(unknown)?;
+    Ok(Wanted { view, feature })
 }
 
 fn entity_users(mut entities: BTreeMap<String, Vec<Value>>) -> Result<Vec<String>, ApiError> {
@@ -91,41 +95,92 @@ fn entity_users(mut entities: BTreeMap<String, Vec<Value>>) -> Result<Vec<String
     users.into_iter().map(text).collect()
 }
 
-fn answer(wanted: &[Wanted], views: &ReadViews, full_names: bool) -> Value {
-    let mut feature_names = vec!["user_id".to_string()];
-    let epoch_start = timestamp(0);
-    let users = views.users.len();
-    let mut results = vec![json!({
-        "values": views.users,
-        "statuses": vec!["PRESENT"; users],
-        "event_timestamps": vec![epoch_start; users],
-    })];
-    for feature in wanted {
-        let name = feature.name;
-        feature_names.push(if full_names { format!("{}__{name}", feature.view) } else { name.to_string() });
-        let place = views.groups.iter().position(|group| *group == feature.group).unwrap_or(0);
-        let column: Vec<&GroupView> = views.rows.iter().filter_map(|row| row.get(place)).collect();
-        let cells: Vec<(Value, &str)> = column.iter().map(|view| cell(view, name)).collect();
-        results.push(json!({
-            "values": cells.iter().map(|(value, _)| value).collect::<Vec<_>>(),
-            "statuses": cells.iter().map(|(_, status)| status).collect::<Vec<_>>(),
-            "event_timestamps": column.iter().map(|view| timestamp(view.meta.generated_at_ms)).collect::<Vec<_>>(),
-        }));
-    }
-    json!({ "metadata": { "feature_names": feature_names }, "results": results })
+/// The answer as Feast's Python server writes it.
+struct Answer<'a> {
+    wanted: &'a [Wanted],
+    views: &'a ReadViews,
+    full_names: bool,
+    /// When each user's group was made: `[group][user]`.
+    made: Vec<Vec<String>>,
 }
 
-/// A value and Feast's status of it. `has_llm_feature` is always PRESENT: 0 says there is none.
-fn cell(view: &GroupView, name: &str) -> (Value, &'static str) {
+impl<'a> Answer<'a> {
+    fn new(wanted: &'a [Wanted], views: &'a ReadViews, full_names: bool) -> Answer<'a> {
+        let of = |place: usize| views.column(place).map(|view| timestamp(view.meta.generated_at_ms)).collect();
+        Answer { wanted, views, full_names, made: (0..views.groups.len()).map(of).collect() }
+    }
+
+    fn names(&self) -> impl Iterator<Item = String> {
+        let name = |wanted: &Wanted| match self.full_names {
+            true => format!("{}__{}", wanted.view, wanted.feature.name()),
+            false => wanted.feature.name().to_string(),
+        };
+        std::iter::once("user_id".to_string()).chain(self.wanted.iter().map(name))
+    }
+
+    fn results(&self) -> impl Iterator<Item = Column<'_>> {
+        let of = |wanted: &'a Wanted| {
+            let place = self.views.groups.iter().position(|group| *group == wanted.feature.group).unwrap_or(0);
+            Column::Feature { views: self.views, place, feature: wanted.feature, made: &self.made[place] }
+        };
+        std::iter::once(Column::Users(&self.views.users)).chain(self.wanted.iter().map(of))
+    }
+}
+
+impl Serialize for Answer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut answer = serializer.serialize_struct("Answer", 2)?;
+        answer.serialize_field("metadata", &BTreeMap::from([("feature_names", self.names().collect::<Vec<_>>())]))?;
+        answer.serialize_field("results", &Sequence(|| self.results()))?;
+        answer.end()
+    }
+}
+
+/// One entry of `results`.
+enum Column<'a> {
+    Users(&'a [String]),
+    Feature { views: &'a ReadViews, place: usize, feature: &'static Feature, made: &'a [String] },
+}
+
+impl Serialize for Column<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut column = serializer.serialize_struct("Column", 3)?;
+        match *self {
+            Column::Users(users) => {
+                column.serialize_field("values", users)?;
+                column.serialize_field("statuses", &Sequence(|| users.iter().map(|_| PRESENT)))?;
+                column.serialize_field("event_timestamps", &Sequence(|| users.iter().map(|_| NEVER)))?;
+            }
+            Column::Feature { views, place, feature, made } => {
+                let cells = || views.column(place).map(|view| cell(view, feature));
+                column.serialize_field("values", &Sequence(|| cells().map(|(value, _)| value)))?;
+                column.serialize_field("statuses", &Sequence(|| cells().map(|(_, status)| status)))?;
+                column.serialize_field("event_timestamps", made)?;
+            }
+        }
+        column.end()
+    }
+}
+
+/// Feast's word for a value that is there.
+const PRESENT: &str = "PRESENT";
+/// The time of what has none.
+const NEVER: &str = "1970-01-01T00:00:00.000Z";
+
+/// A value and Feast's status of it. [`HAS_LLM_FEATURE`] is always PRESENT: 0 says there is none.
+fn cell<'a>(view: &'a GroupView, feature: &Feature) -> (Option<FeatureValue<'a>>, &'static str) {
     match view.reason {
-        _ if name == "has_llm_feature" => (feature_value(&view.group, name), "PRESENT"),
-        None => (feature_value(&view.group, name), "PRESENT"),
-        Some(EXPIRED) => (Value::Null, "OUTSIDE_MAX_AGE"),
-        Some(_) => (Value::Null, "NOT_FOUND"),
+        None => (feature.value(&view.group), PRESENT),
+        Some(_) if feature.key == HAS_LLM_FEATURE => (feature.value(&view.group), PRESENT),
+        Some(EXPIRED) => (None, "OUTSIDE_MAX_AGE"),
+        Some(_) => (None, "NOT_FOUND"),
     }
 }
 
 /// RFC 3339 in UTC, as Feast prints timestamps.
 fn timestamp(ms: i64) -> String {
+    if ms == 0 {
+        return NEVER.to_string();
+    }
     DateTime::from_timestamp_millis(ms).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Millis, true)
 }

@@ -1,23 +1,20 @@
 //! `POST /v1/features` (columnar, many users) and `GET /v1/users/{id}/features` (one row).
 
 use super::ApiState;
-use super::columnar::columnar;
 use super::staleness::{Staleness, freshen};
+use super::wire::{self, Encoding};
 use crate::event::decode::check_id;
-use crate::feature::{self, DecodedGroup, Group, GroupView, UNREACHABLE, UNREADABLE, absent, cross_behaviours};
-use crate::http::{ApiError, KeyNumber, RequestId, Scope, require_json};
-use crate::live::View;
-use crate::proto::GroupMeta;
-use crate::store::{RecordKind, StoreError, StoreResult, StoredFeatures};
-use axum::Json;
+use crate::feature::{self, Group, GroupView, UNREACHABLE, UNREADABLE, absent};
+use crate::http::{ApiError, KeyNumber, RequestId, Scope};
+use crate::live::{Models, View};
+use crate::store::{Each, RecordKind, StoreError, StoreResult, StoredFeatures};
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Groups read when a request names none.
@@ -26,28 +23,41 @@ pub(super) const DEFAULT_GROUPS: [Group; 3] = [Group::Intra, Group::Cross, Group
 /// Says how many users were behind and not refreshed, because the readers' budget did not hold them.
 const OVER_BUDGET: HeaderName = HeaderName::from_static("x-refreshes-over-budget");
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FeaturesRequest {
-    users: Vec<String>,
-    #[serde(default)]
-    groups: Option<Vec<String>>,
-    /// Part of the contract, not built yet: refused by name rather than ignored.
-    #[serde(default)]
-    spaces: Option<Value>,
-    /// See `staleness`.
-    #[serde(default)]
-    max_staleness_ms: Option<u64>,
-    #[serde(default)]
-    deadline_ms: Option<u64>,
-}
-
 /// The views of some groups of some users, user by user.
 pub(super) struct ReadViews {
     pub users: Vec<String>,
     pub groups: Vec<Group>,
     /// `rows[user][group]`.
     pub rows: Vec<Vec<GroupView>>,
+    /// As the store gave them.
+    stored: Each<Option<StoredFeatures>>,
+}
+
+impl ReadViews {
+    pub fn of(
+        users: Vec<String>,
+        groups: Vec<Group>,
+        rows: Vec<Vec<GroupView>>,
+        stored: Each<Option<StoredFeatures>>,
+    ) -> ReadViews {
+        ReadViews { users, groups, rows, stored }
+    }
+
+    /// One group of all users.
+    pub fn column(&self, place: usize) -> impl ExactSizeIterator<Item = &GroupView> + Clone {
+        self.rows.iter().map(move |row| &row[place])
+    }
+
+    /// The message of a user's group as the store keeps it.
+    pub fn stored(&self, user: usize, group: Group) -> Option<&[u8]> {
+        let features = self.stored.get(user)?.as_ref().ok()?.as_ref()?;
+        features.group(group).map(|blob| blob.bytes.as_slice())
+    }
+
+    /// PRESENT as soon as one group is.
+    pub fn status(row: &[GroupView]) -> &'static str {
+        if row.iter().any(|view| view.reason.is_none()) { "PRESENT" } else { "MISSING" }
+    }
 }
 
 /// Reads many users' features in columns.
@@ -57,7 +67,8 @@ pub async fn post_features(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let request: FeaturesRequest = state.read(&headers, body).await?;
+    let (encoding, sent, body) = state.read(&headers, body, &Encoding::ALL).await?;
+    let request = wire::decode(sent, &body)?;
     if request.spaces.is_some() {
         return Err(ApiError::field("spaces", "is not built yet; leave it out"));
     }
@@ -71,7 +82,7 @@ pub async fn post_features(
         over = freshen(&state, &view, key, &request.users, &groups, wanted).await?;
     }
     let views = read_views(&state, &view, &request_id, request.users, groups).await?;
-    let mut answer = Json(columnar(&view, &views)).into_response();
+    let mut answer = wire::columnar(encoding, &view, &views)?;
     if over > 0 {
         answer.headers_mut().insert(OVER_BUDGET, HeaderValue::from(over));
     }
@@ -92,36 +103,15 @@ pub async fn get_user_features(
     query: Result<Query<RowQuery>, QueryRejection>,
     Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
-) -> Result<Json<Value>, ApiError> {
-    require_json(&headers)?;
+) -> Result<Response, ApiError> {
+    let encoding = wire::accepted(&headers, &Encoding::ALL)?;
     let user = path_user(user)?;
     let Query(query) = query.map_err(|error| ApiError::bad_request(format!("query: {}", error.body_text())))?;
     let groups = parse_groups(query.groups.iter().flat_map(|names| names.split(',')))?;
     require_scope(&state, &headers, &groups)?;
-    read_row(&state, &state.live.view(), &request_id, user, groups).await.map(Json)
-}
-
-/// One user's row (DESIGN 5.4), as it stands in the store.
-pub(super) async fn read_row(
-    state: &ApiState,
-    view: &View,
-    request_id: &RequestId,
-    user: String,
-    groups: Vec<Group>,
-) -> Result<Value, ApiError> {
-    let mut views = read_views(state, view, request_id, vec![user], groups).await?;
-    let (Some(user), Some(row)) = (views.users.pop(), views.rows.pop()) else {
-        return Err(ApiError::bad_request("user: is missing"));
-    };
-    let present = row.iter().any(|view| view.reason.is_none());
-    let groups: Map<String, Value> =
-        views.groups.iter().zip(&row).map(|(group, view)| (group.as_str().to_string(), row_json(view))).collect();
-    Ok(json!({
-        "user_id": user,
-        "space": view.space(),
-        "status": if present { "PRESENT" } else { "MISSING" },
-        "groups": groups,
-    }))
+    let view = state.live.view();
+    let views = read_views(&state, &view, &request_id, vec![user], groups).await?;
+    wire::row(encoding, &view, &views)
 }
 
 /// The user a path names.
@@ -192,17 +182,23 @@ pub(super) async fn read_views(
     for ((user, row), _) in users.iter().zip(&rows).zip(&stored).filter(|(_, stored)| stored.is_ok()) {
         note_unreadable(state, user, &groups, row);
     }
-    for (place, group) in groups.iter().enumerate() {
-        for views in &rows {
-            let status = views.get(place).and_then(|view| view.reason).unwrap_or("present");
-            state.metrics.served.with_label_values(&[group.as_str(), status]).inc();
-        }
-    }
-    let views = ReadViews { users, groups, rows };
+    let views = ReadViews::of(users, groups, rows, stored);
+    count_served(state, &views);
     if let Some(served) = &state.served {
         served.offer(request_id.as_str(), view.space(), &views.users, &views.groups, &views.rows, now_ms);
     }
     Ok(views)
+}
+
+/// One counter a group and status, however many users.
+fn count_served(state: &ApiState, views: &ReadViews) {
+    for (place, group) in views.groups.iter().enumerate() {
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+        views.column(place).for_each(|view| *counts.entry(view.reason.unwrap_or("present")).or_default() += 1);
+        for (status, count) in counts {
+            state.metrics.served.with_label_values(&[group.as_str(), status]).inc_by(count);
+        }
+    }
 }
 
 /// Counts groups that the store handed out and nobody can decode.
@@ -214,72 +210,8 @@ fn note_unreadable(state: &ApiState, user: &str, groups: &[Group], row: &[GroupV
 }
 
 /// Provenance of the epochs that made what is served, as far as the view knows them.
-pub(super) fn provenance(view: &View, epochs: &BTreeSet<u64>) -> Map<String, Value> {
-    let known = epochs.iter().filter_map(|epoch| Some((epoch, view.provenance(*epoch)?)));
-    known.map(|(epoch, models)| (epoch.to_string(), json!(models))).collect()
-}
-
-fn row_json(view: &GroupView) -> Value {
-    let mut object = match &view.group {
-        DecodedGroup::Intra(group) => json!({
-            "sparse_ids": group.sparse_ids,
-            "category_ids": group.category_ids,
-            "has_llm_feature": u8::from(group.has_llm_feature),
-        }),
-        DecodedGroup::Cross(group) => {
-            let behaviours = cross_behaviours(group);
-            json!({
-                "item_ids": group.item_ids,
-                "actions": group.actions,
-                "ts_ms": behaviours.iter().map(|behaviour| behaviour.ts_ms).collect::<Vec<_>>(),
-                "similarity": group.similarity,
-                "gap_to_second": group.gap_to_second,
-            })
-        }
-        DecodedGroup::Scid(group) => json!({
-            "user": group.user,
-            "next_item_ids": group.next_item_ids,
-            "next_scids": group.next_scids,
-            "scores": group.scores,
-        }),
-        DecodedGroup::Text(group) => json!({
-            "reasoning": group.reasoning,
-            "answer": group.answer,
-            "grounded_item_id": group.grounded_item_id,
-            "neighbour_user_id": group.neighbour_user_id,
-        }),
-    };
-    object["status"] = json!(view.status());
-    object["reason"] = json!(view.reason);
-    object["meta"] = meta_json(&view.meta);
-    object
-}
-
-fn meta_json(meta: &GroupMeta) -> Value {
-    json!({
-        "epoch": meta.epoch,
-        "space": meta.space,
-        "catalogue_generation": meta.catalogue_generation,
-        "index_generation": meta.index_generation,
-        "generated_at_ms": meta.generated_at_ms,
-        "source_ts_ms": meta.source_ts_ms,
-        "expires_at_ms": meta.expires_at_ms,
-        "seq": meta.seq,
-        "turn": meta.turn,
-        "tier": meta.tier,
-        "flags": flag_names(meta.flags),
-        "fallback_reason": meta.fallback_reason,
-    })
-}
-
-fn flag_names(bits: u32) -> Vec<&'static str> {
-    use crate::feature::flags::{FALLBACK, FORMAT_OK, GROUNDED, SAFETY_OK, TRUNCATED};
-    let names = [
-        (FORMAT_OK, "format_ok"),
-        (GROUNDED, "grounded"),
-        (TRUNCATED, "truncated"),
-        (SAFETY_OK, "safety_ok"),
-        (FALLBACK, "fallback"),
-    ];
-    names.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| name).collect()
+pub(super) fn provenance<'a>(view: &'a View, views: &ReadViews) -> impl Iterator<Item = (u64, &'a Models)> + use<'a> {
+    let present = views.rows.iter().flatten().filter(|view| view.reason.is_none());
+    let epochs: BTreeSet<u64> = present.map(|view| view.meta.epoch).collect();
+    epochs.into_iter().filter_map(|epoch| Some((epoch, view.provenance(epoch)?)))
 }

@@ -1,10 +1,9 @@
 //! The public port: events and items in, features out.
 //!
-//! In: HTTP requests. Out: JSON. Reads never wait for a model: they look into the store (DESIGN 3, rule 1); the one
+//! In: HTTP requests. Out: JSON, or what a reader would rather have (`wire`). Reads never wait for a model: they look into the store (DESIGN 3, rule 1); the one
 //! exception is asked for by name (`waiting`).
 //! Callers: `main` builds one [`ApiState`] and serves [`router`]. One file per resource.
 
-mod columnar;
 mod erase;
 mod events;
 mod feast;
@@ -15,6 +14,7 @@ mod reader_budget;
 mod refresh;
 mod staleness;
 mod waiting;
+mod wire;
 
 pub use reader_budget::ReaderBudget;
 pub use waiting::Waiting;
@@ -29,15 +29,15 @@ use crate::publish::ServedFeed;
 use crate::store::FeatureStore;
 use crate::telemetry::Metrics;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use tokio::sync::Notify;
+use wire::Encoding;
 
 /// What the handlers share.
 pub struct ApiState {
@@ -68,11 +68,16 @@ pub struct ApiState {
 }
 
 impl ApiState {
-    /// What every read does first: key, `Accept`, body, JSON. The key comes before the body.
-    async fn read<T: DeserializeOwned>(&self, headers: &HeaderMap, body: Body) -> Result<T, ApiError> {
+    /// What every read with a body does first, the key before all else: how the answer is written, how the body is, the body.
+    async fn read(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        encodings: &[Encoding],
+    ) -> Result<(Encoding, Encoding, Bytes), ApiError> {
         self.keys.require(headers, Scope::Read)?;
-        http::require_json(headers)?;
-        http::parse_json(&http::read_body(body).await?)
+        let (answer, question) = (wire::accepted(headers, encodings)?, wire::sent(headers, encodings)?);
+        Ok((answer, question, http::read_body(body).await?))
     }
 }
 

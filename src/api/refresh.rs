@@ -6,17 +6,19 @@
 //! or 202 when the time is over or the process ends: the user stays queued.
 
 use super::ApiState;
-use super::features::{DEFAULT_GROUPS, path_user, read_row};
+use super::features::{DEFAULT_GROUPS, path_user, read_views};
 use super::waiting::{Awaited, Waited, queue, refresh_and_wait};
+use super::wire::{self, Encoding};
 use crate::due::CLASS_SYNC;
 use crate::http::{ApiError, RequestId, Scope, parse_json, read_body, require_json};
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,7 +37,7 @@ pub async fn post_refresh(
     Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
     body: Body,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<Response, ApiError> {
     let key = state.keys.require(&headers, Scope::Write)?;
     require_json(&headers)?;
     let user = path_user(user)?;
@@ -62,10 +64,11 @@ pub async fn post_refresh(
     };
     match waited.inspect_err(|_| state.readers.give_back(key, 1))? {
         Waited::Fresh => {
-            Ok((StatusCode::OK, Json(read_row(&state, &view, &request_id, user, DEFAULT_GROUPS.to_vec()).await?)))
+            let views = read_views(&state, &view, &request_id, vec![user], DEFAULT_GROUPS.to_vec()).await?;
+            wire::row(Encoding::Json, &view, &views)
         }
         Waited::Late | Waited::Draining => {
-            Ok((StatusCode::ACCEPTED, Json(json!({ "queued": true, "seq": before.state.seq }))))
+            Ok((StatusCode::ACCEPTED, Json(json!({ "queued": true, "seq": before.state.seq }))).into_response())
         }
     }
 }

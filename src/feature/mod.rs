@@ -5,13 +5,15 @@
 
 mod assemble;
 mod group;
+mod schema;
 mod sequence;
 mod view;
 
 use crate::proto;
 pub use assemble::{CrossFinding, Finding, assemble};
 pub use group::{Group, GroupBlob, Version};
-pub use sequence::{cross_behaviours, cross_sequence};
+pub use schema::{FEATURES, Feature, FeatureType, FeatureValue, HAS_LLM_FEATURE};
+pub use sequence::{cross_behaviours, cross_sequence, cross_times};
 pub use view::{EXPIRED, GroupView, NO_FEATURES, NOT_BUILT, UNREACHABLE, UNREADABLE, absent, view};
 
 use prost::Message;
@@ -50,6 +52,26 @@ impl DecodedGroup {
             Group::Scid => DecodedGroup::Scid(proto::ScidGroup::decode(bytes)?),
             Group::Text => DecodedGroup::Text(proto::TextGroup::decode(bytes)?),
         })
+    }
+
+    /// Which group it is.
+    pub fn group(&self) -> Group {
+        match self {
+            DecodedGroup::Intra(_) => Group::Intra,
+            DecodedGroup::Cross(_) => Group::Cross,
+            DecodedGroup::Scid(_) => Group::Scid,
+            DecodedGroup::Text(_) => Group::Text,
+        }
+    }
+
+    /// Appends the message as it goes on the wire.
+    pub fn encode_onto(&self, bytes: &mut Vec<u8>) {
+        match self {
+            DecodedGroup::Intra(group) => bytes.extend(group.encode_to_vec()),
+            DecodedGroup::Cross(group) => bytes.extend(group.encode_to_vec()),
+            DecodedGroup::Scid(group) => bytes.extend(group.encode_to_vec()),
+            DecodedGroup::Text(group) => bytes.extend(group.encode_to_vec()),
+        }
     }
 
     /// The group's provenance; default when the writer left it out.

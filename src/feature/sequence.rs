@@ -21,17 +21,27 @@ pub fn cross_sequence(engagements: &[Behaviour]) -> CrossGroup {
     }
 }
 
+/// Absolute times of a `CrossGroup`, newest first, unix ms: as many as there are items with an action and a time.
+pub fn cross_times(cross: &CrossGroup) -> impl Iterator<Item = i64> + '_ {
+    let count = cross.item_ids.len().min(cross.actions.len());
+    let mut newer = None;
+    cross.ts_ms.iter().take(count).map(move |delta| {
+        let ts_ms = newer.map_or(*delta, |newer| i64::wrapping_sub(newer, *delta));
+        newer = Some(ts_ms);
+        ts_ms
+    })
+}
+
 /// The behaviours of a `CrossGroup`, newest first, with absolute times.
 pub fn cross_behaviours(cross: &CrossGroup) -> Vec<Behaviour> {
-    let mut ts_ms = 0;
-    let mut first = true;
-    let rows = cross.item_ids.iter().zip(&cross.actions).zip(&cross.ts_ms);
-    rows.map(|((item, action), delta)| {
-        ts_ms = if first { *delta } else { i64::wrapping_sub(ts_ms, *delta) };
-        first = false;
-        Behaviour { ts_ms, item_id: item.clone(), action: action.clone(), ..Behaviour::default() }
-    })
-    .collect()
+    let rows = cross.item_ids.iter().zip(&cross.actions).zip(cross_times(cross));
+    let behaviour = |((item, action), ts_ms): ((&String, &String), i64)| Behaviour {
+        ts_ms,
+        item_id: item.clone(),
+        action: action.clone(),
+        ..Behaviour::default()
+    };
+    rows.map(behaviour).collect()
 }
 
 #[cfg(test)]

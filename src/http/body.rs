@@ -97,14 +97,14 @@ fn parse_lines(bytes: &[u8], name: &str, said: bool) -> Option<Vec<Entry>> {
     (looks_so || (said && !entries.is_empty())).then_some(entries)
 }
 
-/// Only JSON is served so far; a client that accepts nothing else is told so.
+/// Where only JSON is served: a client that accepts nothing else is told so.
 pub fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(accept) = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()) else { return Ok(()) };
     let json = accept.split(',').map(|part| part.split(';').next().unwrap_or("").trim());
     if json.clone().any(|kind| matches!(kind, "*/*" | "application/*" | "application/json")) {
         return Ok(());
     }
-    Err(ApiError::NotAcceptable { accept: accept.to_string() })
+    Err(ApiError::NotAcceptable { accept: accept.to_string(), served: "application/json".to_string() })
 }
 
 #[cfg(test)]

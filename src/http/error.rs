@@ -19,8 +19,12 @@ pub enum ApiError {
     NotFound(String),
     #[error("{method} is not allowed here")]
     MethodNotAllowed { method: Method },
-    #[error("only application/json is served, not {accept}")]
-    NotAcceptable { accept: String },
+    #[error("served are {served}, not {accept}")]
+    NotAcceptable { accept: String, served: String },
+    #[error("a body may be {taken}, not {sent}")]
+    UnsupportedMediaType { sent: String, taken: String },
+    #[error("the answer cannot be encoded: {0}")]
+    Unencodable(String),
     #[error("body larger than {limit} bytes; send fewer events per call")]
     TooLarge { limit: usize },
     #[error("the body paused for more than {seconds} s")]
@@ -63,6 +67,8 @@ impl ApiError {
             ApiError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             ApiError::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             ApiError::NotAcceptable { .. } => (StatusCode::NOT_ACCEPTABLE, "not_acceptable"),
+            ApiError::UnsupportedMediaType { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            ApiError::Unencodable(_) => (StatusCode::INTERNAL_SERVER_ERROR, "unencodable"),
             ApiError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             ApiError::SilentBody { .. } | ApiError::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, "timeout"),
             ApiError::UnsupportedEncoding { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding"),

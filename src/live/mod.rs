@@ -13,7 +13,8 @@ mod tests;
 
 pub use follow::Follower;
 
-use crate::bundle::{Bundle, Inference, Models};
+pub use crate::bundle::Models;
+use crate::bundle::{Bundle, Inference};
 use crate::telemetry::Stall;
 use arc_swap::ArcSwap;
 use std::sync::Arc;

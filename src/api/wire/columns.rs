@@ -1,0 +1,64 @@
+//! The columnar answer of `POST /v1/features` (DESIGN 5.4): a ranker reads a column for all its users at once.
+
+use super::{Mapping, Sequence};
+use crate::api::features::{ReadViews, provenance};
+use crate::feature::GroupView;
+use crate::live::View;
+use crate::proto::GroupMeta;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+/// Every column has one value a user, defaults where a group is absent.
+pub(in crate::api) struct Columns<'a> {
+    pub view: &'a View,
+    pub views: &'a ReadViews,
+}
+
+impl Serialize for Columns<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let views = self.views;
+        let mut answer = serializer.serialize_struct("Columns", 6)?;
+        answer.serialize_field("users", &views.users)?;
+        answer.serialize_field("space", self.view.space())?;
+        answer.serialize_field("status", &Sequence(|| views.rows.iter().map(|row| ReadViews::status(row))))?;
+        let group = |place: usize| GroupColumns { views, place };
+        let groups = || views.groups.iter().enumerate().map(|(place, name)| (name.as_str(), group(place)));
+        answer.serialize_field("groups", &Mapping(groups))?;
+        let features = || {
+            views.groups.iter().enumerate().flat_map(|(place, group)| {
+                group.features().map(move |feature| {
+                    (feature.key, Sequence(move || views.column(place).map(|view| feature.value(&view.group))))
+                })
+            })
+        };
+        answer.serialize_field("features", &Mapping(features))?;
+        // Text, as JSON has it: a map's keys are of one kind in both.
+        let provenance = || provenance(self.view, views).map(|(epoch, models)| (epoch.to_string(), models));
+        answer.serialize_field("provenance", &Mapping(provenance))?;
+        answer.end()
+    }
+}
+
+/// Where the values of one group come from.
+struct GroupColumns<'a> {
+    views: &'a ReadViews,
+    place: usize,
+}
+
+impl Serialize for GroupColumns<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let column = || self.views.column(self.place);
+        let mut group = serializer.serialize_struct("Group", 8)?;
+        group.serialize_field("status", &Sequence(|| column().map(GroupView::status)))?;
+        group.serialize_field("reason", &Sequence(|| column().map(|view| view.reason)))?;
+        let meta = |pick: fn(&GroupMeta) -> i64| Sequence(move || column().map(move |view| pick(&view.meta)));
+        let counts = |pick: fn(&GroupMeta) -> u64| Sequence(move || column().map(move |view| pick(&view.meta)));
+        group.serialize_field("epoch", &counts(|meta| meta.epoch))?;
+        group.serialize_field("generated_at_ms", &meta(|meta| meta.generated_at_ms))?;
+        group.serialize_field("source_ts_ms", &meta(|meta| meta.source_ts_ms))?;
+        group.serialize_field("expires_at_ms", &meta(|meta| meta.expires_at_ms))?;
+        group.serialize_field("seq", &counts(|meta| meta.seq))?;
+        group.serialize_field("tier", &counts(|meta| meta.tier.into()))?;
+        group.end()
+    }
+}
