@@ -234,21 +234,22 @@ fn a_path_that_is_not_utf_8_is_refused_in_json() {
 }
 
 #[test]
-fn only_json_is_served_and_others_are_told_so() {
+fn what_nobody_serves_is_refused_with_what_is_served() {
     let running = Running::new();
     let accept = |kinds: &str, method: &str, path: &str, body: &str| {
         call(running.server.public(), method, path, &[("accept", kinds)], body.as_bytes()).expect("answer")
     };
     let feast = "{\"features\":[\"taiji_intra:sparse_ids\"],\"entities\":{\"user_id\":[\"u\"]}}";
-    for (method, path, body) in [
-        ("GET", "/v1/users/before/features", ""),
-        ("GET", "/v1/users/before/history", ""),
-        ("POST", "/v1/features", "{\"users\":[\"u\"]}"),
-        ("POST", "/get-online-features", feast),
+    for (method, path, body, refused_kind) in [
+        ("GET", "/v1/users/before/features", "", "text/html"),
+        ("GET", "/v1/users/before/history", "", "application/x-protobuf"),
+        ("POST", "/v1/features", "{\"users\":[\"u\"]}", "text/html"),
+        ("POST", "/get-online-features", feast, "application/x-protobuf"),
     ] {
-        refused(&accept("application/x-protobuf", method, path, body), 406, "not_acceptable", "application/json");
-        for kinds in ["*/*", "application/x-protobuf, application/json;q=0.5", "application/*"] {
-            assert_eq!(accept(kinds, method, path, body).status, 200, "{path} {kinds}");
+        refused(&accept(refused_kind, method, path, body), 406, "not_acceptable", "application/json");
+        for kinds in ["*/*", "application/x-protobuf;q=0.4, application/json;q=0.5", "application/*"] {
+            let answer = accept(kinds, method, path, body).expect_status(200);
+            assert!(answer.head.contains("content-type: application/json"), "{path} {kinds}: {}", answer.head);
         }
     }
     running.check_alive();

@@ -28,6 +28,7 @@ mod packages;
 mod poison;
 mod policy;
 mod reader_budget;
+mod reads;
 mod real_data;
 mod redis_store;
 mod refusals;

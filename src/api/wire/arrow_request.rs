@@ -1,73 +1,44 @@
 //! A request as an Arrow IPC stream: the users are the text column `user_id`; `groups` (comma-separated), `max_staleness_ms` and
-//! `deadline_ms` stand in the schema's metadata.
+//! `deadline_ms` stand in the schema's metadata. Text columns only, nothing compressed.
 //!
-//! The library that reads streams trusts what a stream says of itself: a length makes it allocate as much, an offset beyond the body
-//! makes it panic. So what a stream says is held against what came before it is read: text columns only, nothing compressed.
+//! The library that reads streams trusts what a stream says of itself: a length makes it allocate as much, an odd offset makes it
+//! panic. So only its checked view of a message is used, and the one column that is wanted is read here.
 
 use super::FeaturesRequest;
 use crate::http::ApiError;
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef};
-use arrow_ipc::reader::StreamReader;
-use arrow_ipc::{Message, MessageHeader, RecordBatch, Schema, Type, root_as_message};
-use arrow_schema::DataType;
-use std::io::Cursor;
+use arrow_ipc::{Buffer, Message, MessageHeader, RecordBatch, Schema, Type, root_as_message};
 
 /// Begins a message; a length follows.
 const CONTINUATION: u32 = u32::MAX;
+/// Of a text column: which values are there, where each begins and ends, the text.
+const BUFFERS: usize = 3;
 
 /// Reads a request; a 400 says what is wrong with it.
 pub(super) fn request(body: &[u8]) -> Result<FeaturesRequest, ApiError> {
-    check_stream(body).map_err(malformed)?;
-    let reader = StreamReader::try_new(Cursor::new(body), None).map_err(malformed)?;
-    let schema = reader.schema();
-    let mut request = FeaturesRequest::default();
-    for (key, text) in schema.metadata() {
-        let number = || text.parse().map_err(|_| ApiError::field(key, format!("{text:?} is no number")));
-        match key.as_str() {
-            "groups" => request.groups = Some(text.split(',').map(str::to_string).collect()),
-            "max_staleness_ms" => request.max_staleness_ms = Some(number()?),
-            "deadline_ms" => request.deadline_ms = Some(number()?),
-            // Libraries write metadata of their own (pandas).
-            _ => {}
+    let malformed = |what: String| ApiError::bad_request(format!("body: malformed arrow stream: {what}"));
+    let (mut request, mut rest, mut users) = (FeaturesRequest::default(), body, None);
+    while let Some((message, buffers)) = next_message(&mut rest).map_err(malformed)? {
+        match (message.header_type(), &users) {
+            (MessageHeader::Schema, None) => {
+                let schema = message.header_as_schema().ok_or_else(|| malformed("a schema without content".into()))?;
+                read_metadata(&schema, &mut request)?;
+                users = Some(UsersColumn::of(&schema)?);
+            }
+            (MessageHeader::RecordBatch, Some(users)) => {
+                let batch =
+                    message.header_as_record_batch().ok_or_else(|| malformed("a batch without content".into()))?;
+                users.read(&batch, buffers, &mut request.users).map_err(malformed)?;
+            }
+            (other, _) => {
+                return Err(malformed(format!("a message of kind {other:?}; first comes a schema, then batches")));
+            }
         }
     }
-    let place = schema.index_of("user_id").map_err(|_| ApiError::field("user_id", "the stream has no such column"))?;
-    for batch in reader {
-        push_users(batch.map_err(malformed)?.column(place), &mut request.users)?;
-    }
-    Ok(request)
+    users.map(|_| request).ok_or_else(|| malformed("no schema".into()))
 }
 
-fn malformed(error: impl std::fmt::Display) -> ApiError {
-    ApiError::bad_request(format!("body: malformed arrow stream: {error}"))
-}
-
-fn push_users(column: &ArrayRef, users: &mut Vec<String>) -> Result<(), ApiError> {
-    if column.null_count() > 0 {
-        return Err(ApiError::field("user_id", "has nulls"));
-    }
-    match column.data_type() {
-        DataType::LargeUtf8 => users.extend(column.as_string::<i64>().iter().flatten().map(str::to_string)),
-        _ => users.extend(column.as_string::<i32>().iter().flatten().map(str::to_string)),
-    }
-    Ok(())
-}
-
-/// Holds every message of the stream against what came.
-fn check_stream(mut rest: &[u8]) -> Result<(), String> {
-    let mut columns = None;
-    while let Some(length) = message_length(&mut rest)? {
-        let message = root_as_message(take(&mut rest, length)?).map_err(|error| error.to_string())?;
-        let body_length = usize::try_from(message.bodyLength()).map_err(|_| "a length below 0")?;
-        take(&mut rest, body_length)?;
-        check_message(&message, body_length, &mut columns)?;
-    }
-    columns.map(|_| ()).ok_or_else(|| "no schema".to_string())
-}
-
-/// Bytes of the next message; `None` at the end of the stream.
-fn message_length(rest: &mut &[u8]) -> Result<Option<usize>, String> {
+/// The next message and its body; `None` at the end of the stream.
+fn next_message<'a>(rest: &mut &'a [u8]) -> Result<Option<(Message<'a>, &'a [u8])>, String> {
     if rest.is_empty() {
         return Ok(None);
     }
@@ -77,78 +48,105 @@ fn message_length(rest: &mut &[u8]) -> Result<Option<usize>, String> {
         CONTINUATION => word()?,
         length => length,
     };
-    Ok((length > 0).then_some(length as usize))
+    if length == 0 {
+        return Ok(None);
+    }
+    let message = root_as_message(take(rest, length as usize)?).map_err(|error| error.to_string())?;
+    let body_length = usize::try_from(message.bodyLength()).map_err(|_| "a length below 0")?;
+    Ok(Some((message, take(rest, body_length)?)))
 }
 
 fn take<'a>(rest: &mut &'a [u8], count: usize) -> Result<&'a [u8], String> {
-    let (taken, left) =
-        rest.split_at_checked(count).ok_or_else(|| format!("{count} bytes announced, {} came", rest.len()))?;
+    let came = rest.len();
+    let (taken, left) = rest.split_at_checked(count).ok_or_else(|| format!("{count} bytes announced, {came} came"))?;
     *rest = left;
     Ok(taken)
 }
 
-fn check_message(message: &Message<'_>, body_length: usize, columns: &mut Option<Vec<Type>>) -> Result<(), String> {
-    match message.header_type() {
-        MessageHeader::Schema if columns.is_none() => {
-            let schema = message.header_as_schema().ok_or("a schema without content")?;
-            *columns = Some(text_columns(&schema)?);
-            Ok(())
-        }
-        MessageHeader::RecordBatch => {
-            let columns = columns.as_ref().ok_or("a batch before the schema")?;
-            let batch = message.header_as_record_batch().ok_or("a batch without content")?;
-            check_batch(&batch, columns, body_length)
-        }
-        other => Err(format!("a message of kind {other:?}; a request is one schema, then batches")),
-    }
-}
-
-fn text_columns(schema: &Schema<'_>) -> Result<Vec<Type>, String> {
-    let fields = schema.fields().ok_or("a schema without columns")?;
-    fields
-        .iter()
-        .map(|field| {
-            let is_text = matches!(field.type_type(), Type::Utf8 | Type::LargeUtf8) && field.dictionary().is_none();
-            let name = field.name().unwrap_or_default();
-            if is_text {
-                Ok(field.type_type())
-            } else {
-                Err(format!("column {name:?} is no utf8; send text columns alone"))
-            }
-        })
-        .collect()
-}
-
-/// One node and three buffers a column (validity, offsets, text), all of them within the body and large enough.
-fn check_batch(batch: &RecordBatch<'_>, columns: &[Type], body_length: usize) -> Result<(), String> {
-    if batch.compression().is_some() {
-        return Err("compressed batches are not taken".into());
-    }
-    let (nodes, buffers) =
-        (batch.nodes().ok_or("a batch without nodes")?, batch.buffers().ok_or("a batch without buffers")?);
-    if nodes.len() != columns.len() || buffers.len() != 3 * columns.len() {
-        return Err("another number of columns than the schema has".into());
-    }
-    for buffer in buffers {
-        let (start, length) = (usize::try_from(buffer.offset()), usize::try_from(buffer.length()));
-        let end = start.ok().zip(length.ok()).and_then(|(start, length)| start.checked_add(length));
-        if end.is_none_or(|end| end > body_length) {
-            return Err("a buffer outside the body".into());
-        }
-    }
-    for (place, (node, column)) in nodes.iter().zip(columns).enumerate() {
-        let width = if *column == Type::Utf8 { 4 } else { 8 };
-        let offsets = buffers.get(3 * place + 1).length() / width;
-        if node.length() != batch.length() || node.length() < 0 || (node.length() > 0 && offsets <= node.length()) {
-            return Err("more rows than there are offsets".into());
-        }
-        if !(0..=node.length()).contains(&node.null_count()) {
-            return Err("more nulls than rows".into());
-        }
-        let validity = buffers.get(3 * place).length();
-        if node.null_count() > 0 && validity.saturating_mul(8) < node.length() {
-            return Err("more rows than the validity has bits".into());
+/// Keys that are not ours are passed over: libraries write metadata of their own.
+fn read_metadata(schema: &Schema<'_>, request: &mut FeaturesRequest) -> Result<(), ApiError> {
+    for pair in schema.custom_metadata().iter().flatten() {
+        let (key, text) = (pair.key().unwrap_or_default(), pair.value().unwrap_or_default());
+        let number = || text.parse().map_err(|_| ApiError::field(key, format!("{text:?} is no number")));
+        match key {
+            "groups" => request.groups = Some(text.split(',').map(str::to_string).collect()),
+            "max_staleness_ms" => request.max_staleness_ms = Some(number()?),
+            "deadline_ms" => request.deadline_ms = Some(number()?),
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// Where the users stand in every batch.
+struct UsersColumn {
+    /// Among the columns.
+    place: usize,
+    columns: usize,
+    /// Bytes of an offset.
+    width: usize,
+}
+
+impl UsersColumn {
+    fn of(schema: &Schema<'_>) -> Result<UsersColumn, ApiError> {
+        let fields: Vec<_> = schema.fields().iter().flatten().collect();
+        if let Some(other) = fields.iter().find(|field| !is_text(field)) {
+            let name = other.name().unwrap_or_default();
+            return Err(ApiError::field(name, "is no column of utf8; send text columns alone"));
+        }
+        let place = fields.iter().position(|field| field.name() == Some("user_id"));
+        let place = place.ok_or_else(|| ApiError::field("user_id", "the stream has no such column"))?;
+        let width = if fields[place].type_type() == Type::LargeUtf8 { 8 } else { 4 };
+        Ok(UsersColumn { place, columns: fields.len(), width })
+    }
+
+    /// Adds a batch's users.
+    fn read(&self, batch: &RecordBatch<'_>, body: &[u8], users: &mut Vec<String>) -> Result<(), String> {
+        if batch.compression().is_some() {
+            return Err("compressed batches are not taken".into());
+        }
+        let nodes = batch.nodes().ok_or("a batch without nodes")?;
+        let buffers = batch.buffers().ok_or("a batch without buffers")?;
+        if nodes.len() != self.columns || buffers.len() != BUFFERS * self.columns {
+            return Err("another number of columns than the schema has".into());
+        }
+        let node = nodes.get(self.place);
+        let count = usize::try_from(node.length()).map_err(|_| "a length below 0")?;
+        if node.null_count() != 0 {
+            return Err("user_id has nulls".into());
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        let buffer = |which: usize| slice(body, buffers.get(BUFFERS * self.place + which));
+        let (offsets, text) = (buffer(1)?, buffer(2)?);
+        if offsets.len() / self.width <= count {
+            return Err("more rows than there are offsets".into());
+        }
+        let mut ends = offsets.chunks_exact(self.width).map(|bytes| {
+            let mut word = [0; 8];
+            word[..self.width].copy_from_slice(bytes);
+            usize::try_from(u64::from_le_bytes(word)).ok()
+        });
+        let mut start = ends.next().flatten();
+        for end in ends.take(count) {
+            let range = start.zip(end).and_then(|(start, end)| text.get(start..end));
+            let user =
+                std::str::from_utf8(range.ok_or("a text outside its buffer")?).map_err(|error| error.to_string())?;
+            users.push(user.to_string());
+            start = end;
+        }
+        Ok(())
+    }
+}
+
+fn is_text(field: &arrow_ipc::Field<'_>) -> bool {
+    matches!(field.type_type(), Type::Utf8 | Type::LargeUtf8) && field.dictionary().is_none()
+}
+
+fn slice<'a>(body: &'a [u8], buffer: &Buffer) -> Result<&'a [u8], String> {
+    let start = usize::try_from(buffer.offset()).ok();
+    let range = start.zip(usize::try_from(buffer.length()).ok());
+    let found = range.and_then(|(start, length)| body.get(start..start.checked_add(length)?));
+    found.ok_or_else(|| "a buffer outside the body".to_string())
 }

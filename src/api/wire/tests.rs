@@ -267,6 +267,7 @@ proptest! {
         }
         bytes.truncate(cut.index(bytes.len() + 1));
         if let Ok(request) = decode(encoding, &bytes) {
+            // No two of them share text, so that a body cannot ask for more memory than it has.
             prop_assert!(request.users.iter().map(String::len).sum::<usize>() <= bytes.len());
         }
     }
