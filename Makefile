@@ -31,7 +31,7 @@ test: build setup-tests ## unit, property and end-to-end tests against the built
 audit: build setup-tests ## the tests of the numbered claims with their strict bars, one at a time, and a table of their figures
 	@bash scripts/audit.sh
 
-peers: build ## the tests that judge us by other projects' own programs (OpenAI's client), pinned and cached
+peers: build ## the tests that judge us by other projects' own programs (OpenAI's client; Feast's client and server), pinned and cached
 	@bash scripts/peers.sh
 
 fuzz: build ## every decoder on fuzz/corpus and on seeded mutations of it (FUZZ_SECONDS a target, TARGET= one, SEED=)

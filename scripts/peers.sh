@@ -4,5 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 TAIJI_OPENAI_CLIENT=$(bash scripts/packages.sh tests/e2e/openai_client.txt)
-export TAIJI_OPENAI_CLIENT
+TAIJI_FEAST=$(bash scripts/packages.sh tests/e2e/feast_client.txt)
+export TAIJI_OPENAI_CLIENT TAIJI_FEAST
 cargo test --release --locked --workspace -- peers_

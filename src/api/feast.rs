@@ -35,6 +35,9 @@ struct FeastRequest {
     entities: BTreeMap<String, Vec<Value>>,
     #[serde(default)]
     full_feature_names: bool,
+    /// Feast's client says false; views have no versions here.
+    #[serde(default)]
+    include_feature_view_version_metadata: bool,
 }
 
 /// One requested feature: `view:name`.
@@ -57,6 +60,9 @@ pub async fn get_online_features(
     };
     if request.feature_service.is_some() {
         return Err(ApiError::field("feature_service", "is not built yet; list the features"));
+    }
+    if request.include_feature_view_version_metadata {
+        return Err(ApiError::field("include_feature_view_version_metadata", "views have no versions; leave it out"));
     }
     let names = request.features.ok_or_else(|| ApiError::field("features", "is missing"))?;
     if names.len() > MAX_FEATURES {
@@ -170,7 +176,11 @@ const NEVER: &str = "1970-01-01T00:00:00.000Z";
 /// A value and Feast's status of it. [`HAS_LLM_FEATURE`] is always PRESENT: 0 says there is none.
 fn cell<'a>(view: &'a GroupView, feature: &Feature) -> (Option<FeatureValue<'a>>, &'static str) {
     match view.reason {
-        None => (feature.value(&view.group), PRESENT),
+        None => match feature.value(&view.group) {
+            // Feast's client cannot tell the type of an empty list and gives up.
+            Some(value) if value.is_empty_list() => (None, "NULL_VALUE"),
+            value => (value, PRESENT),
+        },
         Some(_) if feature.key == HAS_LLM_FEATURE => (feature.value(&view.group), PRESENT),
         Some(EXPIRED) => (None, "OUTSIDE_MAX_AGE"),
         Some(_) => (None, "NOT_FOUND"),

@@ -124,6 +124,19 @@ impl Feature {
     }
 }
 
+impl FeatureValue<'_> {
+    /// A list with nothing in it.
+    pub fn is_empty_list(&self) -> bool {
+        match self {
+            FeatureValue::UInt32s(values) => values.is_empty(),
+            FeatureValue::Floats(values) => values.is_empty(),
+            FeatureValue::Strings(values) => values.is_empty(),
+            FeatureValue::Times(cross) => cross_times(cross).next().is_none(),
+            FeatureValue::Float(_) | FeatureValue::UInt8(_) | FeatureValue::Text(_) => false,
+        }
+    }
+}
+
 impl Serialize for FeatureValue<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match *self {
@@ -165,6 +178,50 @@ mod tests {
                 };
                 assert_eq!(value, expected, "{}", feature.key);
             }
+        }
+    }
+
+    fn page(path: &str) -> String {
+        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    }
+
+    #[test]
+    fn the_readme_names_every_feature_in_order_and_no_other() {
+        let readme = page("README.md");
+        for group in Group::ALL {
+            let row = format!("| `{}` | ", group.as_str());
+            let line = readme.lines().find(|line| line.starts_with(&row)).unwrap_or_else(|| panic!("no row {row:?}"));
+            let cell = line[row.len()..].split(" | ").next().unwrap();
+            let quoted = cell.split('`').skip(1).step_by(2);
+            let named: Vec<&str> =
+                quoted.filter(|word| group.features().any(|feature| feature.name() == *word)).collect();
+            assert_eq!(named, group.features().map(Feature::name).collect::<Vec<_>>(), "{line}");
+        }
+    }
+
+    /// Feast has neither 32 bits without a sign nor bytes.
+    fn feast_type(kind: FeatureType) -> &'static str {
+        match kind {
+            UInt32List | Int64List => "Array(Int64)",
+            Float32List => "Array(Float32)",
+            StringList => "Array(String)",
+            Float32 => "Float32",
+            UInt8 => "Int64",
+            Text => "String",
+        }
+    }
+
+    #[test]
+    fn feasts_views_are_the_tables_groups() {
+        let shipped = page("clients/feast/taiji_features.py");
+        let fields: Vec<&str> = shipped.lines().map(str::trim).filter(|line| line.starts_with("Field(")).collect();
+        // What the LLM wrote is for admins, and no view of Feast's.
+        let groups = [Group::Intra, Group::Cross, Group::Scid];
+        let of = |feature: &Feature| format!("Field(name=\"{}\", dtype={}),", feature.name(), feast_type(feature.kind));
+        let expected: Vec<String> = groups.iter().flat_map(|group| group.features()).map(of).collect();
+        assert_eq!(fields, expected);
+        for group in groups {
+            assert!(shipped.contains(&format!("    \"taiji_{}\",", group.as_str())));
         }
     }
 

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use taiji::proto::{FeaturesRequest, FeaturesResponse};
 use tempfile::TempDir;
-use testkit::process::{Answer, Server, Setup, call, wait_until};
+use testkit::in_repository;
+use testkit::process::{Answer, Server, Setup, call, command, run, wait_until};
 
 const JSON: &str = "application/json";
 const MSGPACK: &str = "application/msgpack";
@@ -152,5 +153,22 @@ fn features_whose_time_is_over_are_absent_in_every_form() {
     let bytes = running.read(JSON, PROTOBUF, asked().to_string().as_bytes()).expect_status(200).body;
     let user = FeaturesResponse::decode(bytes.as_slice()).expect("protobuf").users.swap_remove(0);
     assert_eq!((user.status.as_str(), user.missing["intra"].as_str()), ("MISSING", "expired"));
+    running.stop();
+}
+
+/// `clients/feast` in the hands of Feast's client, and the same requests to Feast's own server.
+#[test]
+fn peers_feasts_own_client_and_server_agree_with_us() {
+    let library = std::env::var("TAIJI_FEAST").expect("the folder of Feast: run `make peers`");
+    let running = Running::new(|setup| setup);
+    let work = tempfile::tempdir().expect("tempdir");
+    let (url, feast) = (format!("http://{}", running.server.public()), work.path().join("feast").display().to_string());
+    let (script, shipped) = (in_repository("tests/e2e/feast_client.py"), in_repository("clients/feast"));
+    let (script, shipped) = (script.display().to_string(), shipped.display().to_string());
+    let mut client = command("python3", &["-s", &script, &url, "u", &shipped, &feast]);
+    client.env("PYTHONPATH", library).env("NO_PROXY", "127.0.0.1").env("PYTHONDONTWRITEBYTECODE", "1");
+    let ended = run(client).expect_code(0);
+    assert_eq!(ended.stdout.lines().filter(|line| line.ends_with(": ok")).count(), 2, "{}", ended.stdout);
+    print!("{}", ended.stdout);
     running.stop();
 }
