@@ -1,0 +1,8 @@
+//! The generator from outside: on a server that stalls, and on the smallest handler over a real Redis.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod figures;
+mod smallest;
+mod stall;
+mod stalling_server;
