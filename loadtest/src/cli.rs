@@ -1,9 +1,12 @@
-//! The command line. In: arguments. Out: an exit code, 0 done, 64 bad usage or figures, 69 something needed is not there.
+//! The command line. In: arguments. Out: an exit code, 0 done, 1 a bound was missed, 64 bad usage or figures, 69 something needed is not there.
 
 use crate::figures::{Figures, FiguresError, read_folder};
+use crate::report::{Report, ReportError};
+use crate::rig::Place;
+use crate::scenario::{Extras, Pace, Scenario, ScenarioError, play};
 use clap::{Parser, Subcommand};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Load on a running taiji, and the figures that benches keep.
@@ -19,6 +22,23 @@ enum Command {
     /// Figures that a bench measured, as they are kept in docs/measured
     #[command(subcommand)]
     Figures(FiguresCommand),
+    /// Load on a service by a scenario, and a page about it
+    Scenario {
+        #[arg(value_enum)]
+        scenario: Scenario,
+        #[command(flatten)]
+        extras: Extras,
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        pace: Pace,
+        /// The page's folder
+        #[arg(long, default_value = ".cache/loadtest")]
+        out: PathBuf,
+        /// Ends with 1 where the service did not keep to what it is held to
+        #[arg(long)]
+        strict: bool,
+    },
     /// The smallest handler: one GET of Redis, its bytes as the answer
     Smallest {
         /// Where it listens; port 0 is any
@@ -47,6 +67,12 @@ enum CliError {
     BadFiles(usize),
     #[error(transparent)]
     Smallest(#[from] crate::smallest::SmallestError),
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error("not kept: {0}")]
+    Missed(String),
     #[error("{0}")]
     Io(#[from] std::io::Error),
 }
@@ -55,7 +81,8 @@ impl CliError {
     fn code(&self) -> u8 {
         match self {
             CliError::Figures(_) | CliError::BadFiles(_) => 64,
-            CliError::Smallest(_) | CliError::Io(_) => 69,
+            CliError::Missed(_) => 1,
+            CliError::Smallest(_) | CliError::Scenario(_) | CliError::Report(_) | CliError::Io(_) => 69,
         }
     }
 }
@@ -87,6 +114,10 @@ fn execute(command: Command) -> Result<(), CliError> {
             std::io::stdin().read_to_string(&mut text)?;
             Ok(Figures::parse(&file, &text)?.write(&file)?)
         }
+        Command::Scenario { scenario, extras, place, pace, out, strict } => {
+            let report = play(scenario, &place, &pace, &extras)?;
+            show(&report, &out, strict)
+        }
         Command::Smallest { listen, redis } => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             Ok(runtime.block_on(crate::smallest::serve(&listen, &redis))?)
@@ -94,8 +125,27 @@ fn execute(command: Command) -> Result<(), CliError> {
     }
 }
 
+/// Writes the page, and says on standard output what stands in it.
+fn show(report: &Report, out: &Path, strict: bool) -> Result<(), CliError> {
+    let program = "taiji-loadtest".to_string();
+    let command: Vec<String> = std::iter::once(program).chain(std::env::args().skip(1)).collect();
+    let command = command.join(" ");
+    let page = report.write(out, &command)?;
+    println!(
+        "{}
+{}",
+        report.markdown(&command),
+        page.display()
+    );
+    let missed: Vec<&str> = report.missed().iter().map(|row| row.what.as_str()).collect();
+    if strict && !missed.is_empty() {
+        return Err(CliError::Missed(missed.join("; ")));
+    }
+    Ok(())
+}
+
 /// Names each file that is wrong, then fails if there is one.
-fn check(folder: &std::path::Path) -> Result<(), CliError> {
+fn check(folder: &Path) -> Result<(), CliError> {
     let all = read_folder(folder)?;
     let wrong: Vec<&FiguresError> = all.iter().filter_map(|figures| figures.as_ref().err()).collect();
     for error in &wrong {

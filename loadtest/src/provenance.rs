@@ -19,12 +19,13 @@ pub(crate) fn commit() -> Option<String> {
 
 /// Cores, processor, memory and system in one line.
 pub(crate) fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.starts_with(name))?;
         Some(line.split_once(':')?.1.trim().to_string())
     };
+    // Of the machine, wherever this thread may run.
+    let cores = read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count();
     let model = field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "?".to_string());
     let memory = field(&read("/proc/meminfo"), "MemTotal");
     let kib = memory.and_then(|text| text.split(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0);

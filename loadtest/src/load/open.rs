@@ -19,7 +19,7 @@ use tokio::task::{LocalSet, yield_now};
 /// Sends in a row without a look at what came in, when the generator is behind.
 const BURST: usize = 16;
 /// Threads are up by then.
-const HEAD_START: Duration = Duration::from_millis(50);
+pub(crate) const HEAD_START: Duration = Duration::from_millis(50);
 
 /// What is sent, and how.
 #[derive(Debug, Clone)]
@@ -40,6 +40,15 @@ pub struct OpenLoad {
     pub threads: usize,
     /// Of the times.
     pub seed: u64,
+    /// Where a new phase of the run begins, in order: calls are tallied by the phase their start lies in.
+    pub phases: Vec<Duration>,
+}
+
+impl OpenLoad {
+    /// The tally of a kind of calls that are meant to start then.
+    fn place(&self, kinds: usize, kind: usize, start: Duration) -> usize {
+        kinds * self.phases.iter().filter(|begins| **begins <= start).count() + kind
+    }
 }
 
 /// A thread's part of the load.
@@ -52,11 +61,22 @@ struct Sender {
     is_done: Notify,
 }
 
-/// Sends all of it and waits for the last answer; tallies of so many kinds of calls. `source` makes a thread's calls.
+/// Sends all of it and waits for the last answer. Out come tallies of so many kinds of calls, phase after phase. `source` makes a
+/// thread's calls.
 pub fn run(
     load: &OpenLoad,
     kinds: usize,
     source: impl Fn(usize) -> Result<Box<dyn Source>, LoadError> + Sync,
+) -> Result<Vec<Tally>, LoadError> {
+    run_from(load, kinds, source, Instant::now() + HEAD_START)
+}
+
+/// The same with a beginning that others know, too.
+pub fn run_from(
+    load: &OpenLoad,
+    kinds: usize,
+    source: impl Fn(usize) -> Result<Box<dyn Source>, LoadError> + Sync,
+    began: Instant,
 ) -> Result<Vec<Tally>, LoadError> {
     if !(load.rate.is_finite() && load.rate > 0.0) {
         return Err(LoadError::Setting { setting: "--rate", what: "calls a second, more than 0" });
@@ -64,12 +84,11 @@ pub fn run(
     if load.threads == 0 || load.bound < load.threads {
         return Err(LoadError::Setting { setting: "--bound", what: "calls under way, at least one for each thread" });
     }
-    let began = Instant::now() + HEAD_START;
     let tallies = on_threads(load.threads, |number| {
         let calls = source(number)?;
         runtime()?.block_on(LocalSet::new().run_until(send(load, kinds, number, calls, began)))
     })?;
-    Ok(together(kinds, &tallies))
+    Ok(together(kinds * (load.phases.len() + 1), &tallies))
 }
 
 async fn send(
@@ -85,7 +104,7 @@ async fn send(
         timeout: load.timeout,
         idle: RefCell::default(),
         under_way: Cell::new(0),
-        tallies: RefCell::new(vec![Tally::default(); kinds]),
+        tallies: RefCell::new(vec![Tally::default(); kinds * (load.phases.len() + 1)]),
         is_done: Notify::new(),
     });
     let bound = share(load.bound, number, load.threads);
@@ -98,12 +117,13 @@ async fn send(
             yield_now().await;
         }
         let call = calls.next();
+        let place = load.place(kinds, call.kind, start);
         if sender.under_way.get() >= bound {
-            sender.tallies.borrow_mut()[call.kind].note_failed_to_start(start);
+            sender.tallies.borrow_mut()[place].note_failed_to_start(start);
             continue;
         }
         sender.under_way.set(sender.under_way.get() + 1);
-        tokio::task::spawn_local(sender.clone().make(call, start, began));
+        tokio::task::spawn_local(sender.clone().make(call, place, start, began));
     }
     while sender.under_way.get() > 0 {
         sender.is_done.notified().await;
@@ -112,16 +132,16 @@ async fn send(
 }
 
 impl Sender {
-    async fn make(self: Rc<Sender>, call: Call, start: Duration, began: Instant) {
+    async fn make(self: Rc<Sender>, call: Call, place: usize, start: Duration, began: Instant) {
         let due = began + start;
-        self.tallies.borrow_mut()[call.kind].note_sent(due.elapsed());
+        self.tallies.borrow_mut()[place].note_sent(due.elapsed());
         let answer = tokio::time::timeout_at((due + self.timeout).into(), self.exchange(&call.bytes)).await;
         let outcome = match answer {
             Ok(Ok(status)) => Outcome::Answered(status),
             Ok(Err(_)) => Outcome::Broken,
             Err(_) => Outcome::TimedOut,
         };
-        self.tallies.borrow_mut()[call.kind].note(start, due.elapsed(), outcome);
+        self.tallies.borrow_mut()[place].note(start, due.elapsed(), outcome);
         self.under_way.set(self.under_way.get() - 1);
         self.is_done.notify_one();
     }

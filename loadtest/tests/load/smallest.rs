@@ -59,6 +59,7 @@ fn it_answers_the_bytes_that_redis_holds_and_shows_its_stall() {
         timeout: soon,
         threads: 1,
         seed: 5,
+        phases: Vec::new(),
     };
     let requests = Arc::new(vec![peer.request("POST", "/smallest/one:u", r#"{"users":["u"]}"#)]);
     let found = std::thread::scope(|scope| {

@@ -22,7 +22,7 @@ fn source(address: &str) -> Result<Box<dyn Source>, loadtest::load::LoadError> {
 fn open_loop(rate: f64, law: Law, bound: usize, threads: usize, seed: u64) -> Tally {
     let address = stalling_server::start(AFTER, STALL);
     let timeout = Duration::from_secs(10);
-    let load = OpenLoad { address, law, rate, time: TIME, bound, timeout, threads, seed };
+    let load = OpenLoad { address, law, rate, time: TIME, bound, timeout, threads, seed, phases: Vec::new() };
     open::run(&load, 1, |_| source(&load.address)).expect("load").remove(0)
 }
 
@@ -72,7 +72,17 @@ fn what_finds_no_room_is_counted_and_not_sent() {
 fn a_server_that_is_not_there_breaks_every_call() {
     let address = testkit::process::free_address();
     let (time, timeout) = (Duration::from_millis(200), Duration::from_secs(1));
-    let load = OpenLoad { address, law: Law::Constant, rate: 100.0, time, bound: 100, timeout, threads: 1, seed: 1 };
+    let load = OpenLoad {
+        address,
+        law: Law::Constant,
+        rate: 100.0,
+        time,
+        bound: 100,
+        timeout,
+        threads: 1,
+        seed: 1,
+        phases: Vec::new(),
+    };
     let found = open::run(&load, 1, |_| source(&load.address)).expect("load").remove(0);
     assert_eq!((found.broken, found.good(), found.sent), (20, 0, 20));
 }
@@ -88,6 +98,7 @@ fn loads_that_are_none_are_refused() {
         timeout: TIME,
         threads,
         seed: 1,
+        phases: Vec::new(),
     };
     for (word, load) in [("--rate", load(0.0, 1, 1)), ("--rate", load(f64::NAN, 1, 1)), ("--bound", load(1.0, 1, 2))] {
         let said = open::run(&load, 1, |_| source(&load.address)).expect_err("refused").to_string();
