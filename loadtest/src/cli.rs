@@ -1,5 +1,6 @@
 //! The command line. In: arguments. Out: an exit code, 0 done, 1 a bound was missed, 64 bad usage or figures, 69 something needed is not there.
 
+use crate::bench_read::{Bench, BenchError, measure};
 use crate::figures::{Figures, FiguresError, read_folder};
 use crate::report::{Report, ReportError};
 use crate::rig::Place;
@@ -39,6 +40,8 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Reads of taiji, of the smallest handler and of Redis itself, round by round, as JSON (`make bench-read`)
+    BenchRead(Bench),
     /// The smallest handler: one GET of Redis, its bytes as the answer
     Smallest {
         /// Where it listens; port 0 is any
@@ -70,6 +73,8 @@ enum CliError {
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
     #[error(transparent)]
+    Bench(#[from] BenchError),
+    #[error(transparent)]
     Report(#[from] ReportError),
     #[error("not kept: {0}")]
     Missed(String),
@@ -82,7 +87,11 @@ impl CliError {
         match self {
             CliError::Figures(_) | CliError::BadFiles(_) => 64,
             CliError::Missed(_) => 1,
-            CliError::Smallest(_) | CliError::Scenario(_) | CliError::Report(_) | CliError::Io(_) => 69,
+            CliError::Smallest(_)
+            | CliError::Scenario(_)
+            | CliError::Bench(_)
+            | CliError::Report(_)
+            | CliError::Io(_) => 69,
         }
     }
 }
@@ -117,6 +126,10 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Scenario { scenario, extras, place, pace, out, strict } => {
             let report = play(scenario, &place, &pace, &extras)?;
             show(&report, &out, strict)
+        }
+        Command::BenchRead(bench) => {
+            println!("{}", measure(&bench)?);
+            Ok(())
         }
         Command::Smallest { listen, redis } => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

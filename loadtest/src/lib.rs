@@ -4,6 +4,7 @@
 //! judges, `report` draws. [`smallest`] and [`raw`] are what a read is held beside, `bench_read` holds it.
 
 pub mod arrivals;
+mod bench_read;
 pub mod cli;
 pub mod figures;
 pub mod load;

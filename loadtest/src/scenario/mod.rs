@@ -58,7 +58,7 @@ pub(crate) struct Pace {
 }
 
 /// A day at most: longer times are slips of the hand.
-fn positive(text: &str) -> Result<f64, String> {
+pub(crate) fn positive(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "is no number".to_string())?;
     if seconds > 0.0 && seconds <= 86_400.0 {
         Ok(seconds)
