@@ -10,6 +10,7 @@ mod ways;
 
 use crate::arrivals::Law;
 use crate::load::LoadError;
+use crate::load::calls::Peer;
 use crate::load::closed::{self, ClosedLoad};
 use crate::load::open::{self, OpenLoad};
 use crate::load::tally::quantile_ms;
@@ -23,7 +24,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use ways::{OURS_ONE, SMALLEST_ONE, WAYS, Way, Who};
+use ways::{OURS_ONE, SMALLEST_ONE, Way, Who};
 
 /// Calls under way, whoever makes them; of bare reads two connections, so that Redis never waits.
 const CALLERS: usize = 8;
@@ -53,6 +54,9 @@ pub(crate) struct Bench {
     /// Of each way in a round
     #[arg(long, default_value_t = 10.0, value_parser = crate::scenario::positive)]
     seconds: f64,
+    /// Feast's own servers over a Redis of theirs, which know the users load-0, …: http://HOST:PORT, first the one with one worker, then two
+    #[arg(long)]
+    feast: Vec<String>,
     /// Users that are read, all alike
     #[arg(long, default_value_t = 1000)]
     users: usize,
@@ -87,6 +91,9 @@ pub enum BenchError {
         /// What it did.
         what: String,
     },
+    /// The two that there may be.
+    #[error("--feast {0:?}: wanted are at most two, each http://HOST:PORT")]
+    Feast(Vec<String>),
     /// Fewer than one call takes.
     #[error("--users {0}: a call asks for 100 different ones")]
     TooFewUsers(usize),
@@ -96,7 +103,7 @@ pub enum BenchError {
 struct Measured {
     rate: f64,
     /// Processor time of a call in µs: the service's, and Redis'.
-    cpu_us: (Option<f64>, f64),
+    cpu_us: (Option<f64>, Option<f64>),
 }
 
 /// All parts of a bench that runs.
@@ -105,6 +112,8 @@ struct Field<'a> {
     rig: &'a Rig,
     started: &'a Started,
     handler: Handler,
+    feast: Vec<Peer>,
+    ways: Vec<&'static Way>,
     ready: Ready,
     redis_pid: u32,
 }
@@ -117,10 +126,12 @@ pub(crate) fn measure(bench: &Bench) -> Result<Value, BenchError> {
     let rig = Rig::start(&bench.place(), Roles::Api, false)?;
     let started = rig.started("bench-read")?;
     let handler = Handler::start(&started.redis.url())?;
-    let ready = prepare::prepare(&rig, started, &handler.address, bench.users)?;
+    let feast = bench.feast_peers()?;
+    let ways = ways::ways(feast.len());
+    let ready = prepare::prepare((&rig, started), (&handler.address, &feast), bench.users, &ways)?;
     let redis_pid = started.redis_pid().ok_or(ProcessError::Field { pid: 0, field: "process_id of INFO server" })?;
-    let field = Field { bench, rig: &rig, started, handler, ready, redis_pid };
-    for way in &WAYS {
+    let field = Field { bench, rig: &rig, started, handler, feast, ways, ready, redis_pid };
+    for way in &field.ways {
         field.run(way, WARM_UP)?;
     }
     let mut rounds = Vec::new();
@@ -159,6 +170,13 @@ fn server(started: &Started) -> String {
 }
 
 impl Bench {
+    fn feast_peers(&self) -> Result<Vec<Peer>, BenchError> {
+        let addresses: Option<Vec<&str>> = self.feast.iter().map(|url| url.strip_prefix("http://")).collect();
+        let refused = || BenchError::Feast(self.feast.clone());
+        let addresses = addresses.filter(|all| all.len() <= 2).ok_or_else(refused)?;
+        Ok(addresses.into_iter().map(|address| Peer { address: address.to_string(), key: None }).collect())
+    }
+
     fn place(&self) -> Place {
         Place {
             url: None,
@@ -184,7 +202,7 @@ impl Field<'_> {
     /// All ways; which is first turns.
     fn round(&self, number: usize) -> Result<BTreeMap<&'static str, Measured>, BenchError> {
         let time = Duration::from_secs_f64(self.bench.seconds);
-        let turned = (0..WAYS.len()).map(|place| &WAYS[(place + number) % WAYS.len()]);
+        let turned = (0..self.ways.len()).map(|place| self.ways[(place + number) % self.ways.len()]);
         turned.map(|way| Ok((way.name, self.run(way, time)?))).collect()
     }
 
@@ -192,10 +210,13 @@ impl Field<'_> {
         let service = match way.who {
             Who::Ours => self.rig.pid,
             Who::Smallest => Some(self.handler.pid()),
-            Who::Raw => None,
+            Who::Raw | Who::Feast(_) => None,
         };
-        let used =
-            || -> Result<_, ProcessError> { Ok((service.map(processor_s).transpose()?, processor_s(self.redis_pid)?)) };
+        // Feast's servers are processes of somebody else, on another Redis.
+        let redis = (!matches!(way.who, Who::Feast(_))).then_some(self.redis_pid);
+        let used = || -> Result<_, ProcessError> {
+            Ok((service.map(processor_s).transpose()?, redis.map(processor_s).transpose()?))
+        };
         let before = used()?;
         let (calls, rate) = match &self.ready.of[way.name] {
             Prepared::Requests(_) => self.http(way, time)?,
@@ -206,8 +227,9 @@ impl Field<'_> {
         };
         let after = used()?;
         let a_call = 1e6 / calls.max(1) as f64;
-        let service_us = after.0.zip(before.0).map(|(after, before)| (after - before) * a_call);
-        Ok(Measured { rate, cpu_us: (service_us, (after.1 - before.1) * a_call) })
+        let between = |(after, before): (f64, f64)| (after - before) * a_call;
+        let cpu_us = (after.0.zip(before.0).map(between), after.1.zip(before.1).map(between));
+        Ok(Measured { rate, cpu_us })
     }
 
     /// Calls that were answered, and how many a second.
@@ -224,7 +246,11 @@ impl Field<'_> {
     }
 
     fn address(&self, way: &Way) -> String {
-        if way.who == Who::Ours { self.rig.peer.address.clone() } else { self.handler.address.clone() }
+        match way.who {
+            Who::Ours => self.rig.peer.address.clone(),
+            Who::Feast(number) => self.feast[number].address.clone(),
+            Who::Smallest | Who::Raw => self.handler.address.clone(),
+        }
     }
 
     fn raw_load(&self, time: Duration) -> RawLoad {
@@ -243,7 +269,7 @@ impl Field<'_> {
         pair.rotate_left(number % 2);
         let mut round = Map::new();
         for (name, way) in pair {
-            let Some(known) = WAYS.iter().find(|known| known.name == way) else { continue };
+            let Some(known) = self.ways.iter().find(|known| known.name == way) else { continue };
             let load = OpenLoad {
                 address: self.address(known),
                 law: Law::Poisson,

@@ -3,7 +3,7 @@
 //! In: a filled service. Out: requests and commands by way. A side that would do less than it seems is refused here.
 
 use super::BenchError;
-use super::ways::{MANY, Shape, WAYS, Who};
+use super::ways::{MANY, Shape, Way, Who};
 use crate::load::calls::{Peer, Prepared as PreparedCalls, Source};
 use crate::load::{LoadError, http};
 use crate::popularity::Popularity;
@@ -58,7 +58,12 @@ impl Ready {
 }
 
 /// Fills Redis with what the smallest handler shall answer, and compares one answer of each way with ours.
-pub(super) fn prepare(rig: &Rig, started: &Started, handler: &str, users: usize) -> Result<Ready, BenchError> {
+pub(super) fn prepare(
+    (rig, started): (&Rig, &Started),
+    (handler, feast): (&str, &[Peer]),
+    users: usize,
+    ways: &[&'static Way],
+) -> Result<Ready, BenchError> {
     let mut redis = redis::Client::open(started.redis.url())?.get_connection()?;
     let alone: Vec<Vec<String>> = (0..users).map(|rank| vec![user(rank)]).collect();
     let mut popularity = Popularity::new(users, 0.0, 1, 0).map_err(LoadError::from)?;
@@ -68,7 +73,7 @@ pub(super) fn prepare(rig: &Rig, started: &Started, handler: &str, users: usize)
     // The same key as ours, so that heads are of one length; it looks at none.
     let handler = Peer { address: handler.to_string(), key: rig.peer.key.clone() };
     let mut ready = Ready { of: BTreeMap::new(), lengths: BTreeMap::new() };
-    for way in &WAYS {
+    for way in ways {
         let asked = if way.users == 1 { &alone } else { &many };
         let (path, bodies): (_, Vec<String>) =
             (path(way.shape), asked.iter().map(|users| body(way.shape, users)).collect());
@@ -83,6 +88,12 @@ pub(super) fn prepare(rig: &Rig, started: &Started, handler: &str, users: usize)
                 let request = |(place, body): (usize, &String)| handler.request("POST", &path(place), body);
                 let requests: Vec<Arc<[u8]>> = bodies.iter().enumerate().map(request).collect();
                 compare(rig, way.name, (way.shape, &bodies[0]), &handler.address, &requests[0])?;
+                Prepared::Requests(Arc::new(requests))
+            }
+            Who::Feast(number) => {
+                let requests: Vec<Arc<[u8]>> =
+                    bodies.iter().map(|body| feast[number].request("POST", path, body)).collect();
+                must_know(way, &feast[number], &requests[0])?;
                 Prepared::Requests(Arc::new(requests))
             }
             Who::Raw => Prepared::Commands(commands(&mut redis, way.name, asked, &space)?),
@@ -149,6 +160,21 @@ fn compare(
     let theirs = http::ask(handler, request, SOON).map_err(|error| unequal(error.to_string()))?;
     if theirs != (200, ours) {
         return Err(unequal(format!("it answers {} with {} other bytes than taiji", theirs.0, theirs.1.len())));
+    }
+    Ok(())
+}
+
+/// Feast must have a value for every feature of every user.
+fn must_know(way: &Way, feast: &Peer, request: &[u8]) -> Result<(), BenchError> {
+    let unequal = |what: String| BenchError::Unequal { way: way.name, what };
+    let (status, answer) = http::ask(&feast.address, request, SOON).map_err(|error| unequal(error.to_string()))?;
+    let parsed: Value = serde_json::from_slice(&answer).unwrap_or_default();
+    let statuses = parsed["results"].as_array().into_iter().flatten().flat_map(|one| one["statuses"].as_array());
+    let present = statuses.flatten().filter(|status| *status == "PRESENT").count();
+    // The users themselves stand in a column, too.
+    if present != way.users * (FEAST_FEATURES.len() + 1) {
+        let said: String = String::from_utf8_lossy(&answer).chars().take(300).collect();
+        return Err(unequal(format!("{present} values of {} users, status {status}: {said}", way.users)));
     }
     Ok(())
 }

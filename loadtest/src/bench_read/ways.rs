@@ -11,6 +11,8 @@ pub(super) enum Who {
     Ours,
     Smallest,
     Raw,
+    /// Feast's own server, that many of those that are named.
+    Feast(usize),
 }
 
 /// What is asked for.
@@ -35,8 +37,19 @@ const fn way(name: &'static str, who: Who, shape: Shape, users: usize) -> Way {
     Way { name, who, shape, users }
 }
 
+/// Of one of Feast's servers: by the number of its workers.
+const FEAST_WAYS: [[Way; 2]; 2] = [
+    [way("feast-1-one", Who::Feast(0), Shape::Feast, 1), way("feast-1-many", Who::Feast(0), Shape::Feast, MANY)],
+    [way("feast-2-one", Who::Feast(1), Shape::Feast, 1), way("feast-2-many", Who::Feast(1), Shape::Feast, MANY)],
+];
+
+/// All that are measured, where so many of Feast's servers run.
+pub(super) fn ways(feast_servers: usize) -> Vec<&'static Way> {
+    WAYS.iter().chain(FEAST_WAYS.iter().take(feast_servers).flatten()).collect()
+}
+
 /// Ours come before those that answer the same bytes.
-pub(super) const WAYS: [Way; 10] = [
+const WAYS: [Way; 10] = [
     way(OURS_ONE, Who::Ours, Shape::Native, 1),
     way(SMALLEST_ONE, Who::Smallest, Shape::Native, 1),
     way("raw-one", Who::Raw, Shape::Native, 1),
