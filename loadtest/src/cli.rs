@@ -2,6 +2,7 @@
 
 use crate::bench_read::{Bench, BenchError, measure};
 use crate::figures::{Figures, FiguresError, read_folder};
+use crate::raw_command::{self, Raw, RawCommandError};
 use crate::report::{Report, ReportError};
 use crate::rig::Place;
 use crate::scenario::{Extras, Pace, Scenario, ScenarioError, play};
@@ -42,6 +43,8 @@ enum Command {
     },
     /// Reads of taiji, of the smallest handler and of Redis itself, round by round, as JSON (`make bench-read`)
     BenchRead(Bench),
+    /// Bare pipelined reads of a Redis that a taiji has filled: the limit of a read
+    Raw(Raw),
     /// The smallest handler: one GET of Redis, its bytes as the answer
     Smallest {
         /// Where it listens; port 0 is any
@@ -75,6 +78,8 @@ enum CliError {
     #[error(transparent)]
     Bench(#[from] BenchError),
     #[error(transparent)]
+    Raw(#[from] RawCommandError),
+    #[error(transparent)]
     Report(#[from] ReportError),
     #[error("not kept: {0}")]
     Missed(String),
@@ -90,6 +95,7 @@ impl CliError {
             CliError::Smallest(_)
             | CliError::Scenario(_)
             | CliError::Bench(_)
+            | CliError::Raw(_)
             | CliError::Report(_)
             | CliError::Io(_) => 69,
         }
@@ -126,6 +132,10 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Scenario { scenario, extras, place, pace, out, strict } => {
             let report = play(scenario, &place, &pace, &extras)?;
             show(&report, &out, strict)
+        }
+        Command::Raw(options) => {
+            println!("{}", raw_command::run(&options)?);
+            Ok(())
         }
         Command::BenchRead(bench) => {
             println!("{}", measure(&bench)?);

@@ -12,6 +12,7 @@ pub mod popularity;
 mod process;
 mod provenance;
 pub mod raw;
+mod raw_command;
 pub mod report;
 mod rig;
 mod scenario;

@@ -50,6 +50,14 @@ pub struct RawFound {
     pub calls: u64,
 }
 
+/// What a read of taiji asks of a user's hash (`store/redis/features.rs`).
+pub(crate) const FIELDS: [&str; 3] = ["rev", "r", "intra"];
+
+/// That hash.
+pub(crate) fn key_of(user: &str, space: &str) -> String {
+    format!("taiji:{{{user}}}:f:{space}")
+}
+
 /// A command as it goes over the wire.
 pub fn command(parts: &[&str]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", parts.len()).into_bytes();
@@ -69,6 +77,12 @@ pub struct RawCall {
 }
 
 impl RawCall {
+    /// A read of these users' features: a command each.
+    pub fn read(users: &[String], space: &str) -> RawCall {
+        let one = |user: &String| command(&[&["HMGET", &key_of(user, space)][..], &FIELDS].concat());
+        RawCall::of(&users.iter().map(one).collect::<Vec<_>>())
+    }
+
     /// Of these commands.
     pub fn of(commands: &[Vec<u8>]) -> RawCall {
         RawCall { bytes: commands.concat(), answers: commands.len() }

@@ -282,7 +282,8 @@ impl Field<'_> {
                 phases: Vec::new(),
             };
             let tally = open::run(&load, 1, |thread| self.ready.source(way, thread))?.remove(0);
-            let quantile = |quantile| quantile_ms(&tally.all, quantile);
+            // Refusals are quick: they stand in the share that was answered, and not here.
+            let quantile = |quantile| quantile_ms(&tally.accepted, quantile);
             round.insert(
                 name.to_string(),
                 json!({

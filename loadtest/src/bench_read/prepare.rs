@@ -7,7 +7,7 @@ use super::ways::{MANY, Shape, Way, Who};
 use crate::load::calls::{Peer, Prepared as PreparedCalls, Source};
 use crate::load::{LoadError, http};
 use crate::popularity::Popularity;
-use crate::raw::{RawCall, command};
+use crate::raw::{FIELDS, RawCall, key_of};
 use crate::rig::{Rig, Started, call, user};
 use redis::Connection;
 use serde_json::{Value, json};
@@ -19,8 +19,6 @@ use std::time::Duration;
 pub(super) const LOGIN: [&str; 2] = ["service", "pw"];
 /// Different calls for many users.
 const BATCHES: usize = 64;
-/// What a read of taiji asks of a user's hash (`store/redis/features.rs`).
-const FIELDS: [&str; 3] = ["rev", "r", "intra"];
 const NATIVE: &str = "/v1/features";
 const FEAST: &str = "/get-online-features";
 const FEAST_FEATURES: [&str; 3] = ["taiji_intra:sparse_ids", "taiji_intra:category_ids", "taiji_intra:has_llm_feature"];
@@ -186,12 +184,11 @@ fn commands(
     asked: &[Vec<String>],
     space: &str,
 ) -> Result<Vec<RawCall>, BenchError> {
-    let key = |user: &String| format!("taiji:{{{user}}}:f:{space}");
-    let found: Vec<Option<Vec<u8>>> = redis::cmd("HMGET").arg(key(&asked[0][0])).arg(&FIELDS).query(redis)?;
+    let key = key_of(&asked[0][0], space);
+    let found: Vec<Option<Vec<u8>>> = redis::cmd("HMGET").arg(&key).arg(&FIELDS).query(redis)?;
     if found.iter().any(Option::is_none) {
-        let what = format!("a user's hash {} lacks one of {FIELDS:?}", key(&asked[0][0]));
+        let what = format!("a user's hash {key} lacks one of {FIELDS:?}");
         return Err(BenchError::Unequal { way, what });
     }
-    let one = |user: &String| command(&[&["HMGET", &key(user)][..], &FIELDS].concat());
-    Ok(asked.iter().map(|users| RawCall::of(&users.iter().map(one).collect::<Vec<_>>())).collect())
+    Ok(asked.iter().map(|users| RawCall::read(users, space)).collect())
 }

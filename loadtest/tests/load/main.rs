@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod figures;
+mod scenario;
 mod smallest;
 mod stall;
 mod stalling_server;
