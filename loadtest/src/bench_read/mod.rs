@@ -31,8 +31,9 @@ const CALLERS: usize = 8;
 const RAW_CONNECTIONS: usize = 2;
 /// Of the smallest handler's capacity.
 const OPEN_LOAD: f64 = 0.6;
-/// Calls under way of an open loop.
+/// Calls under way of an open loop, and connections before the first.
 const BOUND: usize = 1024;
+const WARM: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const WARM_UP: Duration = Duration::from_millis(500);
 
@@ -276,6 +277,7 @@ impl Field<'_> {
                 rate,
                 time: Duration::from_secs_f64(self.bench.seconds),
                 bound: BOUND,
+                warm: WARM,
                 timeout: TIMEOUT,
                 threads: 1,
                 seed: number as u64,

@@ -19,7 +19,13 @@ use tokio::task::{LocalSet, yield_now};
 /// Sends in a row without a look at what came in, when the generator is behind.
 const BURST: usize = 16;
 /// Threads are up by then.
-pub(crate) const HEAD_START: Duration = Duration::from_millis(50);
+const HEAD_START: Duration = Duration::from_millis(50);
+/// Connections that are opened in a row, and the rest after them: a service takes them from a queue that holds some hundreds, and one that
+/// finds it full comes again only after a second.
+const IN_A_ROW: usize = 64;
+const REST: Duration = Duration::from_millis(5);
+/// What is reserved for opening one.
+const OPENING: Duration = Duration::from_micros(300);
 
 /// What is sent, and how.
 #[derive(Debug, Clone)]
@@ -34,6 +40,8 @@ pub struct OpenLoad {
     pub time: Duration,
     /// Calls under way at most.
     pub bound: usize,
+    /// Connections that are open before the first call, as a load balancer keeps them; more are opened when calls need them.
+    pub warm: usize,
     /// A call is given up so long after its intended start.
     pub timeout: Duration,
     /// Of the generator.
@@ -45,6 +53,11 @@ pub struct OpenLoad {
 }
 
 impl OpenLoad {
+    /// What goes before the first call: threads start and open connections.
+    pub fn head_start(&self) -> Duration {
+        HEAD_START + OPENING * self.warm.div_ceil(self.threads.max(1)) as u32
+    }
+
     /// The tally of a kind of calls that are meant to start then.
     fn place(&self, kinds: usize, kind: usize, start: Duration) -> usize {
         kinds * self.phases.iter().filter(|begins| **begins <= start).count() + kind
@@ -68,7 +81,7 @@ pub fn run(
     kinds: usize,
     source: impl Fn(usize) -> Result<Box<dyn Source>, LoadError> + Sync,
 ) -> Result<Vec<Tally>, LoadError> {
-    run_from(load, kinds, source, Instant::now() + HEAD_START)
+    run_from(load, kinds, source, Instant::now() + load.head_start())
 }
 
 /// The same with a beginning that others know, too.
@@ -107,6 +120,7 @@ async fn send(
         tallies: RefCell::new(vec![Tally::default(); kinds * (load.phases.len() + 1)]),
         is_done: Notify::new(),
     });
+    sender.warm_up(share(load.warm.min(load.bound), number, load.threads), &timer).await?;
     let bound = share(load.bound, number, load.threads);
     let arrivals = Arrivals::new(load.law, load.rate, load.seed, (number, load.threads));
     let mut in_a_row = 0;
@@ -132,6 +146,18 @@ async fn send(
 }
 
 impl Sender {
+    /// A service that refuses gets no connection, and then refuses the calls.
+    async fn warm_up(&self, connections: usize, timer: &Timer) -> Result<(), LoadError> {
+        for number in 1..=connections {
+            let Ok(connection) = Connection::open(&self.address).await else { return Ok(()) };
+            self.idle.borrow_mut().push(connection);
+            if number.is_multiple_of(IN_A_ROW) {
+                timer.until(Instant::now() + REST).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn make(self: Rc<Sender>, call: Call, place: usize, start: Duration, began: Instant) {
         let due = began + start;
         self.tallies.borrow_mut()[place].note_sent(due.elapsed());

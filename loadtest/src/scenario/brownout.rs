@@ -2,7 +2,7 @@
 //! meanwhile and afterwards, how soon it refused instead of letting callers wait, and how soon all was well again.
 
 use super::{Pace, Reads, ScenarioError, rows_of};
-use crate::load::open::{self, HEAD_START};
+use crate::load::open;
 use crate::load::tally::{SLOT, Slot, Tally, quantile_ms};
 use crate::report::svg::Band;
 use crate::report::{Report, Row, curves};
@@ -49,7 +49,7 @@ pub(super) fn play(place: &Place, pace: &Pace, fault: Fault) -> Result<Report, S
     let reads = Reads::native(&rig.peer, place.users, pace)?;
     let phases = [AWAY.0, AWAY.1].map(|share| pace.time().mul_f64(share));
     let load = open::OpenLoad { phases: phases.to_vec(), ..pace.open(&rig.peer.address) };
-    let began = Instant::now() + HEAD_START;
+    let began = Instant::now() + load.head_start();
     let tallies = std::thread::scope(|scope| {
         scope.spawn(|| {
             // The schedule of the experiment: nothing waits for it.

@@ -22,6 +22,9 @@ use brownout::Fault;
 use clap::{Args, ValueEnum};
 use std::time::Duration;
 
+/// Connections before the first call, as a load balancer keeps them.
+const WARM: usize = 64;
+
 /// How fast, how many, how long.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Pace {
@@ -37,6 +40,9 @@ pub(crate) struct Pace {
     /// Calls under way at most; those beyond are counted as failed to start
     #[arg(long, default_value_t = 2048)]
     pub(crate) bound: usize,
+    /// Connections that are open before the first call; overload: as many as there may be calls under way, else 64
+    #[arg(long)]
+    pub(crate) warm: Option<usize>,
     /// A call is given up so long after its intended start
     #[arg(long, default_value_t = 5000)]
     pub(crate) timeout_ms: u64,
@@ -136,6 +142,7 @@ impl Pace {
             rate: self.rate,
             time: self.time(),
             bound: self.bound,
+            warm: self.warm.unwrap_or(WARM),
             timeout: self.timeout(),
             threads: self.threads,
             seed: self.seed,

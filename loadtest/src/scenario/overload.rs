@@ -27,7 +27,9 @@ pub(super) fn play(place: &Place, pace: &Pace, times: f64) -> Result<Report, Sce
         return Err(ScenarioError::NoAnswer("the closed loop"));
     }
     let at = |share: f64| -> Result<Tally, ScenarioError> {
-        let load = Pace { rate: capacity.rate() * share, ..pace.clone() }.open(&rig.peer.address);
+        // All connections are there before, and at both loads: opening thousands at once is another experiment, and they cost memory.
+        let warm = pace.warm.or(Some(pace.bound));
+        let load = Pace { rate: capacity.rate() * share, warm, ..pace.clone() }.open(&rig.peer.address);
         Ok(open::run(&load, 1, |thread| reads.source(0, thread))?.remove(0))
     };
     let easy = at(EASY)?;

@@ -56,6 +56,7 @@ fn it_answers_the_bytes_that_redis_holds_and_shows_its_stall() {
         rate: 200.0,
         time: Duration::from_secs(2),
         bound: 1000,
+        warm: 4,
         timeout: soon,
         threads: 1,
         seed: 5,

@@ -22,7 +22,7 @@ fn source(address: &str) -> Result<Box<dyn Source>, loadtest::load::LoadError> {
 fn open_loop(rate: f64, law: Law, bound: usize, threads: usize, seed: u64) -> Tally {
     let address = stalling_server::start(AFTER, STALL);
     let timeout = Duration::from_secs(10);
-    let load = OpenLoad { address, law, rate, time: TIME, bound, timeout, threads, seed, phases: Vec::new() };
+    let load = OpenLoad { address, law, rate, time: TIME, bound, warm: 4, timeout, threads, seed, phases: Vec::new() };
     open::run(&load, 1, |_| source(&load.address)).expect("load").remove(0)
 }
 
@@ -78,6 +78,7 @@ fn a_server_that_is_not_there_breaks_every_call() {
         rate: 100.0,
         time,
         bound: 100,
+        warm: 4,
         timeout,
         threads: 1,
         seed: 1,
@@ -95,6 +96,7 @@ fn loads_that_are_none_are_refused() {
         rate,
         time: TIME,
         bound,
+        warm: 0,
         timeout: TIME,
         threads,
         seed: 1,
