@@ -124,10 +124,10 @@ pub(crate) fn measure(bench: &Bench) -> Result<Value, BenchError> {
     if bench.users < ways::MANY {
         return Err(BenchError::TooFewUsers(bench.users));
     }
+    let feast = bench.feast_peers()?;
     let rig = Rig::start(&bench.place(), Roles::Api, false)?;
     let started = rig.started("bench-read")?;
     let handler = Handler::start(&started.redis.url())?;
-    let feast = bench.feast_peers()?;
     let ways = ways::ways(feast.len());
     let ready = prepare::prepare((&rig, started), (&handler.address, &feast), bench.users, &ways)?;
     let redis_pid = started.redis_pid().ok_or(ProcessError::Field { pid: 0, field: "process_id of INFO server" })?;

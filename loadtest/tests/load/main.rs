@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bench_read;
 mod figures;
 mod scenario;
 mod smallest;
