@@ -1,4 +1,4 @@
-//! `brownout`: Redis goes away while reads go on, and comes back. In: a service that is started here. Out: what was answered before,
+//! `brownout`: Redis goes away, or far away, while reads go on, and comes back. In: a service that is started here. Out: what was answered before,
 //! meanwhile and afterwards, how soon it refused instead of letting callers wait, and how soon all was well again.
 
 use super::{Pace, Reads, ScenarioError, rows_of};
@@ -24,26 +24,29 @@ pub(crate) enum Fault {
     Cut,
     /// The process is frozen (SIGSTOP)
     Freeze,
+    /// The network takes longer (--delay-ms, each way)
+    Slow,
 }
 
 impl Fault {
-    fn begin(self, started: &Started) {
+    fn begin(self, started: &Started, delay: Duration) {
         match self {
             Fault::Pause => started.proxy.pause(),
             Fault::Cut => started.proxy.cut(),
             Fault::Freeze => started.redis.signal("STOP"),
+            Fault::Slow => started.proxy.slow(delay),
         }
     }
 
     fn end(self, started: &Started) {
         match self {
-            Fault::Pause | Fault::Cut => started.proxy.restore(),
+            Fault::Pause | Fault::Cut | Fault::Slow => started.proxy.restore(),
             Fault::Freeze => started.redis.signal("CONT"),
         }
     }
 }
 
-pub(super) fn play(place: &Place, pace: &Pace, fault: Fault) -> Result<Report, ScenarioError> {
+pub(super) fn play(place: &Place, pace: &Pace, (fault, delay): (Fault, Duration)) -> Result<Report, ScenarioError> {
     let rig = Rig::start(place, Roles::Api, true)?;
     let started = rig.started("brownout")?;
     let reads = Reads::native(&rig.peer, place.users, pace)?;
@@ -54,7 +57,7 @@ pub(super) fn play(place: &Place, pace: &Pace, fault: Fault) -> Result<Report, S
         scope.spawn(|| {
             // The schedule of the experiment: nothing waits for it.
             std::thread::sleep((began + phases[0]).saturating_duration_since(Instant::now()));
-            fault.begin(started);
+            fault.begin(started, delay);
             std::thread::sleep((began + phases[1]).saturating_duration_since(Instant::now()));
             fault.end(started);
         });
@@ -81,7 +84,10 @@ fn report(place: &Place, pace: &Pace, fault: Fault, tallies: &[Tally], phases: [
         rows.extend(rows_of(name, tally, length));
     }
     let named: Vec<_> = PHASES.iter().zip(tallies).map(|(name, tally)| (name.to_string(), &tally.all)).collect();
-    let band = Band { from_to: (phases[0].as_secs_f64(), phases[1].as_secs_f64()), name: "no Redis" };
+    let band = Band {
+        from_to: (phases[0].as_secs_f64(), phases[1].as_secs_f64()),
+        name: if fault == Fault::Slow { "slow Redis" } else { "no Redis" },
+    };
     let pictures = vec![
         curves::latencies("Redis away, time until an answer of any kind", &named),
         curves::timeline("Redis away, what became of the reads", &whole.timeline, Some(band)),

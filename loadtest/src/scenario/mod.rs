@@ -100,6 +100,9 @@ pub(crate) struct Extras {
     /// brownout: how Redis goes away
     #[arg(long, value_enum, default_value_t = Fault::Pause)]
     fault: Fault,
+    /// brownout --fault slow: how much later everything comes, each way
+    #[arg(long, default_value_t = 50)]
+    delay_ms: u64,
 }
 
 /// Why a scenario has no report.
@@ -128,7 +131,7 @@ pub(crate) fn play(scenario: Scenario, place: &Place, pace: &Pace, extras: &Extr
         Scenario::Read => read::play(place, pace),
         Scenario::Mixed => mixed::play(place, pace, extras.events),
         Scenario::Overload => overload::play(place, pace, extras.times),
-        Scenario::Brownout => brownout::play(place, pace, extras.fault),
+        Scenario::Brownout => brownout::play(place, pace, (extras.fault, Duration::from_millis(extras.delay_ms))),
         Scenario::Soak => soak::play(place, pace, extras.events),
     }
 }
