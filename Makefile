@@ -6,7 +6,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 # What --version says. Of a tree without .git (a tarball) nothing is known, whatever repository it was unpacked in.
 export TAIJI_COMMIT := $(if $(wildcard .git),$(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null))
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank lift align simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
+.PHONY: help setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-read loadtest bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank lift align simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -169,6 +169,12 @@ bench-overhead: build setup-tests ## from a broker's append to a read that shows
 
 bench-replicas: build setup-tests ## refreshes of two infer replicas beside one, engine of fixed latency (QUICK=1: short)
 	@python3 scripts/bench_plane.py replicas $(if $(QUICK),--quick)
+
+bench-read: build setup-tests ## reads beside the smallest handler, bare pipelined reads and Feast's own server, on Redis and Valkey, an hour (QUICK=1: short, writes nothing; FEAST=no)
+	@python3 scripts/bench_read/run.py $(if $(QUICK),--quick) $(if $(filter no,$(FEAST)),--no-feast)
+
+loadtest: build setup-tests ## scenarios on a service: reads, events among them, overload, Redis away, soak; pages in .cache/loadtest, figures in docs/measured (three quarters of an hour; QUICK=1: short, keeps no figures)
+	@bash scripts/loadtest.sh $(if $(QUICK),quick)
 
 bench-store: setup-tests ## three layouts of a history on a Redis of its own: memory of a user, appends a second
 	TAIJI_BENCH_STORE=1 cargo test --release --locked --workspace --lib -- --nocapture layouts_compared

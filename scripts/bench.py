@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from page import machine, write_section
+from page import machine, unit_of, write_figures, write_section
 from service import Service
 
 RUNS = 3
@@ -124,6 +124,8 @@ def main():
     header = f"`make bench` at commit {commit or 'unknown'}, {time.strftime('%Y-%m-%d')}; {machine()}; {RUNS} runs; "
     header += f"{len(users)} users, {EVENTS_IN_FILE} events, demo bundle, server and client on the same cores."
     write_section("bench", "\n".join([header, ""] + table))
+    # A remark in brackets stands behind the unit.
+    write_figures("bench", "make bench", [(name, unit_of(name.split(" (")[0]), values) for name, values in figures.items()])
     print("\n".join([header, ""] + table))
 
 

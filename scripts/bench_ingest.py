@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from page import commit, machine, write_section
+from page import commit, machine, unit_of, write_figures, write_section
 
 BUNDLE = "models/demo/1"
 # Share of the bare pair's rate that is wanted, and most processor time of service and Redis together, in that of the bare pair.
@@ -27,12 +27,18 @@ def program():
     sys.exit("bench-ingest: cargo names no executable")
 
 
+# What became rows of a table, for programs: name, unit, values.
+MEASURED = []
+
+
 def number(value):
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def row(what, wanted, values):
+def row(what, wanted, values, kept=None):
+    """A line of the table; `kept` is its name among the figures where the line's own leans on the one above."""
     spread = [statistics.median(values), min(values), max(values)]
+    MEASURED.append((kept or what, unit_of(kept or what), values))
     return f"| {what} | {wanted} | " + " | ".join(number(value) for value in spread) + " |"
 
 
@@ -51,6 +57,7 @@ def tables(found):
         lines += [row(f"{name}: {label}", "", values(way, what)) for way, name in NAMES.items()]
     history, feature = memory["history_bytes"], memory["feature_bytes"]
     lines += ["", "| memory of a user in Redis | bytes | of 1 million users, by calculation |", "|---|---|---|"]
+    MEASURED.extend((f"{what}, bytes a user", "bytes a user", [size]) for what, size in (("history", history), ("features of one space", feature)))
     for what, size in ((f"history ({memory['users']:,} users: {memory['kept']:.0f} behaviours kept on average, "
                         f"{memory['full']:.1%} with full lists)", history),
                        (f"features of one space ({memory['feature_users']:,} users, canned texts)", feature),
@@ -70,6 +77,7 @@ def main():
     section = "\n".join([header, ""] + tables(found))
     if not quick:
         write_section("bench-ingest", section)
+        write_figures("bench-ingest", "make bench-ingest", MEASURED)
     print(section)
 
 

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 
-from bench_ingest import BUNDLE, program, row
-from page import commit, machine, write_section
+from bench_ingest import BUNDLE, MEASURED, program, row
+from page import commit, machine, write_figures, write_section
 
 # DESIGN 9: milliseconds at 2,000 events/s, and how many times the refreshes of one replica two should do.
 P50_MS, P99_MS, RATE, TWICE = 10, 50, 2000, 1.8
@@ -25,20 +25,23 @@ def overhead(ways):
         name = f"{way['rate']:,.0f} events/s, {who}"
         for what, wanted in (("p50_ms", P50_MS), ("p90_ms", None), ("p99_ms", P99_MS), ("max_ms", None)):
             bar = f"≤ {wanted}" if wanted and way["rate"] == RATE else ""
-            lines.append(row(f"{name}: {what.replace('_ms', ', ms')}", bar, [run["ours"][what] for run in runs]))
-            lines.append(row(f"the same, bare: {what.replace('_ms', ', ms')}", "", [run["bare"][what] for run in runs]))
+            label = what.replace("_ms", ", ms")
+            lines.append(row(f"{name}: {label}", bar, [run["ours"][what] for run in runs]))
+            lines.append(row(f"the same, bare: {label}", "", [run["bare"][what] for run in runs], f"{name}, bare: {label}"))
             if "earlier" in runs[0]:
                 earlier = [run["earlier"][what] for run in runs]
-                lines.append(row(f"the same, earlier release: {what.replace('_ms', ', ms')}", "", earlier))
+                lines.append(row(f"the same, earlier release: {label}", "", earlier, f"{name}, earlier release: {label}"))
                 ratios = [run["ours"][what] / run["earlier"][what] for run in runs]
-                lines.append(row("ours / earlier release", f"≤ {SLOWER}" if what == "p50_ms" else "", ratios))
+                lines.append(row("ours / earlier release", f"≤ {SLOWER}" if what == "p50_ms" else "", ratios,
+                                 f"{name}: {what.replace('_ms', '')}, ours / earlier release"))
         given_up = [run["ours"]["given_up"] for run in runs]
-        lines.append(row("given up after 10 s, events", "", given_up))
+        lines.append(row("given up after 10 s, events", "", given_up, f"{name}: given up after 10 s, events"))
         refreshes = [run["ours"]["refreshes"] / run["ours"]["events"] for run in runs]
-        lines.append(row("refreshes of an event", "", refreshes))
-        lines.append(row("taiji's processor time of an event, µs", "", [run["ours"]["cpu_us"] for run in runs]))
+        lines.append(row("refreshes of an event", "", refreshes, f"{name}: refreshes of an event"))
+        cpu = "taiji's processor time of an event, µs"
+        lines.append(row(cpu, "", [run["ours"]["cpu_us"] for run in runs], f"{name}: {cpu}"))
         if "earlier" in runs[0]:
-            lines.append(row("the same, earlier release", "", [run["earlier"]["cpu_us"] for run in runs]))
+            lines.append(row("the same, earlier release", "", [run["earlier"]["cpu_us"] for run in runs], f"{name}, earlier release: {cpu}"))
     runs = ways[0]["runs"]
     probes = statistics.median(run["ours"]["probes"] for run in runs)
     return f"{len(runs)} runs of all, alternating, {probes:.0f} probed events each", lines
@@ -61,6 +64,7 @@ def main():
     section = "\n".join([header, ""] + lines)
     if not quick:
         write_section(f"bench-{what}", section)
+        write_figures(f"bench-{what}", f"make bench-{what}", MEASURED)
     print(section)
 
 

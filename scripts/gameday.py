@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 
-from page import commit, machine, write_section
+from page import commit, machine, write_figures, write_section
 from service import free_port
 
 RUNBOOK = pathlib.Path("docs/runbook.md")
@@ -486,6 +486,8 @@ def main():
             game.shell.close()
     if given.write:
         write_section("gameday", table(game.rows, given.short))
+        cured = [(f"{row['name']}, {row['broken']}: cured in", "s", [row["seconds"]]) for row in game.rows]
+        write_figures("gameday", "make gameday", cured)
     print(f"gameday: the procedures of docs/runbook.md cured what was broken, {len(game.rows)} times; no read failed")
 
 

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 
-from page import commit, machine, write_section
+from page import commit, machine, write_figures, write_section
 from service import Service, free_port
 
 BUNDLE = "models/demo/1"
@@ -99,6 +99,7 @@ def main():
     print("\n".join(lines))
     if seconds >= 1800:
         write_section("soak", "\n".join(lines))
+        write_figures("soak", "make soak", [(f"{name}: resident memory of a new user", "bytes", [size]) for name, size in grew.items()])
     shutil.rmtree(work)
     if any(bytes_a_user > BOUND for bytes_a_user in grew.values()) or missing or any(errors.values()):
         raise SystemExit("soak: missed")

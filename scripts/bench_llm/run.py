@@ -12,8 +12,10 @@ import pathlib
 import sys
 import time
 
+sys.path.append(str(pathlib.Path(__file__).parent.parent))
 import engines
 import make_model
+import page
 import prepare
 import report
 import scheduling
@@ -68,6 +70,7 @@ def main():
     options = arguments()
     context = Context(options)
     command = "make bench-llm" + (f" BENCH_PAIRS={options.pairs}" if options.pairs else "")
+    figures = {}
     for name in options.only:
         started, context.note = time.monotonic(), ""
         rows = SECTIONS[name](context)
@@ -77,6 +80,10 @@ def main():
         print(context.note, flush=True)
         if not (options.quick or options.dry):
             report.write_page(report.keep(name, rows, context.note, command, seconds))
+            figures[name] = [(row.what, row.unit or "ratio", row.values) for row in rows]
+    # Last: what is refused here ends the bench.
+    for name, measured in figures.items():
+        page.write_figures(f"bench-llm-{name}", command, measured)
 
 
 main()

@@ -127,8 +127,13 @@ pub struct Setup {
 impl Setup {
     /// Canned answers over a bundle; every user with news is refreshed at once.
     pub fn canned(bundle: &Path, store: &Path) -> Setup {
+        Setup::canned_of(&TAIJI, bundle, store)
+    }
+
+    /// The same by a program that lies anywhere, for whoever does not run among the tests.
+    pub fn canned_of(program: &str, bundle: &Path, store: &Path) -> Setup {
         let setup = Setup {
-            program: TAIJI.clone(),
+            program: program.to_string(),
             bundle: bundle.to_path_buf(),
             store: format!("embedded:{}", store.display()),
             engine: "null",

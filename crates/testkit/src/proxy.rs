@@ -1,11 +1,12 @@
 //! A TCP proxy that can be cut: the network between the service and a server.
 //!
 //! In: the server's address. Out: an address that leads to it. A cut closes every connection and refuses new ones; a pause
-//! keeps them open and lets nothing through, as a network that drops packets does.
+//! keeps them open and lets nothing through, as a network that drops packets does; a slow link passes everything on later.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Link {
@@ -18,6 +19,8 @@ enum Link {
 struct Shared {
     link: Mutex<Link>,
     changed: Condvar,
+    /// What every piece waits for, each way.
+    delay: Mutex<Duration>,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -35,6 +38,10 @@ impl Shared {
                 drop(stream.shutdown(Shutdown::Both));
             }
         }
+    }
+
+    fn delay(&self) -> Duration {
+        *self.delay.lock().expect("delay")
     }
 
     /// Waits while the link is paused; false when what was read must not be passed on.
@@ -58,8 +65,9 @@ impl Proxy {
     pub fn to(server: &str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("address").to_string();
-        let shared =
-            Arc::new(Shared { link: Mutex::new(Link::Whole), changed: Condvar::new(), open: Mutex::default() });
+        let link = Mutex::new(Link::Whole);
+        let shared = Shared { link, changed: Condvar::new(), delay: Mutex::default(), open: Mutex::default() };
+        let shared = Arc::new(shared);
         let (state, server) = (shared.clone(), server.to_string());
         std::thread::spawn(move || accept(&listener, &server, &state));
         Proxy { address, shared }
@@ -80,8 +88,14 @@ impl Proxy {
         self.shared.set(Link::Paused);
     }
 
-    /// Lets everything through again.
+    /// Lets everything through so much later, each way. What comes meanwhile waits for the piece before it.
+    pub fn slow(&self, delay: Duration) {
+        *self.shared.delay.lock().expect("delay") = delay;
+    }
+
+    /// Lets everything through again, and at once.
     pub fn restore(&self) {
+        self.slow(Duration::ZERO);
         self.shared.set(Link::Whole);
     }
 }
@@ -135,6 +149,8 @@ fn connect(client: TcpStream, upstream: TcpStream, shared: &Arc<Shared>) {
 fn pass(mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read) = from.read(&mut buffer) {
+        // The delay is what a slow network is.
+        std::thread::sleep(shared.delay());
         if read == 0 || !shared.may_pass() || to.write_all(&buffer[..read]).is_err() {
             break;
         }
@@ -148,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_can_be_cut_paused_and_restored() {
+    fn a_link_can_be_cut_paused_slowed_and_restored() {
         let server = TcpListener::bind("127.0.0.1:0").expect("bind");
         let proxy = Proxy::to(&server.local_addr().expect("address").to_string());
         std::thread::spawn(move || {
@@ -168,13 +184,19 @@ mod tests {
 
         proxy.pause();
         stream.write_all(b"held").expect("write");
-        stream.set_read_timeout(Some(std::time::Duration::from_millis(100))).expect("time-out");
+        stream.set_read_timeout(Some(Duration::from_millis(100))).expect("time-out");
         assert!(stream.read_exact(&mut [0; 4]).is_err(), "a paused link lets nothing through");
         stream.set_read_timeout(None).expect("time-out");
         proxy.restore();
         let mut held = [0; 4];
         stream.read_exact(&mut held).expect("what was held comes");
         assert_eq!(&held, b"held");
+
+        let (delay, began) = (Duration::from_millis(30), std::time::Instant::now());
+        proxy.slow(delay);
+        echo(&mut stream).expect("a slow link");
+        assert!(began.elapsed() >= 2 * delay, "there and back");
+        proxy.restore();
 
         proxy.cut();
         assert!(echo(&mut stream).is_err(), "the connection is closed");
