@@ -30,10 +30,9 @@ use crate::store::FeatureStore;
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::middleware;
+use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -98,20 +97,8 @@ pub fn router(state: Arc<ApiState>) -> Router {
         .with_state(state.clone());
     let (limits, keys) = (&state.limits, state.keys.clone());
     let (bodies, refuse) = (BodyLimits::new(limits), ApiError::into_response);
-    let admission = Arc::new(Admission::new(limits.max_in_flight, bodies, keys, refuse, state.metrics.clone()));
-    routes
-        .layer(middleware::from_fn_with_state(state, count_store_failures))
-        .layer(middleware::from_fn_with_state(admission.clone(), http::shed))
-        .layer(middleware::from_fn_with_state(admission.clone(), http::receive))
-        .layer(middleware::from_fn_with_state(admission, http::measure))
-        .layer(middleware::from_fn(http::name_request))
-}
-
-/// A 503 of this port is the store's.
-async fn count_store_failures(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
-    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-        state.metrics.store_errors.with_label_values(&["api"]).inc();
-    }
-    response
+    let admission = Admission::new(limits.max_in_flight, bodies, keys, refuse, state.metrics.clone());
+    // A 503 of this port is the store's.
+    let admission = Admission { store_errors: Some("api"), ..admission };
+    routes.layer(middleware::from_fn_with_state(Arc::new(admission), http::admit))
 }

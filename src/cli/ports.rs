@@ -6,20 +6,18 @@ use super::CommandError;
 use super::secrets::Secrets;
 use crate::config::{PortName, ServerSettings, Settings};
 use crate::http::{ApiError, error_body, name_answer};
-use crate::listen::{self, Port, PortLimits, Refusal, SpareFiles, connections_within, raise_open_files};
+use crate::listen::{self, Port, PortLimits, Refusal, Routes, SpareFiles, connections_within, raise_open_files};
 use crate::openai::OpenAiError;
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{oneshot, watch};
-use tower::ServiceExt;
 
 /// Connections of the operators' port: probes, a scraper or two, a person.
 const OPERATORS: usize = 64;
@@ -70,13 +68,13 @@ fn times(server: &ServerSettings) -> PortLimits {
 /// The public port.
 pub(super) fn public(
     listener: TcpListener,
-    door: &Door,
+    door: Arc<Door>,
     limits: PortLimits,
     secrets: &Secrets,
     metrics: &Arc<Metrics>,
 ) -> Port {
-    let (routes, tls, metrics) = (door.router(), secrets.tls_of(PortName::Public), metrics.clone());
-    Port { name: "public", listener, routes, limits, tls, refusal: plain_refusal, spare: None, metrics }
+    let (tls, metrics) = (secrets.tls_of(PortName::Public), metrics.clone());
+    Port { name: "public", listener, routes: door, limits, tls, refusal: plain_refusal, spare: None, metrics }
 }
 
 /// The OpenAI-compatible port.
@@ -89,7 +87,7 @@ pub(super) fn openai(
 ) -> Port {
     let refusal = |refusal: &Refusal| OpenAiError::refused(refusal.code, refusal.message).to_string();
     let (tls, metrics) = (secrets.tls_of(PortName::OpenAi), metrics.clone());
-    Port { name: "openai", listener, routes, limits, tls, refusal, spare: None, metrics }
+    Port { name: "openai", listener, routes: Arc::new(routes), limits, tls, refusal, spare: None, metrics }
 }
 
 fn plain_refusal(refusal: &Refusal) -> String {
@@ -122,7 +120,7 @@ impl Operators {
         let port = Port {
             name: "admin",
             listener,
-            routes,
+            routes: Arc::new(routes),
             limits: times(server),
             tls: secrets.tls_of(PortName::Admin),
             refusal: plain_refusal,
@@ -157,10 +155,17 @@ impl Operators {
 
 /// The public port's door: before the routes are there it answers 503 (a store that is away at the start may take long),
 /// and while the process leaves it sends callers elsewhere for their next request.
-#[derive(Clone, Default)]
 pub(super) struct Door {
-    routes: Arc<OnceLock<Router>>,
-    leaving: Arc<AtomicBool>,
+    closed: Router,
+    routes: OnceLock<Router>,
+    leaving: AtomicBool,
+}
+
+impl Default for Door {
+    fn default() -> Door {
+        let answer = |request: Request| async move { name_answer(&request, ApiError::Starting.into_response()) };
+        Door { closed: Router::new().fallback(answer), routes: OnceLock::new(), leaving: AtomicBool::new(false) }
+    }
 }
 
 impl Door {
@@ -173,23 +178,15 @@ impl Door {
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
+}
 
-    /// What the port serves.
-    pub fn router(&self) -> Router {
-        let door = self.clone();
-        Router::new().fallback(move |request: Request| door.clone().pass(request))
+impl Routes for Door {
+    fn now(&self) -> Router {
+        self.routes.get().unwrap_or(&self.closed).clone()
     }
 
-    async fn pass(self, request: Request) -> Response {
-        let mut response = match self.routes.get() {
-            // A router's error type has no value.
-            Some(routes) => routes.clone().oneshot(request).await.into_response(),
-            None => name_answer(&request, ApiError::Starting.into_response()),
-        };
-        if self.leaving.load(Ordering::Relaxed) {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 }
 
@@ -199,11 +196,13 @@ mod tests {
 
     use super::*;
     use axum::body::Body;
-    use axum::http::StatusCode;
+    use axum::http::{StatusCode, header};
+    use axum::response::Response;
     use axum::routing::get;
+    use tower::ServiceExt;
 
     async fn ask(door: &Door) -> Response {
-        door.router().oneshot(Request::get("/here").body(Body::empty()).unwrap()).await.unwrap()
+        door.now().oneshot(Request::get("/here").body(Body::empty()).unwrap()).await.unwrap()
     }
 
     #[tokio::test]
@@ -213,13 +212,8 @@ mod tests {
         assert_eq!(closed.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(closed.headers().contains_key(header::RETRY_AFTER));
         door.open(Router::new().route("/here", get(|| async { "found" })));
-        let open = ask(&door).await;
-        assert_eq!((open.status(), open.headers().get(header::CONNECTION)), (StatusCode::OK, None));
+        assert_eq!((ask(&door).await.status(), door.is_leaving()), (StatusCode::OK, false));
         door.leave();
-        let leaving = ask(&door).await;
-        assert_eq!(
-            (leaving.status(), leaving.headers()[header::CONNECTION].as_bytes()),
-            (StatusCode::OK, &b"close"[..])
-        );
+        assert_eq!((ask(&door).await.status(), door.is_leaving()), (StatusCode::OK, true));
     }
 }

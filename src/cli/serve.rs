@@ -86,11 +86,11 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     let operators = Operators::serve(operators, routes, &settings.server, &secrets, &metrics)?;
     // From now on, whatever else the start waits for: a key that was withdrawn is withdrawn.
     tokio::spawn(secrets.follow(metrics.clone(), operators.stopped()));
-    let door = Door::default();
+    let door = Arc::new(Door::default());
     let (close_ports, ports_closed) = watch::channel(false);
     let mut servers = JoinSet::new();
     if let Some(listener) = public {
-        let port = ports::public(listener, &door, limits, &secrets, &metrics);
+        let port = ports::public(listener, door.clone(), limits, &secrets, &metrics);
         servers.spawn(listen::serve(port, ports_closed.clone()));
     }
 

@@ -2,12 +2,13 @@
 //!
 //! A stream keeps its place and counts as under way until its body ends or its client goes away.
 
+use super::receive::receive;
 use super::{ApiError, ApiKeys, BodyLimits};
 use crate::event::decode::check_id;
 use crate::telemetry::Metrics;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures::StreamExt;
@@ -73,6 +74,8 @@ pub struct Admission {
     pub refuse: fn(ApiError) -> Response,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Whose failures of the store its 503s are, where they are the store's.
+    pub store_errors: Option<&'static str>,
 }
 
 impl Admission {
@@ -84,17 +87,8 @@ impl Admission {
         refuse: fn(ApiError) -> Response,
         metrics: Arc<Metrics>,
     ) -> Admission {
-        Admission { places: Arc::new(Semaphore::new(limit)), limit, bodies, keys, refuse, metrics }
+        Admission { places: Arc::new(Semaphore::new(limit)), limit, bodies, keys, refuse, metrics, store_errors: None }
     }
-}
-
-/// Refuses with 429 when too many requests are under way: an overloaded server answers fast or not at all.
-pub async fn shed(State(admission): State<Arc<Admission>>, request: Request, next: Next) -> Response {
-    let Ok(place) = admission.places.clone().try_acquire_owned() else {
-        admission.metrics.http_shed.inc();
-        return (admission.refuse)(ApiError::Overloaded { limit: admission.limit });
-    };
-    hold(next.run(request).await, place)
 }
 
 /// Counts a request as under way until it is dropped, which a client that hangs up makes happen early.
@@ -113,18 +107,46 @@ impl Drop for InFlight {
     }
 }
 
-/// Counts requests, and times them up to the head of their answer. The route label is the pattern, never the path, so that
+/// What every request of a port passes, from outside in: its name, the measuring, its body (`receive`), the load shield.
+///
+/// One middleware and not one each: axum boxes every layer and clones, for every request, all that lies within it.
+pub async fn admit(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
+    let id = RequestId::given(&request).unwrap_or_else(RequestId::made);
+    request.extensions_mut().insert(id.clone());
+    let mut response = measure(&admission, request, next).await;
+    response.headers_mut().insert(REQUEST_ID, id.0);
+    response
+}
+
+/// Counts a request, and times it up to the head of its answer. The route label is the pattern, never the path, so that
 /// labels stay few.
-pub async fn measure(State(admission): State<Arc<Admission>>, request: Request, next: Next) -> Response {
+async fn measure(admission: &Admission, request: Request, next: Next) -> Response {
     let metrics = &admission.metrics;
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map(MatchedPath::as_str).unwrap_or("unmatched");
     let started = Instant::now();
     let in_flight = InFlight::new(metrics.http_in_flight.clone());
-    let response = next.run(request).await;
+    let response = match receive(admission, request).await {
+        Ok(request) => shed(admission, request, next).await,
+        Err(response) => response,
+    };
     metrics.http_duration.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
     metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE
+        && let Some(part) = admission.store_errors
+    {
+        metrics.store_errors.with_label_values(&[part]).inc();
+    }
     hold(response, in_flight)
+}
+
+/// Refuses with 429 when too many requests are under way: an overloaded server answers fast or not at all.
+async fn shed(admission: &Admission, request: Request, next: Next) -> Response {
+    let Ok(place) = admission.places.clone().try_acquire_owned() else {
+        admission.metrics.http_shed.inc();
+        return (admission.refuse)(ApiError::Overloaded { limit: admission.limit });
+    };
+    hold(next.run(request).await, place)
 }
 
 /// Lets a stream hold something to the end of its body; other bodies are made already.

@@ -11,5 +11,5 @@ mod receive;
 pub use body::{Entry, parse_batch, parse_json, require_json, says_ndjson};
 pub use error::{ApiError, error_body, json_error, method_not_allowed, not_found};
 pub use keys::{ApiKeys, KeyNumber, Scope};
-pub use layers::{Admission, RequestId, measure, name_answer, name_request, shed};
-pub use receive::{BodyLimits, read_body, receive};
+pub use layers::{Admission, RequestId, admit, name_answer, name_request};
+pub use receive::{BodyLimits, read_body};

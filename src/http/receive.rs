@@ -6,9 +6,8 @@
 use super::{Admission, ApiError, ApiKeys};
 use crate::config::ServerSettings;
 use axum::body::{Body, HttpBody};
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, header};
-use axum::middleware::Next;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -56,17 +55,14 @@ impl BodyLimits {
     }
 }
 
-/// Lets requests through whose body is there.
-pub async fn receive(State(admission): State<Arc<Admission>>, request: Request, next: Next) -> Response {
-    match whole(&admission.bodies, &admission.keys, request).await {
-        Ok(request) => next.run(request).await,
-        Err(error) => {
-            if matches!(error, ApiError::TooManyBodies { .. }) {
-                admission.metrics.http_shed.inc();
-            }
-            (admission.refuse)(error)
+/// The request with its body, or the refusal.
+pub(super) async fn receive(admission: &Admission, request: Request) -> Result<Request, Response> {
+    whole(&admission.bodies, &admission.keys, request).await.map_err(|error| {
+        if matches!(error, ApiError::TooManyBodies { .. }) {
+            admission.metrics.http_shed.inc();
         }
-    }
+        (admission.refuse)(error)
+    })
 }
 
 async fn whole(limits: &BodyLimits, keys: &ApiKeys, request: Request) -> Result<Request, ApiError> {

@@ -7,12 +7,13 @@ use super::slots::Slot;
 use super::stream::Watched;
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::http::{Request, Response, Version};
+use axum::http::{HeaderValue, Request, Response, Version, header};
 use bytes::Bytes;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -28,10 +29,27 @@ const MAX_HEADER_LIST: u32 = 32 << 10;
 /// A client of HTTP/2 is asked for a sign of life this often, and has this long to give one.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
 
+/// Where requests go; asked anew for each of them.
+pub trait Routes: Send + Sync {
+    /// At this moment.
+    fn now(&self) -> Router;
+
+    /// Whether answers close their connections, so that clients go elsewhere.
+    fn is_leaving(&self) -> bool {
+        false
+    }
+}
+
+impl Routes for Router {
+    fn now(&self) -> Router {
+        self.clone()
+    }
+}
+
 /// What every connection of a port is served with.
 pub struct Service {
     /// Where requests go.
-    pub routes: Router,
+    pub routes: Arc<dyn Routes>,
     /// How long a client may keep us waiting.
     pub timeouts: Timeouts,
     /// Writes the bodies of refusals.
@@ -41,7 +59,7 @@ pub struct Service {
 
 impl Service {
     /// `streams`: most requests of HTTP/2 at once on one connection.
-    pub fn new(routes: Router, timeouts: Timeouts, streams: u32, refusal: RefusalBody) -> Service {
+    pub fn new(routes: Arc<dyn Routes>, timeouts: Timeouts, streams: u32, refusal: RefusalBody) -> Service {
         let mut builder = Builder::new(TokioExecutor::new());
         // Its own header time would count an idle connection's time, too; `activity` tells the two apart.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
@@ -69,9 +87,14 @@ impl Service {
         let io = TokioIo::new(Watched::new(io, activity.clone(), self.refusal));
         let answer = service_fn(|request: Request<Incoming>| {
             let under_way = UnderWay::new(activity.clone(), request.version());
-            let answer = self.routes.clone().oneshot(request.map(Body::new));
+            let answer = self.routes.now().oneshot(request.map(Body::new));
+            let routes = self.routes.clone();
             async move {
-                answer.await.map(|response: Response<Body>| response.map(|body| Held { body, _under_way: under_way }))
+                let mut response: Response<Body> = answer.await?;
+                if routes.is_leaving() {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response.map(|body| Held { body, _under_way: under_way }))
             }
         });
         let connection = self.builder.serve_connection(io, answer);

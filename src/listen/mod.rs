@@ -17,6 +17,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use connection::Routes;
 pub use files::{SpareFiles, connections_within, raise_open_files};
 pub use port::{Port, PortLimits, serve};
 pub use refusal::Refusal;

@@ -1,7 +1,7 @@
 //! One port: the loop that accepts its connections.
 
 use super::activity::{Activity, CloseReason, Timeouts};
-use super::connection::{Service, until_stopped};
+use super::connection::{Routes, Service, until_stopped};
 use super::files::{SpareFiles, is_out_of_files};
 use super::handshake::{Ended, Terms};
 use super::refusal::RefusalBody;
@@ -9,7 +9,6 @@ use super::slots::{Slot, Slots};
 use crate::telemetry::Metrics;
 use crate::telemetry::events::{AcceptFailed, ConnectionClosed, HandshakeFailed};
 use crate::tls::ServerTls;
-use axum::Router;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,7 +41,7 @@ pub struct Port {
     /// Bound.
     pub listener: TcpListener,
     /// Where requests go.
-    pub routes: Router,
+    pub routes: Arc<dyn Routes>,
     /// What it takes.
     pub limits: PortLimits,
     /// What it shows; `None` = it speaks plain HTTP.

@@ -45,7 +45,7 @@ impl Rig {
         let port = Port {
             name: "public",
             listener,
-            routes: Router::new().route("/", get(|| async { "found" })),
+            routes: Arc::new(Router::new().route("/", get(|| async { "found" }))),
             limits: PortLimits { connections, streams: 10, header: HEADER, idle: Duration::from_secs(60) },
             tls: Some(tls.clone()),
             refusal: |refusal| format!("{{\"code\":\"{}\"}}", refusal.code),

@@ -82,10 +82,7 @@ pub fn router(state: Arc<OpenAiState>) -> Router {
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::not_found)
         .with_state(state)
-        .layer(middleware::from_fn_with_state(admission.clone(), http::shed))
-        .layer(middleware::from_fn_with_state(admission.clone(), http::receive))
-        .layer(middleware::from_fn_with_state(admission, http::measure))
-        .layer(middleware::from_fn(http::name_request))
+        .layer(middleware::from_fn_with_state(admission, http::admit))
 }
 
 /// Unix time in seconds.

@@ -73,24 +73,26 @@ pub(super) fn prepare(
     let mut ready = Ready { of: BTreeMap::new(), lengths: BTreeMap::new() };
     for way in ways {
         let asked = if way.users == 1 { &alone } else { &many };
-        let (path, bodies): (_, Vec<String>) =
-            (path(way.shape), asked.iter().map(|users| body(way.shape, users)).collect());
+        let bodies: Vec<Vec<u8>> = asked.iter().map(|users| body(way.shape, users)).collect();
+        let of = |peer: &Peer| -> Vec<Arc<[u8]>> {
+            bodies.iter().map(|body| peer.request_of("POST", path(way.shape), kind(way.shape), body)).collect()
+        };
         let prepared = match way.who {
             Who::Ours => {
-                let length = keep_answers(rig, &mut redis, (way.shape, way.users), &bodies)?;
-                ready.lengths.insert(way.name, length);
-                Prepared::Requests(Arc::new(bodies.iter().map(|body| rig.peer.request("POST", path, body)).collect()))
+                let requests = of(&rig.peer);
+                ready.lengths.insert(way.name, keep_answers(rig, &mut redis, way, &requests)?);
+                Prepared::Requests(Arc::new(requests))
             }
             Who::Smallest => {
                 let path = |place| format!("/smallest/{}", key(way.shape, way.users, place));
-                let request = |(place, body): (usize, &String)| handler.request("POST", &path(place), body);
+                let request =
+                    |(place, body): (usize, &Vec<u8>)| handler.request_of("POST", &path(place), kind(way.shape), body);
                 let requests: Vec<Arc<[u8]>> = bodies.iter().enumerate().map(request).collect();
-                compare(rig, way.name, (way.shape, &bodies[0]), &handler.address, &requests[0])?;
+                compare(rig, way.name, &of(&rig.peer)[0], &handler.address, &requests[0])?;
                 Prepared::Requests(Arc::new(requests))
             }
             Who::Feast(number) => {
-                let requests: Vec<Arc<[u8]>> =
-                    bodies.iter().map(|body| feast[number].request("POST", path, body)).collect();
+                let requests = of(&feast[number]);
                 must_know(way, &feast[number], &requests[0])?;
                 Prepared::Requests(Arc::new(requests))
             }
@@ -103,57 +105,71 @@ pub(super) fn prepare(
 
 fn path(shape: Shape) -> &'static str {
     match shape {
-        Shape::Native => NATIVE,
+        Shape::Protobuf | Shape::Native => NATIVE,
         Shape::Feast => FEAST,
     }
 }
 
-fn body(shape: Shape, users: &[String]) -> String {
+/// Media type of body and answer.
+fn kind(shape: Shape) -> &'static str {
+    if shape == Shape::Protobuf { "application/x-protobuf" } else { "application/json" }
+}
+
+fn body(shape: Shape, users: &[String]) -> Vec<u8> {
     match shape {
-        Shape::Native => json!({"users": users, "groups": ["intra"]}),
-        Shape::Feast => json!({"features": FEAST_FEATURES, "entities": {"user_id": users}}),
+        // `FeaturesRequest`: users are field 1, groups field 2, both texts of less than 128 bytes.
+        Shape::Protobuf => {
+            let text = |field: u8, text: &str| [&[field << 3 | 2, text.len() as u8], text.as_bytes()].concat();
+            let users = users.iter().flat_map(|user| text(1, user));
+            users.chain(text(2, "intra")).collect()
+        }
+        Shape::Native => json!({"users": users, "groups": ["intra"]}).to_string().into_bytes(),
+        Shape::Feast => json!({"features": FEAST_FEATURES, "entities": {"user_id": users}}).to_string().into_bytes(),
     }
-    .to_string()
 }
 
 fn key(shape: Shape, users: usize, place: usize) -> String {
-    let shape = if shape == Shape::Native { "native" } else { "feast" };
+    let shape = match shape {
+        Shape::Protobuf => "protobuf",
+        Shape::Native => "native",
+        Shape::Feast => "feast",
+    };
     format!("smallest-{shape}-{users}-{place}")
 }
 
 /// Our answers into Redis, for the smallest handler; their mean length.
-fn keep_answers(
-    rig: &Rig,
-    redis: &mut Connection,
-    (shape, users): (Shape, usize),
-    bodies: &[String],
-) -> Result<f64, BenchError> {
+fn keep_answers(rig: &Rig, redis: &mut Connection, way: &Way, requests: &[Arc<[u8]>]) -> Result<f64, BenchError> {
     let mut bytes = 0;
-    for (place, body) in bodies.iter().enumerate() {
-        let answer = call(&rig.peer, "POST", path(shape), body, "an answer for the smallest handler")?;
-        redis::cmd("SET").arg(key(shape, users, place)).arg(&answer).exec(redis)?;
+    for (place, request) in requests.iter().enumerate() {
+        let answer = answer_of(rig, way.name, request)?;
+        redis::cmd("SET").arg(key(way.shape, way.users, place)).arg(&answer).exec(redis)?;
         bytes += answer.len();
     }
-    Ok(bytes as f64 / bodies.len().max(1) as f64)
+    Ok(bytes as f64 / requests.len().max(1) as f64)
+}
+
+/// What taiji answers.
+fn answer_of(rig: &Rig, way: &'static str, request: &[u8]) -> Result<Vec<u8>, BenchError> {
+    let unequal = |what: String| BenchError::Unequal { way, what };
+    let (status, answer) = http::ask(&rig.peer.address, request, SOON).map_err(|error| unequal(error.to_string()))?;
+    if status != 200 {
+        return Err(unequal(format!("taiji answers {status}: {}", String::from_utf8_lossy(&answer))));
+    }
+    Ok(answer)
 }
 
 /// The space that the features are of.
 fn space(rig: &Rig) -> Result<String, BenchError> {
-    let answer = call(&rig.peer, "POST", NATIVE, &body(Shape::Native, &[user(0)]), "the space")?;
+    let body = String::from_utf8_lossy(&body(Shape::Native, &[user(0)])).into_owned();
+    let answer = call(&rig.peer, "POST", NATIVE, &body, "the space")?;
     let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
     let unequal = || BenchError::Unequal { way: "raw-one", what: "an answer of ours names no space".to_string() };
     Ok(answer["space"].as_str().ok_or_else(unequal)?.to_string())
 }
 
 /// Both must answer the same bytes.
-fn compare(
-    rig: &Rig,
-    way: &'static str,
-    (shape, body): (Shape, &str),
-    handler: &str,
-    request: &[u8],
-) -> Result<(), BenchError> {
-    let ours = call(&rig.peer, "POST", path(shape), body, "an answer to compare")?;
+fn compare(rig: &Rig, way: &'static str, asked: &[u8], handler: &str, request: &[u8]) -> Result<(), BenchError> {
+    let ours = answer_of(rig, way, asked)?;
     let unequal = |what: String| BenchError::Unequal { way, what };
     let theirs = http::ask(handler, request, SOON).map_err(|error| unequal(error.to_string()))?;
     if theirs != (200, ours) {

@@ -2,8 +2,8 @@
 
 /// Users of a call that asks for many.
 pub(super) const MANY: usize = 100;
-pub(super) const OURS_ONE: &str = "ours-one";
-pub(super) const SMALLEST_ONE: &str = "smallest-one";
+pub(super) const OURS_ONE: &str = "ours-protobuf-one";
+pub(super) const SMALLEST_ONE: &str = "smallest-protobuf-one";
 
 /// Who answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,9 @@ pub(super) enum Who {
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// `POST /v1/features`, group `intra`, JSON.
+    /// `POST /v1/features`, group `intra`, body and answer protobuf.
+    Protobuf,
+    /// The same in JSON.
     Native,
     /// `POST /get-online-features`, the view `taiji_intra`.
     Feast,
@@ -49,10 +51,14 @@ pub(super) fn ways(feast_servers: usize) -> Vec<&'static Way> {
 }
 
 /// Ours come before those that answer the same bytes.
-const WAYS: [Way; 10] = [
-    way(OURS_ONE, Who::Ours, Shape::Native, 1),
-    way(SMALLEST_ONE, Who::Smallest, Shape::Native, 1),
+const WAYS: [Way; 14] = [
+    way(OURS_ONE, Who::Ours, Shape::Protobuf, 1),
+    way(SMALLEST_ONE, Who::Smallest, Shape::Protobuf, 1),
+    way("ours-one", Who::Ours, Shape::Native, 1),
+    way("smallest-one", Who::Smallest, Shape::Native, 1),
     way("raw-one", Who::Raw, Shape::Native, 1),
+    way("ours-protobuf-many", Who::Ours, Shape::Protobuf, MANY),
+    way("smallest-protobuf-many", Who::Smallest, Shape::Protobuf, MANY),
     way("ours-many", Who::Ours, Shape::Native, MANY),
     way("smallest-many", Who::Smallest, Shape::Native, MANY),
     way("raw-many", Who::Raw, Shape::Native, MANY),

@@ -34,18 +34,25 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A whole request.
+    /// A whole request, in JSON.
     pub fn request(&self, method: &str, path: &str, body: &str) -> Arc<[u8]> {
+        self.request_of(method, path, "application/json", body.as_bytes())
+    }
+
+    /// A whole request in another encoding, which the answer shall have, too.
+    pub fn request_of(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Arc<[u8]> {
         let mut text = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.address);
         if let Some(key) = &self.key {
             text.push_str(&format!("authorization: Bearer {key}\r\n"));
         }
+        if kind != "application/json" {
+            text.push_str(&format!("accept: {kind}\r\n"));
+        }
         if !body.is_empty() {
-            text.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len()));
+            text.push_str(&format!("content-type: {kind}\r\ncontent-length: {}\r\n", body.len()));
         }
         text.push_str("\r\n");
-        text.push_str(body);
-        text.into_bytes().into()
+        [text.as_bytes(), body].concat().into()
     }
 }
 
