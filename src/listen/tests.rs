@@ -35,6 +35,10 @@ fn certificate(folder: &Path, name: &str) -> Certificate {
 
 impl Rig {
     async fn start(connections: usize) -> Rig {
+        Rig::serving(connections, Arc::new(Router::new().route("/", get(|| async { "found" })))).await
+    }
+
+    async fn serving(connections: usize, routes: Arc<dyn Routes>) -> Rig {
         choose_provider();
         let folder = tempfile::tempdir().expect("tempdir");
         make_certificates(folder.path());
@@ -45,7 +49,7 @@ impl Rig {
         let port = Port {
             name: "public",
             listener,
-            routes: Arc::new(Router::new().route("/", get(|| async { "found" }))),
+            routes,
             limits: PortLimits { connections, streams: 10, header: HEADER, idle: Duration::from_secs(60) },
             tls: Some(tls.clone()),
             refusal: |refusal| format!("{{\"code\":\"{}\"}}", refusal.code),
@@ -93,6 +97,30 @@ async fn until(is_so: impl Fn() -> bool) {
         assert!(Instant::now() < end, "waited 20 s");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Of a process that leaves.
+struct Leaving;
+
+impl Routes for Leaving {
+    fn now(&self) -> Router {
+        Router::new().route("/", get(|| async { "found" }))
+    }
+
+    fn is_leaving(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_who_leaves_ends_its_connection() {
+    let rig = Rig::serving(2, Arc::new(Leaving)).await;
+    let mut stream = rig.connect(&[b"http/1.1"]).await.expect("a handshake");
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").await.expect("a request");
+    let mut answer = String::new();
+    // To the end of the stream, which the server makes.
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.contains("\r\nconnection: close\r\n") && answer.ends_with("found"), "{answer}");
 }
 
 #[tokio::test]

@@ -25,6 +25,17 @@ impl Call {
         Call { slot: slot_of(key), cmd, cost: pace::COMMAND, is_function: false }
     }
 
+    /// A plain command on one key, with room for all of it at once: there is one a user and read.
+    pub fn with_arguments(name: &str, key: &str, arguments: &[&str]) -> Call {
+        let length: usize = arguments.iter().map(|argument| argument.len()).sum();
+        let mut cmd = Cmd::with_capacity(arguments.len() + 2, name.len() + key.len() + length);
+        cmd.arg(name).arg(key);
+        for argument in arguments {
+            cmd.arg(*argument);
+        }
+        Call { slot: slot_of(key), cmd, cost: pace::COMMAND, is_function: false }
+    }
+
     /// A function call on keys of one slot.
     pub fn function<K: AsRef<str>>(name: &str, keys: &[K]) -> Call {
         let length: usize = keys.iter().map(|key| key.as_ref().len()).sum();

@@ -49,16 +49,15 @@ impl Features for RedisStore {
     ) -> StoreResult<Each<Option<StoredFeatures>>> {
         // The revision says that there are features at all.
         let names: Vec<&str> = ["rev", "r"].into_iter().chain(groups.iter().map(|group| group.as_str())).collect();
+        let part = format!("f:{space}");
         let call = |user: &String| {
-            Call::new("HMGET", &self.keys.features(user, space)).arg(&names).costing(COMMAND + groups.len() as u32)
+            Call::with_arguments("HMGET", &self.keys.of_user(user, &part), &names)
+                .costing(COMMAND + groups.len() as u32)
         };
         let answers = self.link.read_each("read groups", users.iter().map(call).collect()).await;
+        // A key's name is made anew only where something is wrong with it: this is the way of every read.
         let record = |(user, value): (&String, StoreResult<Value>)| {
-            let key = self.keys.features(user, space);
-            let values: Vec<Option<Vec<u8>>> = read(&key, value?)?;
-            let present = names.iter().zip(values).filter_map(|(name, value)| Some((name.to_string(), value?)));
-            let (record, revision) = decode_fields(&key, present.collect())?;
-            Ok((!revision.is_empty()).then_some(record.features))
+            decode_groups(groups, value?).map_err(|message| corrupt(&self.keys.features(user, space), message))
         };
         let watched = |asked| self.unreadable.watch(RecordKind::Features, record(asked));
         unless_all_failed(users.iter().zip(answers).map(watched).collect())
@@ -273,6 +272,45 @@ pub(crate) fn decode(key: &str, value: Value) -> StoreResult<(FeatureRecord, Str
     decode_fields(key, read(key, value)?)
 }
 
+/// The answer of HMGET for `rev`, `r` and these groups; `None` without features.
+fn decode_groups(groups: &[Group], value: Value) -> CodecResult<Option<StoredFeatures>> {
+    let Value::Array(values) = value else { return Err(format!("{value:?} is no list of fields")) };
+    let mut values = values.into_iter().map(|value| match value {
+        Value::BulkString(bytes) => Ok(Some(bytes)),
+        Value::Nil => Ok(None),
+        other => Err(format!("{other:?} is no field")),
+    });
+    let mut next = || values.next().transpose().map(Option::flatten);
+    let (revision, refreshed) = (next()?, next()?);
+    let Some(revision) = revision else { return Ok(None) };
+    digits::<u64>(&revision)?;
+    let refreshed_seq = refreshed.as_deref().map_or(Ok(None), seq_of_version)?;
+    let mut features = StoredFeatures { refreshed_seq, ..StoredFeatures::default() };
+    for group in groups {
+        if let Some(bytes) = next()? {
+            features.groups.push(blob(*group, bytes)?);
+        }
+    }
+    features.groups.sort_by_key(|blob| blob.group);
+    Ok(Some(features))
+}
+
+/// `seq` of `seq turn`; empty = never refreshed.
+fn seq_of_version(bytes: &[u8]) -> CodecResult<Option<u64>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let mut parts = bytes.splitn(2, |byte| *byte == b' ').map(digits::<u64>);
+    let (seq, turn) = (parts.next().transpose()?, parts.next().transpose()?);
+    turn.ok_or("a version without a turn")?;
+    Ok(seq)
+}
+
+fn digits<T: std::str::FromStr>(bytes: &[u8]) -> CodecResult<T> {
+    let parsed = std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok());
+    parsed.ok_or_else(|| format!("{:?} is no number", bytes.escape_ascii().to_string()))
+}
+
 /// As [`decode`], of any of the fields.
 fn decode_fields(key: &str, stored: Vec<(String, Vec<u8>)>) -> StoreResult<(FeatureRecord, String)> {
     let (mut record, mut revision) = (FeatureRecord::default(), String::new());
@@ -285,7 +323,7 @@ fn decode_fields(key: &str, stored: Vec<(String, Vec<u8>)>) -> StoreResult<(Feat
             name => {
                 // A field of a later version is none of ours.
                 let Some(group) = Group::parse(name) else { continue };
-                record.features.groups.push(blob(group, &bytes).map_err(|message| corrupt(key, message))?);
+                record.features.groups.push(blob(group, bytes).map_err(|message| corrupt(key, message))?);
             }
         }
     }
@@ -302,8 +340,9 @@ fn version(key: &str, bytes: &[u8]) -> StoreResult<Option<Version>> {
     Ok(Some(Version { seq: number(key, parts.next())?, turn: number(key, parts.next())? }))
 }
 
-fn blob(group: Group, bytes: &[u8]) -> CodecResult<GroupBlob> {
-    let (header, message) = bytes.split_first_chunk::<HEADER>().ok_or("a group shorter than its header")?;
+fn blob(group: Group, mut bytes: Vec<u8>) -> CodecResult<GroupBlob> {
+    let header = *bytes.first_chunk::<HEADER>().ok_or("a group shorter than its header")?;
+    bytes.drain(..HEADER);
     let eight = |at: usize| {
         let mut word = [0; 8];
         word.copy_from_slice(&header[at..at + 8]);
@@ -311,7 +350,7 @@ fn blob(group: Group, bytes: &[u8]) -> CodecResult<GroupBlob> {
     };
     Ok(GroupBlob {
         group,
-        bytes: message.to_vec(),
+        bytes,
         tier: header[0],
         version: Version { seq: u64::from_be_bytes(eight(1)), turn: u64::from_be_bytes(eight(9)) },
         expires_at_ms: i64::from_be_bytes(eight(17)),
