@@ -35,6 +35,7 @@ use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 use wire::Encoding;
 
@@ -99,6 +100,7 @@ pub fn router(state: Arc<ApiState>) -> Router {
     let (bodies, refuse) = (BodyLimits::new(limits), ApiError::into_response);
     let admission = Admission::new(limits.max_in_flight, bodies, keys, refuse, state.metrics.clone());
     // A 503 of this port is the store's.
-    let admission = Admission { store_errors: Some("api"), ..admission };
+    let queue = Duration::from_millis(limits.queue_ms);
+    let admission = Admission { store_errors: Some("api"), queue, ..admission };
     routes.layer(middleware::from_fn_with_state(Arc::new(admission), http::admit))
 }

@@ -56,6 +56,7 @@ pub struct ServerSettings {
     pub max_events: usize,
     pub max_users: usize,
     pub max_in_flight: usize,
+    pub queue_ms: u64,
     pub max_connections: usize,
     pub max_streams: u32,
     pub header_timeout_ms: u64,

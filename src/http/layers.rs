@@ -14,11 +14,15 @@ use axum::response::Response;
 use futures::StreamExt;
 use prometheus::IntGauge;
 use std::sync::Arc;
-use std::time::Instant;
-use tokio::sync::Semaphore;
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 /// The header that names a request, in the request and in its answer.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Requests that may wait for a place, for each place.
+const WAITING: usize = 4;
 
 /// The name of a request: the caller's, or one made here. It joins events (`request_id`) and served features.
 #[derive(Debug, Clone)]
@@ -66,6 +70,10 @@ pub struct Admission {
     pub places: Arc<Semaphore>,
     /// How many places there are.
     pub limit: usize,
+    /// How long a request waits for one.
+    pub queue: Duration,
+    /// Those who may wait at once.
+    pub waiting: Semaphore,
     /// What bodies may cost.
     pub bodies: BodyLimits,
     /// Whose bodies are read.
@@ -79,7 +87,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// A port of `limit` places.
+    /// A port of `limit` places, for which nobody waits.
     pub fn new(
         limit: usize,
         bodies: BodyLimits,
@@ -87,7 +95,17 @@ impl Admission {
         refuse: fn(ApiError) -> Response,
         metrics: Arc<Metrics>,
     ) -> Admission {
-        Admission { places: Arc::new(Semaphore::new(limit)), limit, bodies, keys, refuse, metrics, store_errors: None }
+        Admission {
+            places: Arc::new(Semaphore::new(limit)),
+            limit,
+            queue: Duration::ZERO,
+            waiting: Semaphore::new(WAITING * limit),
+            bodies,
+            keys,
+            refuse,
+            metrics,
+            store_errors: None,
+        }
     }
 }
 
@@ -140,13 +158,28 @@ async fn measure(admission: &Admission, request: Request, next: Next) -> Respons
     hold(response, in_flight)
 }
 
-/// Refuses with 429 when too many requests are under way: an overloaded server answers fast or not at all.
+/// Refuses with 429 when too many requests are under way and no place gets free in time.
+///
+/// The wait is what keeps an overloaded process at work: a refusal costs a third of a read, and who is refused at once comes
+/// back at once. It is in turn, and short beside what a client gives an answer.
 async fn shed(admission: &Admission, request: Request, next: Next) -> Response {
-    let Ok(place) = admission.places.clone().try_acquire_owned() else {
-        admission.metrics.http_shed.inc();
-        return (admission.refuse)(ApiError::Overloaded { limit: admission.limit });
-    };
-    hold(next.run(request).await, place)
+    match admission.place().await {
+        Some(place) => hold(next.run(request).await, place),
+        None => {
+            admission.metrics.http_shed.inc();
+            (admission.refuse)(ApiError::Overloaded { limit: admission.limit })
+        }
+    }
+}
+
+impl Admission {
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = self.places.clone().try_acquire_owned() {
+            return Some(place);
+        }
+        let _turn = self.waiting.try_acquire().ok()?;
+        timeout(self.queue, self.places.clone().acquire_owned()).await.ok()?.ok()
+    }
 }
 
 /// Lets a stream hold something to the end of its body; other bodies are made already.
@@ -161,4 +194,85 @@ fn hold<T: Send + 'static>(response: Response, held: T) -> Response {
             bytes
         }))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use axum::Router;
+    use axum::middleware::from_fn_with_state;
+    use axum::response::IntoResponse;
+    use axum::routing::get;
+    use tokio::sync::Notify;
+    use tower::ServiceExt;
+
+    /// One place; who has it goes on when told to.
+    struct Port {
+        router: Router,
+        metrics: Arc<Metrics>,
+        go_on: Arc<Notify>,
+    }
+
+    impl Port {
+        fn new(queue: Duration) -> Port {
+            let (metrics, go_on) = (Arc::new(Metrics::new().unwrap()), Arc::new(Notify::new()));
+            let (bodies, keys) = (BodyLimits::of_size(100), ApiKeys::default());
+            let admission = Admission::new(1, bodies, keys, ApiError::into_response, metrics.clone());
+            let admission = Arc::new(Admission { queue, ..admission });
+            let told = go_on.clone();
+            let handler = move || async move { told.notified().await };
+            let router = Router::new().route("/", get(handler)).layer(from_fn_with_state(admission, admit));
+            Port { router, metrics, go_on }
+        }
+
+        /// Asks, and returns when so many are under way.
+        async fn ask(&self, under_way: i64) -> tokio::task::JoinHandle<StatusCode> {
+            let request = self.router.clone().oneshot(Request::get("/").body(Body::empty()).unwrap());
+            let asked = tokio::spawn(async move { request.await.unwrap().status() });
+            while self.metrics.http_in_flight.get() < under_way && !asked.is_finished() {
+                tokio::task::yield_now().await;
+            }
+            asked
+        }
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_place_waits_for_one() {
+        let port = Port::new(Duration::from_secs(30));
+        let (first, second) = (port.ask(1).await, port.ask(2).await);
+        port.go_on.notify_one();
+        assert_eq!(first.await.unwrap(), StatusCode::OK);
+        port.go_on.notify_one();
+        assert_eq!(second.await.unwrap(), StatusCode::OK);
+        assert_eq!(port.metrics.http_shed.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_with_a_refusal_and_without_a_queue_that_comes_at_once() {
+        for queue in [Duration::from_millis(30), Duration::ZERO] {
+            let port = Port::new(queue);
+            let first = port.ask(1).await;
+            let began = Instant::now();
+            assert_eq!(port.ask(2).await.await.unwrap(), StatusCode::TOO_MANY_REQUESTS);
+            assert!(began.elapsed() >= queue && port.metrics.http_shed.get() == 1);
+            port.go_on.notify_one();
+            assert_eq!(first.await.unwrap(), StatusCode::OK);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_wait_than_may() {
+        let port = Port::new(Duration::from_secs(30));
+        let mut taken = Vec::new();
+        for number in 0..=WAITING {
+            taken.push(port.ask(number as i64 + 1).await);
+        }
+        assert_eq!(port.ask(WAITING as i64 + 2).await.await.unwrap(), StatusCode::TOO_MANY_REQUESTS);
+        for one in taken {
+            port.go_on.notify_one();
+            assert_eq!(one.await.unwrap(), StatusCode::OK);
+        }
+    }
 }

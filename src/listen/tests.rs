@@ -1,6 +1,6 @@
 //! A port that speaks TLS, met by rustls' own client and by those who do not shake hands.
 
-use super::{Port, PortLimits, serve};
+use super::{Port, PortLimits, Routes, serve};
 use crate::telemetry::Metrics;
 use crate::tls::{Certificate, ServerTls, choose_provider};
 use axum::Router;
