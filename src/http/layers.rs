@@ -6,7 +6,7 @@ use super::receive::receive;
 use super::{ApiError, ApiKeys, BodyLimits};
 use crate::event::decode::check_id;
 use crate::telemetry::Metrics;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Requests that may wait for a place, for each place.
-const WAITING: usize = 4;
+const WAITING: usize = 8;
 
 /// The name of a request: the caller's, or one made here. It joins events (`request_id`) and served features.
 #[derive(Debug, Clone)]
@@ -163,22 +163,27 @@ async fn measure(admission: &Admission, request: Request, next: Next) -> Respons
 /// The wait is what keeps an overloaded process at work: a refusal costs a third of a read, and who is refused at once comes
 /// back at once. It is in turn, and short beside what a client gives an answer.
 async fn shed(admission: &Admission, request: Request, next: Next) -> Response {
-    match admission.place().await {
-        Some(place) => hold(next.run(request).await, place),
-        None => {
+    let bytes = request.body().size_hint().exact().unwrap_or(0);
+    match admission.place(bytes as usize).await {
+        Ok(place) => hold(next.run(request).await, place),
+        Err(error) => {
             admission.metrics.http_shed.inc();
-            (admission.refuse)(ApiError::Overloaded { limit: admission.limit })
+            (admission.refuse)(error)
         }
     }
 }
 
 impl Admission {
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+    /// A place for a request with a body of so many bytes.
+    async fn place(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
         if let Ok(place) = self.places.clone().try_acquire_owned() {
-            return Some(place);
+            return Ok(place);
         }
-        let _turn = self.waiting.try_acquire().ok()?;
-        timeout(self.queue, self.places.clone().acquire_owned()).await.ok()?.ok()
+        let none = || ApiError::Overloaded { limit: self.limit };
+        let _turn = self.waiting.try_acquire().map_err(|_| none())?;
+        let _held = self.bodies.hold(bytes)?;
+        let place = timeout(self.queue, self.places.clone().acquire_owned()).await;
+        place.map_err(|_| none())?.map_err(|_| none())
     }
 }
 

@@ -48,6 +48,13 @@ impl BodyLimits {
         }
     }
 
+    /// Counts a body that has come and waits for a place among those that are pending, as long as what is returned lives.
+    pub(super) fn hold(&self, bytes: usize) -> Result<Pending<'_>, ApiError> {
+        let mut pending = Pending { limits: self, bytes: 0 };
+        pending.add(bytes)?;
+        Ok(pending)
+    }
+
     /// For tests of what has a body of at most so many bytes.
     #[cfg(test)]
     pub fn of_size(bytes: usize) -> BodyLimits {
@@ -139,8 +146,8 @@ async fn read(limits: &BodyLimits, headers: &HeaderMap, body: Body) -> Result<By
     if seen > limits.bytes as u64 { too_large() } else { Ok(kept.freeze()) }
 }
 
-/// One body's share of what is pending; given back when it has come, or was given up.
-struct Pending<'l> {
+/// One body's share of what is pending; given back when it has come and has a place, or was given up.
+pub(super) struct Pending<'l> {
     limits: &'l BodyLimits,
     bytes: usize,
 }
