@@ -26,7 +26,7 @@ const VIEWS: [(&str, Group); 3] =
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FeastRequest {
+pub(super) struct FeastRequest {
     #[serde(default)]
     features: Option<Vec<String>>,
     /// Not built yet: refused by name.

@@ -18,6 +18,8 @@ mod wire;
 
 pub use reader_budget::ReaderBudget;
 pub use waiting::Waiting;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use wire::is_request;
 
 use crate::config::ServerSettings;
 use crate::erase::Eraser;

@@ -10,6 +10,7 @@ mod answers;
 mod events;
 mod letters;
 mod models;
+mod requests;
 mod rows;
 #[cfg(test)]
 mod seeds;
@@ -84,6 +85,17 @@ const CLOUDEVENT: &[&str] = &[
 ];
 const BINARY: &[&str] =
     &["\u{0}\u{0}\u{0}\u{0}", "\u{1}", "\u{7f}", "\u{0}\u{1}", "intra", "cross", "text", "rev", "emb"];
+const REQUEST: &[&str] = &[
+    "users",
+    "groups",
+    "intra",
+    "user_id",
+    "max_staleness_ms",
+    "entities",
+    "\u{0}\u{0}\u{0}\u{0}",
+    "\u{1}\u{0}\u{0}\u{0}",
+    "\u{7f}\u{7f}\u{7f}\u{7f}",
+];
 const TAGS: &[&str] =
     &["<think>", "</think>", "<answer>", "</answer>", "<|eot|>", "</s>", ": ", " > ", "<thi", "nk>", "\n"];
 const LETTER: &[&str] =
@@ -104,7 +116,7 @@ const GGUF: &[&str] = &[
 ];
 
 /// All of them. The numbers are bounds that hold with room to spare, so that a decoder which believes a length it was told breaks them.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     Target { name: "event_json", run: events::json, memory_factor: 100, memory_base: 16_384, words: JSON },
     Target { name: "event_mapped", run: events::mapped, memory_factor: 100, memory_base: 16_384, words: JSON },
     Target { name: "event_protobuf", run: events::protobuf, memory_factor: 100, memory_base: 16_384, words: BINARY },
@@ -141,6 +153,7 @@ pub const TARGETS: [Target; 17] = [
         memory_base: 8192,
         words: BINARY,
     },
+    Target { name: "read_request", run: requests::read, memory_factor: 100, memory_base: 65_536, words: REQUEST },
     Target { name: "dead_letter", run: letters::headers, memory_factor: 100, memory_base: 16_384, words: LETTER },
     Target { name: "llm_answer", run: answers::answer, memory_factor: 20, memory_base: 4096, words: TAGS },
     Target { name: "rows_lines", run: rows::lines, memory_factor: 100, memory_base: 65_536, words: JSON },

@@ -18,7 +18,8 @@ pub(super) type Seed = (&'static str, String, Vec<u8>);
 
 /// All of them.
 pub(super) fn all() -> Vec<Seed> {
-    [json(), messages(), lists(), records(), fields(), groups(), letters(), answers(), tables(), models()].concat()
+    let kinds = [json(), messages(), lists(), records(), fields(), groups(), letters(), answers(), tables(), models()];
+    [kinds.concat(), requests()].concat()
 }
 
 /// Numbered files of texts.
@@ -28,6 +29,47 @@ fn texts(target: &'static str, texts: &[&str]) -> Vec<Seed> {
 
 fn bytes(target: &'static str, contents: Vec<Vec<u8>>) -> Vec<Seed> {
     contents.into_iter().enumerate().map(|(n, content)| (target, format!("seed-{n:02}"), content)).collect()
+}
+
+/// Bodies of a read behind the number of their encoding; Feast's in MessagePack is the last.
+fn requests() -> Vec<Seed> {
+    use arrow_array::{ArrayRef, RecordBatch, StringArray};
+    use serde_json::json;
+    let asked = json!({ "users": ["u1", "u2"], "groups": ["intra"], "max_staleness_ms": 5, "deadline_ms": 7 });
+    let feast = json!({ "features": ["taiji_intra:sparse_ids"], "entities": { "user_id": ["u1", 2] } });
+    let message = crate::proto::FeaturesRequest {
+        users: vec!["u1".into(), "u2".into()],
+        groups: vec!["intra".into()],
+        max_staleness_ms: Some(5),
+        deadline_ms: None,
+    };
+    let pack = |value: &serde_json::Value| rmp_serde::to_vec_named(value).expect("msgpack");
+    let stream = |columns: &[&str]| {
+        let field = |name: &&str| arrow_schema::Field::new(*name, arrow_schema::DataType::Utf8, false);
+        let metadata = [("groups".to_string(), "intra,cross".to_string())];
+        let fields: Vec<_> = columns.iter().map(field).collect();
+        let schema = std::sync::Arc::new(arrow_schema::Schema::new_with_metadata(fields, metadata));
+        let values = || std::sync::Arc::new(StringArray::from(vec!["u1", "u2", ""])) as ArrayRef;
+        let batch = RecordBatch::try_new(schema.clone(), columns.iter().map(|_| values()).collect()).expect("a batch");
+        let mut writer = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), &schema).expect("a stream");
+        writer.write(&batch).expect("a batch");
+        writer.into_inner().expect("a stream")
+    };
+    let numbered = |number: u8, body: Vec<u8>| [vec![number], body].concat();
+    bytes(
+        "read_request",
+        vec![
+            numbered(0, asked.to_string().into_bytes()),
+            numbered(1, message.encode_to_vec()),
+            numbered(2, pack(&asked)),
+            numbered(3, stream(&["user_id"])),
+            numbered(3, stream(&["name", "user_id"])),
+            numbered(4, pack(&feast)),
+            // Lengths that lie, and fields by number.
+            numbered(3, vec![255, 255, 255, 255, 255, 255, 255, 127, 0, 0]),
+            numbered(2, vec![0x81, 0, 0x91, 0xa1, b'u']),
+        ],
+    )
 }
 
 /// GGUF: a whole model, and lies about every length.

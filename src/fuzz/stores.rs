@@ -2,6 +2,7 @@
 
 use super::part;
 use crate::feature::{DecodedGroup, Group, GroupBlob, Version, cross_behaviours, cross_sequence};
+use crate::store::StoredFeatures;
 use crate::store::codec::{
     CodecResult, decode_due, decode_erasure, decode_features, decode_user, decode_vector, encode_due, encode_erasure,
     encode_features, encode_user, encode_vector,
@@ -9,6 +10,7 @@ use crate::store::codec::{
 use crate::store::kept::KeptList;
 use crate::store::redis::{entries, features};
 use redis::Value;
+use std::collections::BTreeMap;
 
 /// Entries kept by the target of kept lists.
 const CAP: usize = 100;
@@ -80,7 +82,12 @@ pub(super) fn feature_fields(bytes: &[u8]) -> bool {
     while let Some(part) = part(&mut rest) {
         parts.push(Value::BulkString(part.to_vec()));
     }
+    let light = light_read(&parts);
     let Ok((record, revision)) = features::decode("key", Value::Array(parts)) else { return false };
+    if let Some(light) = light {
+        let whole = (!revision.is_empty()).then(|| record.features.clone().only(&Group::ALL));
+        assert_eq!(light, Ok(whole), "the read of some groups and that of all fields");
+    }
     let mut written: Vec<Value> = Vec::new();
     for (name, value) in features::fields(&record) {
         written.extend([Value::BulkString(name.into()), Value::BulkString(value)]);
@@ -91,6 +98,20 @@ pub(super) fn feature_fields(bytes: &[u8]) -> bool {
     let again = features::decode("key", Value::Array(written)).expect("what was written");
     assert_eq!(again, (record, revision));
     true
+}
+
+/// The same fields as a read of all groups asks for them; `None` where a name stands twice, as no hash has it.
+fn light_read(parts: &[Value]) -> Option<CodecResult<Option<StoredFeatures>>> {
+    let mut fields = BTreeMap::new();
+    for pair in parts.chunks_exact(2) {
+        let Value::BulkString(name) = &pair[0] else { return None };
+        if fields.insert(name.clone(), pair[1].clone()).is_some() {
+            return None;
+        }
+    }
+    let names = ["rev", "r"].into_iter().chain(Group::ALL.map(Group::as_str));
+    let values = names.map(|name| fields.remove(name.as_bytes()).unwrap_or(Value::Nil)).collect();
+    Some(features::decode_groups(&Group::ALL, Value::Array(values)))
 }
 
 /// A group's message as it goes to readers.

@@ -101,7 +101,10 @@ fn parse_lines(bytes: &[u8], name: &str, said: bool) -> Option<Vec<Entry>> {
 pub fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(accept) = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()) else { return Ok(()) };
     let json = accept.split(',').map(|part| part.split(';').next().unwrap_or("").trim());
-    if json.clone().any(|kind| matches!(kind, "*/*" | "application/*" | "application/json")) {
+    if json
+        .clone()
+        .any(|kind| ["*/*", "application/*", "application/json"].iter().any(|known| kind.eq_ignore_ascii_case(known)))
+    {
         return Ok(());
     }
     Err(ApiError::NotAcceptable { accept: accept.to_string(), served: "application/json".to_string() })

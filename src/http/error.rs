@@ -33,7 +33,9 @@ pub enum ApiError {
     SlowBody { ms: u128 },
     #[error("bodies are taken as they are, not with content-encoding {encoding:?}")]
     UnsupportedEncoding { encoding: String },
-    #[error("bodies that have not come whole hold {limit} bytes already (server.max_pending_body_bytes); retry later")]
+    #[error(
+        "bodies that have not come whole, or wait for a place, hold {limit} bytes already (server.max_pending_body_bytes); retry later"
+    )]
     TooManyBodies { limit: usize },
     #[error("{limit} requests are under way already; retry later")]
     Overloaded { limit: usize },

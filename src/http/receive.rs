@@ -62,8 +62,8 @@ impl BodyLimits {
     }
 }
 
-/// The request with its body, or the refusal.
-pub(super) async fn receive(admission: &Admission, request: Request) -> Result<Request, Response> {
+/// The request with its body, and how many bytes that has, or the refusal.
+pub(super) async fn receive(admission: &Admission, request: Request) -> Result<(Request, usize), Response> {
     whole(&admission.bodies, &admission.keys, request).await.map_err(|error| {
         if matches!(error, ApiError::TooManyBodies { .. }) {
             admission.metrics.http_shed.inc();
@@ -72,18 +72,19 @@ pub(super) async fn receive(admission: &Admission, request: Request) -> Result<R
     })
 }
 
-async fn whole(limits: &BodyLimits, keys: &ApiKeys, request: Request) -> Result<Request, ApiError> {
+async fn whole(limits: &BodyLimits, keys: &ApiKeys, request: Request) -> Result<(Request, usize), ApiError> {
     check_escapes(request.uri().path())?;
     // No route, no use for a body.
     if request.body().is_end_stream() || request.extensions().get::<MatchedPath>().is_none() {
-        return Ok(request);
+        return Ok((request, 0));
     }
     let (parts, body) = request.into_parts();
     // The key comes before the body; the handler looks at its scope.
     keys.require_any(&parts.headers)?;
     check_encoding(&parts.headers)?;
     let bytes = read(limits, &parts.headers, body).await?;
-    Ok(Request::from_parts(parts, Body::from(bytes)))
+    let length = bytes.len();
+    Ok((Request::from_parts(parts, Body::from(bytes)), length))
 }
 
 /// A `%` in a path begins an escape.

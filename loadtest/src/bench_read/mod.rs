@@ -1,6 +1,6 @@
 //! `bench-read`: reads of taiji beside the smallest handler that answers the same bytes and beside bare pipelined reads of Redis.
 //!
-//! In: a program, a bundle, how many rounds of how long. Out: one JSON object of all rounds, for `scripts/bench_read.py`. All ways are
+//! In: a program, a bundle, how many rounds of how long. Out: one JSON object of all rounds, for `scripts/bench_read/run.py`. All ways are
 //! measured in every round, in an order that turns, each with eight calls under way; then, open, ours and the smallest handler take turns at
 //! 60 % of what the handler could do.
 

@@ -6,12 +6,15 @@
 
 use super::FeaturesRequest;
 use crate::http::ApiError;
-use arrow_ipc::{Buffer, Message, MessageHeader, RecordBatch, Schema, Type, root_as_message};
+use arrow_ipc::{Buffer, Endianness, Message, MessageHeader, RecordBatch, Schema, Type, root_as_message_with_opts};
+use flatbuffers::VerifierOptions;
 
 /// Begins a message; a length follows.
 const CONTINUATION: u32 = u32::MAX;
 /// Of a text column: which values are there, where each begins and ends, the text.
 const BUFFERS: usize = 3;
+/// Tables of a message: parts of it may be named again and again, so that a small one would be long to look at.
+const TABLES: usize = 4096;
 
 /// Reads a request; a 400 says what is wrong with it.
 pub(super) fn request(body: &[u8]) -> Result<FeaturesRequest, ApiError> {
@@ -21,6 +24,9 @@ pub(super) fn request(body: &[u8]) -> Result<FeaturesRequest, ApiError> {
         match (message.header_type(), &users) {
             (MessageHeader::Schema, None) => {
                 let schema = message.header_as_schema().ok_or_else(|| malformed("a schema without content".into()))?;
+                if schema.endianness() != Endianness::Little {
+                    return Err(malformed("its numbers are big-endian".into()));
+                }
                 read_metadata(&schema, &mut request)?;
                 users = Some(UsersColumn::of(&schema)?);
             }
@@ -34,7 +40,11 @@ pub(super) fn request(body: &[u8]) -> Result<FeaturesRequest, ApiError> {
             }
         }
     }
-    users.map(|_| request).ok_or_else(|| malformed("no schema".into()))
+    match (users, rest.is_empty()) {
+        (Some(_), true) => Ok(request),
+        (Some(_), false) => Err(malformed("something follows its end".into())),
+        (None, _) => Err(malformed("no schema".into())),
+    }
 }
 
 /// The next message and its body; `None` at the end of the stream.
@@ -51,7 +61,15 @@ fn next_message<'a>(rest: &mut &'a [u8]) -> Result<Option<(Message<'a>, &'a [u8]
     if length == 0 {
         return Ok(None);
     }
-    let message = root_as_message(take(rest, length as usize)?).map_err(|error| error.to_string())?;
+    let bytes = take(rest, length as usize)?;
+    // What a message seems to hold, each part counted as often as it is named, may be no more than twice what it is.
+    let bounds = VerifierOptions {
+        max_depth: 16,
+        max_tables: TABLES,
+        max_apparent_size: 2 * bytes.len() + 1024,
+        ..VerifierOptions::default()
+    };
+    let message = root_as_message_with_opts(&bounds, bytes).map_err(|error| error.to_string())?;
     let body_length = usize::try_from(message.bodyLength()).map_err(|_| "a length below 0")?;
     Ok(Some((message, take(rest, body_length)?)))
 }
@@ -65,14 +83,21 @@ fn take<'a>(rest: &mut &'a [u8], count: usize) -> Result<&'a [u8], String> {
 
 /// Keys that are not ours are passed over: libraries write metadata of their own.
 fn read_metadata(schema: &Schema<'_>, request: &mut FeaturesRequest) -> Result<(), ApiError> {
+    let mut seen = Vec::new();
     for pair in schema.custom_metadata().iter().flatten() {
         let (key, text) = (pair.key().unwrap_or_default(), pair.value().unwrap_or_default());
+        if !["groups", "max_staleness_ms", "deadline_ms"].contains(&key) {
+            continue;
+        }
+        if seen.contains(&key) {
+            return Err(ApiError::field(key, "stands twice in the schema's metadata"));
+        }
+        seen.push(key);
         let number = || text.parse().map_err(|_| ApiError::field(key, format!("{text:?} is no number")));
         match key {
-            "groups" => request.groups = Some(text.split(',').map(str::to_string).collect()),
             "max_staleness_ms" => request.max_staleness_ms = Some(number()?),
             "deadline_ms" => request.deadline_ms = Some(number()?),
-            _ => {}
+            _ => request.groups = (!text.is_empty()).then(|| text.split(',').map(str::to_string).collect()),
         }
     }
     Ok(())

@@ -51,7 +51,7 @@ impl Range<'_> {
     fn fit(&self, encoding: Encoding) -> u8 {
         match self.kind {
             "*/*" => 1,
-            "application/*" => 2,
+            kind if kind.eq_ignore_ascii_case("application/*") => 2,
             kind => 3 * u8::from(encoding.is(kind)),
         }
     }

@@ -15,6 +15,8 @@ mod row;
 mod tests;
 
 pub(super) use media::{Encoding, accepted, sent};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use request::is_request;
 pub(super) use request::{FeaturesRequest, decode, of_message_pack};
 
 use self::columns::Columns;
@@ -56,7 +58,8 @@ pub(super) fn row(encoding: Encoding, view: &View, views: &ReadViews) -> Result<
 }
 
 fn response(encoding: Encoding, bytes: Vec<u8>) -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static(encoding.name()))], bytes).into_response()
+    let headers = [(header::CONTENT_TYPE, encoding.name()), (header::VARY, "accept")];
+    (headers.map(|(name, value)| (name, HeaderValue::from_static(value))), bytes).into_response()
 }
 
 /// Items that are written one after the other, never kept together.

@@ -6,6 +6,7 @@ use crate::proto;
 use prost::Message;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::Value;
 
 /// What is asked for.
 #[derive(Debug, Default, Deserialize)]
@@ -44,17 +45,34 @@ pub(in crate::api) fn decode(encoding: Encoding, body: &[u8]) -> Result<Features
     }
 }
 
-/// A whole body, a map, as `T`.
+/// For the fuzz target: whether a body of the n-th encoding is a request; Feast's, in MessagePack, behind them.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn is_request(number: u8, body: &[u8]) -> bool {
+    match Encoding::ALL.get(usize::from(number)) {
+        Some(encoding) => decode(*encoding, body).is_ok_and(|request| {
+            assert!(request.users.iter().map(String::len).sum::<usize>() <= body.len());
+            true
+        }),
+        None => of_message_pack::<crate::api::feast::FeastRequest>(body).is_ok(),
+    }
+}
+
+/// Deeper than any request is.
+const DEPTH: usize = 32;
+
+/// A whole body, a map whose keys are texts, as `T`.
 pub(in crate::api) fn of_message_pack<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    // A list would be taken for the fields in their order: only a map (fixmap, map16, map32) is one.
+    // A list would be taken for the fields in their order: only a map (fixmap, map16, map32) is one. Numbers would be taken for fields,
+    // too, and are no keys of JSON's data model.
     if !matches!(body.first(), Some(0x80..=0x8f | 0xde | 0xdf)) {
         return Err(ApiError::bad_request("body: must be a msgpack map"));
     }
+    let malformed = |error: String| ApiError::bad_request(format!("body: malformed msgpack: {error}"));
     let mut deserializer = rmp_serde::Deserializer::new(body);
-    let request = T::deserialize(&mut deserializer)
-        .map_err(|error| ApiError::bad_request(format!("body: malformed msgpack: {error}")))?;
-    match deserializer.get_ref().is_empty() {
-        true => Ok(request),
-        false => Err(ApiError::bad_request("body: something follows the msgpack map")),
+    deserializer.set_max_depth(DEPTH);
+    let value = Value::deserialize(&mut deserializer).map_err(|error| malformed(error.to_string()))?;
+    if !deserializer.get_ref().is_empty() {
+        return Err(ApiError::bad_request("body: something follows the msgpack map"));
     }
+    T::deserialize(value).map_err(|error| ApiError::bad_request(format!("body: {error}")))
 }

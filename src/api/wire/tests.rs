@@ -181,7 +181,35 @@ fn the_client_chooses_by_quality_then_by_name_then_by_place() {
         let told = chosen(accept).unwrap_err().to_string();
         assert!(told.contains("application/json, application/x-protobuf") && told.contains(accept), "{told}");
     }
+    assert_eq!(chosen("Application/*").unwrap(), Encoding::Json);
     assert_eq!(accepted(&HeaderMap::new(), &Encoding::ALL).unwrap(), Encoding::Json);
+}
+
+/// Parts of a message may be named many times over: the work is bounded by the body's length.
+#[test]
+fn metadata_that_is_named_again_and_again_is_refused() {
+    use flatbuffers::FlatBufferBuilder;
+    let mut builder = FlatBufferBuilder::new();
+    let (key, value) = (builder.create_string("groups"), builder.create_string(&"a,".repeat(200_000)));
+    let pair =
+        arrow_ipc::KeyValue::create(&mut builder, &arrow_ipc::KeyValueArgs { key: Some(key), value: Some(value) });
+    let metadata = builder.create_vector(&vec![pair; 2_000]);
+    let fields = builder.create_vector::<flatbuffers::ForwardsUOffset<arrow_ipc::Field<'_>>>(&[]);
+    let schema = arrow_ipc::SchemaArgs { fields: Some(fields), custom_metadata: Some(metadata), ..Default::default() };
+    let schema = arrow_ipc::Schema::create(&mut builder, &schema).as_union_value();
+    let message = arrow_ipc::MessageArgs {
+        header_type: arrow_ipc::MessageHeader::Schema,
+        header: Some(schema),
+        ..Default::default()
+    };
+    let message = arrow_ipc::Message::create(&mut builder, &message);
+    builder.finish(message, None);
+    let flat = builder.finished_data();
+    let body = [&u32::MAX.to_le_bytes()[..], &(flat.len() as u32).to_le_bytes(), flat].concat();
+    let began = std::time::Instant::now();
+    let told = decode(Encoding::Arrow, &body).unwrap_err().to_string();
+    assert!(told.contains("malformed arrow stream"), "{told}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
 fn body_of(kind: &str) -> Result<Encoding, ApiError> {
@@ -249,6 +277,14 @@ fn bodies_that_are_cut_or_of_another_kind_are_refused() {
     };
     assert!(told(json!([["a"], ["intra"]])).contains("must be a msgpack map"));
     assert!(told(json!({ "users": ["a"], "colour": 1 })).contains("colour"));
+    // Numbers are no names of fields, and nothing is nested without end.
+    let numbered = rmp_serde::to_vec(&std::collections::BTreeMap::from([(0, vec!["a"])])).unwrap();
+    assert!(decode(Encoding::MessagePack, &numbered).is_err());
+    let deep = [&[0x81, 0xa5][..], b"users", &[0x91; 1000], &[0x90]].concat();
+    assert!(decode(Encoding::MessagePack, &deep).unwrap_err().to_string().contains("malformed msgpack"));
+    let mut followed = requests()[3].1.clone();
+    followed.push(0);
+    assert!(decode(Encoding::Arrow, &followed).unwrap_err().to_string().contains("follows"));
     let mut twice = rmp_serde::to_vec_named(&json!({ "users": ["a"] })).unwrap();
     twice.extend(twice.clone());
     assert!(decode(Encoding::MessagePack, &twice).unwrap_err().to_string().contains("something follows"));

@@ -143,7 +143,8 @@ pub fn clipped_surrogate(log_ratio: f64, advantage: f64, clip: Clip) -> (f64, f6
 }
 
 impl Surrogate {
-    /// Whether the bound below 1, or that above, takes a token's gradient (of CISPO: its ratio's excess).
+    /// Whether the bound below 1, or that above, takes a token's gradient; of CISPO, as TRL counts, whether the ratio of a token that is
+    /// to become likelier is cut.
     pub fn cuts(self, log_ratio: f64, advantage: f64) -> [bool; 2] {
         let ratio = log_ratio.exp();
         match self {
