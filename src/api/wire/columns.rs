@@ -3,15 +3,24 @@
 use super::{Mapping, Sequence};
 use crate::api::features::{ReadViews, provenance};
 use crate::feature::GroupView;
-use crate::live::View;
+use crate::live::{Models, View};
 use crate::proto::GroupMeta;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 /// Every column has one value a user, defaults where a group is absent.
 pub(in crate::api) struct Columns<'a> {
-    pub view: &'a View,
-    pub views: &'a ReadViews,
+    space: &'a str,
+    /// By epoch, as text: a map's keys are of one kind in JSON and MessagePack.
+    provenance: Vec<(String, &'a Models)>,
+    views: &'a ReadViews,
+}
+
+impl<'a> Columns<'a> {
+    pub fn new(view: &'a View, views: &'a ReadViews) -> Columns<'a> {
+        let provenance = provenance(view, views).map(|(epoch, models)| (epoch.to_string(), models)).collect();
+        Columns { space: view.space(), provenance, views }
+    }
 }
 
 impl Serialize for Columns<'_> {
@@ -19,7 +28,7 @@ impl Serialize for Columns<'_> {
         let views = self.views;
         let mut answer = serializer.serialize_struct("Columns", 6)?;
         answer.serialize_field("users", &views.users)?;
-        answer.serialize_field("space", self.view.space())?;
+        answer.serialize_field("space", self.space)?;
         answer.serialize_field("status", &Sequence(|| views.rows.iter().map(|row| ReadViews::status(row))))?;
         let group = |place: usize| GroupColumns { views, place };
         let groups = || views.groups.iter().enumerate().map(|(place, name)| (name.as_str(), group(place)));
@@ -32,9 +41,10 @@ impl Serialize for Columns<'_> {
             })
         };
         answer.serialize_field("features", &Mapping(features))?;
-        // Text, as JSON has it: a map's keys are of one kind in both.
-        let provenance = || provenance(self.view, views).map(|(epoch, models)| (epoch.to_string(), models));
-        answer.serialize_field("provenance", &Mapping(provenance))?;
+        answer.serialize_field(
+            "provenance",
+            &Mapping(|| self.provenance.iter().map(|(epoch, models)| (epoch, models))),
+        )?;
         answer.end()
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn serialized(encoding: Encoding, answer: &impl Serialize) -> Result<
 /// The answer of many users, in columns.
 pub(super) fn columnar(encoding: Encoding, view: &View, views: &ReadViews) -> Result<Response, ApiError> {
     match encoding {
-        Encoding::Json | Encoding::MessagePack => serialized(encoding, &Columns { view, views }),
+        Encoding::Json | Encoding::MessagePack => serialized(encoding, &Columns::new(view, views)),
         Encoding::Protobuf => Ok(response(encoding, protobuf::features(view, views))),
         Encoding::Arrow => {
             let stream = arrow::features(view, views).map_err(|error| ApiError::Unencodable(error.to_string()))?;
@@ -52,7 +52,7 @@ pub(super) fn columnar(encoding: Encoding, view: &View, views: &ReadViews) -> Re
 /// The answer of one user. Protobuf and Arrow have one shape for one and for many.
 pub(super) fn row(encoding: Encoding, view: &View, views: &ReadViews) -> Result<Response, ApiError> {
     match encoding {
-        Encoding::Json | Encoding::MessagePack => serialized(encoding, &Row { view, views }),
+        Encoding::Json | Encoding::MessagePack => serialized(encoding, &Row { space: view.space(), views }),
         Encoding::Protobuf | Encoding::Arrow => columnar(encoding, view, views),
     }
 }

@@ -4,14 +4,13 @@ use super::Mapping;
 use crate::api::features::ReadViews;
 use crate::feature::GroupView;
 use crate::feature::flags::{FALLBACK, FORMAT_OK, GROUNDED, SAFETY_OK, TRUNCATED};
-use crate::live::View;
 use crate::proto::GroupMeta;
 use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 
 /// The first user of a read.
 pub(in crate::api) struct Row<'a> {
-    pub view: &'a View,
+    pub space: &'a str,
     pub views: &'a ReadViews,
 }
 
@@ -22,7 +21,7 @@ impl Serialize for Row<'_> {
         let groups = || views.groups.iter().zip(row).map(|(group, view)| (group.as_str(), RowGroup(view)));
         let mut answer = serializer.serialize_struct("Row", 4)?;
         answer.serialize_field("user_id", views.users.first().map_or("", String::as_str))?;
-        answer.serialize_field("space", self.view.space())?;
+        answer.serialize_field("space", self.space)?;
         answer.serialize_field("status", ReadViews::status(row))?;
         answer.serialize_field("groups", &Mapping(groups))?;
         answer.end()
