@@ -17,7 +17,7 @@ fn every_way_of_a_read_is_measured_in_every_round() {
     let rounds = found["rounds"].as_array().expect("rounds");
     assert_eq!(rounds.len(), 2);
     for round in rounds {
-        assert_eq!(round.as_object().expect("ways").len(), 10, "{round}");
+        assert_eq!(round.as_object().expect("ways").len(), 14, "{round}");
         for (way, measured) in round.as_object().expect("ways") {
             assert!(measured["rate"].as_f64().is_some_and(|rate| rate > 1.0), "{way}: {measured}");
             assert_eq!(measured["service_us"].is_null(), way.starts_with("raw"), "{way}: {measured}");
