@@ -12,7 +12,7 @@ mod view;
 use crate::proto;
 pub use assemble::{CrossFinding, Finding, assemble};
 pub use group::{Group, GroupBlob, Version};
-pub use schema::{FEATURES, Feature, FeatureType, FeatureValue, HAS_LLM_FEATURE};
+pub use schema::{Feature, FeatureType, FeatureValue, HAS_LLM_FEATURE};
 pub use sequence::{cross_behaviours, cross_sequence, cross_times};
 pub use view::{EXPIRED, GroupView, NO_FEATURES, NOT_BUILT, UNREACHABLE, UNREADABLE, absent, view};
 
@@ -64,13 +64,13 @@ impl DecodedGroup {
         }
     }
 
-    /// Appends the message as it goes on the wire.
-    pub fn encode_onto(&self, bytes: &mut Vec<u8>) {
+    /// The message as it goes on the wire.
+    pub fn encode(&self) -> Vec<u8> {
         match self {
-            DecodedGroup::Intra(group) => bytes.extend(group.encode_to_vec()),
-            DecodedGroup::Cross(group) => bytes.extend(group.encode_to_vec()),
-            DecodedGroup::Scid(group) => bytes.extend(group.encode_to_vec()),
-            DecodedGroup::Text(group) => bytes.extend(group.encode_to_vec()),
+            DecodedGroup::Intra(group) => group.encode_to_vec(),
+            DecodedGroup::Cross(group) => group.encode_to_vec(),
+            DecodedGroup::Scid(group) => group.encode_to_vec(),
+            DecodedGroup::Text(group) => group.encode_to_vec(),
         }
     }
 

@@ -83,7 +83,7 @@ use FeatureType::{Float32, Float32List, Int64List, String as Text, StringList, U
 use FeatureValue as V;
 
 /// All features in wire order.
-pub static FEATURES: [Feature; 16] = [
+static FEATURES: [Feature; 16] = [
     feature(Group::Intra, "intra.sparse_ids", UInt32List, ZeroEachSlot, of!(Intra, g => V::UInt32s(&g.sparse_ids))),
     feature(Group::Intra, "intra.category_ids", StringList, Empty, of!(Intra, g => V::Strings(&g.category_ids))),
     feature(Group::Intra, HAS_LLM_FEATURE, UInt8, Zero, of!(Intra, g => V::UInt8(u8::from(g.has_llm_feature)))),

@@ -49,10 +49,14 @@ impl RequestId {
 }
 
 /// Gives every request a name and returns it in the answer.
-pub async fn name_request(mut request: Request, next: Next) -> Response {
+pub async fn name_request(request: Request, next: Next) -> Response {
+    named(request, |request| next.run(request)).await
+}
+
+async fn named<F: Future<Output = Response>>(mut request: Request, answer: impl FnOnce(Request) -> F) -> Response {
     let id = RequestId::given(&request).unwrap_or_else(RequestId::made);
     request.extensions_mut().insert(id.clone());
-    let mut response = next.run(request).await;
+    let mut response = answer(request).await;
     response.headers_mut().insert(REQUEST_ID, id.0);
     response
 }
@@ -128,12 +132,8 @@ impl Drop for InFlight {
 /// What every request of a port passes, from outside in: its name, the measuring, its body (`receive`), the load shield.
 ///
 /// One middleware and not one each: axum boxes every layer and clones, for every request, all that lies within it.
-pub async fn admit(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
-    let id = RequestId::given(&request).unwrap_or_else(RequestId::made);
-    request.extensions_mut().insert(id.clone());
-    let mut response = measure(&admission, request, next).await;
-    response.headers_mut().insert(REQUEST_ID, id.0);
-    response
+pub async fn admit(State(admission): State<Arc<Admission>>, request: Request, next: Next) -> Response {
+    named(request, |request| measure(&admission, request, next)).await
 }
 
 /// Counts a request, and times it up to the head of its answer. The route label is the pattern, never the path, so that

@@ -4,7 +4,7 @@ use crate::api::features::{ReadViews, provenance};
 use crate::feature::{Feature, FeatureType, FeatureValue, GroupView};
 use crate::live::View;
 use crate::proto::GroupMeta;
-use arrow_array::builder::{Float32Builder, Int64Builder, ListBuilder, StringBuilder, UInt32Builder};
+use arrow_array::builder::{ArrayBuilder, Float32Builder, Int64Builder, ListBuilder, StringBuilder, UInt32Builder};
 use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, RecordBatch, StringArray, UInt8Array, UInt64Array};
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, Field, Schema};
@@ -48,46 +48,26 @@ pub(super) fn features(view: &View, views: &ReadViews) -> Result<Vec<u8>, ArrowE
 fn values<'a>(feature: &'static Feature, column: impl Iterator<Item = &'a GroupView>) -> ArrayRef {
     let found = column.filter_map(|view| feature.value(&view.group));
     match feature.kind {
-        FeatureType::UInt32List => {
-            let mut lists = ListBuilder::new(UInt32Builder::new());
-            found.for_each(|value| {
-                if let FeatureValue::UInt32s(values) = value {
-                    lists.values().append_slice(values);
-                }
-                lists.append(true);
-            });
-            Arc::new(lists.finish())
-        }
-        FeatureType::Float32List => {
-            let mut lists = ListBuilder::new(Float32Builder::new());
-            found.for_each(|value| {
-                if let FeatureValue::Floats(values) = value {
-                    lists.values().append_slice(values);
-                }
-                lists.append(true);
-            });
-            Arc::new(lists.finish())
-        }
-        FeatureType::Int64List => {
-            let mut lists = ListBuilder::new(Int64Builder::new());
-            found.for_each(|value| {
-                if let FeatureValue::Times(cross) = value {
-                    crate::feature::cross_times(cross).for_each(|time| lists.values().append_value(time));
-                }
-                lists.append(true);
-            });
-            Arc::new(lists.finish())
-        }
-        FeatureType::StringList => {
-            let mut lists = ListBuilder::new(StringBuilder::new());
-            found.for_each(|value| {
-                if let FeatureValue::Strings(values) = value {
-                    values.iter().for_each(|text| lists.values().append_value(text));
-                }
-                lists.append(true);
-            });
-            Arc::new(lists.finish())
-        }
+        FeatureType::UInt32List => lists(found, UInt32Builder::new(), |list, value| {
+            if let FeatureValue::UInt32s(values) = value {
+                list.append_slice(values);
+            }
+        }),
+        FeatureType::Float32List => lists(found, Float32Builder::new(), |list, value| {
+            if let FeatureValue::Floats(values) = value {
+                list.append_slice(values);
+            }
+        }),
+        FeatureType::Int64List => lists(found, Int64Builder::new(), |list, value| {
+            if let FeatureValue::Times(cross) = value {
+                crate::feature::cross_times(cross).for_each(|time| list.append_value(time));
+            }
+        }),
+        FeatureType::StringList => lists(found, StringBuilder::new(), |list, value| {
+            if let FeatureValue::Strings(values) = value {
+                values.iter().for_each(|text| list.append_value(text));
+            }
+        }),
         FeatureType::Float32 => {
             let float = |value| if let FeatureValue::Float(value) = value { value } else { 0.0 };
             Arc::new(Float32Array::from_iter_values(found.map(float)))
@@ -101,6 +81,20 @@ fn values<'a>(feature: &'static Feature, column: impl Iterator<Item = &'a GroupV
             Arc::new(StringArray::from_iter_values(found.map(text)))
         }
     }
+}
+
+/// A list a user; `push` adds what is in one.
+fn lists<'a, B: ArrayBuilder>(
+    values: impl Iterator<Item = FeatureValue<'a>>,
+    builder: B,
+    push: impl Fn(&mut B, FeatureValue<'a>),
+) -> ArrayRef {
+    let mut lists = ListBuilder::new(builder);
+    for value in values {
+        push(lists.values(), value);
+        lists.append(true);
+    }
+    Arc::new(lists.finish())
 }
 
 fn of_meta<'a>(metas: impl Iterator<Item = &'a GroupMeta> + Clone) -> Vec<(&'static str, ArrayRef)> {

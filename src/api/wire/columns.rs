@@ -61,14 +61,18 @@ impl Serialize for GroupColumns<'_> {
         let mut group = serializer.serialize_struct("Group", 8)?;
         group.serialize_field("status", &Sequence(|| column().map(GroupView::status)))?;
         group.serialize_field("reason", &Sequence(|| column().map(|view| view.reason)))?;
-        let meta = |pick: fn(&GroupMeta) -> i64| Sequence(move || column().map(move |view| pick(&view.meta)));
-        let counts = |pick: fn(&GroupMeta) -> u64| Sequence(move || column().map(move |view| pick(&view.meta)));
-        group.serialize_field("epoch", &counts(|meta| meta.epoch))?;
-        group.serialize_field("generated_at_ms", &meta(|meta| meta.generated_at_ms))?;
-        group.serialize_field("source_ts_ms", &meta(|meta| meta.source_ts_ms))?;
-        group.serialize_field("expires_at_ms", &meta(|meta| meta.expires_at_ms))?;
-        group.serialize_field("seq", &counts(|meta| meta.seq))?;
-        group.serialize_field("tier", &counts(|meta| meta.tier.into()))?;
+        group.serialize_field("epoch", &self.meta(|meta| meta.epoch))?;
+        group.serialize_field("generated_at_ms", &self.meta(|meta| meta.generated_at_ms))?;
+        group.serialize_field("source_ts_ms", &self.meta(|meta| meta.source_ts_ms))?;
+        group.serialize_field("expires_at_ms", &self.meta(|meta| meta.expires_at_ms))?;
+        group.serialize_field("seq", &self.meta(|meta| meta.seq))?;
+        group.serialize_field("tier", &self.meta(|meta| meta.tier))?;
         group.end()
+    }
+}
+
+impl GroupColumns<'_> {
+    fn meta<T: Serialize>(&self, pick: fn(&GroupMeta) -> T) -> impl Serialize {
+        Sequence(move || self.views.column(self.place).map(move |view| pick(&view.meta)))
     }
 }

@@ -1,7 +1,7 @@
 //! `FeaturesResponse` (proto/taiji.proto). What the store has of a group goes on the wire as it is; only defaults are encoded.
 
 use crate::api::features::{ReadViews, provenance};
-use crate::feature::{Group, GroupView};
+use crate::feature::Group;
 use crate::live::View;
 use crate::proto::{FeaturesResponse, Provenance};
 use prost::Message;
@@ -57,15 +57,10 @@ fn user(views: &ReadViews, place: usize, out: &mut Vec<u8>) {
     for (group, view) in views.groups.iter().zip(row) {
         match views.stored(place, *group) {
             Some(bytes) if view.reason.is_none() => put(out, field(*group), bytes),
-            _ => put_default(out, *group, view),
+            // The defaults.
+            _ => put(out, field(*group), &view.group.encode()),
         }
     }
-}
-
-fn put_default(out: &mut Vec<u8>, group: Group, view: &GroupView) {
-    let mut message = Vec::new();
-    view.group.encode_onto(&mut message);
-    put(out, field(group), &message);
 }
 
 /// Field of a group in `UserFeatures`.

@@ -9,7 +9,7 @@
 
 use super::call::Call;
 use super::pace::{COMMAND, WHOLE_KEY};
-use super::values::{corrupt, number, read};
+use super::values::{corrupt, digits, number, read};
 use super::{RedisStore, function};
 use crate::feature::{Group, GroupBlob, Version};
 use crate::log_id::LogId;
@@ -284,7 +284,7 @@ pub(crate) fn decode_groups(groups: &[Group], value: Value) -> CodecResult<Optio
     let mut next = || values.next().transpose().map(Option::flatten);
     let (revision, refreshed) = (next()?, next()?);
     revision.as_deref().map(digits::<u64>).transpose()?;
-    let refreshed_seq = refreshed.as_deref().map_or(Ok(None), seq_of_version)?;
+    let refreshed_seq = refreshed.as_deref().map_or(Ok(None), version)?.map(|version| version.seq);
     let mut features = StoredFeatures { refreshed_seq, ..StoredFeatures::default() };
     for group in groups {
         if let Some(bytes) = next()? {
@@ -295,29 +295,13 @@ pub(crate) fn decode_groups(groups: &[Group], value: Value) -> CodecResult<Optio
     Ok(revision.is_some().then_some(features))
 }
 
-/// `seq` of what [`version`] reads.
-fn seq_of_version(bytes: &[u8]) -> CodecResult<Option<u64>> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let mut parts = bytes.split(|byte| *byte == b' ').map(digits::<u64>);
-    let seq = parts.next().transpose()?;
-    parts.next().transpose()?;
-    Ok(seq)
-}
-
-fn digits<T: std::str::FromStr>(bytes: &[u8]) -> CodecResult<T> {
-    let parsed = std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok());
-    parsed.ok_or_else(|| format!("{:?} is no number", bytes.escape_ascii().to_string()))
-}
-
 /// As [`decode`], of any of the fields.
 fn decode_fields(key: &str, stored: Vec<(String, Vec<u8>)>) -> StoreResult<(FeatureRecord, String)> {
     let (mut record, mut revision) = (FeatureRecord::default(), String::new());
     for (field, bytes) in stored {
         match field.as_str() {
             "rev" => revision = number::<u64>(key, Some(&bytes))?.to_string(),
-            "r" => record.refreshed = version(key, &bytes)?,
+            "r" => record.refreshed = version(&bytes).map_err(|message| corrupt(key, message))?,
             "h" => record.features.prompt_hash = number(key, Some(&bytes))?,
             "emb" => record.features.embedding = bytes,
             name => {
@@ -332,12 +316,14 @@ fn decode_fields(key: &str, stored: Vec<(String, Vec<u8>)>) -> StoreResult<(Feat
     Ok((record, revision))
 }
 
-fn version(key: &str, bytes: &[u8]) -> StoreResult<Option<Version>> {
+/// `seq turn`; empty = never refreshed.
+fn version(bytes: &[u8]) -> CodecResult<Option<Version>> {
     if bytes.is_empty() {
         return Ok(None);
     }
     let mut parts = bytes.split(|byte| *byte == b' ');
-    Ok(Some(Version { seq: number(key, parts.next())?, turn: number(key, parts.next())? }))
+    let mut next = || parts.next().map_or(Ok(0), digits);
+    Ok(Some(Version { seq: next()?, turn: next()? }))
 }
 
 fn blob(group: Group, mut bytes: Vec<u8>) -> CodecResult<GroupBlob> {

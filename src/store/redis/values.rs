@@ -1,6 +1,7 @@
 //! Taking Redis' answers apart; an answer of another shape is a [`StoreError::Corrupt`].
 
 use super::keys::loggable;
+use crate::store::codec::CodecResult;
 use crate::store::{StoreError, StoreResult};
 use redis::{FromRedisValue, Value};
 
@@ -16,7 +17,11 @@ pub fn corrupt(key: &str, message: impl Into<String>) -> StoreError {
 
 /// A number in text; absent = 0.
 pub fn number<T: std::str::FromStr + Default>(key: &str, text: Option<&[u8]>) -> StoreResult<T> {
-    let Some(bytes) = text else { return Ok(T::default()) };
+    text.map_or(Ok(T::default()), |bytes| digits(bytes).map_err(|message| corrupt(key, message)))
+}
+
+/// The same where nobody needs the key's name yet.
+pub fn digits<T: std::str::FromStr>(bytes: &[u8]) -> CodecResult<T> {
     let parsed = std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok());
-    parsed.ok_or_else(|| corrupt(key, format!("{:?} is no number", bytes.escape_ascii().to_string())))
+    parsed.ok_or_else(|| format!("{:?} is no number", bytes.escape_ascii().to_string()))
 }
