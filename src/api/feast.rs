@@ -1,7 +1,7 @@
 //! `POST /get-online-features`: Feast's request and response shapes, the plain `features` list.
 
 use super::ApiState;
-use super::features::{ReadViews, read_views};
+use super::features::{Read, ReadViews};
 use super::wire::{self, Encoding, Sequence};
 use crate::feature::{EXPIRED, Feature, FeatureValue, Group, GroupView, HAS_LLM_FEATURE};
 use crate::http::{ApiError, RequestId, parse_json};
@@ -76,7 +76,9 @@ pub async fn get_online_features(
     let mut groups: Vec<Group> = wanted.iter().map(|wanted| wanted.feature.group).collect();
     groups.sort();
     groups.dedup();
-    let views = read_views(&state, &state.live.view(), &request_id, users, groups).await?;
+    let view = state.live.view();
+    let read = Read { state: &state, view: &view, request_id: &request_id, users, groups };
+    let views = read.views().await?;
     wire::serialized(encoding, &Answer::new(&wanted, &views, request.full_feature_names))
 }
 
@@ -112,7 +114,7 @@ struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     fn new(wanted: &'a [Wanted], views: &'a ReadViews, full_names: bool) -> Answer<'a> {
-        let of = |place: usize| views.column(place).map(|view| timestamp(view.meta.generated_at_ms)).collect();
+        let of = |place: usize| views.column(place).map(|view| timestamp(view.meta().generated_at_ms)).collect();
         Answer { wanted, views, full_names, made: (0..views.groups.len()).map(of).collect() }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! In: HTTP requests. Out: JSON, or what a reader would rather have (`wire`). Reads never wait for a model: they look into the store (DESIGN 3, rule 1); the one
 //! exception is asked for by name (`waiting`).
-//! Callers: `main` builds one [`ApiState`] and serves [`router`]. One file per resource.
+//! Callers: `main` builds one [`ApiState`] and serves a [`Port`]. One file per resource.
 
 mod erase;
 mod events;
@@ -24,18 +24,21 @@ pub(crate) use wire::is_request;
 use crate::config::ServerSettings;
 use crate::erase::Eraser;
 use crate::event::EventDecoder;
-use crate::http::{self, Admission, ApiError, ApiKeys, BodyLimits, Scope};
+use crate::http::{self, Admission, ApiError, ApiKeys, BodyLimits, RequestId, Scope};
 use crate::ingest::Ingest;
+use crate::listen::Routes;
 use crate::live::Live;
 use crate::publish::ServedFeed;
 use crate::store::FeatureStore;
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::HeaderMap;
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method};
 use axum::middleware;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -83,13 +86,54 @@ impl ApiState {
     }
 }
 
-/// The public routes over a state.
-pub fn router(state: Arc<ApiState>) -> Router {
-    let routes = Router::new()
+/// The public port over a state.
+///
+/// What rankers ask most is asked for by its path alone and goes straight to its handler: the router matches, clones and boxes for every
+/// request, which is as much work as the read itself. All else, and other methods on that path, go through the routes.
+pub struct Port {
+    state: Arc<ApiState>,
+    admission: Arc<Admission>,
+    routes: Router,
+}
+
+/// The path of a read of many users.
+const FEATURES: &str = "/v1/features";
+
+impl Port {
+    /// Over that state.
+    pub fn new(state: Arc<ApiState>) -> Port {
+        let (limits, keys) = (&state.limits, state.keys.clone());
+        let (bodies, refuse) = (BodyLimits::new(limits), ApiError::into_response);
+        let admission = Admission::new(limits.max_in_flight, bodies, keys, refuse, state.metrics.clone());
+        // A 503 of this port is the store's.
+        let queue = Duration::from_millis(limits.queue_ms);
+        let admission = Arc::new(Admission { store_errors: Some("api"), queue, ..admission });
+        let routes = router(state.clone()).layer(middleware::from_fn_with_state(admission.clone(), http::admit));
+        Port { state, admission, routes }
+    }
+}
+
+impl Routes for Port {
+    fn answer(&self, request: Request) -> BoxFuture<'static, Response> {
+        if request.method() != Method::POST || request.uri().path() != FEATURES {
+            return self.routes.answer(request);
+        }
+        let (state, admission) = (self.state.clone(), self.admission.clone());
+        Box::pin(async move {
+            let read = |request, id: RequestId| async move {
+                features::read_features(&state, &id, request).await.unwrap_or_else(ApiError::into_response)
+            };
+            admission.pass(Some(FEATURES), request, read).await
+        })
+    }
+}
+
+fn router(state: Arc<ApiState>) -> Router {
+    Router::new()
         .route("/v1/events", post(events::post_events))
         .route("/v1/items", post(items::post_items))
         .route("/v1/items/{id}", delete(items::delete_item))
-        .route("/v1/features", post(features::post_features))
+        .route(FEATURES, post(features::post_features))
         .route("/get-online-features", post(feast::get_online_features))
         .route("/v1/users/{id}/features", get(features::get_user_features))
         .route("/v1/users/{id}", delete(erase::delete_user))
@@ -97,12 +141,5 @@ pub fn router(state: Arc<ApiState>) -> Router {
         .route("/v1/users/{id}/history", get(history::get_history))
         .method_not_allowed_fallback(http::method_not_allowed)
         .fallback(http::not_found)
-        .with_state(state.clone());
-    let (limits, keys) = (&state.limits, state.keys.clone());
-    let (bodies, refuse) = (BodyLimits::new(limits), ApiError::into_response);
-    let admission = Admission::new(limits.max_in_flight, bodies, keys, refuse, state.metrics.clone());
-    // A 503 of this port is the store's.
-    let queue = Duration::from_millis(limits.queue_ms);
-    let admission = Admission { store_errors: Some("api"), queue, ..admission };
-    routes.layer(middleware::from_fn_with_state(Arc::new(admission), http::admit))
+        .with_state(state)
 }

@@ -6,7 +6,7 @@
 //! or 202 when the time is over or the process ends: the user stays queued.
 
 use super::ApiState;
-use super::features::{DEFAULT_GROUPS, path_user, read_views};
+use super::features::{DEFAULT_GROUPS, Read, path_user};
 use super::waiting::{Awaited, Waited, queue, refresh_and_wait};
 use super::wire::{self, Encoding};
 use crate::due::CLASS_SYNC;
@@ -64,7 +64,9 @@ pub async fn post_refresh(
     };
     match waited.inspect_err(|_| state.readers.give_back(key, 1))? {
         Waited::Fresh => {
-            let views = read_views(&state, &view, &request_id, vec![user], DEFAULT_GROUPS.to_vec()).await?;
+            let (users, groups) = (vec![user], DEFAULT_GROUPS.to_vec());
+            let read = Read { state: &state, view: &view, request_id: &request_id, users, groups };
+            let views = read.views().await?;
             wire::row(Encoding::Json, &view, &views)
         }
         Waited::Late | Waited::Draining => {

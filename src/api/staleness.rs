@@ -147,7 +147,7 @@ mod tests {
             Group::Intra => IntraGroup { meta, ..IntraGroup::default() }.encode_to_vec(),
             _ => CrossGroup { meta, ..CrossGroup::default() }.encode_to_vec(),
         };
-        GroupBlob { group, bytes, tier, version: Version::default(), expires_at_ms }
+        GroupBlob { group, bytes: bytes.into(), tier, version: Version::default(), expires_at_ms }
     }
 
     fn made(generated_at_ms: i64, tier: u8, expires_at_ms: i64) -> StoredFeatures {

@@ -11,7 +11,8 @@ use crate::openai::OpenAiError;
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::extract::Request;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
+use futures::future::BoxFuture;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -157,7 +158,7 @@ impl Operators {
 /// and while the process leaves it sends callers elsewhere for their next request.
 pub(super) struct Door {
     closed: Router,
-    routes: OnceLock<Router>,
+    routes: OnceLock<Arc<dyn Routes>>,
     leaving: AtomicBool,
 }
 
@@ -170,7 +171,7 @@ impl Default for Door {
 
 impl Door {
     /// From now on requests go to these routes. A second call changes nothing.
-    pub fn open(&self, routes: Router) {
+    pub fn open(&self, routes: Arc<dyn Routes>) {
         self.routes.get_or_init(|| routes);
     }
 
@@ -181,8 +182,11 @@ impl Door {
 }
 
 impl Routes for Door {
-    fn now(&self) -> Router {
-        self.routes.get().unwrap_or(&self.closed).clone()
+    fn answer(&self, request: Request) -> BoxFuture<'static, Response> {
+        match self.routes.get() {
+            Some(routes) => routes.answer(request),
+            None => self.closed.answer(request),
+        }
     }
 
     fn is_leaving(&self) -> bool {
@@ -197,12 +201,10 @@ mod tests {
     use super::*;
     use axum::body::Body;
     use axum::http::{StatusCode, header};
-    use axum::response::Response;
     use axum::routing::get;
-    use tower::ServiceExt;
 
     async fn ask(door: &Door) -> Response {
-        door.now().oneshot(Request::get("/here").body(Body::empty()).unwrap()).await.unwrap()
+        door.answer(Request::get("/here").body(Body::empty()).unwrap()).await
     }
 
     #[tokio::test]
@@ -211,7 +213,7 @@ mod tests {
         let closed = ask(&door).await;
         assert_eq!(closed.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(closed.headers().contains_key(header::RETRY_AFTER));
-        door.open(Router::new().route("/here", get(|| async { "found" })));
+        door.open(Arc::new(Router::new().route("/here", get(|| async { "found" }))));
         assert_eq!((ask(&door).await.status(), door.is_leaving()), (StatusCode::OK, false));
         door.leave();
         assert_eq!((ask(&door).await.status(), door.is_leaving()), (StatusCode::OK, true));

@@ -109,7 +109,7 @@ async fn serve(settings: Settings) -> Result<(), CommandError> {
     let publisher = wiring::feature_publisher(&settings, &parts)?;
     let mut tasks = parts.spawn_tasks(&settings, kafka, publisher, stopped.clone());
     tasks.spawn(presence::keep_telling(&parts, &settings, &readiness, stopped));
-    door.open(api::router(parts.api.clone()));
+    door.open(Arc::new(api::Port::new(parts.api.clone())));
     readiness.release(PORT_LATCH);
     announce(&settings, &parts);
 

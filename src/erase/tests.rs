@@ -57,7 +57,7 @@ async fn refresh(store: &EmbeddedStore, space: &str, user: &UserEra, neighbour: 
         neighbour_era: neighbour.map_or(0, |seen| seen.era),
         ..TextGroup::default()
     };
-    let blob = |group, bytes| GroupBlob { group, bytes, tier: 1, version, expires_at_ms: 0 };
+    let blob = |group, bytes: Vec<u8>| GroupBlob { group, bytes: bytes.into(), tier: 1, version, expires_at_ms: 0 };
     let groups = vec![blob(Group::Cross, cross.encode_to_vec()), blob(Group::Text, text.encode_to_vec())];
     let body = PutBody::Write { groups, prompt_hash: 7, embedding: vec![] };
     store.put(space, FeaturePut { user: user.user.clone(), era: user.era, version, tier: 1, body }).await.unwrap()

@@ -44,7 +44,7 @@ pub fn assemble(finding: Finding) -> Vec<GroupBlob> {
     let meta = finding.meta;
     let blob = |group: Group, bytes: Vec<u8>| GroupBlob {
         group,
-        bytes,
+        bytes: bytes.into(),
         tier: meta.tier as u8,
         version: Version { seq: meta.seq, turn: meta.turn },
         expires_at_ms: meta.expires_at_ms,

@@ -1,5 +1,7 @@
 //! The groups of a feature record, and a group as the store keeps it.
 
+use bytes::Bytes;
+
 /// The groups of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
@@ -44,7 +46,7 @@ pub struct GroupBlob {
     /// Which group.
     pub group: Group,
     /// Encoded message.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// 0 fast path, 1 LLM.
     pub tier: u8,
     /// Version of the refresh that wrote it.

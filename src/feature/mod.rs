@@ -5,6 +5,7 @@
 
 mod assemble;
 mod group;
+mod scan;
 mod schema;
 mod sequence;
 mod view;
@@ -14,9 +15,12 @@ pub use assemble::{CrossFinding, Finding, assemble};
 pub use group::{Group, GroupBlob, Version};
 pub use schema::{Feature, FeatureType, FeatureValue, HAS_LLM_FEATURE};
 pub use sequence::{cross_behaviours, cross_sequence, cross_times};
-pub use view::{EXPIRED, GroupView, NO_FEATURES, NOT_BUILT, UNREACHABLE, UNREADABLE, absent, view};
+pub use view::{
+    EXPIRED, GroupStatus, GroupView, NO_FEATURES, NOT_BUILT, Reading, UNREACHABLE, UNREADABLE, absent, view,
+};
 
 use prost::Message;
+use std::sync::LazyLock;
 
 /// `GroupMeta.flags`.
 pub mod flags {
@@ -45,13 +49,21 @@ pub enum DecodedGroup {
 impl DecodedGroup {
     /// Decodes a stored blob.
     pub fn decode(blob: &GroupBlob) -> Result<DecodedGroup, prost::DecodeError> {
-        let bytes = blob.bytes.as_slice();
+        let bytes = &blob.bytes[..];
         Ok(match blob.group {
             Group::Intra => DecodedGroup::Intra(proto::IntraGroup::decode(bytes)?),
             Group::Cross => DecodedGroup::Cross(proto::CrossGroup::decode(bytes)?),
             Group::Scid => DecodedGroup::Scid(proto::ScidGroup::decode(bytes)?),
             Group::Text => DecodedGroup::Text(proto::TextGroup::decode(bytes)?),
         })
+    }
+
+    /// The epoch that made a blob, without the rest where it can be had without; refuses what [`Self::decode`] refuses.
+    pub fn epoch_of(blob: &GroupBlob) -> Result<u64, prost::DecodeError> {
+        match scan::epoch(blob.group, &blob.bytes) {
+            Some(epoch) => Ok(epoch),
+            None => Ok(DecodedGroup::decode(blob)?.meta().epoch),
+        }
     }
 
     /// Which group it is.
@@ -75,13 +87,14 @@ impl DecodedGroup {
     }
 
     /// The group's provenance; default when the writer left it out.
-    pub fn meta(&self) -> proto::GroupMeta {
+    pub fn meta(&self) -> &proto::GroupMeta {
+        static NONE: LazyLock<proto::GroupMeta> = LazyLock::new(proto::GroupMeta::default);
         let meta = match self {
             DecodedGroup::Intra(group) => &group.meta,
             DecodedGroup::Cross(group) => &group.meta,
             DecodedGroup::Scid(group) => &group.meta,
             DecodedGroup::Text(group) => &group.meta,
         };
-        meta.clone().unwrap_or_default()
+        meta.as_ref().unwrap_or(&NONE)
     }
 }

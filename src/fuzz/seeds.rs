@@ -241,7 +241,7 @@ fn lists() -> Vec<Seed> {
 
 fn stored_record() -> FeatureRecord {
     let version = Version { seq: 7, turn: 2 };
-    let blob = |group, bytes| GroupBlob { group, bytes, tier: 1, version, expires_at_ms: 77 };
+    let blob = |group, bytes: Vec<u8>| GroupBlob { group, bytes: bytes.into(), tier: 1, version, expires_at_ms: 77 };
     let groups = vec![blob(Group::Intra, vec![1; 30]), blob(Group::Text, Vec::new())];
     let features = StoredFeatures { groups, refreshed_seq: Some(7), prompt_hash: 8, embedding: vec![0; 32] };
     FeatureRecord { features, refreshed: Some(version) }

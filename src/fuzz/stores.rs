@@ -111,14 +111,15 @@ fn light_read(parts: &[Value]) -> Option<CodecResult<Option<StoredFeatures>>> {
     }
     let names = ["rev", "r"].into_iter().chain(Group::ALL.map(Group::as_str));
     let values = names.map(|name| fields.remove(name.as_bytes()).unwrap_or(Value::Nil)).collect();
-    Some(features::decode_groups(&Group::ALL, Value::Array(values)))
+    Some(features::decode_groups_of(&Group::ALL, &Value::Array(values)))
 }
 
 /// A group's message as it goes to readers.
 pub(super) fn feature_groups(bytes: &[u8]) -> bool {
     let Some((kind, message)) = bytes.split_first() else { return false };
     let group = Group::ALL[usize::from(*kind) % Group::ALL.len()];
-    let blob = GroupBlob { group, bytes: message.to_vec(), tier: 1, version: Version::default(), expires_at_ms: 0 };
+    let blob =
+        GroupBlob { group, bytes: message.to_vec().into(), tier: 1, version: Version::default(), expires_at_ms: 0 };
     let Ok(decoded) = DecodedGroup::decode(&blob) else { return false };
     decoded.meta();
     if let DecodedGroup::Cross(cross) = decoded {

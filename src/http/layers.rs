@@ -42,21 +42,21 @@ impl RequestId {
     }
 
     fn made() -> RequestId {
-        // A hexadecimal number is a header's value; were it not, the request would go without a name.
-        let value = HeaderValue::from_str(&format!("{:032x}", rand::random::<u128>()));
-        RequestId(value.unwrap_or_else(|_| HeaderValue::from_static("")))
+        const DIGITS: [u8; 16] = *b"0123456789abcdef";
+        let mut text = [0; 32];
+        for (two, byte) in text.chunks_exact_mut(2).zip(rand::random::<[u8; 16]>()) {
+            two.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        // Digits are a header's value; were they not, the request would go without a name.
+        RequestId(HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("")))
     }
 }
 
 /// Gives every request a name and returns it in the answer.
-pub async fn name_request(request: Request, next: Next) -> Response {
-    named(request, |request| next.run(request)).await
-}
-
-async fn named<F: Future<Output = Response>>(mut request: Request, answer: impl FnOnce(Request) -> F) -> Response {
+pub async fn name_request(mut request: Request, next: Next) -> Response {
     let id = RequestId::given(&request).unwrap_or_else(RequestId::made);
     request.extensions_mut().insert(id.clone());
-    let mut response = answer(request).await;
+    let mut response = next.run(request).await;
     response.headers_mut().insert(REQUEST_ID, id.0);
     response
 }
@@ -129,50 +129,66 @@ impl Drop for InFlight {
     }
 }
 
-/// What every request of a port passes, from outside in: its name, the measuring, its body (`receive`), the load shield.
+/// What every request of a port passes as a middleware; see [`Admission::pass`].
 ///
 /// One middleware and not one each: axum boxes every layer and clones, for every request, all that lies within it.
 pub async fn admit(State(admission): State<Arc<Admission>>, request: Request, next: Next) -> Response {
-    named(request, |request| measure(&admission, request, next)).await
-}
-
-/// Counts a request, and times it up to the head of its answer. The route label is the pattern, never the path, so that
-/// labels stay few.
-async fn measure(admission: &Admission, request: Request, next: Next) -> Response {
-    let metrics = &admission.metrics;
-    let matched = request.extensions().get::<MatchedPath>().cloned();
-    let route = matched.as_ref().map(MatchedPath::as_str).unwrap_or("unmatched");
-    let started = Instant::now();
-    let in_flight = InFlight::new(metrics.http_in_flight.clone());
-    let response = match receive(admission, request).await {
-        Ok((request, bytes)) => shed(admission, request, bytes, next).await,
-        Err(response) => response,
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let go_on = |mut request: Request, id: RequestId| {
+        request.extensions_mut().insert(id);
+        next.run(request)
     };
-    metrics.http_duration.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
-    metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
-    if response.status() == StatusCode::SERVICE_UNAVAILABLE
-        && let Some(part) = admission.store_errors
-    {
-        metrics.store_errors.with_label_values(&[part]).inc();
-    }
-    hold(response, in_flight)
-}
-
-/// Refuses with 429 when too many requests are under way and no place gets free in time.
-///
-/// The wait is what keeps an overloaded process at work: who is refused at once comes back at once, and refusals are then all
-/// that there is time for. It is in turn, and short beside what a client gives an answer.
-async fn shed(admission: &Admission, request: Request, bytes: usize, next: Next) -> Response {
-    match admission.place(bytes).await {
-        Ok(place) => hold(next.run(request).await, place),
-        Err(error) => {
-            admission.metrics.http_shed.inc();
-            (admission.refuse)(error)
-        }
-    }
+    admission.pass(route.as_ref().map(MatchedPath::as_str), request, go_on).await
 }
 
 impl Admission {
+    /// What every request of a port passes, from outside in: its name, the measuring, its body (`receive`), the load shield. Then it is
+    /// answered. `route` is the pattern that it matches, if any, and never the path, so that labels stay few.
+    pub async fn pass<F: Future<Output = Response>>(
+        &self,
+        route: Option<&str>,
+        request: Request,
+        answer: impl FnOnce(Request, RequestId) -> F,
+    ) -> Response {
+        let id = RequestId::given(&request).unwrap_or_else(RequestId::made);
+        let metrics = &self.metrics;
+        let started = Instant::now();
+        let in_flight = InFlight::new(metrics.http_in_flight.clone());
+        let (mut response, place) = match receive(self, route.is_some(), request).await {
+            Ok((request, bytes)) => self.shed(bytes, || answer(request, id.clone())).await,
+            Err(response) => (response, None),
+        };
+        response.headers_mut().insert(REQUEST_ID, id.0);
+        // Up to the head of the answer.
+        let route = route.unwrap_or("unmatched");
+        metrics.http_duration.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
+        metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE
+            && let Some(part) = self.store_errors
+        {
+            metrics.store_errors.with_label_values(&[part]).inc();
+        }
+        hold(response, (in_flight, place))
+    }
+
+    /// Refuses with 429 when too many requests are under way and no place gets free in time; else the answer, and the place.
+    ///
+    /// The wait is what keeps an overloaded process at work: who is refused at once comes back at once, and refusals are then all
+    /// that there is time for. It is in turn, and short beside what a client gives an answer.
+    async fn shed<F: Future<Output = Response>>(
+        &self,
+        bytes: usize,
+        answer: impl FnOnce() -> F,
+    ) -> (Response, Option<OwnedSemaphorePermit>) {
+        match self.place(bytes).await {
+            Ok(place) => (answer().await, Some(place)),
+            Err(error) => {
+                self.metrics.http_shed.inc();
+                ((self.refuse)(error), None)
+            }
+        }
+    }
+
     /// A place for a request with a body of so many bytes.
     async fn place(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
         if let Ok(place) = self.places.clone().try_acquire_owned() {

@@ -6,7 +6,7 @@
 use super::{Admission, ApiError, ApiKeys};
 use crate::config::ServerSettings;
 use axum::body::{Body, HttpBody};
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
@@ -63,8 +63,12 @@ impl BodyLimits {
 }
 
 /// The request with its body, and how many bytes that has, or the refusal.
-pub(super) async fn receive(admission: &Admission, request: Request) -> Result<(Request, usize), Response> {
-    whole(&admission.bodies, &admission.keys, request).await.map_err(|error| {
+pub(super) async fn receive(
+    admission: &Admission,
+    has_route: bool,
+    request: Request,
+) -> Result<(Request, usize), Response> {
+    whole(&admission.bodies, &admission.keys, has_route, request).await.map_err(|error| {
         if matches!(error, ApiError::TooManyBodies { .. }) {
             admission.metrics.http_shed.inc();
         }
@@ -72,10 +76,15 @@ pub(super) async fn receive(admission: &Admission, request: Request) -> Result<(
     })
 }
 
-async fn whole(limits: &BodyLimits, keys: &ApiKeys, request: Request) -> Result<(Request, usize), ApiError> {
+async fn whole(
+    limits: &BodyLimits,
+    keys: &ApiKeys,
+    has_route: bool,
+    request: Request,
+) -> Result<(Request, usize), ApiError> {
     check_escapes(request.uri().path())?;
     // No route, no use for a body.
-    if request.body().is_end_stream() || request.extensions().get::<MatchedPath>().is_none() {
+    if request.body().is_end_stream() || !has_route {
         return Ok((request, 0));
     }
     let (parts, body) = request.into_parts();

@@ -9,6 +9,8 @@ use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderValue, Request, Response, Version, header};
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -29,10 +31,10 @@ const MAX_HEADER_LIST: u32 = 32 << 10;
 /// A client of HTTP/2 is asked for a sign of life this often, and has this long to give one.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
 
-/// Where requests go; asked anew for each of them.
+/// Where requests go.
 pub trait Routes: Send + Sync {
-    /// At this moment.
-    fn now(&self) -> Router;
+    /// The answer, whatever is asked.
+    fn answer(&self, request: Request<Body>) -> BoxFuture<'static, Response<Body>>;
 
     /// Whether answers close their connections, so that clients go elsewhere.
     fn is_leaving(&self) -> bool {
@@ -41,8 +43,9 @@ pub trait Routes: Send + Sync {
 }
 
 impl Routes for Router {
-    fn now(&self) -> Router {
-        self.clone()
+    fn answer(&self, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
+        let answer = self.clone().oneshot(request);
+        Box::pin(answer.map(|answer| answer.unwrap_or_else(|never| match never {})))
     }
 }
 
@@ -87,10 +90,10 @@ impl Service {
         let io = TokioIo::new(Watched::new(io, activity.clone(), self.refusal));
         let answer = service_fn(|request: Request<Incoming>| {
             let under_way = UnderWay::new(activity.clone(), request.version());
-            let answer = self.routes.now().oneshot(request.map(Body::new));
+            let answer = self.routes.answer(request.map(Body::new));
             let routes = self.routes.clone();
             async move {
-                let mut response: Response<Body> = answer.await?;
+                let mut response = answer.await;
                 if routes.is_leaving() {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }

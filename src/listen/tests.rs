@@ -4,7 +4,10 @@ use super::{Port, PortLimits, Routes, serve};
 use crate::telemetry::Metrics;
 use crate::tls::{Certificate, ServerTls, choose_provider};
 use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
 use axum::routing::get;
+use futures::future::BoxFuture;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::net::SocketAddr;
@@ -103,8 +106,8 @@ async fn until(is_so: impl Fn() -> bool) {
 struct Leaving;
 
 impl Routes for Leaving {
-    fn now(&self) -> Router {
-        Router::new().route("/", get(|| async { "found" }))
+    fn answer(&self, request: Request) -> BoxFuture<'static, Response> {
+        Router::new().route("/", get(|| async { "found" })).answer(request)
     }
 
     fn is_leaving(&self) -> bool {

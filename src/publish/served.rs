@@ -43,19 +43,19 @@ impl ServedFeed {
     }
 
     /// Notes what one answer serves out of its space, if its request is in the sample: `rows[user][group]`.
-    pub fn offer(
+    pub fn offer<'a>(
         &self,
         request_id: &str,
         space: &str,
         users: &[String],
         groups: &[Group],
-        rows: &[Vec<GroupView>],
+        rows: impl Iterator<Item = &'a [GroupView]>,
         now_ms: i64,
     ) {
         if !self.takes(request_id) {
             return;
         }
-        let served = |(user, row): (&String, &Vec<GroupView>)| {
+        let served = |(user, row): (&String, &[GroupView])| {
             let (features, groups) = of_user(user, groups, row);
             Served {
                 request_id: request_id.to_string(),
@@ -143,7 +143,7 @@ mod tests {
         let row = || GROUPS.iter().map(|group| view(None, *group, 0, 2)).collect();
         let rows: Vec<Vec<GroupView>> = (0..users).map(|_| row()).collect();
         let users: Vec<String> = (0..users).map(|user| format!("u{user}")).collect();
-        feed.offer("r", "s", &users, &GROUPS, &rows, now_ms);
+        feed.offer("r", "s", &users, &GROUPS, rows.iter().map(Vec::as_slice), now_ms);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub fn blank(features: &mut StoredFeatures, neighbour: &str, era: u64) -> CrossB
     let Some(text_blob) = features.groups.iter_mut().find(|blob| blob.group == Group::Text) else {
         return CrossBlank::Other;
     };
-    let text = TextGroup::decode(text_blob.bytes.as_slice());
+    let text = TextGroup::decode(&text_blob.bytes[..]);
     if let Ok(text) = &text {
         if text.neighbour_user_id != neighbour {
             return CrossBlank::Other;
@@ -29,13 +29,13 @@ pub fn blank(features: &mut StoredFeatures, neighbour: &str, era: u64) -> CrossB
     let meta = || Some(meta_of(text_blob.version, text_blob.tier, text_blob.expires_at_ms));
     let text = text.unwrap_or_else(|_| TextGroup { meta: meta(), ..TextGroup::default() });
     let text = TextGroup { neighbour_user_id: String::new(), neighbour_era: 0, ..text };
-    text_blob.bytes = text.encode_to_vec();
+    text_blob.bytes = text.encode_to_vec().into();
     if let Some(blob) = features.groups.iter_mut().find(|blob| blob.group == Group::Cross) {
-        let meta = match CrossGroup::decode(blob.bytes.as_slice()) {
+        let meta = match CrossGroup::decode(&blob.bytes[..]) {
             Ok(cross) => cross.meta,
             Err(_) => Some(meta_of(blob.version, blob.tier, blob.expires_at_ms)),
         };
-        blob.bytes = CrossGroup { meta, ..CrossGroup::default() }.encode_to_vec();
+        blob.bytes = CrossGroup { meta, ..CrossGroup::default() }.encode_to_vec().into();
     }
     features.prompt_hash = 0;
     CrossBlank::Blanked
@@ -55,7 +55,7 @@ mod tests {
     fn features(cross: &[u8], text: &[u8]) -> StoredFeatures {
         let blob = |group, bytes: &[u8]| GroupBlob {
             group,
-            bytes: bytes.to_vec(),
+            bytes: bytes.to_vec().into(),
             tier: 1,
             version: Version { seq: 4, turn: 0 },
             expires_at_ms: 9,
@@ -74,9 +74,9 @@ mod tests {
         for text in [shows("n", 1), GARBAGE.to_vec()] {
             let mut stored = features(GARBAGE, &text);
             assert_eq!(blank(&mut stored, "n", 2), CrossBlank::Blanked);
-            let cross = CrossGroup::decode(stored.group(Group::Cross).unwrap().bytes.as_slice()).unwrap();
+            let cross = CrossGroup::decode(&stored.group(Group::Cross).unwrap().bytes[..]).unwrap();
             assert_eq!((cross.item_ids.len(), cross.meta.unwrap().seq), (0, 4));
-            let text = TextGroup::decode(stored.group(Group::Text).unwrap().bytes.as_slice()).unwrap();
+            let text = TextGroup::decode(&stored.group(Group::Text).unwrap().bytes[..]).unwrap();
             assert_eq!((text.neighbour_user_id.as_str(), stored.prompt_hash), ("", 0));
         }
         for (text, found) in [(shows("m", 1), CrossBlank::Other), (shows("n", 2), CrossBlank::Current)] {

@@ -168,7 +168,7 @@ pub fn decode_features(bytes: &[u8]) -> CodecResult<FeatureRecord> {
         let bytes = reader.bytes()?;
         // A group of a later version is none of ours.
         if let Some(group) = group_of(number) {
-            groups.push(GroupBlob { group, tier, version, expires_at_ms, bytes: bytes.to_vec() });
+            groups.push(GroupBlob { group, tier, version, expires_at_ms, bytes: bytes.to_vec().into() });
         }
     }
     let refreshed_seq = refreshed.map(|version| version.seq);
@@ -340,7 +340,7 @@ mod tests {
             erasure_id: 6,
         };
         assert_eq!(decode_user(&encode_user(&user)).unwrap(), user);
-        let blob = GroupBlob { group: Group::Scid, bytes: vec![1; 300], tier: 1, version, expires_at_ms: 77 };
+        let blob = GroupBlob { group: Group::Scid, bytes: vec![1; 300].into(), tier: 1, version, expires_at_ms: 77 };
         let features = FeatureRecord {
             features: StoredFeatures {
                 groups: vec![blob],
@@ -382,7 +382,8 @@ mod tests {
         assert_eq!(decode_erasure("u", &later(encode_erasure(&erasure))).unwrap(), erasure);
         let fresh = FreshVector { user: "u".into(), era: 1, version: Version::default(), vector: Some(vec![1]) };
         assert_eq!(decode_vector(&later(encode_vector(&fresh))).unwrap(), fresh);
-        let blob = |group| GroupBlob { group, bytes: vec![1], tier: 1, version: Version::default(), expires_at_ms: 0 };
+        let blob =
+            |group| GroupBlob { group, bytes: vec![1].into(), tier: 1, version: Version::default(), expires_at_ms: 0 };
         let groups = vec![blob(Group::Intra), blob(Group::Cross)];
         let features = StoredFeatures { groups, ..StoredFeatures::default() };
         let mut bytes = encode_features(&FeatureRecord { features, refreshed: None });

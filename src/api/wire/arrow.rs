@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub(super) fn features(view: &View, views: &ReadViews) -> Result<Vec<u8>, ArrowError> {
     let mut columns: Vec<(String, ArrayRef)> = vec![
         ("user_id".into(), Arc::new(StringArray::from_iter_values(&views.users))),
-        ("status".into(), Arc::new(StringArray::from_iter_values(views.rows.iter().map(|row| ReadViews::status(row))))),
+        ("status".into(), Arc::new(StringArray::from_iter_values(views.rows().map(ReadViews::status)))),
     ];
     for (place, group) in views.groups.iter().enumerate() {
         let column = || views.column(place);
@@ -26,7 +26,7 @@ pub(super) fn features(view: &View, views: &ReadViews) -> Result<Vec<u8>, ArrowE
         columns.push((format!("{}.status", group.as_str()), Arc::new(status)));
         let reasons: StringArray = column().map(|view| view.reason).collect();
         columns.push((format!("{}.reason", group.as_str()), Arc::new(reasons)));
-        for (name, values) in of_meta(column().map(|view| &view.meta)) {
+        for (name, values) in of_meta(column().map(GroupView::meta)) {
             columns.push((format!("{}.{name}", group.as_str()), values));
         }
     }

@@ -29,7 +29,7 @@ impl Serialize for Columns<'_> {
         let mut answer = serializer.serialize_struct("Columns", 6)?;
         answer.serialize_field("users", &views.users)?;
         answer.serialize_field("space", self.space)?;
-        answer.serialize_field("status", &Sequence(|| views.rows.iter().map(|row| ReadViews::status(row))))?;
+        answer.serialize_field("status", &Sequence(|| views.rows().map(ReadViews::status)))?;
         let group = |place: usize| GroupColumns { views, place };
         let groups = || views.groups.iter().enumerate().map(|(place, name)| (name.as_str(), group(place)));
         answer.serialize_field("groups", &Mapping(groups))?;
@@ -73,6 +73,6 @@ impl Serialize for GroupColumns<'_> {
 
 impl GroupColumns<'_> {
     fn meta<T: Serialize>(&self, pick: fn(&GroupMeta) -> T) -> impl Serialize {
-        Sequence(move || self.views.column(self.place).map(move |view| pick(&view.meta)))
+        Sequence(move || self.views.column(self.place).map(move |view| pick(view.meta())))
     }
 }

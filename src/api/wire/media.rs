@@ -59,6 +59,13 @@ impl Range<'_> {
 
 /// The encoding of the answer: of those offered the one that the client likes best; the first one where it says nothing.
 pub(in crate::api) fn accepted(headers: &HeaderMap, offered: &[Encoding]) -> Result<Encoding, ApiError> {
+    // One header that names one of ours and nothing else: what clients send that know what they want.
+    let mut values = headers.get_all(header::ACCEPT).iter();
+    if let (Some(only), None) = (values.next(), values.next())
+        && let Some(named) = offered.iter().find(|encoding| encoding.name().as_bytes() == only.as_bytes())
+    {
+        return Ok(*named);
+    }
     let lines: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let ranges: Vec<Range<'_>> = lines.iter().flat_map(|line| line.split(',')).filter_map(range).collect();
     if ranges.is_empty() {
@@ -98,6 +105,9 @@ fn range(text: &str) -> Option<Range<'_>> {
 /// The encoding of the body that came; JSON where nothing is said, as `curl -d` and Feast's client do.
 pub(in crate::api) fn sent(headers: &HeaderMap, taken: &[Encoding]) -> Result<Encoding, ApiError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Encoding::Json) };
+    if let Some(named) = taken.iter().find(|encoding| encoding.name().as_bytes() == value.as_bytes()) {
+        return Ok(*named);
+    }
     let text = value.to_str().unwrap_or("?");
     let kind = text.split(';').next().unwrap_or_default().trim();
     if kind.is_empty() || kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {

@@ -22,10 +22,12 @@ pub(super) use request::{FeaturesRequest, decode, of_message_pack};
 use self::columns::Columns;
 use self::row::Row;
 use super::features::ReadViews;
+use crate::feature::Reading;
 use crate::http::ApiError;
 use crate::live::View;
+use axum::body::Body;
 use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::{Serialize, Serializer};
 
 /// A 200 with what serde makes of it; only [`Encoding::Json`] and [`Encoding::MessagePack`] are serde's.
@@ -41,7 +43,7 @@ pub(super) fn serialized(encoding: Encoding, answer: &impl Serialize) -> Result<
 pub(super) fn columnar(encoding: Encoding, view: &View, views: &ReadViews) -> Result<Response, ApiError> {
     match encoding {
         Encoding::Json | Encoding::MessagePack => serialized(encoding, &Columns::new(view, views)),
-        Encoding::Protobuf => Ok(response(encoding, protobuf::features(view, views))),
+        Encoding::Protobuf => Ok(protobuf(view, views)),
         Encoding::Arrow => {
             let stream = arrow::features(view, views).map_err(|error| ApiError::Unencodable(error.to_string()))?;
             Ok(response(encoding, stream))
@@ -49,17 +51,22 @@ pub(super) fn columnar(encoding: Encoding, view: &View, views: &ReadViews) -> Re
     }
 }
 
-/// The answer of one user. Protobuf and Arrow have one shape for one and for many.
+/// The same in protobuf, for which the views need not be taken apart.
+pub(super) fn protobuf<R: Reading>(view: &View, views: &ReadViews<R>) -> Response {
+    response(Encoding::Protobuf, protobuf::features(view, views))
+}
+
+/// The answer of one user, for [`Encoding::Json`] and [`Encoding::MessagePack`].
 pub(super) fn row(encoding: Encoding, view: &View, views: &ReadViews) -> Result<Response, ApiError> {
-    match encoding {
-        Encoding::Json | Encoding::MessagePack => serialized(encoding, &Row { space: view.space(), views }),
-        Encoding::Protobuf | Encoding::Arrow => columnar(encoding, view, views),
-    }
+    serialized(encoding, &Row { space: view.space(), views })
 }
 
 fn response(encoding: Encoding, bytes: Vec<u8>) -> Response {
-    let headers = [(header::CONTENT_TYPE, encoding.name()), (header::VARY, "accept")];
-    (headers.map(|(name, value)| (name, HeaderValue::from_static(value))), bytes).into_response()
+    let mut response = Response::new(Body::from(bytes));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(encoding.name()));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    response
 }
 
 /// Items that are written one after the other, never kept together.

@@ -1,53 +1,63 @@
 //! `FeaturesResponse` (proto/taiji.proto). What the store has of a group goes on the wire as it is; only defaults are encoded.
 
 use crate::api::features::{ReadViews, provenance};
-use crate::feature::Group;
-use crate::live::View;
-use crate::proto::{FeaturesResponse, Provenance};
-use prost::Message;
+use crate::feature::{Group, GroupView, Reading};
+use crate::live::{Models, View};
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-/// `FeaturesResponse.users`.
+/// Of `FeaturesResponse`.
+const SPACE: u32 = 1;
 const USERS: u32 = 2;
+const PROVENANCE: u32 = 3;
 /// Of `UserFeatures`.
 const USER_ID: u32 = 1;
 const STATUS: u32 = 2;
 const MISSING: u32 = 4;
 /// Key and value of a map's entry.
 const ENTRY: (u32, u32) = (1, 2);
+/// What an answer has of a user beside the messages, about; room for it is made at once.
+const BESIDE: usize = 48;
 
 /// The answer of all users.
-pub(super) fn features(view: &View, views: &ReadViews) -> Vec<u8> {
-    let provenance = provenance(view, views).map(|(epoch, models)| {
-        let made = Provenance {
-            epoch,
-            model: models.llm.clone(),
-            encoder: models.encoder.clone(),
-            codebook: models.codebook.clone(),
-            prompt_schema: models.prompt_schema.clone(),
-        };
-        (epoch, made)
-    });
-    let head =
-        FeaturesResponse { space: view.space().to_string(), users: Vec::new(), provenance: provenance.collect() };
-    // Fields of a message may come in any order, and messages one after the other are one.
-    let mut answer = head.encode_to_vec();
+pub(super) fn features<R: Reading>(view: &View, views: &ReadViews<R>) -> Vec<u8> {
+    let stored = |place| views.groups.iter().filter_map(move |group| views.stored(place, *group));
+    let room = (0..views.users.len()).map(|place| BESIDE + stored(place).map(<[u8]>::len).sum::<usize>()).sum();
+    let mut answer = Vec::with_capacity(room);
+    put(&mut answer, SPACE, view.space().as_bytes());
     let mut one = Vec::new();
-    for place in 0..views.users.len() {
+    for (place, row) in views.rows().enumerate() {
         one.clear();
-        user(views, place, &mut one);
+        user(views, place, row, &mut one);
         put(&mut answer, USERS, &one);
+    }
+    for (epoch, models) in provenance(view, views) {
+        one.clear();
+        encode_key(ENTRY.0, WireType::Varint, &mut one);
+        encode_varint(epoch, &mut one);
+        put(&mut one, ENTRY.1, &made_by(epoch, models));
+        put(&mut answer, PROVENANCE, &one);
     }
     answer
 }
 
+/// One `Provenance`.
+fn made_by(epoch: u64, models: &Models) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    encode_key(1, WireType::Varint, &mut out);
+    encode_varint(epoch, &mut out);
+    let texts = [&models.llm, &models.encoder, &models.codebook, &models.prompt_schema];
+    for (field, text) in (2..).zip(texts) {
+        put(&mut out, field, text.as_bytes());
+    }
+    out
+}
+
 /// One `UserFeatures`.
-fn user(views: &ReadViews, place: usize, out: &mut Vec<u8>) {
-    let row = &views.rows[place];
+fn user<R: Reading>(views: &ReadViews<R>, place: usize, row: &[R], out: &mut Vec<u8>) {
     put(out, USER_ID, views.users[place].as_bytes());
     put(out, STATUS, ReadViews::status(row).as_bytes());
     for (group, view) in views.groups.iter().zip(row) {
-        if let Some(reason) = view.reason {
+        if let Some(reason) = view.reason() {
             let mut entry = Vec::with_capacity(32);
             put(&mut entry, ENTRY.0, group.as_str().as_bytes());
             put(&mut entry, ENTRY.1, reason.as_bytes());
@@ -55,10 +65,12 @@ fn user(views: &ReadViews, place: usize, out: &mut Vec<u8>) {
         }
     }
     for (group, view) in views.groups.iter().zip(row) {
-        match views.stored(place, *group) {
-            Some(bytes) if view.reason.is_none() => put(out, field(*group), bytes),
-            // The defaults.
-            _ => put(out, field(*group), &view.group.encode()),
+        match (views.stored(place, *group), view.reason()) {
+            (Some(bytes), None) => put(out, field(*group), bytes),
+            (_, reason) => {
+                let defaults = GroupView::absent(*group, reason.unwrap_or_default(), views.slots);
+                put(out, field(*group), &defaults.group.encode());
+            }
         }
     }
 }

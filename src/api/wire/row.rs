@@ -17,7 +17,7 @@ pub(in crate::api) struct Row<'a> {
 impl Serialize for Row<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let views = self.views;
-        let row: &[GroupView] = views.rows.first().map_or(&[], Vec::as_slice);
+        let row: &[GroupView] = views.rows().next().unwrap_or_default();
         let groups = || views.groups.iter().zip(row).map(|(group, view)| (group.as_str(), RowGroup(view)));
         let mut answer = serializer.serialize_struct("Row", 4)?;
         answer.serialize_field("user_id", views.users.first().map_or("", String::as_str))?;
@@ -40,7 +40,7 @@ impl Serialize for RowGroup<'_> {
         }
         group.serialize_entry("status", view.status())?;
         group.serialize_entry("reason", &view.reason)?;
-        group.serialize_entry("meta", &Meta(&view.meta))?;
+        group.serialize_entry("meta", &Meta(view.meta()))?;
         group.end()
     }
 }

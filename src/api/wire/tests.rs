@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
-use crate::feature::{EXPIRED, Group, GroupBlob, NO_FEATURES, Version, absent, view};
+use crate::feature::{Group, GroupBlob, GroupStatus, Reading, Version};
 use crate::proto::{self, CrossGroup, GroupMeta, IntraGroup};
 use crate::store::{Each, StoredFeatures};
 use arrow_array::cast::AsArray;
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 const GROUPS: [Group; 3] = [Group::Intra, Group::Cross, Group::Scid];
 
 fn blob(group: Group, bytes: Vec<u8>) -> GroupBlob {
-    GroupBlob { group, bytes, tier: 1, version: Version::default(), expires_at_ms: 0 }
+    GroupBlob { group, bytes: bytes.into(), tier: 1, version: Version::default(), expires_at_ms: 0 }
 }
 
 fn meta() -> Option<GroupMeta> {
@@ -34,7 +34,7 @@ fn meta() -> Option<GroupMeta> {
 }
 
 /// `a` has everything, `b` nothing, of `c` the time is over.
-fn views() -> ReadViews {
+fn views<R: Reading>() -> ReadViews<R> {
     let intra = IntraGroup {
         meta: meta(),
         sparse_ids: vec![5, 300],
@@ -49,16 +49,13 @@ fn views() -> ReadViews {
         similarity: 0.9,
         ..CrossGroup::default()
     };
-    let groups = vec![blob(Group::Intra, intra.encode_to_vec()), blob(Group::Cross, cross.encode_to_vec())];
-    let stored: Each<Option<StoredFeatures>> =
-        vec![Ok(Some(StoredFeatures { groups, ..StoredFeatures::default() })), Ok(None), Ok(None)];
-    let of = |user: usize, group: Group| match user {
-        0 => view(stored[0].as_ref().unwrap().as_ref().unwrap().group(group), group, 100, 2),
-        1 => absent(group, NO_FEATURES, 2),
-        _ => absent(group, EXPIRED, 2),
+    let features = |expires_at_ms| {
+        let blobs = [blob(Group::Intra, intra.encode_to_vec()), blob(Group::Cross, cross.encode_to_vec())];
+        let groups = blobs.map(|blob| GroupBlob { expires_at_ms, ..blob }).to_vec();
+        Some(StoredFeatures { groups, ..StoredFeatures::default() })
     };
-    let rows = (0..3).map(|user| GROUPS.map(|group| of(user, group)).to_vec()).collect();
-    ReadViews::of(["a", "b", "c"].map(String::from).to_vec(), GROUPS.to_vec(), rows, stored)
+    let stored: Each<Option<StoredFeatures>> = vec![Ok(features(0)), Ok(None), Ok(features(100))];
+    ReadViews::of(["a", "b", "c"].map(String::from).to_vec(), GROUPS.to_vec(), stored, (100, 2))
 }
 
 fn body(response: Response) -> Vec<u8> {
@@ -104,7 +101,11 @@ fn message_pack_says_what_json_says() {
 
 #[test]
 fn protobuf_is_the_message_of_the_store_with_defaults_and_reasons() {
-    let answer = proto::FeaturesResponse::decode(answered(Encoding::Protobuf).as_slice()).unwrap();
+    let live = crate::live::Live::new(crate::bundle::testing::bundle(7, "s", None));
+    let passed_on = body(protobuf(&live.view(), &views::<GroupStatus>()));
+    assert_eq!(passed_on, answered(Encoding::Protobuf), "whether it was taken apart or not");
+    let answer = proto::FeaturesResponse::decode(passed_on.as_slice()).unwrap();
+    assert_eq!(answer.space, "s");
     assert_eq!(answer.provenance.keys().copied().collect::<Vec<_>>(), [7]);
     let [a, b, c] = <[proto::UserFeatures; 3]>::try_from(answer.users).unwrap();
     assert_eq!((a.user_id.as_str(), a.status.as_str()), ("a", "PRESENT"));

@@ -119,7 +119,7 @@ async fn who_is_refreshed_already_stays_out_of_the_queue() {
     assert!(bench.queue().await.is_empty());
     bench.clock.store(NOW_MS, Ordering::SeqCst);
     let version = Version { seq: 5, turn: 0 };
-    let group = GroupBlob { group: Group::Intra, bytes: Vec::new(), tier: 1, version, expires_at_ms: 0 };
+    let group = GroupBlob { group: Group::Intra, bytes: Vec::new().into(), tier: 1, version, expires_at_ms: 0 };
     let body = PutBody::Write { groups: vec![group], prompt_hash: 1, embedding: Vec::new() };
     let put = FeaturePut { user: "b".into(), era: 0, version, tier: 1, body };
     assert_eq!(bench.store.put(SPACE, put).await.unwrap(), PutOutcome::Written { current_seq: 5 });

@@ -7,15 +7,14 @@ use crate::event::EventDecoder;
 use crate::feature::DecodedGroup;
 use crate::http::ApiKeys;
 use crate::ingest::Ingest;
+use crate::listen::Routes;
 use crate::publish::ServedFeed;
-use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
-use tower::ServiceExt;
 
 /// Where epoch 2 writes; epoch 1 writes into [`SPACE`].
 const OTHER: &str = "other space";
@@ -31,7 +30,7 @@ struct World {
     settings: Settings,
     served: Arc<ServedFeed>,
     metrics: Arc<Metrics>,
-    router: Router,
+    port: api::Port,
     _folder: tempfile::TempDir,
 }
 
@@ -61,9 +60,9 @@ impl World {
             readers: ReaderBudget::new(&settings.refresh),
             waiting: Waiting::new(&settings.server, arrivals.clone(), FastQueue::new(&settings.refresh)),
         };
-        let router = api::router(Arc::new(state));
+        let port = api::Port::new(Arc::new(state));
         let (arrivals, _folder) = (arrivals, folder);
-        World { store, live, bundles, llm, refresher, arrivals, settings, served, metrics, router, _folder }
+        World { store, live, bundles, llm, refresher, arrivals, settings, served, metrics, port, _folder }
     }
 
     fn swap(&self, epoch: usize, turn: u64) {
@@ -78,7 +77,7 @@ impl World {
     }
 
     async fn ask(&self, request: Request<Body>) -> Value {
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        let response = self.port.answer(request).await;
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         serde_json::from_slice(&bytes).unwrap()
     }

@@ -366,7 +366,7 @@ fn showing(neighbour: &str, neighbour_era: u64, version: Version) -> Vec<GroupBl
         neighbour_era,
         ..TextGroup::default()
     };
-    let with = |group, bytes| GroupBlob { group, bytes, tier: 1, version, expires_at_ms: 0 };
+    let with = |group, bytes: Vec<u8>| GroupBlob { group, bytes: bytes.into(), tier: 1, version, expires_at_ms: 0 };
     vec![
         blob(Group::Intra, 1, version, 1, 0),
         with(Group::Cross, cross.encode_to_vec()),
@@ -390,9 +390,9 @@ async fn blanking(subject: &Subject) {
     let after = features(subject, "space", user).await.unwrap();
     let [intra, cross, text] = after.groups.as_slice() else { panic!("{after:?}") };
     assert_eq!(intra, &before.groups[0]);
-    let shown = CrossGroup::decode(cross.bytes.as_slice()).unwrap();
+    let shown = CrossGroup::decode(&cross.bytes[..]).unwrap();
     assert_eq!(shown, CrossGroup { meta: Some(meta(v(1))), ..CrossGroup::default() });
-    let told = TextGroup::decode(text.bytes.as_slice()).unwrap();
+    let told = TextGroup::decode(&text.bytes[..]).unwrap();
     assert_eq!((told.neighbour_user_id.as_str(), told.answer.as_str(), told.meta), ("", "answer", Some(meta(v(1)))));
     assert_eq!((cross.version, cross.tier, text.version), (v(1), 1, v(1)));
     assert_eq!((after.prompt_hash, after.refreshed_seq), (0, Some(1)));

@@ -118,7 +118,7 @@ pub(super) fn blob(group: Group, put_number: u32, version: Version, tier: u8, ex
         Group::Intra => IntraGroup { meta, sparse_ids: vec![put_number], ..IntraGroup::default() }.encode_to_vec(),
         _ => CrossGroup { meta, item_scids: vec![put_number], ..CrossGroup::default() }.encode_to_vec(),
     };
-    GroupBlob { group, bytes, tier, version, expires_at_ms }
+    GroupBlob { group, bytes: bytes.into(), tier, version, expires_at_ms }
 }
 
 pub(super) fn write_put(user: &str, version: Version, tier: u8, hash: u64, groups: Vec<GroupBlob>) -> FeaturePut {

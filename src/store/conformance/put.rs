@@ -30,8 +30,8 @@ async fn seed(subject: &Subject, user: &str, events: u64) {
 async fn writers(subject: &Subject, user: &str) -> Vec<(Group, u32, u8, Version)> {
     let stored = features(subject, "space", user).await.unwrap_or_default();
     let number = |blob: &GroupBlob| match blob.group {
-        Group::Intra => IntraGroup::decode(blob.bytes.as_slice()).unwrap().sparse_ids[0],
-        _ => CrossGroup::decode(blob.bytes.as_slice()).unwrap().item_scids[0],
+        Group::Intra => IntraGroup::decode(&blob.bytes[..]).unwrap().sparse_ids[0],
+        _ => CrossGroup::decode(&blob.bytes[..]).unwrap().item_scids[0],
     };
     stored.groups.iter().map(|blob| (blob.group, number(blob), blob.tier, blob.version)).collect()
 }
@@ -163,10 +163,10 @@ async fn skip_moves_marks_only(subject: &Subject) {
     (subject.advance)(7);
     assert_eq!(put(subject, "space", skip_put(user, v(2, 1), 77)).await, written(2));
     let after = features(subject, "space", user).await.unwrap();
-    let intra = IntraGroup::decode(after.groups[0].bytes.as_slice()).unwrap();
+    let intra = IntraGroup::decode(&after.groups[0].bytes[..]).unwrap();
     let expected = GroupMeta { seq: 2, turn: 1, source_ts_ms: 77, ..meta(v(1, 0)) };
     assert_eq!((intra.meta.unwrap(), intra.sparse_ids), (expected, vec![1]));
-    assert_eq!(CrossGroup::decode(after.groups[1].bytes.as_slice()).unwrap().meta.unwrap().seq, 2);
+    assert_eq!(CrossGroup::decode(&after.groups[1].bytes[..]).unwrap().meta.unwrap().seq, 2);
     assert_eq!((after.groups[1].version, after.refreshed_seq), (v(2, 1), Some(2)));
     assert_eq!((after.prompt_hash, after.embedding), (before.prompt_hash, before.embedding));
     let state = history(subject, user).await.state;

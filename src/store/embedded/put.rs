@@ -231,7 +231,8 @@ fn skip(
         return Err(PutRefusal::Stale);
     }
     for blob in &mut features.groups {
-        blob.bytes = move_marks(blob, put.version, source_ts_ms).map_err(|_| PutRefusal::NothingToSkip)?;
+        let moved = move_marks(blob, put.version, source_ts_ms).map_err(|_| PutRefusal::NothingToSkip)?;
+        blob.bytes = moved.into();
         blob.version = put.version;
     }
     record.refreshed = Some(put.version);
@@ -244,7 +245,7 @@ fn move_marks(blob: &GroupBlob, version: Version, source_ts_ms: i64) -> Result<V
     let moved = |meta: Option<GroupMeta>| {
         Some(GroupMeta { seq: version.seq, turn: version.turn, source_ts_ms, ..meta.unwrap_or_default() })
     };
-    let bytes = blob.bytes.as_slice();
+    let bytes = &blob.bytes[..];
     match blob.group {
         Group::Intra => IntraGroup::decode(bytes)
             .map(|group| IntraGroup { meta: moved(group.meta.clone()), ..group }.encode_to_vec()),

@@ -120,6 +120,21 @@ impl Address {
         Address { sentinel_login, ..self }
     }
 
+    /// Whether servers are spoken to over TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// How the servers that hold keys are entered.
+    pub(super) fn login(&self) -> &RedisConnectionInfo {
+        &self.login
+    }
+
+    /// PEM of the authority that is trusted instead of the public ones.
+    pub(super) fn authority(&self) -> Option<&[u8]> {
+        self.authority.as_deref()
+    }
+
     /// For logs: scheme, hosts, and the master's name where there are sentinels.
     pub fn printable(&self) -> String {
         let hosts: Vec<String> = self.seeds.iter().map(|(host, port)| format!("{host}:{port}")).collect();

@@ -8,7 +8,11 @@
 //! era and revision are still those read; else it reads again.
 
 use super::call::Call;
+use super::link::HashReads;
 use super::pace::{COMMAND, WHOLE_KEY};
+#[cfg(any(test, feature = "fuzz"))]
+use super::reads::Replies;
+use super::reads::Reply;
 use super::values::{corrupt, digits, number, read};
 use super::{RedisStore, function};
 use crate::feature::{Group, GroupBlob, Version};
@@ -21,6 +25,7 @@ use crate::store::{
     unless_all_failed,
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use redis::Value;
 
 /// A key outlives its last group by this, so that readers learn "expired" and not "never made", in ms.
@@ -50,17 +55,19 @@ impl Features for RedisStore {
         // The revision says that there are features at all.
         let names: Vec<&str> = ["rev", "r"].into_iter().chain(groups.iter().map(|group| group.as_str())).collect();
         let part = format!("f:{space}");
-        let call = |user: &String| {
-            Call::with_arguments("HMGET", &self.keys.of_user(user, &part), &names)
-                .costing(COMMAND + groups.len() as u32)
+        let key = |index: usize| self.keys.of_user(&users[index], &part);
+        let reads = HashReads {
+            operation: "read groups",
+            count: users.len(),
+            key: &key,
+            fields: &names,
+            cost: COMMAND + groups.len() as u32,
         };
-        let answers = self.link.read_each("read groups", users.iter().map(call).collect()).await;
-        // A key's name is made anew only where something is wrong with it: this is the way of every read.
-        let record = |(user, value): (&String, StoreResult<Value>)| {
-            decode_groups(groups, value?).map_err(|message| corrupt(&self.keys.features(user, space), message))
+        let decode = |index: usize, reply: Reply<'_>| {
+            let decoded = decode_groups(groups, reply).map_err(|message| corrupt(&key(index), message));
+            self.unreadable.watch(RecordKind::Features, decoded)
         };
-        let watched = |asked| self.unreadable.watch(RecordKind::Features, record(asked));
-        unless_all_failed(users.iter().zip(answers).map(watched).collect())
+        unless_all_failed(self.link.read_hashes(&reads, decode).await)
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {
@@ -274,25 +281,28 @@ pub(crate) fn decode(key: &str, value: Value) -> StoreResult<(FeatureRecord, Str
 
 /// The answer of HMGET for `rev`, `r` and these groups; `None` without features. Judges as [`decode`] does (a fuzz target compares
 /// them), and builds neither names nor copies: this is every read.
-pub(crate) fn decode_groups(groups: &[Group], value: Value) -> CodecResult<Option<StoredFeatures>> {
-    let Value::Array(values) = value else { return Err(format!("{value:?} is no list of fields")) };
-    let mut values = values.into_iter().map(|value| match value {
-        Value::BulkString(bytes) => Ok(Some(bytes)),
-        Value::Nil => Ok(None),
-        other => Err(format!("{other:?} is no field")),
-    });
-    let mut next = || values.next().transpose().map(Option::flatten);
-    let (revision, refreshed) = (next()?, next()?);
-    revision.as_deref().map(digits::<u64>).transpose()?;
-    let refreshed_seq = refreshed.as_deref().map_or(Ok(None), version)?.map(|version| version.seq);
-    let mut features = StoredFeatures { refreshed_seq, ..StoredFeatures::default() };
+fn decode_groups(groups: &[Group], reply: Reply<'_>) -> CodecResult<Option<StoredFeatures>> {
+    let mut fields = reply.fields()?;
+    let (revision, refreshed) = (fields.take()?, fields.take()?);
+    revision.map(digits::<u64>).transpose()?;
+    let refreshed_seq = refreshed.map_or(Ok(None), version)?.map(|version| version.seq);
+    let groups_held = Vec::with_capacity(groups.len());
+    let mut features = StoredFeatures { refreshed_seq, groups: groups_held, ..StoredFeatures::default() };
     for group in groups {
-        if let Some(bytes) = next()? {
-            features.groups.push(blob(*group, bytes)?);
+        if let Some(bytes) = fields.take()? {
+            features.groups.push(blob(*group, bytes, |message| fields.keep(message))?);
         }
     }
     features.groups.sort_by_key(|blob| blob.group);
     Ok(revision.is_some().then_some(features))
+}
+
+/// For the fuzz target: the same of what `redis` has read.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn decode_groups_of(groups: &[Group], value: &Value) -> CodecResult<Option<StoredFeatures>> {
+    let replies = Replies::of_value(value);
+    let reply = replies.iter().next().ok_or("no answer")?;
+    decode_groups(groups, reply)
 }
 
 /// As [`decode`], of any of the fields.
@@ -307,7 +317,9 @@ fn decode_fields(key: &str, stored: Vec<(String, Vec<u8>)>) -> StoreResult<(Feat
             name => {
                 // A field of a later version is none of ours.
                 let Some(group) = Group::parse(name) else { continue };
-                record.features.groups.push(blob(group, bytes).map_err(|message| corrupt(key, message))?);
+                let whole = Bytes::from(bytes);
+                let kept = blob(group, &whole, |message| whole.slice_ref(message));
+                record.features.groups.push(kept.map_err(|message| corrupt(key, message))?);
             }
         }
     }
@@ -326,9 +338,9 @@ fn version(bytes: &[u8]) -> CodecResult<Option<Version>> {
     Ok(Some(Version { seq: next()?, turn: next()? }))
 }
 
-fn blob(group: Group, mut bytes: Vec<u8>) -> CodecResult<GroupBlob> {
-    let header = *bytes.first_chunk::<HEADER>().ok_or("a group shorter than its header")?;
-    bytes.drain(..HEADER);
+/// A group's header and its message, which `keep` makes the blob's own.
+fn blob<'a>(group: Group, bytes: &'a [u8], keep: impl Fn(&'a [u8]) -> Bytes) -> CodecResult<GroupBlob> {
+    let (header, message) = bytes.split_first_chunk::<HEADER>().ok_or("a group shorter than its header")?;
     let eight = |at: usize| {
         let mut word = [0; 8];
         word.copy_from_slice(&header[at..at + 8]);
@@ -336,7 +348,7 @@ fn blob(group: Group, mut bytes: Vec<u8>) -> CodecResult<GroupBlob> {
     };
     Ok(GroupBlob {
         group,
-        bytes,
+        bytes: keep(message),
         tier: header[0],
         version: Version { seq: u64::from_be_bytes(eight(1)), turn: u64::from_be_bytes(eight(9)) },
         expires_at_ms: i64::from_be_bytes(eight(17)),

@@ -10,8 +10,11 @@
 //! or the disk, over connections of its own (`durable`).
 
 mod loading;
+mod reading;
 mod sending;
 mod slots;
+
+pub use reading::HashReads;
 
 use super::address::{Address, Node};
 use super::assurance::{Ack, Assurance};
@@ -22,6 +25,7 @@ use super::durable::{Confirmed, Durable};
 use super::errors::{self, Remedy};
 use super::functions::Refusals;
 use super::pace::{self, Pace};
+use super::reads::Readers;
 use super::sentinels::Sentinels;
 use super::topology::Topology;
 use super::values;
@@ -58,6 +62,7 @@ pub struct Link {
     sentinels: Option<Sentinels>,
     topology: RwLock<Arc<Topology>>,
     connections: Connections,
+    readers: Readers,
     durable: Durable,
     breaker: Breaker<String>,
     pace: Pace,
@@ -87,6 +92,7 @@ impl Link {
         let sentinels = Sentinels::of(&address)?;
         let link = Arc::new_cyclic(|myself: &Weak<Link>| Link {
             connections: Connections::new(address.clone(), timeouts),
+            readers: Readers::new(address.clone(), timeouts),
             address,
             timeouts,
             assurance: options.assurance,
@@ -470,6 +476,15 @@ impl Link {
 
     pub(super) fn connections(&self) -> &Connections {
         &self.connections
+    }
+
+    /// What is under way on a node.
+    pub(super) fn pace_of(&self, node: &Node) -> Arc<pace::NodePace> {
+        self.pace.of(node)
+    }
+
+    pub(super) fn readers(&self) -> &Readers {
+        &self.readers
     }
 
     pub(super) fn sentinels(&self) -> Option<&Sentinels> {

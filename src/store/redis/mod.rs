@@ -9,6 +9,7 @@
 //! | `sentinels` | who is the master, by the word of Redis Sentinel |
 //! | `call`, `link/` | a command with its slot and cost; functions loaded and slots read anew on the way |
 //! | `connections` | one a node that everybody shares, and others |
+//! | `reads` | one a node for serving reads, whose answers are not copied |
 //! | `pace` | what calls cost, and how much may be under way |
 //! | `breaker`, `watch` | calls to a node that is away fail at once; whether it is, is asked by PING |
 //! | `assurance`, `durable` | what is promised; writes that replicas or the disk must confirm |
@@ -45,6 +46,7 @@ mod members;
 mod migration;
 mod pace;
 mod queue;
+mod reads;
 mod schema;
 mod sentinels;
 #[cfg(test)]

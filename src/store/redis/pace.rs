@@ -47,7 +47,8 @@ pub const MEMBER: u32 = 12;
 #[derive(Default)]
 pub struct Pace(Mutex<HashMap<Node, Arc<NodePace>>>);
 
-struct NodePace {
+/// What is under way on one node.
+pub(super) struct NodePace {
     room: Arc<Semaphore>,
     factors: Mutex<HashMap<&'static str, f64>>,
 }
@@ -62,7 +63,7 @@ pub struct UnderWay {
 }
 
 impl Pace {
-    fn of(&self, node: &Node) -> Arc<NodePace> {
+    pub(super) fn of(&self, node: &Node) -> Arc<NodePace> {
         let new =
             || Arc::new(NodePace { room: Arc::new(Semaphore::new(UNDER_WAY as usize)), factors: Mutex::default() });
         self.0.lock().entry(node.clone()).or_insert_with(new).clone()
@@ -70,16 +71,12 @@ impl Pace {
 
     /// The part of its estimate that a call takes, as far as is known.
     pub fn factor(&self, node: &Node, operation: &str) -> f64 {
-        self.of(node).factors.lock().get(operation).copied().unwrap_or(1.0)
+        self.of(node).factor(operation)
     }
 
     /// Waits until so much more, in µs, may be under way on the node. First come, first served.
     pub async fn enter(&self, node: &Node, cost: u32) -> UnderWay {
-        let node = self.of(node);
-        // It is never closed.
-        let permit = node.room.clone().acquire_many_owned(cost.clamp(1, UNDER_WAY)).await.ok();
-        let all = UNDER_WAY.saturating_sub(node.room.available_permits() as u32);
-        UnderWay { node, all, since: Instant::now(), _permit: permit }
+        self.of(node).enter(cost).await
     }
 }
 
@@ -93,6 +90,24 @@ impl UnderWay {
 }
 
 impl NodePace {
+    /// As [`Pace::factor`].
+    pub(super) fn factor(&self, operation: &str) -> f64 {
+        self.factors.lock().get(operation).copied().unwrap_or(1.0)
+    }
+
+    /// As [`Pace::enter`].
+    pub(super) async fn enter(self: Arc<Self>, cost: u32) -> UnderWay {
+        let cost = cost.clamp(1, UNDER_WAY);
+        // Mostly there is room. Where others wait there is none: nobody overtakes.
+        let permit = match self.room.clone().try_acquire_many_owned(cost) {
+            Ok(permit) => Some(permit),
+            // It is never closed.
+            Err(_) => self.room.clone().acquire_many_owned(cost).await.ok(),
+        };
+        let all = UNDER_WAY.saturating_sub(self.room.available_permits() as u32);
+        UnderWay { node: self, all, since: Instant::now(), _permit: permit }
+    }
+
     /// Work of so many µs, by the factors of now, was answered after that time.
     fn learn(&self, operation: &'static str, took: Duration, all: u32) {
         let mut factors = self.factors.lock();

@@ -19,6 +19,7 @@ mod reads;
 mod sentinel;
 mod silent;
 mod slow_log;
+mod straight;
 mod two_forms;
 mod upgrade;
 

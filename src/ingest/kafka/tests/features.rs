@@ -24,7 +24,7 @@ async fn features_go_out_without_text_and_a_user_without_any_gets_a_tombstone() 
     let user = events[0].user_id.clone();
     let erased = user.clone();
     let version = Version { seq: 3, turn: 0 };
-    let blob = |group, bytes| GroupBlob { group, bytes, tier: 1, version, expires_at_ms: 0 };
+    let blob = |group, bytes: Vec<u8>| GroupBlob { group, bytes: bytes.into(), tier: 1, version, expires_at_ms: 0 };
     let intra = IntraGroup { sparse_ids: vec![5, 6], has_llm_feature: true, ..IntraGroup::default() };
     let text = TextGroup { answer: "secret".into(), ..TextGroup::default() };
     let groups = vec![blob(Group::Intra, intra.encode_to_vec()), blob(Group::Text, text.encode_to_vec())];

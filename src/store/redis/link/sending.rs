@@ -91,7 +91,7 @@ impl Link {
     }
 
     /// A read's time is over.
-    fn late(&self) -> RedisError {
+    pub(super) fn late(&self) -> RedisError {
         let limit_ms = self.assurance.read_deadline.as_millis();
         RedisError::from((ErrorKind::Io, "no answer", format!("within {limit_ms} ms (store.read_deadline_ms)")))
     }

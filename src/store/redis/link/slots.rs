@@ -66,6 +66,7 @@ impl Link {
         for gone in before.masters.iter().filter(|node| **node != master) {
             tracing::warn!(from = name(gone), to = name(&master), "the sentinels name another master of the store");
             self.connections.forget(gone);
+            self.readers.forget(gone);
             self.durable.forget(gone);
             self.breaker.forget(&name(gone));
         }

@@ -11,9 +11,9 @@ use std::time::Instant;
 const LARGE: &str = "TAIJI_BENCH_STORE";
 /// fp16 of 1,024 dimensions.
 const VECTOR_BYTES: usize = 2048;
-const USERS: usize = 100;
+pub(super) const USERS: usize = 100;
 
-async fn fill(store: &RedisStore) -> Vec<String> {
+pub(super) async fn fill(store: &RedisStore) -> Vec<String> {
     let users: Vec<String> = (0..USERS).map(|user| format!("u{user}")).collect();
     let record = conformance::engagement(1, "e", "item");
     let batches: Vec<UserBatch> =
@@ -25,7 +25,7 @@ async fn fill(store: &RedisStore) -> Vec<String> {
     let items = (0..100).map(|item| format!("item{item:08}")).collect();
     let cross = CrossGroup { meta, item_ids: items, ..CrossGroup::default() };
     for user in &users {
-        let blob = |group, bytes| GroupBlob { group, bytes, tier: 1, version, expires_at_ms: 0 };
+        let blob = |group, bytes: Vec<u8>| GroupBlob { group, bytes: bytes.into(), tier: 1, version, expires_at_ms: 0 };
         let groups = vec![blob(Group::Intra, intra.encode_to_vec()), blob(Group::Cross, cross.encode_to_vec())];
         let body = PutBody::Write { groups, prompt_hash: 7, embedding: vec![1; VECTOR_BYTES] };
         store.put("s", FeaturePut { user: user.clone(), era: 0, version, tier: 1, body }).await.unwrap();

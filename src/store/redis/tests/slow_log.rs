@@ -214,7 +214,7 @@ fn features(user: &str, version: Version) -> FeaturePut {
     let item_ids = (0..100).map(|n| long_id(n, "i")).collect();
     let cross = CrossGroup { meta: meta.clone(), item_ids, ..CrossGroup::default() };
     let text = TextGroup { meta, reasoning: "x".repeat(32_000), neighbour_user_id: "n".into(), ..TextGroup::default() };
-    let blob = |group, bytes| GroupBlob { group, bytes, tier: 1, version, expires_at_ms: 0 };
+    let blob = |group, bytes: Vec<u8>| GroupBlob { group, bytes: bytes.into(), tier: 1, version, expires_at_ms: 0 };
     let groups = vec![blob(Group::Cross, cross.encode_to_vec()), blob(Group::Text, text.encode_to_vec())];
     let body = PutBody::Write { groups, prompt_hash: 7, embedding: vec![1; 2048] };
     FeaturePut { user: user.into(), era: 0, version, tier: 1, body }
