@@ -77,8 +77,8 @@ pub async fn get_online_features(
     groups.sort();
     groups.dedup();
     let view = state.live.view();
-    let read = Read { state: &state, view: &view, request_id: &request_id, users, groups };
-    let views = read.views().await?;
+    let read = Read { state: &state, request_id: &request_id, users, groups };
+    let views = read.views(&view).await?;
     wire::serialized(encoding, &Answer::new(&wanted, &views, request.full_feature_names))
 }
 

@@ -121,8 +121,8 @@ pub(super) async fn read_features(
         check_users(state, &request.users)?;
         over = freshen(state, &view, key, &request.users, &groups, wanted).await?;
     }
-    let read = Read { state, view: &view, request_id, users: request.users, groups };
-    let mut answer = read.answer(encoding).await?;
+    let read = Read { state, request_id, users: request.users, groups };
+    let mut answer = read.answer(&view, encoding).await?;
     if over > 0 {
         answer.headers_mut().insert(OVER_BUDGET, HeaderValue::from(over));
     }
@@ -150,11 +150,11 @@ pub async fn get_user_features(
     let groups = parse_groups(query.groups.iter().flat_map(|names| names.split(',')))?;
     require_scope(&state, &headers, &groups)?;
     let view = state.live.view();
-    let read = Read { state: &state, view: &view, request_id: &request_id, users: vec![user], groups };
+    let read = Read { state: &state, request_id: &request_id, users: vec![user], groups };
     match encoding {
-        Encoding::Json | Encoding::MessagePack => wire::row(encoding, &view, &read.views().await?),
+        Encoding::Json | Encoding::MessagePack => wire::row(encoding, &view, &read.views(&view).await?),
         // These have one shape for one user and for many.
-        Encoding::Protobuf | Encoding::Arrow => read.answer(encoding).await,
+        Encoding::Protobuf | Encoding::Arrow => read.answer(&view, encoding).await,
     }
 }
 
@@ -202,7 +202,6 @@ fn check_users(state: &ApiState, users: &[String]) -> Result<(), ApiError> {
 /// One read of some users' groups.
 pub(super) struct Read<'a> {
     pub state: &'a ApiState,
-    pub view: &'a View,
     pub request_id: &'a RequestId,
     pub users: Vec<String>,
     pub groups: Vec<Group>,
@@ -210,22 +209,22 @@ pub(super) struct Read<'a> {
 
 impl Read<'_> {
     /// The answer in columns. What nobody looks into is not taken apart: protobuf passes on what is stored.
-    async fn answer(self, encoding: Encoding) -> Result<Response, ApiError> {
-        let (state, view) = (self.state, self.view);
+    async fn answer(self, view: &View, encoding: Encoding) -> Result<Response, ApiError> {
+        let state = self.state;
         match encoding {
             Encoding::Protobuf if state.served.is_none() => {
-                let views: ReadViews<GroupStatus> = self.read().await?;
+                let views: ReadViews<GroupStatus> = self.read(view).await?;
                 count_served(state, &views);
                 Ok(wire::protobuf(view, &views))
             }
-            _ => wire::columnar(encoding, view, &self.views().await?),
+            _ => wire::columnar(encoding, view, &self.views(view).await?),
         }
     }
 
     /// What is served, counted and told to the served topic.
-    pub async fn views(self) -> Result<ReadViews, ApiError> {
-        let (state, view, request_id) = (self.state, self.view, self.request_id);
-        let views = self.read().await?;
+    pub async fn views(self, view: &View) -> Result<ReadViews, ApiError> {
+        let (state, request_id) = (self.state, self.request_id);
+        let views = self.read(view).await?;
         count_served(state, &views);
         if let Some(served) = &state.served {
             served.offer(
@@ -241,8 +240,8 @@ impl Read<'_> {
     }
 
     /// One store read for all users.
-    async fn read<R: Reading>(self) -> Result<ReadViews<R>, ApiError> {
-        let Read { state, view, users, groups, .. } = self;
+    async fn read<R: Reading>(self, view: &View) -> Result<ReadViews<R>, ApiError> {
+        let Read { state, users, groups, .. } = self;
         check_users(state, &users)?;
         let started = std::time::Instant::now();
         let stored = state.store.feature_groups_each(view.space(), &users, &groups).await?;

@@ -65,8 +65,8 @@ pub async fn post_refresh(
     match waited.inspect_err(|_| state.readers.give_back(key, 1))? {
         Waited::Fresh => {
             let (users, groups) = (vec![user], DEFAULT_GROUPS.to_vec());
-            let read = Read { state: &state, view: &view, request_id: &request_id, users, groups };
-            let views = read.views().await?;
+            let read = Read { state: &state, request_id: &request_id, users, groups };
+            let views = read.views(&view).await?;
             wire::row(Encoding::Json, &view, &views)
         }
         Waited::Late | Waited::Draining => {

@@ -15,16 +15,18 @@ const STATUS: u32 = 2;
 const MISSING: u32 = 4;
 /// Key and value of a map's entry.
 const ENTRY: (u32, u32) = (1, 2);
-/// What an answer has of a user beside the messages, about; room for it is made at once.
-const BESIDE: usize = 48;
+/// What an answer has of a user and of an epoch beside the messages, about; room for it is made at once.
+const OF_USER: usize = 64;
+const OF_EPOCH: usize = 384;
 
 /// The answer of all users.
 pub(super) fn features<R: Reading>(view: &View, views: &ReadViews<R>) -> Vec<u8> {
     let stored = |place| views.groups.iter().filter_map(move |group| views.stored(place, *group));
-    let room = (0..views.users.len()).map(|place| BESIDE + stored(place).map(<[u8]>::len).sum::<usize>()).sum();
-    let mut answer = Vec::with_capacity(room);
+    let of_user = |place| OF_USER + stored(place).map(<[u8]>::len).sum::<usize>();
+    let room: usize = (0..views.users.len()).map(of_user).sum();
+    let mut answer = Vec::with_capacity(room + OF_EPOCH);
     put(&mut answer, SPACE, view.space().as_bytes());
-    let mut one = Vec::new();
+    let mut one = Vec::with_capacity(OF_EPOCH);
     for (place, row) in views.rows().enumerate() {
         one.clear();
         user(views, place, row, &mut one);
@@ -42,7 +44,7 @@ pub(super) fn features<R: Reading>(view: &View, views: &ReadViews<R>) -> Vec<u8>
 
 /// One `Provenance`.
 fn made_by(epoch: u64, models: &Models) -> Vec<u8> {
-    let mut out = Vec::with_capacity(256);
+    let mut out = Vec::with_capacity(OF_EPOCH);
     encode_key(1, WireType::Varint, &mut out);
     encode_varint(epoch, &mut out);
     let texts = [&models.llm, &models.encoder, &models.codebook, &models.prompt_schema];

@@ -54,7 +54,7 @@ impl Features for RedisStore {
     ) -> StoreResult<Each<Option<StoredFeatures>>> {
         // The revision says that there are features at all.
         let names: Vec<&str> = ["rev", "r"].into_iter().chain(groups.iter().map(|group| group.as_str())).collect();
-        let part = format!("f:{space}");
+        let part = ["f:", space].concat();
         let key = |index: usize| self.keys.of_user(&users[index], &part);
         let reads = HashReads {
             operation: "read groups",
