@@ -256,7 +256,13 @@ impl Bench {
 /// A store of our own on that server; it initialises an empty one.
 async fn open(server: &RedisServer) -> Arc<RedisStore> {
     let timeouts = Timeouts { connect: Duration::from_secs(5), response: Duration::from_secs(30), retries: 8 };
-    let options = RedisOptions { namespace: "taiji".into(), shards: SHARDS, timeouts, assurance: Default::default() };
+    let options = RedisOptions {
+        namespace: "taiji".into(),
+        cluster: String::new(),
+        shards: SHARDS,
+        timeouts,
+        assurance: Default::default(),
+    };
     RedisStore::open(Address::parse(&server.url()).expect("address"), options).await.expect("store")
 }
 

@@ -108,7 +108,8 @@ pub(super) fn redis_options(settings: &Settings) -> RedisOptions {
         ack_timeout: Duration::from_millis(store.ack_timeout_ms),
         allow_eviction: store.allow_eviction,
     };
-    RedisOptions { namespace: store.namespace.clone(), shards: store.shards, timeouts, assurance }
+    let (namespace, cluster) = (store.namespace.clone(), store.cluster.clone());
+    RedisOptions { namespace, cluster, shards: store.shards, timeouts, assurance }
 }
 
 /// Loads the bundle, with models and user index where this process has the role for them.

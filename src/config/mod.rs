@@ -159,6 +159,7 @@ pub enum PortName {
 pub struct StoreSettings {
     pub url: String,
     pub namespace: String,
+    pub cluster: String,
     pub flush_interval_ms: u64,
     pub connect_timeout_ms: u64,
     pub response_timeout_ms: u64,

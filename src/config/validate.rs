@@ -100,6 +100,11 @@ pub(super) fn validate(settings: &Settings) -> Result<(), ConfigErrors> {
         (1..=64).contains(&namespace.len()) && namespace.bytes().all(plain),
         "store.namespace must be 1 to 64 letters, digits, '_' or '-'".to_string(),
     );
+    let cluster = &settings.store.cluster;
+    check(
+        cluster.len() <= 64 && cluster.bytes().all(plain),
+        "store.cluster must be at most 64 letters, digits, '_' or '-'".to_string(),
+    );
     check(settings.store.connect_timeout_ms > 0, "store.connect_timeout_ms must be at least 1".to_string());
     check(settings.store.response_timeout_ms > 0, "store.response_timeout_ms must be at least 1".to_string());
     check(settings.store.read_deadline_ms > 0, "store.read_deadline_ms must be at least 1".to_string());

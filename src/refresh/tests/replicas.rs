@@ -18,7 +18,13 @@ struct Replica {
 impl Replica {
     async fn new(server: &RedisServer, llm: &Arc<GatedLlm>, settings: &Settings) -> Replica {
         let timeouts = Timeouts { connect: SOON, response: SOON, retries: 3 };
-        let options = RedisOptions { namespace: "taiji".into(), shards: 4, timeouts, assurance: Default::default() };
+        let options = RedisOptions {
+            namespace: "taiji".into(),
+            cluster: String::new(),
+            shards: 4,
+            timeouts,
+            assurance: Default::default(),
+        };
         let store = RedisStore::open(Address::parse(&server.url()).unwrap(), options).await.unwrap();
         let refresher = refresher(store.clone(), bundle(llm.clone()), settings);
         Replica { store, refresher, stop: watch::Sender::new(false), running: None }

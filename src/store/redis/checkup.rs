@@ -27,6 +27,7 @@ const PLACES: u32 = 32;
 pub struct Checkup {
     link: Arc<Link>,
     keys: Keys,
+    cluster: String,
 }
 
 /// What a namespace is.
@@ -73,7 +74,8 @@ pub struct Clock {
 impl Checkup {
     /// Connects.
     pub async fn connect(address: Address, options: &RedisOptions) -> StoreResult<Checkup> {
-        Ok(Checkup { link: Link::open(address, options).await?, keys: Keys::new(&options.namespace) })
+        let link = Link::open(address, options).await?;
+        Ok(Checkup { link, keys: Keys::new(&options.namespace), cluster: options.cluster.clone() })
     }
 
     /// What each master says of itself.
@@ -92,10 +94,10 @@ impl Checkup {
         assurance::check(&self.link).await
     }
 
-    /// An error for a layout that this program does not know; as at a start.
+    /// An error for a layout that this program does not know, and for a namespace of another cluster; as at a start.
     pub async fn layout(&self) -> StoreResult<Layout> {
         let epoch = Epoch::read(&self.link, &self.keys).await?;
-        epoch.check_known(&self.link)?;
+        epoch.check(&self.link, &self.cluster)?;
         Ok(match epoch.schema {
             None => Layout::Empty,
             Some(_) if epoch.written < NEWEST_KNOWN => Layout::Older(epoch.written),

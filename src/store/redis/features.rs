@@ -64,10 +64,10 @@ impl Features for RedisStore {
             cost: COMMAND + groups.len() as u32,
         };
         let decode = |index: usize, reply: Reply<'_>| {
-            let decoded = decode_groups(groups, reply).map_err(|message| corrupt(&key(index), message));
-            self.unreadable.watch(RecordKind::Features, decoded)
+            decode_groups(groups, reply).map_err(|message| corrupt(&key(index), message))
         };
-        unless_all_failed(self.link.read_hashes(&reads, decode).await)
+        let answers = self.link.read_hashes(&reads, decode).await;
+        unless_all_failed(answers.into_iter().map(|one| self.unreadable.watch(RecordKind::Features, one)).collect())
     }
 
     async fn features(&self, space: &str, users: &[String]) -> StoreResult<Vec<Option<StoredFeatures>>> {

@@ -61,10 +61,10 @@ impl Members for RedisStore {
         // Layouts may have changed since the start; and a server that lost everything is a new, empty namespace.
         let mut epoch = Epoch::read(&self.link, &self.keys).await?;
         if epoch.schema.is_none() {
-            schema::initialise(&self.link, &self.keys, self.shards).await?;
+            schema::initialise(&self.link, &self.keys, self.shards, &self.cluster).await?;
             epoch = Epoch::read(&self.link, &self.keys).await?;
         }
-        epoch.check_known(&self.link)?;
+        epoch.check(&self.link, &self.cluster)?;
         self.forms.learn(&epoch);
         Ok(())
     }

@@ -90,6 +90,7 @@ pub struct Migration {
     pub(super) link: Arc<Link>,
     pub(super) keys: Keys,
     pub(super) shards: u32,
+    pub(super) cluster: String,
     /// Of `apply`, in order; none when all is up to date.
     pub steps: Vec<Step>,
 }
@@ -108,7 +109,7 @@ impl Migration {
         let link = Link::open(address, options).await?;
         let keys = Keys::new(&options.namespace);
         let epoch = Epoch::read(&link, &keys).await?;
-        epoch.check_known(&link)?;
+        epoch.check(&link, &options.cluster)?;
         let lacking = libraries(&link).await?.into_iter().filter(|(_, found)| !found.contains(functions::library()));
         let mut steps: Vec<Step> = lacking.map(|(node, _)| Step::LoadFunctions(node)).collect();
         if epoch.schema.is_none() {
@@ -118,7 +119,7 @@ impl Migration {
             steps.extend((!spaces.is_empty()).then_some(Step::MoveQueues { spaces, with_leases: false }));
             steps.push(Step::RaiseWritten { from: epoch.written, readable_from: epoch.readable_from });
         }
-        Ok(Migration { link, keys, shards: epoch.shards.max(1), steps })
+        Ok(Migration { link, keys, shards: epoch.shards.max(1), cluster: options.cluster.clone(), steps })
     }
 
     /// Carries the steps out.
@@ -214,7 +215,9 @@ impl Migration {
         for step in steps {
             match step {
                 Step::LoadFunctions(node) => self.on(node, &schema::present()).await?,
-                Step::Initialise { shards } => schema::initialise(&self.link, &self.keys, *shards).await?,
+                Step::Initialise { shards } => {
+                    schema::initialise(&self.link, &self.keys, *shards, &self.cluster).await?;
+                }
                 Step::MoveQueues { spaces, with_leases } => {
                     for space in spaces {
                         self.move_queues(space, *with_leases).await?;

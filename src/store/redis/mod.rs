@@ -79,6 +79,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 pub struct RedisOptions {
     /// First part of every key: letters, digits, `_`, `-`.
     pub namespace: String,
+    /// Name of the cluster that the namespace belongs to (`store.cluster`); empty = none.
+    pub cluster: String,
     /// Shards of the due queue, if the namespace is empty; later it is what was written then.
     pub shards: u32,
     /// Time-outs and tries.
@@ -96,6 +98,7 @@ const SCAN_STEP: usize = 1000;
 pub struct RedisStore {
     link: Arc<Link>,
     keys: Keys,
+    cluster: String,
     shards: u32,
     forms: Forms,
     full_items: item_users::FullItems,
@@ -127,10 +130,11 @@ impl RedisStore {
         let link = Link::open(address, &options).await?;
         assurance::check(&link).await?;
         let keys = Keys::new(&options.namespace);
-        let epoch = schema::ready(&link, &keys, options.shards).await?;
+        let epoch = schema::ready(&link, &keys, options.shards, &options.cluster).await?;
         let (shards, forms) = (epoch.shards, Forms::new(&keys, epoch.shards, &epoch));
         let (full_items, unreadable, ahead_ms) = Default::default();
-        let store = RedisStore { link, keys, shards, forms, full_items, unreadable, ahead_ms, stopped_clock };
+        let cluster = options.cluster;
+        let store = RedisStore { link, keys, cluster, shards, forms, full_items, unreadable, ahead_ms, stopped_clock };
         store.now_ms().await?;
         Ok(Arc::new(store))
     }

@@ -10,6 +10,7 @@
 //! | `written` | newest layout in use: a program must know it |
 //! | `readable_from` | oldest layout in use: a program must know that, too |
 //! | `shards` | shards of the due queue, for ever |
+//! | `cluster` | whose namespace it is, where somebody has named himself (`store.cluster`) |
 //!
 //! A form changes in two steps. A release that reads both forms goes out first and writes the old one; once `migrate apply` has raised
 //! `written`, it writes the new one. So the release before can come back until `migrate clean` raises `readable_from`. (A queue is what the
@@ -49,23 +50,42 @@ pub struct Epoch {
     pub readable_from: u64,
     /// Shards of the due queue; 0 in an empty namespace.
     pub shards: u32,
+    /// Whose it is; empty where nobody has a name.
+    pub cluster: String,
 }
 
 impl Epoch {
     /// Reads it.
     pub async fn read(link: &Link, keys: &Keys) -> StoreResult<Epoch> {
         let key = keys.epoch();
-        let names = ["schema", "written", "readable_from", "shards"];
+        let names = ["schema", "written", "readable_from", "shards", "cluster"];
         let fields: Vec<Option<Vec<u8>>> = read(&key, link.one("open", Call::new("HMGET", &key).arg(&names)).await?)?;
         let field = |nth: usize| fields.get(nth).and_then(Option::as_deref);
         let schema = field(0).map(|text| number(&key, Some(text))).transpose()?;
         // 0.1.0 writes the schema alone, so a namespace of its is of that layout throughout.
         let layout = |nth: usize| field(nth).map_or(Ok(schema.unwrap_or(0)), |text| number(&key, Some(text)));
-        Ok(Epoch { schema, written: layout(1)?, readable_from: layout(2)?, shards: number(&key, field(3))? })
+        let cluster = String::from_utf8_lossy(field(4).unwrap_or_default()).into_owned();
+        Ok(Epoch { schema, written: layout(1)?, readable_from: layout(2)?, shards: number(&key, field(3))?, cluster })
+    }
+
+    /// An error where this process may not work: on layouts it does not know, on what belongs to a cluster of another name.
+    pub fn check(&self, link: &Link, cluster: &str) -> StoreResult<()> {
+        self.check_known(link)?;
+        if self.cluster.is_empty() || self.cluster == cluster {
+            return Ok(());
+        }
+        let ours = if cluster.is_empty() { "has no name".to_string() } else { format!("is of cluster {cluster:?}") };
+        let message = format!(
+            "namespace {} belongs to cluster {:?} and this process {ours}: set store.cluster to that name if it is a part \
+             of it, else another store.namespace",
+            link.namespace(),
+            self.cluster
+        );
+        Err(StoreError::Open { place: link.printable(), message })
     }
 
     /// An error for layouts this program does not know.
-    pub fn check_known(&self, link: &Link) -> StoreResult<()> {
+    fn check_known(&self, link: &Link) -> StoreResult<()> {
         let Some(schema) = self.schema else { return Ok(()) };
         let written = self.written.max(schema);
         let message = if written > NEWEST_KNOWN {
@@ -87,7 +107,9 @@ impl Epoch {
 }
 
 /// Makes an empty namespace ready; of two processes that start at once the first decides. The way back to 0.1.0 is open.
-pub async fn initialise(link: &Link, keys: &Keys, shards: u32) -> StoreResult<()> {
+pub async fn initialise(link: &Link, keys: &Keys, shards: u32, cluster: &str) -> StoreResult<()> {
+    // The name first: what another cluster has begun is not ours to go on with.
+    take_ownership(link, keys, cluster).await?;
     let key = keys.epoch();
     let set = |field: &str, value: u64| Call::new("HSETNX", &key).arg(field).arg(value);
     let mut calls = vec![
@@ -103,15 +125,27 @@ pub async fn initialise(link: &Link, keys: &Keys, shards: u32) -> StoreResult<()
     Ok(())
 }
 
-/// Initialises an empty namespace, refuses one whose layouts this program does not know, and sees to it that every master
-/// holds the functions. Returns what stands there; the shard count is 1 at least.
-pub async fn ready(link: &Link, keys: &Keys, shards: u32) -> StoreResult<Epoch> {
+/// A namespace that is nobody's becomes that cluster's; an empty name claims nothing.
+async fn take_ownership(link: &Link, keys: &Keys, cluster: &str) -> StoreResult<()> {
+    if cluster.is_empty() {
+        return Ok(());
+    }
+    link.one("initialise", Call::new("HSETNX", &keys.epoch()).arg("cluster").arg(cluster)).await?;
+    // Of two who come at once the first has it.
+    Epoch::read(link, keys).await?.check(link, cluster)
+}
+
+/// Initialises an empty namespace, refuses one of another cluster or whose layouts this program does not know, and sees to it that
+/// every master holds the functions. Returns what stands there; the shard count is 1 at least.
+pub async fn ready(link: &Link, keys: &Keys, shards: u32, cluster: &str) -> StoreResult<Epoch> {
     let mut epoch = Epoch::read(link, keys).await?;
-    epoch.check_known(link)?;
+    epoch.check(link, cluster)?;
     if epoch.schema.is_none() {
-        initialise(link, keys, shards).await?;
+        initialise(link, keys, shards, cluster).await?;
         epoch = Epoch::read(link, keys).await?;
-        epoch.check_known(link)?;
+        epoch.check(link, cluster)?;
+    } else if epoch.cluster.is_empty() {
+        take_ownership(link, keys, cluster).await?;
     }
     link.everywhere("open", &present()).await?;
     Ok(Epoch { shards: epoch.shards.max(1), ..epoch })

@@ -14,6 +14,7 @@ mod layout;
 mod lost_tail;
 mod neighbours;
 mod outage;
+mod owner;
 mod poison;
 mod reads;
 mod sentinel;
@@ -28,7 +29,7 @@ use testkit::redis::{RedisCluster, RedisServer};
 
 fn options(shards: u32) -> RedisOptions {
     let timeouts = Timeouts { connect: Duration::from_secs(5), response: Duration::from_secs(10), retries: 8 };
-    RedisOptions { namespace: "taiji".into(), shards, timeouts, assurance: Default::default() }
+    RedisOptions { namespace: "taiji".into(), cluster: String::new(), shards, timeouts, assurance: Default::default() }
 }
 
 /// A store with a clock that stands still until moved.

@@ -118,7 +118,8 @@ async fn empty(store: &RedisStore, clock: &AtomicI64) {
 
 /// The queue while users stand in the forms of two spaces and in that of all of them. Leaves the queue empty.
 async fn two_forms(store: &RedisStore, clock: &AtomicI64, users: &[String], log: &mut Log) {
-    let layout = |written| schema::Epoch { schema: Some(1), written, readable_from: 1, shards: 8 };
+    let layout =
+        |written| schema::Epoch { schema: Some(1), written, readable_from: 1, shards: 8, cluster: String::new() };
     let second = Duration::from_secs(1);
     let entry = |user: &String, class| DueEntry { user: user.clone(), class, due_ms: NOW_MS };
     let entries: Vec<DueEntry> = users.iter().map(|user| entry(user, 1)).collect();
@@ -162,7 +163,13 @@ async fn two_forms(store: &RedisStore, clock: &AtomicI64, users: &[String], log:
     store.forms.learn(&layout(2));
     store.mark_awaited(users, NOW_MS, store.now_ms().await.unwrap() + 1000).await.unwrap();
     let step = |with_leases| Step::MoveQueues { spaces: vec!["form 1".into(), "form 2".into()], with_leases };
-    let migration = |steps| Migration { link: store.link.clone(), keys: store.keys.clone(), shards: 8, steps };
+    let migration = |steps| Migration {
+        link: store.link.clone(),
+        keys: store.keys.clone(),
+        shards: 8,
+        cluster: String::new(),
+        steps,
+    };
     run_in!(log, "move", migration(vec![step(false)]).apply().await.unwrap());
     empty().await;
     store.mark_due(Queue::Due, &entries).await.unwrap();

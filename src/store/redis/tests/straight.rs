@@ -80,6 +80,7 @@ async fn one_key_of_another_type_fails_alone_and_a_frozen_server_costs_the_deadl
     let failed: Vec<usize> = (0..users.len()).filter(|index| answers[*index].is_err()).collect();
     assert_eq!(failed, [7]);
     assert!(matches!(answers[7], Err(StoreError::Corrupt { .. })), "{:?}", answers[7]);
+    assert_eq!(store.unreadable.met(), [("features", 1)].into(), "it is counted, whichever way it was found");
 
     until_straight(&store, &users[..3]).await;
     server.signal("STOP");

@@ -460,7 +460,13 @@ async fn turning(server: &RedisServer) -> Subject {
     let advance = move |ms| {
         time.fetch_add(ms, Ordering::Relaxed);
         let written = if forms.forms.written() == 3 { 2 } else { 3 };
-        forms.forms.learn(&schema::Epoch { schema: Some(1), written, readable_from: 1, shards: 3 });
+        forms.forms.learn(&schema::Epoch {
+            schema: Some(1),
+            written,
+            readable_from: 1,
+            shards: 3,
+            cluster: String::new(),
+        });
     };
     Subject { store, advance: Box::new(advance) }
 }
