@@ -4,7 +4,7 @@ use super::ApiState;
 use super::staleness::{Staleness, freshen};
 use super::wire::{self, Encoding};
 use crate::event::decode::check_id;
-use crate::feature::{self, Group, GroupStatus, GroupView, Reading, UNREACHABLE, UNREADABLE};
+use crate::feature::{self, FromBlob, Group, GroupStatus, GroupView, UNREACHABLE, UNREADABLE};
 use crate::http::{ApiError, KeyNumber, RequestId, Scope};
 use crate::live::{Models, View};
 use crate::store::{Each, RecordKind, StoreError, StoredFeatures};
@@ -34,7 +34,7 @@ pub(super) struct ReadViews<R = GroupView> {
     stored: Each<Option<StoredFeatures>>,
 }
 
-impl<R: Reading> ReadViews<R> {
+impl<R: FromBlob> ReadViews<R> {
     /// Of what the store had at that time.
     pub fn of(
         users: Vec<String>,
@@ -240,7 +240,7 @@ impl Read<'_> {
     }
 
     /// One store read for all users.
-    async fn read<R: Reading>(self, view: &View) -> Result<ReadViews<R>, ApiError> {
+    async fn read<R: FromBlob>(self, view: &View) -> Result<ReadViews<R>, ApiError> {
         let Read { state, users, groups, .. } = self;
         check_users(state, &users)?;
         let started = std::time::Instant::now();
@@ -258,7 +258,7 @@ impl Read<'_> {
 }
 
 /// One counter a group and status, however many users.
-fn count_served<R: Reading>(state: &ApiState, views: &ReadViews<R>) {
+fn count_served<R: FromBlob>(state: &ApiState, views: &ReadViews<R>) {
     for (place, group) in views.groups.iter().enumerate() {
         // There are six statuses.
         let mut counts: Vec<(&str, u64)> = Vec::new();
@@ -276,7 +276,7 @@ fn count_served<R: Reading>(state: &ApiState, views: &ReadViews<R>) {
 }
 
 /// Counts groups that the store handed out and nobody can decode.
-fn note_unreadable<R: Reading>(state: &ApiState, user: &str, groups: &[Group], row: &[R]) {
+fn note_unreadable<R: FromBlob>(state: &ApiState, user: &str, groups: &[Group], row: &[R]) {
     for (group, _) in groups.iter().zip(row).filter(|(_, view)| view.reason() == Some(UNREADABLE)) {
         let message = format!("its group {} cannot be decoded", group.as_str());
         state.store.unreadable().note(RecordKind::Features, &StoreError::Corrupt { key: user.to_string(), message });
@@ -284,7 +284,7 @@ fn note_unreadable<R: Reading>(state: &ApiState, user: &str, groups: &[Group], r
 }
 
 /// Provenance of the epochs that made what is served, as far as the view knows them.
-pub(super) fn provenance<'a, R: Reading>(
+pub(super) fn provenance<'a, R: FromBlob>(
     view: &'a View,
     views: &ReadViews<R>,
 ) -> impl Iterator<Item = (u64, &'a Models)> + use<'a, R> {

@@ -107,7 +107,7 @@ impl Port {
         let admission = Admission::new(limits.max_in_flight, bodies, keys, refuse, state.metrics.clone());
         // A 503 of this port is the store's.
         let queue = Duration::from_millis(limits.queue_ms);
-        let admission = Arc::new(Admission { store_errors: Some("api"), queue, ..admission });
+        let admission = Arc::new(admission.with_queue(queue).with_store_errors("api"));
         let routes = router(state.clone()).layer(middleware::from_fn_with_state(admission.clone(), http::admit));
         Port { state, admission, routes }
     }

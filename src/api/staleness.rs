@@ -70,6 +70,8 @@ pub(super) async fn freshen(
             Shown::Nothing => behind.push(Awaited { user, before, without_features: true }),
         }
     }
+    // They hold what was received, and the wait may be long.
+    drop(stored);
     if behind.is_empty() {
         return Ok(0);
     }

@@ -16,7 +16,7 @@ pub use group::{Group, GroupBlob, Version};
 pub use schema::{Feature, FeatureType, FeatureValue, HAS_LLM_FEATURE};
 pub use sequence::{cross_behaviours, cross_sequence, cross_times};
 pub use view::{
-    EXPIRED, GroupStatus, GroupView, NO_FEATURES, NOT_BUILT, Reading, UNREACHABLE, UNREADABLE, absent, view,
+    EXPIRED, FromBlob, GroupStatus, GroupView, NO_FEATURES, NOT_BUILT, UNREACHABLE, UNREADABLE, absent, view,
 };
 
 use prost::Message;

@@ -44,9 +44,8 @@ pub(super) fn epoch(group: Group, message: &[u8]) -> Option<u64> {
     };
     let (mut rest, mut epoch) = (message, 0);
     while !rest.is_empty() {
-        let (number, kind, value) = field(fields, &mut rest)?;
+        let (_, kind, value) = field(fields, &mut rest)?;
         if kind == Meta {
-            debug_assert_eq!(number, EPOCH);
             of_meta(value.bytes, &mut epoch)?;
         }
     }

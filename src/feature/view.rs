@@ -35,8 +35,8 @@ impl GroupView {
     }
 }
 
-/// What every answer must know of a group; how much more is known is the type's.
-pub trait Reading: Sized {
+/// What an answer has of a stored group: what every answer must know; how much more is the type's.
+pub trait FromBlob: Sized {
     /// Of a blob whose time is not over; `None` where it cannot be decoded.
     fn present(blob: &GroupBlob) -> Option<Self>;
 
@@ -50,7 +50,7 @@ pub trait Reading: Sized {
     fn epoch(&self) -> u64;
 }
 
-impl Reading for GroupView {
+impl FromBlob for GroupView {
     fn present(blob: &GroupBlob) -> Option<GroupView> {
         Some(GroupView { group: DecodedGroup::decode(blob).ok()?, reason: None })
     }
@@ -75,7 +75,7 @@ pub struct GroupStatus {
     reason: Option<&'static str>,
 }
 
-impl Reading for GroupStatus {
+impl FromBlob for GroupStatus {
     fn present(blob: &GroupBlob) -> Option<GroupStatus> {
         DecodedGroup::epoch_of(blob).ok().map(|epoch| GroupStatus { epoch, reason: None })
     }
@@ -94,7 +94,7 @@ impl Reading for GroupStatus {
 }
 
 /// The view of one group at store time `now_ms`; `slots` is the length of the default sparse IDs.
-pub fn view<R: Reading>(stored: Option<&GroupBlob>, group: Group, now_ms: i64, slots: usize) -> R {
+pub fn view<R: FromBlob>(stored: Option<&GroupBlob>, group: Group, now_ms: i64, slots: usize) -> R {
     let reason = match stored {
         _ if group == Group::Scid => NOT_BUILT,
         None => NO_FEATURES,

@@ -120,8 +120,10 @@ pub(super) fn feature_groups(bytes: &[u8]) -> bool {
     let group = Group::ALL[usize::from(*kind) % Group::ALL.len()];
     let blob =
         GroupBlob { group, bytes: message.to_vec().into(), tier: 1, version: Version::default(), expires_at_ms: 0 };
-    let Ok(decoded) = DecodedGroup::decode(&blob) else { return false };
-    decoded.meta();
+    let decoded = DecodedGroup::decode(&blob);
+    let looked_over = DecodedGroup::epoch_of(&blob).ok();
+    assert_eq!(looked_over, decoded.as_ref().ok().map(|decoded| decoded.meta().epoch), "a look and the decoder differ");
+    let Ok(decoded) = decoded else { return false };
     if let DecodedGroup::Cross(cross) = decoded {
         let behaviours = cross_behaviours(&cross);
         assert_eq!(behaviours.len(), cross.item_ids.len().min(cross.actions.len()).min(cross.ts_ms.len()));

@@ -2,6 +2,7 @@
 //!
 //! A stream keeps its place and counts as under way until its body ends or its client goes away.
 
+use super::places::{Place, Places};
 use super::receive::receive;
 use super::{ApiError, ApiKeys, BodyLimits};
 use crate::event::decode::check_id;
@@ -15,14 +16,13 @@ use futures::StreamExt;
 use prometheus::IntGauge;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// The header that names a request, in the request and in its answer.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Requests that may wait for a place, for each place.
-const WAITING: usize = 8;
+/// Most requests that wait for a place: as many as a port has connections by default. Each refusal costs a good part of an answer.
+const WAITING: usize = 8192;
 
 /// The name of a request: the caller's, or one made here. It joins events (`request_id`) and served features.
 #[derive(Debug, Clone)]
@@ -70,24 +70,21 @@ pub fn name_answer(request: &Request, mut response: Response) -> Response {
 
 /// What a port lets in, and where it counts that.
 pub struct Admission {
-    /// Places for requests under way.
-    pub places: Arc<Semaphore>,
+    places: Places,
     /// How many places there are.
-    pub limit: usize,
+    limit: usize,
     /// How long a request waits for one.
-    pub queue: Duration,
-    /// Those who may wait at once.
-    pub waiting: Semaphore,
+    queue: Duration,
     /// What bodies may cost.
-    pub bodies: BodyLimits,
+    pub(super) bodies: BodyLimits,
     /// Whose bodies are read.
-    pub keys: ApiKeys,
+    pub(super) keys: ApiKeys,
     /// An error in the port's form.
-    pub refuse: fn(ApiError) -> Response,
+    pub(super) refuse: fn(ApiError) -> Response,
     /// Counters.
-    pub metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     /// Whose failures of the store its 503s are, where they are the store's.
-    pub store_errors: Option<&'static str>,
+    store_errors: Option<&'static str>,
 }
 
 impl Admission {
@@ -100,16 +97,25 @@ impl Admission {
         metrics: Arc<Metrics>,
     ) -> Admission {
         Admission {
-            places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
+            places: Places::new(limit, WAITING),
             limit,
             queue: Duration::ZERO,
-            waiting: Semaphore::new(limit.saturating_mul(WAITING).min(Semaphore::MAX_PERMITS)),
             bodies,
             keys,
             refuse,
             metrics,
             store_errors: None,
         }
+    }
+
+    /// The same, where a request waits so long for a place.
+    pub fn with_queue(self, queue: Duration) -> Admission {
+        Admission { queue, ..self }
+    }
+
+    /// The same, of a port whose 503s are the store's: this part's.
+    pub fn with_store_errors(self, part: &'static str) -> Admission {
+        Admission { store_errors: Some(part), ..self }
     }
 }
 
@@ -174,12 +180,13 @@ impl Admission {
     /// Refuses with 429 when too many requests are under way and no place gets free in time; else the answer, and the place.
     ///
     /// The wait is what keeps an overloaded process at work: who is refused at once comes back at once, and refusals are then all
-    /// that there is time for. It is in turn, and short beside what a client gives an answer.
+    /// that there is time for. Under a load that stays it is long beside an answer's time, so that few are refused a second, and mostly
+    /// those are who came long ago (`places`).
     async fn shed<F: Future<Output = Response>>(
         &self,
         bytes: usize,
         answer: impl FnOnce() -> F,
-    ) -> (Response, Option<OwnedSemaphorePermit>) {
+    ) -> (Response, Option<Place>) {
         match self.place(bytes).await {
             Ok(place) => (answer().await, Some(place)),
             Err(error) => {
@@ -190,18 +197,18 @@ impl Admission {
     }
 
     /// A place for a request with a body of so many bytes.
-    async fn place(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
+    async fn place(&self, bytes: usize) -> Result<Place, ApiError> {
+        if let Some(place) = self.places.now() {
             return Ok(place);
         }
         let none = || ApiError::Overloaded { limit: self.limit };
         if self.queue.is_zero() {
             return Err(none());
         }
-        let _turn = self.waiting.try_acquire().map_err(|_| none())?;
         let _held = self.bodies.hold(bytes)?;
-        let place = timeout(self.queue, self.places.clone().acquire_owned()).await;
-        place.map_err(|_| none())?.map_err(|_| none())
+        let waiting = self.places.wait().ok_or_else(none)?;
+        // Whoever gives places away lives as long as this port.
+        timeout(self.queue, waiting).await.map_err(|_| none())?.map_err(|_| none())
     }
 }
 
@@ -243,7 +250,7 @@ mod tests {
             let (metrics, go_on) = (Arc::new(Metrics::new().unwrap()), Arc::new(Notify::new()));
             let (bodies, keys) = (BodyLimits::of_size(100), ApiKeys::default());
             let admission = Admission::new(1, bodies, keys, ApiError::into_response, metrics.clone());
-            let admission = Arc::new(Admission { queue, ..admission });
+            let admission = Arc::new(admission.with_queue(queue));
             let told = go_on.clone();
             let handler = move || async move { told.notified().await };
             let router = Router::new().route("/", get(handler)).layer(from_fn_with_state(admission, admit));
@@ -282,20 +289,6 @@ mod tests {
             assert!((queue..Duration::from_secs(20)).contains(&began.elapsed()) && port.metrics.http_shed.get() == 1);
             port.go_on.notify_one();
             assert_eq!(first.await.unwrap(), StatusCode::OK);
-        }
-    }
-
-    #[tokio::test]
-    async fn no_more_wait_than_may() {
-        let port = Port::new(Duration::from_secs(30));
-        let mut taken = Vec::new();
-        for number in 0..=WAITING {
-            taken.push(port.ask(number as i64 + 1).await);
-        }
-        assert_eq!(port.ask(WAITING as i64 + 2).await.await.unwrap(), StatusCode::TOO_MANY_REQUESTS);
-        for one in taken {
-            port.go_on.notify_one();
-            assert_eq!(one.await.unwrap(), StatusCode::OK);
         }
     }
 }

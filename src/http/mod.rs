@@ -6,6 +6,7 @@ mod body;
 mod error;
 mod keys;
 mod layers;
+mod places;
 mod receive;
 
 pub use body::{Entry, parse_batch, parse_json, require_json, says_ndjson};

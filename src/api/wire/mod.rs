@@ -22,7 +22,7 @@ pub(super) use request::{FeaturesRequest, decode, of_message_pack};
 use self::columns::Columns;
 use self::row::Row;
 use super::features::ReadViews;
-use crate::feature::Reading;
+use crate::feature::FromBlob;
 use crate::http::ApiError;
 use crate::live::View;
 use axum::body::Body;
@@ -52,7 +52,7 @@ pub(super) fn columnar(encoding: Encoding, view: &View, views: &ReadViews) -> Re
 }
 
 /// The same in protobuf, for which the views need not be taken apart.
-pub(super) fn protobuf<R: Reading>(view: &View, views: &ReadViews<R>) -> Response {
+pub(super) fn protobuf<R: FromBlob>(view: &View, views: &ReadViews<R>) -> Response {
     response(Encoding::Protobuf, protobuf::features(view, views))
 }
 

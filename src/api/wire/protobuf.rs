@@ -1,7 +1,7 @@
 //! `FeaturesResponse` (proto/taiji.proto). What the store has of a group goes on the wire as it is; only defaults are encoded.
 
 use crate::api::features::{ReadViews, provenance};
-use crate::feature::{Group, GroupView, Reading};
+use crate::feature::{FromBlob, Group, GroupView};
 use crate::live::{Models, View};
 use prost::encoding::{WireType, encode_key, encode_varint};
 
@@ -20,7 +20,7 @@ const OF_USER: usize = 64;
 const OF_EPOCH: usize = 384;
 
 /// The answer of all users.
-pub(super) fn features<R: Reading>(view: &View, views: &ReadViews<R>) -> Vec<u8> {
+pub(super) fn features<R: FromBlob>(view: &View, views: &ReadViews<R>) -> Vec<u8> {
     let stored = |place| views.groups.iter().filter_map(move |group| views.stored(place, *group));
     let of_user = |place| OF_USER + stored(place).map(<[u8]>::len).sum::<usize>();
     let room: usize = (0..views.users.len()).map(of_user).sum();
@@ -55,7 +55,7 @@ fn made_by(epoch: u64, models: &Models) -> Vec<u8> {
 }
 
 /// One `UserFeatures`.
-fn user<R: Reading>(views: &ReadViews<R>, place: usize, row: &[R], out: &mut Vec<u8>) {
+fn user<R: FromBlob>(views: &ReadViews<R>, place: usize, row: &[R], out: &mut Vec<u8>) {
     put(out, USER_ID, views.users[place].as_bytes());
     put(out, STATUS, ReadViews::status(row).as_bytes());
     for (group, view) in views.groups.iter().zip(row) {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
-use crate::feature::{Group, GroupBlob, GroupStatus, Reading, Version};
+use crate::feature::{FromBlob, Group, GroupBlob, GroupStatus, Version};
 use crate::proto::{self, CrossGroup, GroupMeta, IntraGroup};
 use crate::store::{Each, StoredFeatures};
 use arrow_array::cast::AsArray;
@@ -34,7 +34,7 @@ fn meta() -> Option<GroupMeta> {
 }
 
 /// `a` has everything, `b` nothing, of `c` the time is over.
-fn views<R: Reading>() -> ReadViews<R> {
+fn views<R: FromBlob>() -> ReadViews<R> {
     let intra = IntraGroup {
         meta: meta(),
         sparse_ids: vec![5, 300],

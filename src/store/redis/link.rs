@@ -25,7 +25,7 @@ use super::durable::{Confirmed, Durable};
 use super::errors::{self, Remedy};
 use super::functions::Refusals;
 use super::pace::{self, Pace};
-use super::reads::Readers;
+use super::reads::ReadConnections;
 use super::sentinels::Sentinels;
 use super::topology::Topology;
 use super::values;
@@ -62,7 +62,7 @@ pub struct Link {
     sentinels: Option<Sentinels>,
     topology: RwLock<Arc<Topology>>,
     connections: Connections,
-    readers: Readers,
+    reads: ReadConnections,
     durable: Durable,
     breaker: Breaker<String>,
     pace: Pace,
@@ -92,7 +92,7 @@ impl Link {
         let sentinels = Sentinels::of(&address)?;
         let link = Arc::new_cyclic(|myself: &Weak<Link>| Link {
             connections: Connections::new(address.clone(), timeouts),
-            readers: Readers::new(address.clone(), timeouts),
+            reads: ReadConnections::new(address.clone(), timeouts.connect),
             address,
             timeouts,
             assurance: options.assurance,
@@ -322,7 +322,7 @@ impl Link {
         };
         let remedy = errors::remedy(&error);
         if remedy == Remedy::Reconnect {
-            self.connections.forget(node);
+            self.forget_connections(node);
         }
         let is_final = is_last || remedy == Remedy::GiveUp;
         Err(Refusal { error: errors::failed(operation, &name(node), &error), is_final })
@@ -361,7 +361,7 @@ impl Link {
                 }
                 // What is slow may come yet: nothing is wrong with the connection.
                 if !is_late && errors::remedy(&error) != Remedy::GiveUp {
-                    self.connections.forget(&node);
+                    self.forget_connections(&node);
                     open.extend(indices.into_iter().map(|index| (index, None)));
                     trouble.note(true, true);
                 }
@@ -394,7 +394,7 @@ impl Link {
                 }
                 // A master that was taken over: the map or the sentinels name the new one, else its name may lead there now.
                 Remedy::GiveUp if errors::is_replaced(&error) => {
-                    self.connections.forget(&node);
+                    self.forget_connections(&node);
                     trouble.note(true, true);
                 }
                 Remedy::GiveUp => continue,
@@ -483,8 +483,14 @@ impl Link {
         self.pace.of(node)
     }
 
-    pub(super) fn readers(&self) -> &Readers {
-        &self.readers
+    pub(super) fn reads(&self) -> &ReadConnections {
+        &self.reads
+    }
+
+    /// The next call to the node opens other connections: these broke, or lead to who is no master any more.
+    pub(super) fn forget_connections(&self, node: &Node) {
+        self.connections.forget(node);
+        self.reads.forget(node);
     }
 
     pub(super) fn sentinels(&self) -> Option<&Sentinels> {

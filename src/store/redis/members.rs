@@ -57,14 +57,19 @@ impl Members for RedisStore {
         if let Some(build) = rehearsal::build() {
             call = call.arg(rehearsal::FIELD).arg(build);
         }
-        self.link.one("announce", call).await?;
         // Layouts may have changed since the start; and a server that lost everything is a new, empty namespace.
         let mut epoch = Epoch::read(&self.link, &self.keys).await?;
         if epoch.schema.is_none() {
             schema::initialise(&self.link, &self.keys, self.shards, &self.cluster).await?;
             epoch = Epoch::read(&self.link, &self.keys).await?;
         }
-        epoch.check(&self.link, &self.cluster)?;
+        // Who started when the namespace was nobody's, and has no name, goes on until he starts anew.
+        if self.cluster.is_empty() {
+            epoch.check_layouts(&self.link)?;
+        } else {
+            epoch.check(&self.link, &self.cluster)?;
+        }
+        self.link.one("announce", call).await?;
         self.forms.learn(&epoch);
         Ok(())
     }

@@ -38,6 +38,11 @@ pub enum Step {
         /// Shards of the due queue; never changed later.
         shards: u32,
     },
+    /// Write into a namespace that is nobody's whose it is (`store.cluster`).
+    TakeOwnership {
+        /// Its name.
+        cluster: String,
+    },
     /// Move users out of the queues of single spaces into those of all spaces; may be broken off and begun again.
     MoveQueues {
         /// Those spaces.
@@ -72,6 +77,12 @@ impl std::fmt::Display for Step {
             Step::LoadFunctions(node) => write!(formatter, "load the functions {} onto {node}", functions::library()),
             Step::Initialise { shards } => {
                 write!(formatter, "initialise the namespace: layout {NEWEST_KNOWN}, {shards} shards of the due queue")
+            }
+            Step::TakeOwnership { cluster } => {
+                write!(
+                    formatter,
+                    "give the namespace to cluster {cluster}: processes without that name cannot start again"
+                )
             }
             Step::MoveQueues { spaces, .. } => {
                 write!(formatter, "move the due queues of single spaces ({}) into one of all", spaces.join(", "))
@@ -118,6 +129,9 @@ impl Migration {
             let spaces = noted_spaces(&link, &keys).await?;
             steps.extend((!spaces.is_empty()).then_some(Step::MoveQueues { spaces, with_leases: false }));
             steps.push(Step::RaiseWritten { from: epoch.written, readable_from: epoch.readable_from });
+        }
+        if epoch.schema.is_some() && epoch.cluster.is_empty() && !options.cluster.is_empty() {
+            steps.push(Step::TakeOwnership { cluster: options.cluster.clone() });
         }
         Ok(Migration { link, keys, shards: epoch.shards.max(1), cluster: options.cluster.clone(), steps })
     }
@@ -218,6 +232,7 @@ impl Migration {
                 Step::Initialise { shards } => {
                     schema::initialise(&self.link, &self.keys, *shards, &self.cluster).await?;
                 }
+                Step::TakeOwnership { cluster } => schema::take_ownership(&self.link, &self.keys, cluster).await?,
                 Step::MoveQueues { spaces, with_leases } => {
                     for space in spaces {
                         self.move_queues(space, *with_leases).await?;

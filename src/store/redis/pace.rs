@@ -1,4 +1,4 @@
-//! How much work is under way on a connection: Redis works off a whole pipeline before it looks at another client's.
+//! How much work is under way on a node, over the connections that everybody shares: Redis works off a whole pipeline before it looks at another client's.
 //!
 //! In: what calls are estimated to cost the server, and how long their answers took. Out: where to cut a batch, and leave to send a
 //! piece of it. Caller: `link`, which sends a piece and waits for its answers before the next. So whoever shares the server waits for

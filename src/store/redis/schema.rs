@@ -70,7 +70,7 @@ impl Epoch {
 
     /// An error where this process may not work: on layouts it does not know, on what belongs to a cluster of another name.
     pub fn check(&self, link: &Link, cluster: &str) -> StoreResult<()> {
-        self.check_known(link)?;
+        self.check_layouts(link)?;
         if self.cluster.is_empty() || self.cluster == cluster {
             return Ok(());
         }
@@ -85,7 +85,7 @@ impl Epoch {
     }
 
     /// An error for layouts this program does not know.
-    fn check_known(&self, link: &Link) -> StoreResult<()> {
+    pub fn check_layouts(&self, link: &Link) -> StoreResult<()> {
         let Some(schema) = self.schema else { return Ok(()) };
         let written = self.written.max(schema);
         let message = if written > NEWEST_KNOWN {
@@ -125,8 +125,9 @@ pub async fn initialise(link: &Link, keys: &Keys, shards: u32, cluster: &str) ->
     Ok(())
 }
 
-/// A namespace that is nobody's becomes that cluster's; an empty name claims nothing.
-async fn take_ownership(link: &Link, keys: &Keys, cluster: &str) -> StoreResult<()> {
+/// A namespace that is nobody's becomes that cluster's; an empty name takes nothing. At a start an empty namespace alone is taken: one
+/// in use is `taiji migrate apply`'s, when all processes have the name, for those without it could not start again.
+pub async fn take_ownership(link: &Link, keys: &Keys, cluster: &str) -> StoreResult<()> {
     if cluster.is_empty() {
         return Ok(());
     }
@@ -144,8 +145,6 @@ pub async fn ready(link: &Link, keys: &Keys, shards: u32, cluster: &str) -> Stor
         initialise(link, keys, shards, cluster).await?;
         epoch = Epoch::read(link, keys).await?;
         epoch.check(link, cluster)?;
-    } else if epoch.cluster.is_empty() {
-        take_ownership(link, keys, cluster).await?;
     }
     link.everywhere("open", &present()).await?;
     Ok(Epoch { shards: epoch.shards.max(1), ..epoch })

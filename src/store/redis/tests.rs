@@ -6,6 +6,7 @@ use crate::clock::unix_ms;
 use crate::store::conformance::{self, Subject};
 use crate::store::{DueQueue, Erasures, Features, Feeds, FreshVector, Histories, PutOutcome, UserBatch};
 
+mod direct;
 mod durable;
 mod fail_over;
 mod failures;
@@ -20,7 +21,7 @@ mod reads;
 mod sentinel;
 mod silent;
 mod slow_log;
-mod straight;
+
 mod two_forms;
 mod upgrade;
 

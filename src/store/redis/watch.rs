@@ -102,13 +102,13 @@ async fn ask_until_answered(link: Weak<Link>, node: Node) {
         let Some(link) = link.upgrade() else { return };
         let Err(why) = link.ping(&node).await else {
             link.breaker().answered(&node_name, Instant::now());
-            futures::join!(link.check_shared(&node), link.readers().check(&node));
-            return;
+            // What did not answer in time is not waited for: the next read opens another.
+            link.reads().forget(&node);
+            return link.check_shared(&node).await;
         };
         if link.breaker().silent(&node_name, &why, Instant::now()) {
             // Whoever comes when it is back must not find a connection that broke meanwhile.
-            link.connections().forget(&node);
-            link.readers().forget(&node);
+            link.forget_connections(&node);
         }
         if link.may_move() {
             // Another may own its slots by now; nobody's call finds that out while they are refused. A map that cannot be read

@@ -63,11 +63,11 @@ impl Link {
         let is_final = match errors::remedy(&error) {
             // It became a replica: the next round asks who is the master now.
             Remedy::GiveUp if errors::is_replaced(&error) => {
-                self.connections.forget(node);
+                self.forget_connections(node);
                 false
             }
             Remedy::Reconnect => {
-                self.connections.forget(node);
+                self.forget_connections(node);
                 false
             }
             remedy => remedy == Remedy::GiveUp,

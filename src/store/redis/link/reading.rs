@@ -1,12 +1,13 @@
 //! The way of a serving read: fields of many hashes, within the time that a reader has.
 //!
-//! In: keys, fields. Out: answers, decoded where they lie. What goes well goes over the connections of [`super::super::reads`]; the rest, and
-//! everything while a node is away, goes on as any batch does, until the same moment.
+//! In: keys, fields. Out: answers, decoded where they lie. What goes well goes directly, over the connections of [`super::super::reads`]; what
+//! is left of a node, and all of a node that is away, goes on as any batch does, until the same moment.
 
 use super::super::call::Call;
 use super::super::keys::slot_of;
 use super::super::pace;
-use super::super::reads::{self, ReadError, Reader, Replies, Reply};
+use super::super::reads::{self, NodeConnection, ReadError, Replies, Reply};
+use super::super::topology::Topology;
 use super::super::values::corrupt;
 use super::{Link, Node, Way, errors, name};
 use crate::store::StoreResult;
@@ -28,23 +29,43 @@ pub struct HashReads<'a> {
 
 impl HashReads<'_> {
     /// The commands for these, as they go over the wire.
-    fn write(&self, indices: &[usize], out: &mut Vec<u8>) {
+    fn commands(&self, indices: &[usize]) -> Vec<u8> {
         let mut tail = Vec::with_capacity(16 * self.fields.len());
         self.fields.iter().for_each(|field| reads::bulk(&mut tail, field));
+        let mut out = Vec::new();
         for index in indices {
-            reads::array(out, self.fields.len() + 2);
-            reads::bulk(out, "HMGET");
-            reads::bulk(out, &(self.key)(*index));
+            let key = (self.key)(*index);
+            out.reserve((key.len() + tail.len() + 32) * if out.is_empty() { indices.len() } else { 1 });
+            reads::array(&mut out, self.fields.len() + 2);
+            reads::bulk(&mut out, "HMGET");
+            reads::bulk(&mut out, &key);
             out.extend_from_slice(&tail);
         }
+        out
     }
 
     fn call(&self, index: usize) -> Call {
         Call::with_arguments("HMGET", &(self.key)(index), self.fields).costing(self.cost)
     }
+
+    /// Which are whose.
+    fn by_node<'t>(&self, topology: &'t Topology) -> Vec<(&'t Node, Vec<usize>)> {
+        if let [node] = &topology.masters[..] {
+            return vec![(node, (0..self.count).collect())];
+        }
+        let mut by_node: Vec<(&Node, Vec<usize>)> = topology.masters.iter().map(|node| (node, Vec::new())).collect();
+        for index in 0..self.count {
+            let owner = topology.owner(slot_of(&(self.key)(index)));
+            if let Some((_, indices)) = by_node.iter_mut().find(|(node, _)| Some(*node) == owner) {
+                indices.push(index);
+            }
+        }
+        by_node.retain(|(_, indices)| !indices.is_empty());
+        by_node
+    }
 }
 
-/// What one node answered to the first of those that it was asked for.
+/// What one node answered to some of those that it was asked for.
 struct Piece {
     indices: std::ops::Range<usize>,
     replies: Replies,
@@ -58,57 +79,63 @@ impl Link {
         decode: impl Fn(usize, Reply<'_>) -> StoreResult<T>,
     ) -> Vec<StoreResult<T>> {
         let deadline = Instant::now() + self.assurance().read_deadline;
+        let topology = self.topology();
+        let by_node = reads.by_node(&topology);
+        // Each node's part on its own: one that is slow keeps the others' from nothing.
+        let parts = by_node.iter().map(|(node, indices)| self.read_node(node, indices, reads, deadline, &decode));
         let mut answers: Vec<Option<StoreResult<T>>> = Vec::new();
         answers.resize_with(reads.count, || None);
-        if self.breaker.all_well() {
-            self.read_straight(reads, deadline, &decode, &mut answers).await;
+        for (index, answer) in join_all(parts).await.into_iter().flatten() {
+            answers[index] = Some(answer);
         }
-        let open: Vec<usize> = (0..reads.count).filter(|index| answers[*index].is_none()).collect();
-        if !open.is_empty() {
-            let calls = open.iter().map(|index| reads.call(*index)).collect();
-            let values = self.go(reads.operation, calls, Way::Until(deadline)).await;
-            let decoded = |(index, value): (usize, StoreResult<Value>)| {
-                let replies = Replies::of_value(&value?);
-                let reply = replies.iter().next().ok_or_else(|| corrupt(&(reads.key)(index), "no answer"))?;
-                decode(index, reply)
-            };
-            for (index, value) in open.into_iter().zip(values) {
-                answers[index] = Some(decoded((index, value)));
-            }
-        }
-        answers.into_iter().flatten().collect()
+        let missing = |index| Err(corrupt(&(reads.key)(index), "nobody was asked"));
+        answers.into_iter().enumerate().map(|(index, answer)| answer.unwrap_or_else(|| missing(index))).collect()
     }
 
-    /// Reads from nodes that have a connection; what is still `None` afterwards was not answered.
-    async fn read_straight<T>(
+    /// The answers of one node, directly as far as it goes.
+    async fn read_node<T>(
         &self,
+        node: &Node,
+        indices: &[usize],
         reads: &HashReads<'_>,
         deadline: Instant,
         decode: &impl Fn(usize, Reply<'_>) -> StoreResult<T>,
-        answers: &mut [Option<StoreResult<T>>],
-    ) {
-        let topology = self.topology();
-        if let [node] = &topology.masters[..] {
-            let all: Vec<usize> = (0..reads.count).collect();
-            let found = self.read_of(node, &all, reads, deadline).await;
-            return self.file(node, &all, found, (reads, decode), answers);
-        }
-        let mut by_node: Vec<(&Node, Vec<usize>)> = topology.masters.iter().map(|node| (node, Vec::new())).collect();
-        for index in 0..reads.count {
-            let owner = topology.owner(slot_of(&(reads.key)(index)));
-            if let Some((_, indices)) = by_node.iter_mut().find(|(node, _)| Some(*node) == owner) {
-                indices.push(index);
+    ) -> Vec<(usize, StoreResult<T>)> {
+        let (pieces, is_late) = self.read_directly(node, indices, reads, deadline).await;
+        let (mut answers, mut left) = (Vec::with_capacity(indices.len()), Vec::new());
+        let mut done = 0;
+        for piece in pieces {
+            done = piece.indices.end;
+            for (index, reply) in indices[piece.indices].iter().zip(piece.replies.iter()) {
+                match reply.is_error() {
+                    false => answers.push((*index, decode(*index, reply))),
+                    true => left.push(*index),
+                }
             }
         }
-        by_node.retain(|(_, indices)| !indices.is_empty());
-        let asked = by_node.iter().map(|(node, indices)| self.read_of(node, indices, reads, deadline));
-        for ((node, indices), found) in by_node.iter().zip(join_all(asked).await) {
-            self.file(node, indices, found, (reads, decode), answers);
+        left.extend_from_slice(&indices[done..]);
+        if left.is_empty() {
+            return answers;
         }
+        if is_late {
+            self.doubt(node);
+            let late = errors::failed(reads.operation, &name(node), &self.late());
+            answers.extend(left.into_iter().map(|index| (index, Err(late.clone()))));
+            return answers;
+        }
+        let calls = left.iter().map(|index| reads.call(*index)).collect();
+        let values = self.go(reads.operation, calls, Way::Until(deadline)).await;
+        let decoded = |index: usize, value: StoreResult<Value>| {
+            let replies = Replies::of_value(&value?);
+            let reply = replies.iter().next().ok_or_else(|| corrupt(&(reads.key)(index), "no answer"))?;
+            decode(index, reply)
+        };
+        answers.extend(left.into_iter().zip(values).map(|(index, value)| (index, decoded(index, value))));
+        answers
     }
 
-    /// Reads these of one node, in pieces, as far as there is time; whether that was over before all had come.
-    async fn read_of(
+    /// What came over the node's own connection for reads, if there is one, and whether the time was over before all had come.
+    async fn read_directly(
         &self,
         node: &Node,
         indices: &[usize],
@@ -116,57 +143,35 @@ impl Link {
         deadline: Instant,
     ) -> (Vec<Piece>, bool) {
         let mut pieces = Vec::with_capacity(1);
-        let Some(reader) = self.readers.standing(node, || self.pace_of(node)) else { return (pieces, false) };
-        let ended = timeout_at(deadline, read_pieces(&reader, indices, reads, &mut pieces)).await;
+        // The general way refuses it in its words.
+        if self.admit(reads.operation, node).is_err() {
+            return (pieces, false);
+        }
+        let Some(open) = self.reads.standing(node, || self.pace_of(node)) else { return (pieces, false) };
+        let ended = timeout_at(deadline, read_pieces(&open, indices, reads, &mut pieces)).await;
         if let Ok(Err(error)) = &ended {
             tracing::debug!(node = %name(node), %error, "reads go the general way");
-            self.readers.forget(node);
+            self.reads.drop_broken(node, &open);
         }
         (pieces, ended.is_err())
-    }
-
-    /// Decodes what one node answered, and notes for whom the time was over.
-    fn file<T>(
-        &self,
-        node: &Node,
-        indices: &[usize],
-        (pieces, is_late): (Vec<Piece>, bool),
-        (reads, decode): (&HashReads<'_>, &impl Fn(usize, Reply<'_>) -> StoreResult<T>),
-        answers: &mut [Option<StoreResult<T>>],
-    ) {
-        for piece in pieces {
-            for (index, reply) in indices[piece.indices].iter().zip(piece.replies.iter()) {
-                if !reply.is_error() {
-                    answers[*index] = Some(decode(*index, reply));
-                }
-            }
-        }
-        if !is_late {
-            return;
-        }
-        self.doubt(node);
-        let late = errors::failed(reads.operation, &name(node), &self.late());
-        for index in indices.iter().filter(|index| answers[**index].is_none()).copied().collect::<Vec<_>>() {
-            answers[index] = Some(Err(late.clone()));
-        }
     }
 }
 
 /// Asks for these over one connection, a piece when the one before was answered.
 async fn read_pieces(
-    reader: &Reader,
+    open: &NodeConnection,
     indices: &[usize],
     reads: &HashReads<'_>,
     pieces: &mut Vec<Piece>,
 ) -> Result<(), ReadError> {
     let mut done = 0;
     while done < indices.len() {
-        let factor = reader.pace.factor(reads.operation);
+        let factor = open.pace.factor(reads.operation);
         let (length, cost) = pace::first_piece(indices[done..].iter().map(|_| reads.cost), factor);
         let piece = done..done + length;
-        let write = |out: &mut Vec<u8>| reads.write(&indices[piece.clone()], out);
-        let under_way = reader.pace.clone().enter(cost).await;
-        let replies = reader.connection.ask(length, write).await?;
+        let commands = reads.commands(&indices[piece.clone()]);
+        let under_way = open.pace.clone().enter(cost).await;
+        let replies = open.connection.ask(length, &commands).await?;
         under_way.answered(reads.operation);
         done = piece.end;
         pieces.push(Piece { indices: piece, replies });

@@ -36,7 +36,7 @@ impl Link {
                 Ok(found) => claims.extend(found),
                 Err(error) => {
                     if errors::remedy(&error) == Remedy::Reconnect {
-                        self.connections.forget(&node);
+                        self.forget_connections(&node);
                     }
                     last = Some((name(&node), error));
                 }
@@ -49,6 +49,7 @@ impl Link {
             let is_final = errors::remedy(&error) == Remedy::GiveUp;
             return Err(Refusal { error: errors::failed(operation, &node, &error), is_final });
         };
+        self.reads.retain(&topology.masters);
         *self.topology.write() = Arc::new(topology);
         Ok(())
     }
@@ -65,8 +66,7 @@ impl Link {
         };
         for gone in before.masters.iter().filter(|node| **node != master) {
             tracing::warn!(from = name(gone), to = name(&master), "the sentinels name another master of the store");
-            self.connections.forget(gone);
-            self.readers.forget(gone);
+            self.forget_connections(gone);
             self.durable.forget(gone);
             self.breaker.forget(&name(gone));
         }

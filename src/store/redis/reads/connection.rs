@@ -1,7 +1,7 @@
 //! One connection that many readers share: what they write goes out together, and answers come back in its order.
 //!
-//! In: commands as they go over the wire. Out: the bytes of their answers. A task of its own writes and reads; it ends with the connection,
-//! or when nobody holds that any more.
+//! In: commands as they go over the wire. Out: their answers. A task of its own writes and reads; it ends with the connection, or when
+//! nobody holds that any more.
 
 use super::ReadError;
 use super::reply::{Framer, Replies};
@@ -14,6 +14,8 @@ use tokio::sync::{Notify, oneshot};
 
 /// Room for what comes, at least and when a buffer is new.
 const ROOM: (usize, usize) = (16 << 10, 256 << 10);
+/// Most that waits to be written: a server that does not take it is not asked for more. Buffers above it are given back.
+const MOST: usize = 1 << 20;
 
 /// Whoever asks holds one; when all are dropped the connection ends.
 pub(in super::super) struct ReadConnection(Arc<Shared>);
@@ -21,8 +23,10 @@ pub(in super::super) struct ReadConnection(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Rung when there is something to write, or nobody left to write for.
+    /// Rung when there is something to write.
     rung: Notify,
+    /// Rung when nobody holds the connection any more.
+    left: Notify,
 }
 
 #[derive(Default)]
@@ -54,16 +58,19 @@ impl ReadConnection {
         self.0.state.lock().ended.is_none()
     }
 
-    /// Sends what `write` appends, commands that get so many answers; all of them, one behind the other. Who waits no longer may
-    /// go: what comes for him is thrown away.
-    pub async fn ask(&self, replies: usize, write: impl FnOnce(&mut Vec<u8>)) -> Result<Replies, ReadError> {
+    /// Sends commands that get so many answers; all of them, one behind the other. Who waits no longer may go: what comes for him is
+    /// thrown away.
+    pub async fn ask(&self, replies: usize, commands: &[u8]) -> Result<Replies, ReadError> {
         let (answer, answered) = oneshot::channel();
         {
             let mut state = self.0.state.lock();
             if let Some(ended) = &state.ended {
                 return Err(ended.clone());
             }
-            write(&mut state.out);
+            if state.out.len() > MOST {
+                return Err(ReadError::Closed("the server does not take what it is sent".into()));
+            }
+            state.out.extend_from_slice(commands);
             state.asked.push_back(Asked { replies, answer });
         }
         self.0.rung.notify_one();
@@ -74,7 +81,7 @@ impl ReadConnection {
 impl Drop for ReadConnection {
     fn drop(&mut self) {
         self.0.end(left());
-        self.0.rung.notify_one();
+        self.0.left.notify_one();
     }
 }
 
@@ -95,6 +102,7 @@ async fn drive(stream: impl AsyncRead + AsyncWrite, shared: Arc<Shared>) {
     let (reader, writer) = tokio::io::split(stream);
     let why = tokio::select! {
         biased;
+        () = shared.left.notified() => left(),
         why = write(writer, &shared) => why,
         why = read(reader, &shared) => why,
     };
@@ -107,11 +115,7 @@ async fn write(mut writer: WriteHalf<impl AsyncWrite>, shared: &Shared) -> ReadE
     loop {
         shared.rung.notified().await;
         {
-            let mut state = shared.state.lock();
-            if let Some(ended) = &state.ended {
-                return ended.clone();
-            }
-            std::mem::swap(&mut out, &mut state.out);
+            std::mem::swap(&mut out, &mut shared.state.lock().out);
         }
         let written = async {
             writer.write_all(&out).await?;
@@ -121,6 +125,9 @@ async fn write(mut writer: WriteHalf<impl AsyncWrite>, shared: &Shared) -> ReadE
             return ReadError::Closed(error.to_string());
         }
         out.clear();
+        if out.capacity() > MOST {
+            out = Vec::new();
+        }
     }
 }
 
@@ -129,6 +136,9 @@ async fn read(mut reader: ReadHalf<impl AsyncRead>, shared: &Shared) -> ReadErro
     let mut inbox = BytesMut::with_capacity(ROOM.1);
     let (mut framer, mut ends) = (Framer::default(), Vec::new());
     loop {
+        if inbox.is_empty() && inbox.capacity() > MOST {
+            inbox = BytesMut::with_capacity(ROOM.1);
+        }
         if inbox.capacity() - inbox.len() < ROOM.0 {
             inbox.reserve(ROOM.1);
         }
@@ -182,8 +192,7 @@ mod tests {
     #[tokio::test]
     async fn answers_come_to_those_who_asked_and_who_left_gets_none() {
         let (connection, mut server) = pair();
-        let ask =
-            |text: &'static str, replies| connection.ask(replies, move |out| out.extend_from_slice(text.as_bytes()));
+        let ask = |text: &'static str, replies| connection.ask(replies, text.as_bytes());
         let (mut first, mut second, mut third) = (Box::pin(ask("a", 2)), Box::pin(ask("b", 1)), Box::pin(ask("c", 1)));
         for asked in [&mut first, &mut second, &mut third] {
             assert!(asked.now_or_never().is_none());
@@ -206,19 +215,19 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_ends_ends_what_waits_for_it() {
         let (connection, server) = pair();
-        let mut asked = Box::pin(connection.ask(1, |out| out.push(b'x')));
+        let mut asked = Box::pin(connection.ask(1, b"x"));
         assert!((&mut asked).now_or_never().is_none());
         drop(server);
         assert!(matches!(asked.await, Err(ReadError::Closed(_))));
         assert!(!connection.is_open());
-        assert!(connection.ask(1, |_| unreachable!("nobody writes")).await.is_err());
+        assert!(connection.ask(1, b"x").await.is_err());
     }
 
     #[tokio::test]
     async fn what_is_no_answer_ends_it() {
         for bytes in ["?", "+OK\r\n+more\r\n"] {
             let (connection, mut server) = pair();
-            let mut asked = Box::pin(connection.ask(1, |out| out.push(b'x')));
+            let mut asked = Box::pin(connection.ask(1, b"x"));
             assert!((&mut asked).now_or_never().is_none());
             server.write_all(bytes.as_bytes()).await.unwrap();
             let _ = asked.await;
@@ -227,6 +236,24 @@ mod tests {
             server.read_to_end(&mut rest).await.unwrap();
             assert!(!connection.is_open(), "{bytes}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_nothing_is_asked_for_no_more_and_is_hung_up_on() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let connection = ReadConnection::start(ours);
+        let commands = vec![b'x'; MOST / 4];
+        for _ in 0..8 {
+            // Who asks goes away, what was asked stays.
+            let _ = connection.ask(1, &commands).now_or_never();
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(connection.ask(1, b"x").await, Err(ReadError::Closed(why)) if why.contains("does not take")));
+        drop(connection);
+        // The end comes although the task was in the middle of writing.
+        let mut taken = Vec::new();
+        theirs.read_to_end(&mut taken).await.unwrap();
+        assert!(taken.len() < MOST / 4, "{}", taken.len());
     }
 
     #[tokio::test]

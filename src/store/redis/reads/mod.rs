@@ -5,11 +5,11 @@
 //! | file | job |
 //! |---|---|
 //! | `reply` | where an answer ends, and the fields of one |
-//! | `connection` | one pipelined connection, shared by all readers of a node |
+//! | `connection` | one pipelined connection, shared by all who read from a node |
 //! | `stream` | TCP or TLS, and the login |
 //!
-//! This is the way of what goes well. There are no retries, no redirects and no patience here: a node without a standing connection, a
-//! connection that breaks and an error in place of an answer send the reader the general way (`link`), which has all of them.
+//! This is the way of what goes well. There are no retries and no redirects here: a node without a standing connection, a connection that
+//! breaks and an error in place of an answer send the read the general way (`link`), which has all of them.
 
 mod connection;
 mod reply;
@@ -19,9 +19,9 @@ pub(super) use connection::ReadConnection;
 pub(super) use reply::{Replies, Reply};
 
 use super::address::{Address, Node};
-use super::link::Timeouts;
 use super::pace::NodePace;
 use parking_lot::Mutex;
+use redis::ProtocolVersion;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,78 +71,99 @@ fn head(out: &mut Vec<u8>, kind: u8, number: usize) {
 }
 
 /// A node's connection, and what is under way there.
-pub(super) struct Reader {
+pub(super) struct NodeConnection {
     pub connection: ReadConnection,
     pub pace: Arc<NodePace>,
 }
 
 /// Where a node's connection stands.
 enum State {
-    Opening,
-    Open(Arc<Reader>),
+    /// By the attempt of that number.
+    Opening(u64),
+    Open(Arc<NodeConnection>),
     Failed(Instant),
 }
 
 /// The connections for reads, one a node.
-pub(super) struct Readers(Arc<Opener>);
+pub(super) struct ReadConnections(Arc<Opener>);
 
 struct Opener {
     address: Address,
-    timeouts: Timeouts,
-    nodes: Mutex<HashMap<Node, State>>,
+    limit: Duration,
+    nodes: Mutex<Nodes>,
 }
 
-impl Readers {
-    pub fn new(address: Address, timeouts: Timeouts) -> Readers {
-        Readers(Arc::new(Opener { address, timeouts, nodes: Mutex::default() }))
+#[derive(Default)]
+struct Nodes {
+    attempts: u64,
+    states: HashMap<Node, State>,
+}
+
+impl ReadConnections {
+    /// To servers of that address; `limit` is how long a connection may take to stand.
+    pub fn new(address: Address, limit: Duration) -> ReadConnections {
+        ReadConnections(Arc::new(Opener { address, limit, nodes: Mutex::default() }))
     }
 
     /// The node's connection, if it stands; else it is being opened, unless that failed a moment ago, and nobody waits for it.
-    pub fn standing(&self, node: &Node, pace: impl FnOnce() -> Arc<NodePace>) -> Option<Arc<Reader>> {
+    pub fn standing(&self, node: &Node, pace: impl FnOnce() -> Arc<NodePace>) -> Option<Arc<NodeConnection>> {
+        // The third version of the protocol has to be asked for in the url; its users read the general way.
+        if self.0.address.login().protocol() != ProtocolVersion::RESP2 {
+            return None;
+        }
         let mut nodes = self.0.nodes.lock();
-        match nodes.get(node) {
-            Some(State::Open(reader)) if reader.connection.is_open() => return Some(reader.clone()),
-            Some(State::Opening) => return None,
+        match nodes.states.get(node) {
+            Some(State::Open(open)) if open.connection.is_open() => return Some(open.clone()),
+            Some(State::Opening(_)) => return None,
             Some(State::Failed(at)) if at.elapsed() < PAUSE => return None,
             _ => {}
         }
-        nodes.insert(node.clone(), State::Opening);
+        nodes.attempts += 1;
+        let attempt = nodes.attempts;
+        let failed_before =
+            matches!(nodes.states.insert(node.clone(), State::Opening(attempt)), Some(State::Failed(_)));
         drop(nodes);
-        tokio::spawn(self.0.clone().open(node.clone(), pace()));
+        tokio::spawn(self.0.clone().open(node.clone(), pace(), attempt, failed_before));
         None
     }
 
-    /// Makes the connection anew if it leaves a PING without an answer for as long as any call may take.
-    pub async fn check(&self, node: &Node) {
-        let reader = match self.0.nodes.lock().get(node) {
-            Some(State::Open(reader)) => reader.clone(),
-            _ => return,
-        };
-        let answer = reader.connection.ask(1, |out| command(out, &["PING"]));
-        if !matches!(tokio::time::timeout(self.0.timeouts.response, answer).await, Ok(Ok(_))) {
-            self.forget(node);
+    /// This connection is given to nobody any more; one that was opened since stays.
+    pub fn drop_broken(&self, node: &Node, broken: &Arc<NodeConnection>) {
+        let mut nodes = self.0.nodes.lock();
+        if matches!(nodes.states.get(node), Some(State::Open(open)) if Arc::ptr_eq(open, broken)) {
+            nodes.states.remove(node);
         }
     }
 
-    /// The next reader finds none.
+    /// The next read finds no connection.
     pub fn forget(&self, node: &Node) {
-        self.0.nodes.lock().remove(node);
+        self.0.nodes.lock().states.remove(node);
+    }
+
+    /// Of all others the connections go.
+    pub fn retain(&self, masters: &[Node]) {
+        self.0.nodes.lock().states.retain(|node, _| masters.contains(node));
     }
 }
 
 impl Opener {
-    async fn open(self: Arc<Self>, node: Node, pace: Arc<NodePace>) {
-        let opened = stream::open(&self.address, &node, self.timeouts.connect).await;
-        let state = match opened {
-            Ok(stream) => State::Open(Arc::new(Reader { connection: ReadConnection::start(stream), pace })),
+    async fn open(self: Arc<Self>, node: Node, pace: Arc<NodePace>, attempt: u64, failed_before: bool) {
+        let state = match stream::open(&self.address, &node, self.limit).await {
+            Ok(stream) => State::Open(Arc::new(NodeConnection { connection: ReadConnection::start(stream), pace })),
             Err(error) => {
-                // Readers go the general way, which says what is wrong.
-                tracing::debug!(node = %super::link::name(&node), %error, "no connection for reads");
+                // Reads go the general way, which says what is wrong with the server itself.
+                let node = super::link::name(&node);
+                match failed_before {
+                    false => tracing::warn!(%node, %error, "no connection for reads; they go the slower way"),
+                    true => tracing::debug!(%node, %error, "no connection for reads"),
+                }
                 State::Failed(Instant::now())
             }
         };
         // It may have been forgotten meanwhile: then whoever comes next opens another one.
-        if let Some(known) = self.nodes.lock().get_mut(&node) {
+        if let Some(known) = self.nodes.lock().states.get_mut(&node)
+            && matches!(known, State::Opening(number) if *number == attempt)
+        {
             *known = state;
         }
     }
@@ -153,47 +174,54 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::pace::Pace;
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    const SHORT: Duration = Duration::from_millis(50);
-
-    fn readers(port: u16) -> (Readers, Node) {
+    fn connections(port: u16) -> (ReadConnections, Node) {
         let address = Address::parse(&format!("redis://127.0.0.1:{port}")).unwrap();
         let node = address.seeds[0].clone();
-        (Readers::new(address, Timeouts { connect: SHORT, response: SHORT, retries: 0 }), node)
+        (ReadConnections::new(address, Duration::from_secs(5)), node)
+    }
+
+    fn open(node: &Node) -> (Arc<NodeConnection>, tokio::io::DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(1 << 10);
+        let connection = ReadConnection::start(ours);
+        (Arc::new(NodeConnection { connection, pace: Pace::default().of(node) }), theirs)
     }
 
     #[tokio::test]
-    async fn a_connection_that_answers_no_ping_goes_and_one_that_does_stays() {
-        for answers in [true, false] {
-            let (readers, node) = readers(1);
-            let (ours, mut theirs) = tokio::io::duplex(1 << 10);
-            let pace = || Pace::default().of(&node);
-            let reader = Reader { connection: ReadConnection::start(ours), pace: pace() };
-            readers.0.nodes.lock().insert(node.clone(), State::Open(Arc::new(reader)));
-            assert!(readers.standing(&node, pace).is_some());
-            let server = async {
-                let mut asked = [0; 14];
-                theirs.read_exact(&mut asked).await.unwrap();
-                assert_eq!(&asked, b"*1\r\n$4\r\nPING\r\n");
-                if answers {
-                    theirs.write_all(b"+PONG\r\n").await.unwrap();
-                }
-            };
-            tokio::join!(readers.check(&node), server);
-            assert_eq!(readers.0.nodes.lock().contains_key(&node), answers);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_server_that_is_not_there_is_not_tried_again_at_once() {
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (readers, node) = readers(closed);
+    async fn a_broken_connection_takes_no_newer_one_with_it() {
+        let (connections, node) = connections(1);
+        let ((old, _their_old), (new, _their_new)) = (open(&node), open(&node));
         let pace = || Pace::default().of(&node);
-        assert!(readers.standing(&node, pace).is_none());
-        while !matches!(readers.0.nodes.lock().get(&node), Some(State::Failed(_))) {
+        connections.0.nodes.lock().states.insert(node.clone(), State::Open(new.clone()));
+        connections.drop_broken(&node, &old);
+        assert!(Arc::ptr_eq(&connections.standing(&node, pace).unwrap(), &new));
+        connections.retain(std::slice::from_ref(&node));
+        assert!(connections.standing(&node, pace).is_some());
+        connections.drop_broken(&node, &new);
+        assert!(connections.0.nodes.lock().states.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_was_forgotten_changes_nothing() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (connections, node) = connections(closed);
+        let (open, _theirs) = open(&node);
+        connections.0.nodes.lock().states.insert(node.clone(), State::Open(open));
+        connections.0.clone().open(node.clone(), Pace::default().of(&node), 7, true).await;
+        assert!(matches!(connections.0.nodes.lock().states.get(&node), Some(State::Open(_))));
+    }
+
+    /// A server that accepts and hangs up is none, and is not tried again at once.
+    #[tokio::test]
+    async fn who_accepts_and_hangs_up_is_left_alone_for_a_while() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (connections, node) = connections(listener.local_addr().unwrap().port());
+        let pace = || Pace::default().of(&node);
+        assert!(connections.standing(&node, pace).is_none());
+        drop(listener.accept().await.unwrap());
+        while !matches!(connections.0.nodes.lock().states.get(&node), Some(State::Failed(_))) {
             tokio::task::yield_now().await;
         }
-        assert!(readers.standing(&node, || unreachable!("not yet")).is_none());
+        assert!(connections.standing(&node, || unreachable!("not yet")).is_none());
     }
 }

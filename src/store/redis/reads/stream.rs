@@ -7,6 +7,7 @@ use super::reply::Framer;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use socket2::{SockRef, TcpKeepalive};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -15,6 +16,8 @@ use tokio_rustls::TlsConnector;
 
 /// Longest answer to a login.
 const LONGEST: usize = 4 << 10;
+/// After so long without a word the system asks whether the server is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Any of the two ways.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -36,6 +39,8 @@ async fn connect(address: &Address, (host, port): &Node) -> Result<Box<dyn Strea
     let failed = |error: std::io::Error| ReadError::Connect(error.to_string());
     let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
+    // A quiet connection that something on the way has forgotten is found before the next read needs it.
+    SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE)).map_err(failed)?;
     if !address.is_tls() {
         return Ok(Box::new(stream));
     }
@@ -73,6 +78,9 @@ async fn log_in(stream: &mut Box<dyn Stream>, address: &Address) -> Result<(), R
         command(&mut out, &["SELECT", &login.db().to_string()]);
         replies += 1;
     }
+    // A server that has no room for us accepts, says so and hangs up: it must have answered.
+    command(&mut out, &["PING"]);
+    replies += 1;
     let failed = |error: std::io::Error| ReadError::Login(error.to_string());
     stream.write_all(&out).await.map_err(failed)?;
     stream.flush().await.map_err(failed)?;
@@ -80,8 +88,11 @@ async fn log_in(stream: &mut Box<dyn Stream>, address: &Address) -> Result<(), R
     while replies > 0 {
         let Some(end) = framer.end(&answer)? else {
             let read = stream.read_buf(&mut answer).await.map_err(failed)?;
-            if read == 0 || answer.len() > LONGEST {
+            if read == 0 {
                 return Err(ReadError::Login("the server hung up".into()));
+            }
+            if answer.len() > LONGEST {
+                return Err(ReadError::Malformed("too long for a login"));
             }
             continue;
         };

@@ -11,9 +11,9 @@ const SOON: Duration = Duration::from_secs(20);
 const GROUPS: [Group; 2] = [Group::Intra, Group::Cross];
 
 /// Reads until every master has a connection for reads; no read may fail meanwhile.
-async fn until_straight(store: &RedisStore, users: &[String]) {
+async fn until_direct(store: &RedisStore, users: &[String]) {
     let until = Instant::now() + SOON;
-    let stands = |node: &_| store.link.readers().standing(node, || store.link.pace_of(node)).is_some();
+    let stands = |node: &_| store.link.reads().standing(node, || store.link.pace_of(node)).is_some();
     while !store.link.masters().iter().all(stands) {
         assert!(Instant::now() < until, "no connection for reads");
         store.feature_groups("s", users, &GROUPS).await.unwrap();
@@ -22,11 +22,11 @@ async fn until_straight(store: &RedisStore, users: &[String]) {
 
 /// Both ways must say the same.
 async fn compare(store: &RedisStore, users: &[String]) {
-    let straight = store.feature_groups("s", users, &GROUPS).await.unwrap();
+    let direct = store.feature_groups("s", users, &GROUPS).await.unwrap();
     let whole = store.features("s", users).await.unwrap();
     let wanted: Vec<_> = whole.into_iter().map(|features| features.map(|features| features.only(&GROUPS))).collect();
-    assert_eq!(straight, wanted);
-    assert_eq!(straight.iter().flatten().count(), USERS);
+    assert_eq!(direct, wanted);
+    assert_eq!(direct.iter().flatten().count(), USERS);
 }
 
 /// Ids of the server's clients whose last command was HMGET.
@@ -43,7 +43,7 @@ async fn reads_have_a_connection_of_their_own_that_may_break() {
     let mut users = fill(&store).await;
     users.extend(["nobody".to_string(), "{odd}%".to_string()]);
     for _ in 0..3 {
-        until_straight(&store, &users).await;
+        until_direct(&store, &users).await;
         compare(&store, &users).await;
         store.link.one("check", Call::beside("PING", "")).await.unwrap();
         let [reader] = &readers(&server)[..] else { panic!("{:?}", readers(&server)) };
@@ -54,7 +54,7 @@ async fn reads_have_a_connection_of_their_own_that_may_break() {
 }
 
 #[tokio::test]
-async fn reads_go_straight_over_tls_with_a_user_and_on_a_cluster() {
+async fn reads_go_directly_over_tls_with_a_user_and_on_a_cluster() {
     let secured = RedisServer::with_tls_and_users();
     let authority = std::fs::read(secured.folder.path().join("ca.pem")).unwrap();
     let url = format!("rediss://taiji:p%40ss_word@127.0.0.1:{}", secured.port);
@@ -63,7 +63,7 @@ async fn reads_go_straight_over_tls_with_a_user_and_on_a_cluster() {
     for address in addresses {
         let store = RedisStore::open(address, options(1)).await.unwrap();
         let users = fill(&store).await;
-        until_straight(&store, &users).await;
+        until_direct(&store, &users).await;
         compare(&store, &users).await;
     }
 }
@@ -73,7 +73,7 @@ async fn one_key_of_another_type_fails_alone_and_a_frozen_server_costs_the_deadl
     let server = RedisServer::with(&[]);
     let store = RedisStore::open(Address::parse(&server.url()).unwrap(), options(1)).await.unwrap();
     let mut users = fill(&store).await;
-    until_straight(&store, &users).await;
+    until_direct(&store, &users).await;
     users.insert(7, "misused".to_string());
     server.command(&["SET", "taiji:{misused}:f:s", "no hash"]);
     let answers = store.feature_groups_each("s", &users, &GROUPS).await.unwrap();
@@ -82,7 +82,7 @@ async fn one_key_of_another_type_fails_alone_and_a_frozen_server_costs_the_deadl
     assert!(matches!(answers[7], Err(StoreError::Corrupt { .. })), "{:?}", answers[7]);
     assert_eq!(store.unreadable.met(), [("features", 1)].into(), "it is counted, whichever way it was found");
 
-    until_straight(&store, &users[..3]).await;
+    until_direct(&store, &users[..3]).await;
     server.signal("STOP");
     let started = Instant::now();
     let error = store.feature_groups("s", &users[..3], &GROUPS).await.unwrap_err();
@@ -95,5 +95,24 @@ async fn one_key_of_another_type_fails_alone_and_a_frozen_server_costs_the_deadl
         assert!(Instant::now() < until);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    until_straight(&store, &users[..3]).await;
+    until_direct(&store, &users[..3]).await;
+}
+
+/// Behind one name another server may be the master now: reads go where writes go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_a_master_no_more_loses_the_connection_for_reads_too() {
+    let server = RedisServer::with(&[]);
+    let timeouts = Timeouts { retries: 1, ..options(1).timeouts };
+    let options = RedisOptions { timeouts, ..options(1) };
+    let store = RedisStore::open(Address::parse(&server.url()).unwrap(), options).await.unwrap();
+    let users = fill(&store).await;
+    until_direct(&store, &users).await;
+    let before = readers(&server);
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    let batch = UserBatch { user: "u0".into(), records: vec![conformance::engagement(9, "e9", "item")] };
+    assert!(matches!(store.append(&["s".into()], &[batch]).await, Err(StoreError::Denied { .. })));
+    server.command(&["REPLICAOF", "NO", "ONE"]);
+    until_direct(&store, &users).await;
+    compare(&store, &users).await;
+    assert!(readers(&server).iter().all(|reader| !before.contains(reader)), "{before:?}");
 }
