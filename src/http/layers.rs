@@ -34,6 +34,11 @@ impl RequestId {
         self.0.to_str().unwrap_or_default()
     }
 
+    /// Of that request, from here on.
+    fn of(request: &Request) -> RequestId {
+        RequestId::given(request).unwrap_or_else(RequestId::made)
+    }
+
     /// The caller's, if an event could carry it.
     fn given(request: &Request) -> Option<RequestId> {
         let value = request.headers().get(&REQUEST_ID)?;
@@ -54,7 +59,7 @@ impl RequestId {
 
 /// Gives every request a name and returns it in the answer.
 pub async fn name_request(mut request: Request, next: Next) -> Response {
-    let id = RequestId::given(&request).unwrap_or_else(RequestId::made);
+    let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
     let mut response = next.run(request).await;
     response.headers_mut().insert(REQUEST_ID, id.0);
@@ -63,7 +68,7 @@ pub async fn name_request(mut request: Request, next: Next) -> Response {
 
 /// Gives an answer to a request that no route sees its name.
 pub fn name_answer(request: &Request, mut response: Response) -> Response {
-    let id = RequestId::given(request).unwrap_or_else(RequestId::made);
+    let id = RequestId::of(request);
     response.headers_mut().insert(REQUEST_ID, id.0);
     response
 }
@@ -156,7 +161,7 @@ impl Admission {
         request: Request,
         answer: impl FnOnce(Request, RequestId) -> F,
     ) -> Response {
-        let id = RequestId::given(&request).unwrap_or_else(RequestId::made);
+        let id = RequestId::of(&request);
         let metrics = &self.metrics;
         let started = Instant::now();
         let in_flight = InFlight::new(metrics.http_in_flight.clone());

@@ -15,8 +15,7 @@ use tokio::sync::oneshot;
 /// A queue that was not empty for so long does not empty by itself.
 const STANDING: Duration = Duration::from_millis(50);
 
-/// A port's places; clones share them.
-#[derive(Clone)]
+/// A port's places.
 pub(super) struct Places(Arc<Shared>);
 
 struct Shared {
@@ -45,7 +44,10 @@ impl Places {
 
     /// A place that is free now.
     pub fn now(&self) -> Option<Place> {
-        let mut state = self.0.state.lock();
+        self.take(&mut self.0.state.lock())
+    }
+
+    fn take(&self, state: &mut State) -> Option<Place> {
         state.free = state.free.checked_sub(1)?;
         Some(Place(Some(self.0.clone())))
     }
@@ -55,11 +57,9 @@ impl Places {
         let (give, given) = oneshot::channel();
         let mut state = self.0.state.lock();
         // A place came free since the caller looked.
-        if let Some(left) = state.free.checked_sub(1) {
-            state.free = left;
-            drop(state);
-            // The receiver is here.
-            let _ = give.send(Place(Some(self.0.clone())));
+        if let Some(place) = self.take(&mut state) {
+            // The receiver is here, so that no place is dropped while the lock is held.
+            let _ = give.send(place);
             return Some(given);
         }
         while state.waiting.front().is_some_and(oneshot::Sender::is_closed) {

@@ -55,16 +55,11 @@ impl Features for RedisStore {
         // The revision says that there are features at all.
         let names: Vec<&str> = ["rev", "r"].into_iter().chain(groups.iter().map(|group| group.as_str())).collect();
         let part = ["f:", space].concat();
-        let key = |index: usize| self.keys.of_user(&users[index], &part);
-        let reads = HashReads {
-            operation: "read groups",
-            count: users.len(),
-            key: &key,
-            fields: &names,
-            cost: COMMAND + groups.len() as u32,
-        };
+        let keys: Vec<String> = users.iter().map(|user| self.keys.of_user(user, &part)).collect();
+        let cost = COMMAND + groups.len() as u32;
+        let reads = HashReads { operation: "read groups", keys: &keys, fields: &names, cost };
         let decode = |index: usize, reply: Reply<'_>| {
-            decode_groups(groups, reply).map_err(|message| corrupt(&key(index), message))
+            decode_groups(groups, reply).map_err(|message| corrupt(&keys[index], message))
         };
         let answers = self.link.read_hashes(&reads, decode).await;
         unless_all_failed(answers.into_iter().map(|one| self.unreadable.watch(RecordKind::Features, one)).collect())

@@ -129,13 +129,8 @@ mod tests {
 
     #[test]
     fn audit_18_the_layouts_say_which_forms_are_read_and_where_users_are_marked() {
-        let epoch = |written, readable_from| Epoch {
-            schema: Some(1),
-            written,
-            readable_from,
-            shards: 2,
-            cluster: String::new(),
-        };
+        let epoch =
+            |written, readable_from| Epoch { schema: Some(1), written, readable_from, shards: 2, ..Epoch::default() };
         let forms = Forms::new(&Keys::new("ns"), 2, &epoch(1, 1));
         let now = |forms: &Forms| (forms.now().forms, forms.now().into);
         assert_eq!(now(&forms), (1, 1), "no space is known");

@@ -40,7 +40,7 @@ pub const NEWEST_KNOWN: u64 = 3;
 pub const ONE_QUEUE: u64 = 3;
 
 /// What `ns:epoch` holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Epoch {
     /// `None` in an empty namespace.
     pub schema: Option<u64>,

@@ -15,13 +15,14 @@ use futures::future::join_all;
 use redis::Value;
 use tokio::time::{Instant, timeout_at};
 
+/// Most bytes of a command beside its key and its fields.
+const BESIDE: usize = 32;
+
 /// HMGET of the same fields of some hashes.
 pub struct HashReads<'a> {
     pub operation: &'static str,
-    /// How many.
-    pub count: usize,
     /// Key of each.
-    pub key: &'a (dyn Fn(usize) -> String + Sync),
+    pub keys: &'a [String],
     pub fields: &'a [&'a str],
     /// What each may cost the server, in µs.
     pub cost: u32,
@@ -32,30 +33,29 @@ impl HashReads<'_> {
     fn commands(&self, indices: &[usize]) -> Vec<u8> {
         let mut tail = Vec::with_capacity(16 * self.fields.len());
         self.fields.iter().for_each(|field| reads::bulk(&mut tail, field));
-        let mut out = Vec::new();
-        for index in indices {
-            let key = (self.key)(*index);
-            out.reserve((key.len() + tail.len() + 32) * if out.is_empty() { indices.len() } else { 1 });
+        let keys = || indices.iter().map(|index| &self.keys[*index]);
+        let mut out = Vec::with_capacity(keys().map(|key| key.len() + tail.len() + BESIDE).sum());
+        for key in keys() {
             reads::array(&mut out, self.fields.len() + 2);
             reads::bulk(&mut out, "HMGET");
-            reads::bulk(&mut out, &key);
+            reads::bulk(&mut out, key);
             out.extend_from_slice(&tail);
         }
         out
     }
 
     fn call(&self, index: usize) -> Call {
-        Call::with_arguments("HMGET", &(self.key)(index), self.fields).costing(self.cost)
+        Call::with_arguments("HMGET", &self.keys[index], self.fields).costing(self.cost)
     }
 
     /// Which are whose.
     fn by_node<'t>(&self, topology: &'t Topology) -> Vec<(&'t Node, Vec<usize>)> {
         if let [node] = &topology.masters[..] {
-            return vec![(node, (0..self.count).collect())];
+            return vec![(node, (0..self.keys.len()).collect())];
         }
         let mut by_node: Vec<(&Node, Vec<usize>)> = topology.masters.iter().map(|node| (node, Vec::new())).collect();
-        for index in 0..self.count {
-            let owner = topology.owner(slot_of(&(self.key)(index)));
+        for (index, key) in self.keys.iter().enumerate() {
+            let owner = topology.owner(slot_of(key));
             if let Some((_, indices)) = by_node.iter_mut().find(|(node, _)| Some(*node) == owner) {
                 indices.push(index);
             }
@@ -84,11 +84,11 @@ impl Link {
         // Each node's part on its own: one that is slow keeps the others' from nothing.
         let parts = by_node.iter().map(|(node, indices)| self.read_node(node, indices, reads, deadline, &decode));
         let mut answers: Vec<Option<StoreResult<T>>> = Vec::new();
-        answers.resize_with(reads.count, || None);
+        answers.resize_with(reads.keys.len(), || None);
         for (index, answer) in join_all(parts).await.into_iter().flatten() {
             answers[index] = Some(answer);
         }
-        let missing = |index| Err(corrupt(&(reads.key)(index), "nobody was asked"));
+        let missing = |index: usize| Err(corrupt(&reads.keys[index], "nobody was asked"));
         answers.into_iter().enumerate().map(|(index, answer)| answer.unwrap_or_else(|| missing(index))).collect()
     }
 
@@ -127,7 +127,7 @@ impl Link {
         let values = self.go(reads.operation, calls, Way::Until(deadline)).await;
         let decoded = |index: usize, value: StoreResult<Value>| {
             let replies = Replies::of_value(&value?);
-            let reply = replies.iter().next().ok_or_else(|| corrupt(&(reads.key)(index), "no answer"))?;
+            let reply = replies.iter().next().ok_or_else(|| corrupt(&reads.keys[index], "no answer"))?;
             decode(index, reply)
         };
         answers.extend(left.into_iter().zip(values).map(|(index, value)| (index, decoded(index, value))));

@@ -52,15 +52,16 @@ fn command(out: &mut Vec<u8>, parts: &[&str]) {
     parts.iter().for_each(|part| bulk(out, part));
 }
 
-/// Of a command: so many parts follow.
+/// Of a command, or an answer: so many parts follow.
 pub(super) fn array(out: &mut Vec<u8>, parts: usize) {
     head(out, b'*', parts);
 }
 
-/// Of a command: one part.
-pub(super) fn bulk(out: &mut Vec<u8>, part: &str) {
+/// Of either: one part.
+pub(super) fn bulk(out: &mut Vec<u8>, part: impl AsRef<[u8]>) {
+    let part = part.as_ref();
     head(out, b'$', part.len());
-    out.extend_from_slice(part.as_bytes());
+    out.extend_from_slice(part);
     out.extend_from_slice(b"\r\n");
 }
 

@@ -3,7 +3,7 @@
 //! In: bytes. Out: lengths and slices of them; nothing is copied. The general way (`redis`) reads the same answers into its `Value`: a
 //! property test compares the two.
 
-use super::ReadError;
+use super::{ReadError, array, bulk};
 use crate::store::codec::CodecResult;
 use bytes::Bytes;
 use redis::Value;
@@ -198,14 +198,10 @@ impl<'a> Fields<'a> {
 fn write(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Array(values) => {
-            out.extend_from_slice(format!("*{}\r\n", values.len()).as_bytes());
+            array(out, values.len());
             values.iter().for_each(|value| write(out, value));
         }
-        Value::BulkString(bytes) => {
-            out.extend_from_slice(format!("${}\r\n", bytes.len()).as_bytes());
-            out.extend_from_slice(bytes);
-            out.extend_from_slice(b"\r\n");
-        }
+        Value::BulkString(bytes) => bulk(out, bytes),
         Value::Nil => out.extend_from_slice(b"$-1\r\n"),
         // Nothing else is an answer to HMGET; what reads it says so.
         other => out.extend_from_slice(format!("+{}\r\n", format!("{other:?}").escape_debug()).as_bytes()),

@@ -1,5 +1,5 @@
-//! Serving reads over connections of their own: they say what the general way says, on every kind of server, and nobody notices when such
-//! a connection breaks.
+//! Serving reads over connections of their own: they say what whole records say, on one server, over TLS and on a cluster, and nobody
+//! notices when such a connection breaks.
 
 use super::reads::{USERS, fill};
 use super::*;
@@ -45,6 +45,7 @@ async fn reads_have_a_connection_of_their_own_that_may_break() {
     for _ in 0..3 {
         until_direct(&store, &users).await;
         compare(&store, &users).await;
+        // The shared connection may have read, too: its last command is another one now.
         store.link.one("check", Call::beside("PING", "")).await.unwrap();
         let [reader] = &readers(&server)[..] else { panic!("{:?}", readers(&server)) };
         server.command(&["CLIENT", "KILL", "ID", reader]);

@@ -10,13 +10,7 @@ const USERS: usize = 60;
 /// Long enough for an election on a busy machine.
 async fn open(cluster: &RedisCluster) -> Arc<RedisStore> {
     let timeouts = Timeouts { connect: Duration::from_secs(2), response: Duration::from_secs(5), retries: 60 };
-    let options = RedisOptions {
-        namespace: "taiji".into(),
-        cluster: String::new(),
-        shards: 8,
-        timeouts,
-        assurance: Default::default(),
-    };
+    let options = RedisOptions { timeouts, ..options(8) };
     RedisStore::open(Address::parse(&cluster.url()).unwrap(), options).await.unwrap()
 }
 
@@ -78,13 +72,7 @@ async fn a_slot_that_went_to_another_master_is_noticed_before_any_call_goes_ther
 async fn a_single_master_that_became_a_replica_is_refused_in_plain_words() {
     let server = RedisServer::start();
     let timeouts = Timeouts { connect: Duration::from_secs(2), response: Duration::from_secs(5), retries: 2 };
-    let options = RedisOptions {
-        namespace: "taiji".into(),
-        cluster: String::new(),
-        shards: 2,
-        timeouts,
-        assurance: Default::default(),
-    };
+    let options = RedisOptions { timeouts, ..options(2) };
     let store = RedisStore::open(Address::parse(&server.url()).unwrap(), options).await.unwrap();
     let before = store.incarnation().await.unwrap();
     let batch = [UserBatch { user: "u".into(), records: vec![conformance::engagement(1, "e", "i")] }];

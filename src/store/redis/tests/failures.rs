@@ -15,13 +15,7 @@ fn click(n: i64, id: &str) -> Record {
 
 async fn open(url: &str) -> StoreResult<Arc<RedisStore>> {
     let timeouts = Timeouts { connect: Duration::from_secs(2), response: Duration::from_secs(5), retries: 8 };
-    let options = RedisOptions {
-        namespace: "taiji".into(),
-        cluster: String::new(),
-        shards: 2,
-        timeouts,
-        assurance: Default::default(),
-    };
+    let options = RedisOptions { timeouts, ..options(2) };
     RedisStore::open(Address::parse(url).unwrap(), options).await
 }
 
@@ -109,13 +103,7 @@ async fn wrong_types_under_our_namespace_are_named_and_nothing_is_written() {
     }
     server.command(&["SET", "other:epoch", "theirs"]);
     let timeouts = Timeouts { connect: Duration::from_secs(2), response: Duration::from_secs(5), retries: 1 };
-    let options = RedisOptions {
-        namespace: "other".into(),
-        cluster: String::new(),
-        shards: 2,
-        timeouts,
-        assurance: Default::default(),
-    };
+    let options = RedisOptions { namespace: "other".into(), timeouts, ..options(2) };
     let taken = RedisStore::open(Address::parse(&server.url()).unwrap(), options).await.err().unwrap();
     assert!(matches!(taken, StoreError::Corrupt { .. }), "{taken}");
 }

@@ -119,7 +119,7 @@ async fn empty(store: &RedisStore, clock: &AtomicI64) {
 /// The queue while users stand in the forms of two spaces and in that of all of them. Leaves the queue empty.
 async fn two_forms(store: &RedisStore, clock: &AtomicI64, users: &[String], log: &mut Log) {
     let layout =
-        |written| schema::Epoch { schema: Some(1), written, readable_from: 1, shards: 8, cluster: String::new() };
+        |written| schema::Epoch { schema: Some(1), written, readable_from: 1, shards: 8, ..schema::Epoch::default() };
     let second = Duration::from_secs(1);
     let entry = |user: &String, class| DueEntry { user: user.clone(), class, due_ms: NOW_MS };
     let entries: Vec<DueEntry> = users.iter().map(|user| entry(user, 1)).collect();

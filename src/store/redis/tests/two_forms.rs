@@ -465,7 +465,7 @@ async fn turning(server: &RedisServer) -> Subject {
             written,
             readable_from: 1,
             shards: 3,
-            cluster: String::new(),
+            ..schema::Epoch::default()
         });
     };
     Subject { store, advance: Box::new(advance) }
