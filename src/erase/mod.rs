@@ -102,7 +102,7 @@ impl Chore for Expiry {
 }
 
 /// Longest wait for the features topic to take the news of one erasure.
-const TELL_PATIENCE: Duration = Duration::from_secs(10);
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Takes requests for erasures, and carries them out in the background; one a process.
 pub struct Eraser {
@@ -173,11 +173,11 @@ impl Eraser {
             Err(EraseStop::Asked) => return Ok(()),
             Err(EraseStop::Store(error)) => return Err(error),
         }
-        let mut patience = self.interval.min(TELL_PATIENCE);
+        let mut timeout = self.interval.min(ANNOUNCE_TIMEOUT);
         for erasure in self.store.unfinished_erasures().await? {
-            match self.carry_out_one(&erasure, stop, patience).await {
+            match self.carry_out_one(&erasure, stop, timeout).await {
                 // The others need not wait as long once more.
-                Err(EraseStop::Untold) => patience = Duration::ZERO,
+                Err(EraseStop::Untold) => timeout = Duration::ZERO,
                 Ok(referrers) => ErasureFinished { user: &erasure.user, referrers }.emit(&self.metrics),
                 Err(EraseStop::Asked) => return Ok(()),
                 Err(EraseStop::Store(error)) if error.is_unreadable() => {
@@ -196,13 +196,13 @@ impl Eraser {
         &self,
         erasure: &Erasure,
         stop: &watch::Receiver<bool>,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<usize, EraseStop> {
         let left = job::leave_all(self.store.as_ref(), erasure, &|| !*stop.borrow()).await?;
         if let Some(changes) = &self.changes {
             let mut users = left.touched;
             users.push(erasure.user.clone());
-            self.tell(changes, &users, stop.clone(), patience).await?;
+            self.tell(changes, &users, stop.clone(), timeout).await?;
         }
         self.store.finish_erasure(erasure, left.era).await?;
         Ok(left.referrers)
@@ -214,7 +214,7 @@ impl Eraser {
         changes: &ChangeFeed,
         users: &[String],
         mut stop: watch::Receiver<bool>,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<(), EraseStop> {
         if !users.iter().all(|user| changes.note(user)) {
             return Err(EraseStop::Untold);
@@ -223,7 +223,7 @@ impl Eraser {
             biased;
             _ = changes.all_told(users) => Ok(()),
             _ = stop.wait_for(|stop| *stop) => Err(EraseStop::Asked),
-            _ = tokio::time::sleep(patience) => Err(EraseStop::Untold),
+            _ = tokio::time::sleep(timeout) => Err(EraseStop::Untold),
         }
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A broker that says nothing for so long is not there.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 
 /// A consumer of nothing, and what the broker said at the beginning.
@@ -65,7 +65,7 @@ impl Checkup {
         config.set("enable.auto.commit", "false").set("enable.partition.eof", "true");
         let consumer: BaseConsumer<Heard> =
             config.create_with_context(heard.clone()).map_err(|error| format!("{error}; check kafka.properties"))?;
-        let metadata = consumer.fetch_metadata(None, PATIENCE).map_err(|error| {
+        let metadata = consumer.fetch_metadata(None, TIMEOUT).map_err(|error| {
             // What the client met comes to us when it is polled.
             let _ = consumer.poll(POLL);
             heard.explain(&error)
@@ -97,8 +97,8 @@ impl Checkup {
         let mut end = TopicPartitionList::new();
         end.add_partition_offset(name, 0, Offset::End).map_err(|error| error.to_string())?;
         self.consumer.assign(&end).map_err(|error| error.to_string())?;
-        let until = Instant::now() + PATIENCE;
-        let mut answer = Err(format!("no answer within {PATIENCE:?}"));
+        let until = Instant::now() + TIMEOUT;
+        let mut answer = Err(format!("no answer within {TIMEOUT:?}"));
         while Instant::now() < until {
             answer = match self.consumer.poll(POLL) {
                 None => continue,
@@ -115,7 +115,7 @@ impl Checkup {
     pub fn may_use_group(&self, topic: &str) -> Result<(), String> {
         let mut list = TopicPartitionList::new();
         list.add_partition(topic, 0);
-        self.consumer.committed_offsets(list, PATIENCE).map(|_| ()).map_err(|error| self.heard.explain(&error))
+        self.consumer.committed_offsets(list, TIMEOUT).map(|_| ()).map_err(|error| self.heard.explain(&error))
     }
 
     /// Whether we may write into a topic that is there.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// For one sentinel's answer; as long as the client library waits for a connection.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A question that is under way.
 type Asking = Shared<BoxFuture<'static, Result<Node, RedisError>>>;
@@ -144,8 +144,7 @@ async fn explain(address: &Address) -> RedisError {
 }
 
 async fn connect(address: &Address, seed: &Node) -> Result<MultiplexedConnection, RedisError> {
-    let config =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(TIMEOUT)).set_response_timeout(Some(TIMEOUT));
     address.sentinel(seed)?.get_multiplexed_async_connection_with_config(&config).await
 }
 

@@ -57,7 +57,7 @@ impl Link {
         }
         let work = (operation, cost);
         let (outcome, is_late) = match way {
-            Way::Patient => (self.watched(node, self.exchange_shared(node, &pipeline, work)).await, false),
+            Way::Timeouts => (self.watched(node, self.exchange_shared(node, &pipeline, work)).await, false),
             Way::Confirmed if is_last => (self.watched(node, self.send_confirmed(node, pipeline)).await, false),
             Way::Confirmed => (self.watched(node, self.exchange_alone(node, &pipeline, work)).await, false),
             Way::Until(deadline) => match timeout_at(deadline, self.exchange_shared(node, &pipeline, work)).await {

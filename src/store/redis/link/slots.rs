@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// For one node's view of the slots: the others' need not wait long for a node that is gone.
-const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Link {
     /// Finds out anew who is to be asked: of a cluster the slot map from all nodes that answer (a master that was cut off would
@@ -87,7 +87,7 @@ impl Link {
             let (slots, nodes): (Value, String) = both.query_async(&mut connection).await?;
             topology::claims(node, slots, &nodes)
         };
-        let timed = tokio::time::timeout(LOOK_PATIENCE, ask).await;
+        let timed = tokio::time::timeout(LOOK_TIMEOUT, ask).await;
         timed.unwrap_or_else(|_| Err(RedisError::from((redis::ErrorKind::Io, "no answer to CLUSTER SLOTS in time"))))
     }
 
