@@ -3,10 +3,12 @@
 //! In: prompts of many users. Out: for each what serving would find. Callers: `index` (vectors of the main part),
 //! `judge` (held-out users). The pipeline is the service's own (`taiji::answer`).
 
+use crate::model::{DecoderConfig, ModelError};
 use crate::nn::FileError;
 use crate::nn::tensor_file::write_json;
 use crate::progress::Progress;
-use crate::sft::tokenizer::END_OF_TEXT;
+use crate::sft::SftError;
+use crate::sft::tokenizer::{END_OF_TEXT, TOKENIZER_FILE, TextTokenizer};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use taiji::event::Item;
 use taiji::llm::{GENERATION_FILE, LlmError, LlmOptions, OnnxLlm};
 use taiji::prompt::{ANSWER_CLOSE, PromptInput, PromptMode, PromptSchema};
 use taiji::quantize::{PqCodebook, QuantizeError};
-use taiji_export::{ExportError, ExportOptions, export};
+use taiji_export::{Checkpoint, ExportError, ExportOptions, Precision, export};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
@@ -46,6 +48,16 @@ pub enum ModelsError {
     File(#[from] FileError),
     #[error("the model was not trained to answer in the mode {asked}; its prompt.toml names {known}")]
     Mode { asked: &'static str, known: String },
+    #[error(
+        "{}: {ANSWER_CLOSE} is no token of tokenizer.json and config.json has no eos_token_id: nothing says where an answer ends; give one of \
+         them",
+        .0.display()
+    )]
+    End(PathBuf),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Sft(#[from] SftError),
     #[error("the threads of the models cannot be started: {0}")]
     Runtime(std::io::Error),
 }
@@ -61,10 +73,22 @@ pub struct ModelFolders {
     pub codebook: PathBuf,
 }
 
-/// Exports a checkpoint of our own for the engine, which is told where answers end.
-pub fn export_for_engine(checkpoint: &Path, graphs: &Path) -> Result<(), ModelsError> {
-    export(checkpoint, graphs, &ExportOptions::default())?;
-    Ok(write_json(&graphs.join(GENERATION_FILE), &json!({ "stop": [ANSWER_CLOSE, END_OF_TEXT] }))?)
+/// Exports a checkpoint for the engine, which is told where answers end: at the answer's tag, which is one token of our own tokenizers; in
+/// texts of somebody else's at the token that ends them, behind the tag.
+pub fn export_for_engine(checkpoint: &Path, graphs: &Path, precision: Precision) -> Result<(), ModelsError> {
+    export(checkpoint, graphs, &ExportOptions { precision, ..ExportOptions::default() })?;
+    let tokenizer = TextTokenizer::load(&checkpoint.join(TOKENIZER_FILE))?;
+    let stop = match tokenizer.token_id(ANSWER_CLOSE) {
+        Some(_) => json!({ "stop": [ANSWER_CLOSE, END_OF_TEXT] }),
+        None => json!({ "stop_token_ids": [end_token(checkpoint)?] }),
+    };
+    Ok(write_json(&graphs.join(GENERATION_FILE), &stop)?)
+}
+
+/// The token by which a checkpoint's texts end.
+fn end_token(checkpoint: &Path) -> Result<u32, ModelsError> {
+    let config = Checkpoint::open(checkpoint)?.config;
+    DecoderConfig::of_checkpoint(&config)?.eos_token_id.ok_or_else(|| ModelsError::End(checkpoint.to_owned()))
 }
 
 /// LLM, encoder, quantiser and catalogue, ready to answer.

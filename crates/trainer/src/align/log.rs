@@ -18,7 +18,7 @@ pub const FIGURES_FILE: &str = "steps.jsonl";
 pub const SAMPLES_FILE: &str = "samples.jsonl";
 
 /// What a step gave the rule, and how far it drew prompts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct Replayed {
     /// Draws so far.
     pub(super) drawn: usize,
@@ -30,6 +30,9 @@ pub(super) struct Replayed {
     pub(super) whole: Option<Vec<Vec<f64>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) across: Option<Vec<Vec<f64>>>,
+    /// The rule was given nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_void: bool,
 }
 
 impl Replayed {

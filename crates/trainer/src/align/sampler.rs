@@ -3,13 +3,15 @@
 //! Sampled at temperature 1 without cuts: log-probabilities that the engine reports are those of the policy that drew.
 
 use super::AlignError;
-use crate::model::{Decoder, save_checkpoint};
+use crate::model::{Decoder, DeviceKind, save_merged};
 use crate::models::export_for_engine;
 use crate::nn::FileError;
 use crate::nn::tensor_file::write_atomically;
 use crate::sft::tokenizer::TOKENIZER_FILE;
 use std::path::{Path, PathBuf};
 use taiji::llm::{Finish, GenerateRequest, LlmOptions, OnnxLlm, Sampling};
+use taiji::onnx::Provider;
+use taiji_export::Precision;
 
 /// An answer of the policy.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,38 +26,47 @@ pub(super) struct RollOut {
     pub(super) truncated: bool,
 }
 
+/// What the engine must have room for.
+pub(super) struct Room {
+    /// Answers at once.
+    pub(super) rows: usize,
+    /// Tokens of the longest prompt.
+    pub(super) prompt: usize,
+    /// Most tokens of an answer.
+    pub(super) answer: usize,
+}
+
 /// The engine with the newest weights that it was given.
 pub(super) struct Sampler {
     /// Checkpoint and graphs lie here while the run goes on.
     folder: PathBuf,
     tokenizer: String,
     options: LlmOptions,
+    precision: Precision,
     /// Most tokens of an answer.
     longest: usize,
     llm: Option<OnnxLlm>,
 }
 
 impl Sampler {
-    /// For answers of at most `longest` tokens to prompts of at most `prompt` tokens, `rows` at once.
-    pub(super) fn new(
-        folder: PathBuf,
-        tokenizer: String,
-        rows: usize,
-        prompt: usize,
-        longest: usize,
-        threads: usize,
-    ) -> Self {
+    /// On a GPU in bf16, as the trainer computes there.
+    pub(super) fn new(folder: PathBuf, tokenizer: String, room: Room, threads: usize, device: DeviceKind) -> Self {
+        let (provider, precision) = match device {
+            DeviceKind::Cuda => (Provider::Cuda { device: 0, memory_limit: 0, graphs: false }, Precision::Bf16),
+            DeviceKind::Cpu | DeviceKind::Plain => (Provider::Cpu, Precision::F32),
+        };
         let options = LlmOptions {
             threads,
-            max_rows: rows,
-            max_len: prompt + longest,
-            queue_limit: rows,
+            max_rows: room.rows,
+            max_len: room.prompt + room.answer,
+            queue_limit: room.rows,
             queue_tokens: usize::MAX,
             // No prompt is read in pieces: twins share the row of the first.
-            prefill_chunk: prompt,
+            prefill_chunk: room.prompt,
+            provider,
             ..LlmOptions::default()
         };
-        Self { folder, tokenizer, options, longest, llm: None }
+        Self { folder, tokenizer, options, precision, longest: room.answer, llm: None }
     }
 
     /// Gives the engine the decoder's weights.
@@ -64,12 +75,12 @@ impl Sampler {
         self.llm = None;
         let (checkpoint, graphs) = (self.folder.join("checkpoint"), self.folder.join("graphs"));
         remove(&graphs)?;
-        save_checkpoint(decoder, &checkpoint)?;
+        save_merged(decoder, &checkpoint)?;
         let tokenizer = checkpoint.join(TOKENIZER_FILE);
         if !tokenizer.exists() {
             write_atomically(&tokenizer, self.tokenizer.as_bytes())?;
         }
-        export_for_engine(&checkpoint, &graphs)?;
+        export_for_engine(&checkpoint, &graphs, self.precision)?;
         self.llm = Some(OnnxLlm::load(&graphs, self.options.clone())?);
         Ok(())
     }

@@ -2,6 +2,8 @@
 
 use super::AlignError;
 use crate::fit::{AdamWSettings, GroupSettings, LoopSettings, Schedule};
+use crate::model::lora::with_adapter_groups;
+use crate::model::{DeviceKind, LoraSettings};
 use crate::objective::{Clip, Correction, KlEstimator, Normaliser, RatioLevel, Surrogate};
 use crate::reward::{RewardKind, RewardSettings};
 use crate::weighting::WeightingSettings;
@@ -86,6 +88,9 @@ pub struct AlignSettings {
     pub reward: Vec<RewardSettings>,
     /// How they are combined.
     pub weighting: WeightingSettings,
+    /// Adapters to train instead of the checkpoint's own weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSettings>,
     /// Highest learning rate.
     pub lr: f64,
     /// Steps of warm-up.
@@ -108,6 +113,10 @@ pub struct AlignSettings {
     pub keep_at: Vec<u64>,
     /// Threads, where the run does not decide alone.
     pub threads: usize,
+    /// Where it is trained and rolled out; `--device` of a run says it for all stages. On a GPU both compute in bf16, each in its own order: a
+    /// [`Self::max_gap`] for f32 is too low there.
+    #[serde(skip_serializing_if = "DeviceKind::is_cpu")]
+    pub device: DeviceKind,
     /// Steps between entries of the curve and samples.
     pub log_every: u64,
     /// Steps between resumable states, 0 = none; a multiple of `sync_every`.
@@ -132,6 +141,7 @@ impl Default for AlignSettings {
             max_gap: 1e-3,
             reward: vec![RewardSettings::of(RewardKind::Semantic), RewardSettings::of(RewardKind::Simulated)],
             weighting: WeightingSettings::default(),
+            lora: None,
             lr: 3e-4,
             warmup: 10,
             lr_floor: 0.1,
@@ -143,6 +153,7 @@ impl Default for AlignSettings {
             seed: 7,
             keep_at: Vec::new(),
             threads: 2,
+            device: DeviceKind::Cpu,
             log_every: 10,
             checkpoint_every: 20,
         }
@@ -198,6 +209,7 @@ impl AlignSettings {
             return fail("reward", "is empty: name one".into());
         }
         self.reward.iter().try_for_each(RewardSettings::check)?;
+        self.lora.iter().try_for_each(LoraSettings::check)?;
         // Whether the rule can be made is seen here, not after the roll-outs.
         let rule = self.weighting.build(self.reward.len(), &vec![1.0; self.reward.len()], self.seed)?;
         if rule.probe().is_some() && self.prompts % 2 == 1 {
@@ -242,6 +254,11 @@ impl AlignSettings {
     /// Rounds of drawing anew.
     pub fn resample(&self) -> usize {
         self.resample.unwrap_or(if self.preset == Preset::Modern { 2 } else { 0 })
+    }
+
+    /// What is trained.
+    pub(super) fn groups(&self) -> Vec<GroupSettings> {
+        with_adapter_groups(&self.param_group, self.lora.as_ref())
     }
 
     pub(super) fn surrogate(&self) -> Surrogate {

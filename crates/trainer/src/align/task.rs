@@ -8,7 +8,7 @@ use super::prompts::Order;
 use super::sampler::{RollOut, Sampler};
 use super::{AlignError, AlignSettings, PromptCase, Start, Truncated};
 use crate::fit::{Evaluated, Gradients, ParameterSet, Task, Validated};
-use crate::model::{Decoder, save_checkpoint};
+use crate::model::{Decoder, save_merged};
 use crate::nn::tensor_file::write_atomically;
 use crate::objective::{Evaluation, GroupPolicy, Objective, ObjectiveError};
 use crate::reward::{Answered, RewardSet};
@@ -47,6 +47,8 @@ pub(super) struct Policy<'a> {
     /// What the simulator had counted before the step.
     pub(super) counted: Telemetry,
     pub(super) began: Instant,
+    /// Nothing may be learned in the step under way: a gradient that its rule asked for is no number.
+    pub(super) is_void: bool,
 }
 
 /// Groups of a step: prompts, their answers and what these are worth.
@@ -81,7 +83,7 @@ impl Policy<'_> {
     fn resume(&mut self, steps: u64) -> Result<(), AlignError> {
         self.log = Log::read(self.out, steps)?;
         let names = self.rewards.names();
-        for step in &self.log.steps {
+        for step in self.log.steps.iter().filter(|step| !step.is_void) {
             let batch = Batch::new(&names, &step.rewards, &step.start_means, self.settings.group())?;
             self.rule.combine(&batch, step.products().as_ref())?;
         }
@@ -147,7 +149,8 @@ impl Policy<'_> {
         self.figures.put(name, before + started.elapsed().as_secs_f64());
     }
 
-    /// Advantages of the drawn answers; what the rule was given goes into the log.
+    /// Advantages of the drawn answers; what the rule was given goes into the log. Where a gradient that it asked for is no number it is given
+    /// nothing, and the step is void.
     fn combine(&mut self, drawn: &Drawn, draws: usize) -> Result<Vec<f64>, AlignError> {
         let group = self.settings.group();
         let rewards = self.rewards.names().len();
@@ -165,6 +168,12 @@ impl Policy<'_> {
                 Some(products(&by_reward, &self.decoder, &self.probe_set, self.settings, self.longest)?)
             }
         };
+        self.is_void = products.as_ref().is_some_and(|products| !products.is_finite());
+        if self.is_void {
+            let rewards = drawn.values.clone();
+            self.log.steps.push(Replayed { drawn: draws, rewards, start_means, is_void: true, ..Replayed::default() });
+            return Ok(vec![0.0; drawn.answers.len()]);
+        }
         let combined = self.rule.combine(&batch, products.as_ref())?;
         if let Some(products) = &products {
             self.add_time("probe", started);
@@ -178,6 +187,7 @@ impl Policy<'_> {
             start_means,
             whole: products.as_ref().map(|products| products.whole.clone()),
             across: products.as_ref().map(|products| products.across.clone()),
+            is_void: false,
         });
         Ok(combined.advantages)
     }
@@ -268,7 +278,8 @@ impl Task for Policy<'_> {
         let gradients = Gradients::collect(set, &loss.backward()?)?;
         self.likelihoods.add(batch, &policy, &heard.log_likelihoods.borrow(), self.settings);
         let evaluated = Evaluated {
-            loss: f64::from(loss.to_scalar::<f32>()?),
+            // The loop skips the step and counts it.
+            loss: if self.is_void { f64::NAN } else { f64::from(loss.to_scalar::<f32>()?) },
             weight: batch.divisor,
             tokens: batch.batch.input.tokens.len() as u64,
             gradients,
@@ -305,7 +316,7 @@ impl Task for Policy<'_> {
 impl Policy<'_> {
     /// Writes the weights with the tokenizer, at the temperature that the start had.
     pub(super) fn keep(&self, folder: &Path) -> Result<(), AlignError> {
-        self.decoder.with_scaled_logits(self.settings.temperature, |decoder| save_checkpoint(decoder, folder))?;
+        self.decoder.with_scaled_logits(self.settings.temperature, |decoder| save_merged(decoder, folder))?;
         Ok(write_atomically(&folder.join(TOKENIZER_FILE), self.tokenizer.to_json()?.as_bytes())?)
     }
 }

@@ -3,15 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
-use crate::model::{Decoder, DecoderConfig, save_checkpoint};
+use crate::model::{Decoder, DecoderConfig, LoraSettings, TokenBatch, TrainBatch, load_checkpoint, save_checkpoint};
+use crate::models::export_for_engine;
+use crate::nn::Module;
 use crate::nn::tensor_file::write_atomically;
 use crate::reward::{Answered, Reward, RewardSet};
-use crate::sft::TextTokenizer;
 use crate::sft::tokenizer::TOKENIZER_FILE;
+use crate::sft::{ADAPTER_FOLDER, TextTokenizer};
 use crate::weighting::{RuleKind, WeightingSettings};
 use std::collections::HashMap;
 use std::path::Path;
-use taiji::prompt::PromptMode;
+use taiji::llm::GENERATION_FILE;
+use taiji::prompt::{ANSWER_CLOSE, PromptMode};
+use taiji_export::Precision;
 
 const LONGEST: usize = 8;
 
@@ -21,19 +25,22 @@ struct Letters {
     to: u8,
     calls: usize,
     fails_at: Option<usize>,
+    /// A call whose values are numbers, but too large for a gradient.
+    overflows_at: Option<usize>,
 }
 
 fn letters(from: u8, to: u8) -> Box<Letters> {
-    Box::new(Letters { from, to, calls: 0, fails_at: None })
+    Box::new(Letters { from, to, calls: 0, fails_at: None, overflows_at: None })
 }
 
 impl Reward for Letters {
     fn values(&mut self, answers: &[Answered<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         self.calls += 1;
         let fails = self.fails_at == Some(self.calls);
+        let scale = if self.overflows_at == Some(self.calls) { 1e60 } else { 1.0 };
         let share = |text: &str| {
             let hits = text.bytes().filter(|byte| (self.from..=self.to).contains(byte)).count();
-            if fails { f64::NAN } else { hits as f64 / text.len().max(1) as f64 }
+            if fails { f64::NAN } else { scale * hits as f64 / text.len().max(1) as f64 }
         };
         Ok(answers.iter().map(|answer| Some(share(answer.text))).collect())
     }
@@ -68,8 +75,29 @@ impl Bed {
         Self { folder, tokenizer, prompts }
     }
 
+    /// Its tokenizer no longer has the answer's end as one token.
+    fn estrange(&mut self) {
+        let path = self.folder.path().join("sft").join(TOKENIZER_FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(ANSWER_CLOSE));
+        write_atomically(&path, text.replace(ANSWER_CLOSE, "[unused]").as_bytes()).unwrap();
+        write_atomically(&path.with_file_name("tokenizer_config.json"), b"{}").unwrap();
+        self.tokenizer = TextTokenizer::load(&path).unwrap();
+    }
+
+    /// Its texts end by this token.
+    fn end_by(&self, token: u32) {
+        let path = self.folder.path().join("sft/config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config["eos_token_id"] = token.into();
+        write_atomically(&path, config.to_string().as_bytes()).unwrap();
+    }
+
     fn rewards(&self, fails_at: Option<usize>) -> RewardSet {
-        let first = Letters { fails_at, ..*letters(b'a', b'm') };
+        self.set_of(Letters { fails_at, ..*letters(b'a', b'm') })
+    }
+
+    fn set_of(&self, first: Letters) -> RewardSet {
         let free = [f64::NEG_INFINITY, f64::INFINITY];
         RewardSet::default().with("early", Box::new(first), false, free).with(
             "vowels",
@@ -91,15 +119,27 @@ impl Bed {
     }
 
     fn run(&self, settings: &AlignSettings, fails_at: Option<usize>, out: &str) -> Result<AlignReport, AlignError> {
+        self.run_with(settings, self.rewards(fails_at), out)
+    }
+
+    fn run_with(&self, settings: &AlignSettings, rewards: RewardSet, out: &str) -> Result<AlignReport, AlignError> {
         let sources = Sources {
             checkpoint: &self.folder.path().join("sft"),
             tokenizer: &self.tokenizer,
             prompts: &self.prompts,
-            rewards: self.rewards(fails_at),
+            rewards,
             start: Some(self.start()),
             longest: LONGEST,
         };
         train(settings, sources, &self.folder.path().join(out), &mut |_| {})
+    }
+
+    /// Log-likelihoods of a prompt's tokens.
+    fn likelihoods(&self, decoder: &Decoder) -> Vec<f64> {
+        let tokens = &self.prompts[0].tokens;
+        let input = TokenBatch::from_sequences([tokens.as_slice()]);
+        let batch = TrainBatch { input, targets: tokens.clone(), weights: vec![1.0; tokens.len()] };
+        decoder.log_likelihoods(&batch).unwrap()
     }
 
     fn bytes(&self, out: &str) -> Vec<u8> {
@@ -163,6 +203,82 @@ fn a_policy_learns_what_is_rewarded() {
     }
 }
 
+/// Adapters are trained, the engine draws from base and adapters together, and what is kept is both; a run that fell goes on to the same.
+#[test]
+fn adapters_alone_are_trained_and_kept_merged_and_apart() {
+    let bed = Bed::new();
+    let lora = LoraSettings { rank: 4, alpha: 8.0, last_layers: 1, ..LoraSettings::default() };
+    let settings =
+        AlignSettings { lora: Some(lora), steps: 40, group: Some(8), prompts: 4, lr: 3e-2, ..settings(RuleKind::Gdpo) };
+    let report = bed.run(&settings, None, "whole").unwrap();
+    let gaps = figures(&bed.folder.path().join("whole"));
+    assert!(gaps.iter().all(|step| step.get("sampling/sampling_logp_difference/mean").unwrap() < 1e-4), "{gaps:?}");
+    let early = |part: &[StepFigures]| {
+        part.iter().map(|step| step.get("rewards/early/mean").unwrap()).sum::<f64>() / part.len() as f64
+    };
+    assert!(early(&gaps[35..]) > early(&gaps[..5]) + 0.1, "{report:?}");
+    let open = |folder: &str| load_checkpoint(&bed.folder.path().join(folder)).unwrap();
+    let (mut base, merged) = (open("sft"), open("whole"));
+    let same = |name: &str| {
+        let values = |decoder: &Decoder| {
+            let found = decoder.parameters().into_iter().find(|parameter| parameter.name == name).unwrap();
+            found.var.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        values(&base) == values(&merged)
+    };
+    assert!(same("model.layers.0.self_attn.qkv_proj.weight") && same("model.embed_tokens.weight"));
+    assert!(!same("model.layers.1.self_attn.qkv_proj.weight"));
+    base.load_adapters(&bed.folder.path().join("whole").join(ADAPTER_FOLDER)).unwrap();
+    base.merge_adapters().unwrap();
+    assert!(bed.likelihoods(&base).iter().zip(bed.likelihoods(&merged)).all(|(a, b)| (a - b).abs() < 1e-5));
+    // Fails behind the state of the 38th step.
+    bed.run(&settings, Some(39), "fallen").unwrap_err();
+    bed.run(&settings, None, "fallen").unwrap();
+    assert!(bed.bytes("whole") == bed.bytes("fallen"));
+}
+
+/// A gradient of one reward that is no number costs the step, not the run, and the rule hears nothing of it, before a fall and behind it.
+#[test]
+fn a_step_whose_probe_is_no_number_is_skipped() {
+    let bed = Bed::new();
+    let settings = AlignSettings {
+        resample: Some(0),
+        prompts: 4,
+        weighting: WeightingSettings { rule: RuleKind::PopoRewards, ..WeightingSettings::default() },
+        ..settings(RuleKind::PopoRewards)
+    };
+    let run = |fails_at: Option<usize>, out: &str| {
+        let huge = Letters { overflows_at: Some(3), fails_at, ..*letters(b'a', b'm') };
+        bed.run_with(&settings, bed.set_of(huge), out)
+    };
+    let report = run(None, "whole").unwrap();
+    assert_eq!((report.steps, report.skipped), (6, 1));
+    run(Some(5), "fallen").unwrap_err();
+    // The calls of a second attempt count from the fourth step on.
+    let report = bed.run_with(&settings, bed.set_of(*letters(b'a', b'm')), "fallen").unwrap();
+    assert_eq!(report.skipped, 1);
+    assert!(bed.bytes("whole") == bed.bytes("fallen"));
+}
+
+/// A checkpoint of somebody else: the tag is several tokens, a token of its own ends the text, and what it says of its texts stays with it.
+#[test]
+fn a_checkpoint_of_somebody_else_is_rolled_out_to_its_own_end() {
+    let mut bed = Bed::new();
+    bed.estrange();
+    let settings = AlignSettings { steps: 2, checkpoint_every: 0, ..settings(RuleKind::Gdpo) };
+    let refused = bed.run(&settings, None, "endless").unwrap_err().to_string();
+    assert!(refused.contains("nothing says where an answer ends"), "{refused}");
+    bed.end_by(7);
+    bed.run(&settings, None, "foreign").unwrap();
+    let companion = std::fs::read_to_string(bed.folder.path().join("foreign/tokenizer_config.json")).unwrap();
+    assert_eq!(companion, "{}");
+    let graphs = bed.folder.path().join("graphs");
+    export_for_engine(&bed.folder.path().join("foreign"), &graphs, Precision::F32).unwrap();
+    let generation: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(graphs.join(GENERATION_FILE)).unwrap()).unwrap();
+    assert_eq!(generation, serde_json::json!({ "stop_token_ids": [7] }));
+}
+
 /// Nash remembers gains, guarded POPO norms, indicators and weights: both must be what they were.
 #[test]
 fn a_run_that_fell_goes_on_to_the_same_weights() {
@@ -220,15 +336,8 @@ fn a_policy_is_trained_at_a_temperature_and_kept_without_it() {
     };
     let (warm, cold) = (entropy(1.0, "warm"), entropy(0.25, "cold"));
     assert!(cold < warm - 0.1, "{warm} {cold}");
-    let values = |out: &str| {
-        let decoder = crate::model::load_checkpoint(&bed.folder.path().join(out)).unwrap();
-        decoder.log_likelihoods(&crate::model::TrainBatch {
-            input: crate::model::TokenBatch::from_sequences([bed.prompts[0].tokens.as_slice()]),
-            targets: bed.prompts[0].tokens.clone(),
-            weights: vec![1.0; bed.prompts[0].tokens.len()],
-        })
-    };
-    let (start, kept) = (values("sft").unwrap(), values("cold").unwrap());
+    let values = |out: &str| bed.likelihoods(&load_checkpoint(&bed.folder.path().join(out)).unwrap());
+    let (start, kept) = (values("sft"), values("cold"));
     assert!(start.iter().zip(&kept).all(|(one, other)| (one - other).abs() < 1e-4), "{start:?} {kept:?}");
 }
 

@@ -3,7 +3,7 @@
 use super::log::Log;
 use super::metrics::{Likelihoods, StepFigures};
 use super::prompts::Order;
-use super::sampler::Sampler;
+use super::sampler::{Room, Sampler};
 use super::task::Policy;
 use super::{AlignError, AlignSettings, PromptCase, Start};
 use crate::fit::{self, AdamW, CurvePoint, Fitted, ParameterSet, TrainEvent};
@@ -12,6 +12,7 @@ use crate::nn::tensor_file::write_json;
 use crate::nn::{Module, with_values};
 use crate::reward::RewardSet;
 use crate::sft::tokenizer::TextTokenizer;
+use crate::sft::{ADAPTER_FOLDER, keep_companions};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -62,7 +63,7 @@ pub struct AlignReport {
 }
 
 /// Aligns a policy, from the newest resumable state in `out` if there is one, and writes checkpoint, tokenizer, report, figures
-/// (`steps.jsonl`) and samples (`samples.jsonl`) into `out`.
+/// (`steps.jsonl`) and samples (`samples.jsonl`) into `out`; adapters go into a folder of their own and are merged into the checkpoint.
 pub fn train(
     settings: &AlignSettings,
     sources: Sources<'_>,
@@ -81,14 +82,18 @@ pub fn train(
         .build()
         .map_err(|error| AlignError::Threads { threads: settings.threads, message: error.to_string() })?;
     pool.install(|| {
-        let prompts = sources.prompts.len();
+        let (checkpoint, prompts) = (sources.checkpoint, sources.prompts.len());
         let start_deviations = sources.start.as_ref().map_or(Vec::new(), |start| start.deviations.clone());
         let mut policy = prepare(settings, sources, out, &start_deviations)?;
-        let set = ParameterSet::grouped(&policy.decoder, &settings.param_group, settings.lr)?;
+        let set = ParameterSet::grouped(&policy.decoder, &settings.groups(), settings.lr)?;
         let run_id = run_id(settings, &policy)?;
         let optimizer = AdamW::new(set, settings.optimizer());
         let fitted = fit::run(&mut policy, optimizer, &settings.fitting(), &run_id, out, progress)?;
         policy.keep(out)?;
+        if policy.decoder.has_adapters() {
+            policy.decoder.save_adapters(checkpoint, &out.join(ADAPTER_FOLDER))?;
+        }
+        keep_companions(checkpoint, out)?;
         policy.log.write(out)?;
         let report = report(&policy.log, fitted, prompts, start_deviations);
         write_json(&out.join(REPORT_FILE), &report)?;
@@ -107,7 +112,11 @@ fn prepare<'a>(
     deviations: &[f64],
 ) -> Result<Policy<'a>, AlignError> {
     let Sources { checkpoint, tokenizer, prompts, rewards, start, longest } = sources;
-    let decoder = load_checkpoint(checkpoint)?;
+    let mut decoder = load_checkpoint(checkpoint)?;
+    decoder.set_device(settings.device)?;
+    if let Some(lora) = &settings.lora {
+        decoder.add_adapters(lora, settings.seed)?;
+    }
     let longest_prompt = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
     let positions = decoder.config().max_position_embeddings;
     if longest_prompt + longest > positions {
@@ -116,11 +125,13 @@ fn prepare<'a>(
         return Err(AlignError::NoPrompts(format!("a prompt {message}")));
     }
     decoder.scale_logits(1.0 / settings.temperature)?;
-    let reference: Option<Decoder> = (settings.kl() > 0.0).then(|| load_checkpoint(checkpoint)).transpose()?;
-    reference.iter().try_for_each(|reference| reference.scale_logits(1.0 / settings.temperature))?;
-    let rows = settings.prompts * settings.group();
-    let folder = out.join("sampler");
-    let sampler = Sampler::new(folder, tokenizer.to_json()?, rows, longest_prompt, longest, settings.threads);
+    let mut reference: Option<Decoder> = (settings.kl() > 0.0).then(|| load_checkpoint(checkpoint)).transpose()?;
+    if let Some(reference) = &mut reference {
+        reference.set_device(settings.device)?;
+        reference.scale_logits(1.0 / settings.temperature)?;
+    }
+    let room = Room { rows: settings.prompts * settings.group(), prompt: longest_prompt, answer: longest };
+    let sampler = Sampler::new(out.join("sampler"), tokenizer.to_json()?, room, settings.threads, settings.device);
     let counted = rewards.telemetry().cloned().unwrap_or_default();
     let rule = settings.weighting.build(rewards.names().len(), deviations, settings.seed)?;
     Ok(Policy {
@@ -129,7 +140,7 @@ fn prepare<'a>(
         prompts,
         start,
         longest,
-        probe_set: ParameterSet::grouped(&decoder, &settings.param_group, settings.lr)?,
+        probe_set: ParameterSet::grouped(&decoder, &settings.groups(), settings.lr)?,
         decoder,
         reference,
         sampler,
@@ -141,6 +152,7 @@ fn prepare<'a>(
         figures: StepFigures::default(),
         likelihoods: Likelihoods::default(),
         counted,
+        is_void: false,
         began: Instant::now(),
     })
 }

@@ -11,9 +11,10 @@ use taiji_export::{CONFIG_FILE, Checkpoint, WEIGHTS_FILE};
 use super::ModelError;
 use super::config::DecoderConfig;
 use super::decoder::Decoder;
+use super::lora::is_adapter;
 use super::tape::{tensor, with_values};
 use crate::nn::tensor_file::write_json;
-use crate::nn::{FileError, Module, TensorFile};
+use crate::nn::{FileError, Module, Parameter, TensorFile};
 
 /// Writes `config.json` and `model.safetensors` into `folder` (created if missing).
 pub fn save_checkpoint(decoder: &Decoder, folder: &Path) -> Result<(), ModelError> {
@@ -23,10 +24,21 @@ pub fn save_checkpoint(decoder: &Decoder, folder: &Path) -> Result<(), ModelErro
             message: "adapters stand apart: merge them before saving".into(),
         });
     }
+    save_merged(decoder, folder)
+}
+
+/// As [`save_checkpoint`], of the model that a decoder and its adapters are together; the decoder itself stays as it is.
+pub fn save_merged(decoder: &Decoder, folder: &Path) -> Result<(), ModelError> {
     std::fs::create_dir_all(folder).map_err(FileError::io(folder))?;
     let mut file = TensorFile::default();
-    for parameter in decoder.parameters() {
-        let values = with_values(&parameter.var, <[f32]>::to_vec)?;
+    let adapted = |parameter: &Parameter| {
+        decoder.linears().find(|linear| !linear.adapters.is_empty() && linear.weight.var().id() == parameter.var.id())
+    };
+    for parameter in decoder.parameters().into_iter().filter(|parameter| !is_adapter(&parameter.name)) {
+        let values = match adapted(&parameter) {
+            Some(linear) => linear.merged()?,
+            None => with_values(&parameter.var, <[f32]>::to_vec)?,
+        };
         let width = parameter.var.dims().get(1).copied();
         let mut rest = values.as_slice();
         for (name, rows) in parts(&parameter.name, decoder.config(), parameter.var.dims()[0]) {

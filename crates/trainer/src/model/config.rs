@@ -68,7 +68,7 @@ impl DecoderConfig {
     }
 
     /// The shape of a checkpoint that others may have made; what this decoder does not compute is refused by file and key.
-    pub(super) fn of_checkpoint(config: &Config) -> Result<Self, ModelError> {
+    pub(crate) fn of_checkpoint(config: &Config) -> Result<Self, ModelError> {
         let family = config.family()?;
         if family == Family::Bert {
             let message = format!("is '{}'; only decoders are trained", config.architecture());

@@ -64,6 +64,20 @@ impl Linear {
         Ok(())
     }
 
+    /// The matrix's values with what its adapters add.
+    pub(super) fn merged(&self) -> Result<Vec<f32>> {
+        let mut values = with_values(self.weight.var(), <[f32]>::to_vec)?;
+        let width = self.weight.dim(1)?;
+        for adapter in &self.adapters {
+            let added = (adapter.b.detach().matmul(&adapter.a.detach())? * adapter.scale)?;
+            with_values(&added, |added| {
+                let rows = &mut values[adapter.rows.start * width..adapter.rows.end * width];
+                rows.iter_mut().zip(added).for_each(|(value, more)| *value += more);
+            })?;
+        }
+        Ok(values)
+    }
+
     /// x `[tokens, in]` → `[tokens, out]`; `weight` gives a parameter on or off the tape.
     pub(super) fn forward(&self, x: &Tensor, compute: &Compute, weight: &WeightSource<'_>) -> Result<Tensor> {
         let base = weight(&self.weight)?;

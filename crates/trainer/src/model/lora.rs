@@ -1,7 +1,7 @@
 //! LoRA: low-rank matrices beside frozen linear layers (arXiv 2106.09685), saved and loaded in the form of Hugging Face's PEFT.
 //!
 //! In: a decoder, [`LoraSettings`] or a PEFT folder. Out: the decoder with adapters, merged, or `adapter_config.json` +
-//! `adapter_model.safetensors`. Called by `sft`; `linear` computes them.
+//! `adapter_model.safetensors`. Called by `sft` and `align`; `linear` computes them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -48,7 +48,7 @@ const KNOWN: [&str; 17] = [
     "qalora_group_size",
 ];
 
-/// Which linear layers get adapters, and of what size: recipe key `lora` of `[sft]`.
+/// Which linear layers get adapters, and of what size: recipe key `lora` of the stages `sft` and `align`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraSettings {
@@ -88,15 +88,29 @@ impl LoraSettings {
     }
 }
 
+/// A run's own groups of parameters and, where it trains adapters, those that leave everything else as it is.
+pub fn with_adapter_groups(own: &[GroupSettings], lora: Option<&LoraSettings>) -> Vec<GroupSettings> {
+    let mut groups = own.to_vec();
+    if lora.is_some() {
+        groups.extend(adapter_groups());
+    }
+    groups
+}
+
 /// Groups of parameters by which adapters are trained and nothing else.
-pub fn adapter_groups() -> [GroupSettings; 2] {
+pub(super) fn adapter_groups() -> [GroupSettings; 2] {
     let group = |names: &str, frozen| GroupSettings { names: vec![names.into()], frozen, ..GroupSettings::default() };
     [group("*.lora_*", false), group("*", true)]
 }
 
+/// Whether a parameter of this name is an adapter's.
+pub(super) fn is_adapter(name: &str) -> bool {
+    name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight")
+}
+
 impl Decoder {
     /// Puts adapters beside the chosen layers. They change nothing yet: A is drawn evenly from ±1/√in (Kaiming, as PEFT does),
-    /// B is 0. Nothing is frozen by this: [`adapter_groups`] does it.
+    /// B is 0. Nothing is frozen by this: [`with_adapter_groups`] does it.
     pub fn add_adapters(&mut self, settings: &LoraSettings, seed: u64) -> Result<(), ModelError> {
         settings.check()?;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -130,27 +144,16 @@ impl Decoder {
 
     /// Adds what the adapters add to the layers' own weights, and removes the adapters.
     pub fn merge_adapters(&mut self) -> Result<(), ModelError> {
-        for linear in self.linears_mut() {
-            let adapters = std::mem::take(&mut linear.adapters);
-            if adapters.is_empty() {
-                continue;
-            }
-            let mut values = with_values(linear.weight.var(), <[f32]>::to_vec)?;
-            let width = linear.weight.dim(1)?;
-            for adapter in adapters {
-                let added = (adapter.b.detach().matmul(&adapter.a.detach())? * adapter.scale)?;
-                with_values(&added, |added| {
-                    let rows = &mut values[adapter.rows.start * width..adapter.rows.end * width];
-                    rows.iter_mut().zip(added).for_each(|(value, more)| *value += more);
-                })?;
-            }
-            linear.weight.var().set(&tensor(values, linear.weight.dims())?)?;
+        for linear in self.linears_mut().filter(|linear| !linear.adapters.is_empty()) {
+            linear.weight.var().set(&tensor(linear.merged()?, linear.weight.dims())?)?;
+            linear.adapters.clear();
         }
         Ok(())
     }
 
-    /// Writes the adapters as PEFT does; `base` is where the decoder without them is to be found.
-    pub fn save_adapters(&self, base: &str, folder: &Path) -> Result<(), ModelError> {
+    /// Writes the adapters as PEFT does; `base`: folder of the decoder without them, of which the name is noted: where it lies is no part
+    /// of the result.
+    pub fn save_adapters(&self, base: &Path, folder: &Path) -> Result<(), ModelError> {
         let mut file = TensorFile::default();
         let (mut targets, mut layers) = (BTreeSet::new(), BTreeSet::new());
         let mut shape = None;
@@ -177,7 +180,7 @@ impl Decoder {
         let config = json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base,
+            "base_model_name_or_path": base.file_name().unwrap_or_default().to_string_lossy(),
             "r": rank,
             "lora_alpha": alpha,
             "target_modules": targets,

@@ -95,12 +95,12 @@ fn saved_adapters_come_back_to_the_last_bit() {
     for chosen in [settings(&["q_proj", "v_proj", "down_proj"], 1), LoraSettings::default()] {
         let decoder = trained(&chosen);
         let folder = tempfile::tempdir().unwrap();
-        decoder.save_adapters("base", folder.path()).unwrap();
+        decoder.save_adapters("base".as_ref(), folder.path()).unwrap();
         let mut again = Decoder::random(&tiny(true), 3).unwrap();
         again.load_adapters(folder.path()).unwrap();
         assert_eq!(likelihoods(&again), likelihoods(&decoder));
         let second = tempfile::tempdir().unwrap();
-        again.save_adapters("base", second.path()).unwrap();
+        again.save_adapters("base".as_ref(), second.path()).unwrap();
         for file in [ADAPTER_CONFIG, ADAPTER_WEIGHTS] {
             let read = |folder: &tempfile::TempDir| std::fs::read(folder.path().join(file)).unwrap();
             assert!(read(&folder) == read(&second), "{file}");
@@ -112,7 +112,7 @@ fn saved_adapters_come_back_to_the_last_bit() {
 fn adapters_that_are_not_computed_here_are_refused_by_key() {
     let decoder = trained(&settings(&["q_proj"], 0));
     let folder = tempfile::tempdir().unwrap();
-    decoder.save_adapters("base", folder.path()).unwrap();
+    decoder.save_adapters("base".as_ref(), folder.path()).unwrap();
     let path = folder.path().join(ADAPTER_CONFIG);
     let text = std::fs::read_to_string(&path).unwrap();
     for (key, value) in [
@@ -235,7 +235,7 @@ fn adapters_for_peft() {
         let store = mean_loss(&ours, &tiny_batch(step % 2)).backward().unwrap();
         optimizer.update(&Gradients::collect(optimizer.set(), &store).unwrap(), 1e-2).unwrap();
     }
-    ours.save_adapters("base", &folder.join("ours")).unwrap();
+    ours.save_adapters("base".as_ref(), &folder.join("ours")).unwrap();
     write(&ours, "ours.json");
     ours.merge_adapters().unwrap();
     save_checkpoint(&ours, &folder.join("merged")).unwrap();

@@ -35,7 +35,7 @@ mod tape;
 mod tile;
 
 pub use batch::{TokenBatch, TrainBatch};
-pub use checkpoint::{load_checkpoint, save_checkpoint};
+pub use checkpoint::{load_checkpoint, save_checkpoint, save_merged};
 pub use compute::DeviceKind;
 pub use config::DecoderConfig;
 pub use decoder::Decoder;

@@ -33,8 +33,9 @@ mod tests;
 
 pub use super::fit::{TrainEvent, training_progress};
 pub use settings::SftSettings;
+pub(crate) use start::keep_companions;
 pub use tokenizer::TextTokenizer;
-pub use training::{SftReport, train};
+pub use training::{ADAPTER_FOLDER, SftReport, train};
 
 /// One training text: the model reads `prompt` and is to write `completion`, which ends with `</answer>`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,8 +9,6 @@ use sha2::{Digest, Sha256};
 use super::packing::{TokenExample, hash_examples};
 use super::tokenizer::TextTokenizer;
 use super::{SftError, SftSettings};
-use crate::fit::GroupSettings;
-use crate::model::lora::adapter_groups;
 use crate::model::{Decoder, load_checkpoint};
 use crate::nn::tensor_file::write_atomically;
 use crate::nn::{FileError, Module, with_values};
@@ -42,7 +40,7 @@ pub(super) fn decoder(settings: &SftSettings, tokenizer: &TextTokenizer) -> Resu
 const COMPANIONS: [&str; 3] = ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
 
 /// Copies what the checkpoint says of its texts.
-pub(super) fn keep_companions(checkpoint: &Path, out: &Path) -> Result<(), FileError> {
+pub(crate) fn keep_companions(checkpoint: &Path, out: &Path) -> Result<(), FileError> {
     for name in COMPANIONS {
         let from = checkpoint.join(name);
         if from.is_file() {
@@ -50,15 +48,6 @@ pub(super) fn keep_companions(checkpoint: &Path, out: &Path) -> Result<(), FileE
         }
     }
     Ok(())
-}
-
-/// The recipe's groups, before those by which adapters alone are trained.
-pub(super) fn groups(settings: &SftSettings) -> Vec<GroupSettings> {
-    let mut groups = settings.group.clone();
-    if settings.lora.is_some() {
-        groups.extend(adapter_groups());
-    }
-    groups
 }
 
 /// Hash of everything that decides the result, so that a state is only continued by the run that made it.

@@ -11,6 +11,7 @@ use super::samples::{Sample, written};
 use super::tokenizer::{TOKENIZER_FILE, TextTokenizer};
 use super::{SftError, SftExample, SftSettings, start, step};
 use crate::fit::{self, AdamW, CurvePoint, Evaluated, Fitted, ParameterSet, Task, TrainEvent, Validated};
+use crate::model::lora::with_adapter_groups;
 use crate::model::{Decoder, Dropout, TrainBatch, save_checkpoint};
 use crate::nn::tensor_file::{write_atomically, write_json};
 use taiji::prompt::ANSWER_CLOSE;
@@ -80,7 +81,11 @@ pub fn train(
     pool.install(|| {
         let mut texts = Texts::prepare(settings, tokenizer, examples, validation, out)?;
         let before = written(&texts.decoder, tokenizer, texts.shown())?;
-        let set = ParameterSet::grouped(&texts.decoder, &start::groups(settings), settings.lr)?;
+        let set = ParameterSet::grouped(
+            &texts.decoder,
+            &with_adapter_groups(&settings.group, settings.lora.as_ref()),
+            settings.lr,
+        )?;
         let trained = set.value_count();
         let optimizer = AdamW::new(set, settings.optimizer());
         let vocab = tokenizer.vocab_size();
@@ -88,9 +93,8 @@ pub fn train(
         let fitting = settings.fitting(texts.steps());
         let fitted = fit::run(&mut texts, optimizer, &fitting, &run_id, out, progress)?;
         if texts.decoder.has_adapters() {
-            // Where a checkpoint lies is no part of the result.
-            let base = settings.checkpoint.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
-            texts.decoder.save_adapters(&base, &out.join(ADAPTER_FOLDER))?;
+            let base = settings.checkpoint.as_deref().unwrap_or(Path::new(""));
+            texts.decoder.save_adapters(base, &out.join(ADAPTER_FOLDER))?;
             texts.decoder.merge_adapters()?;
         }
         save_checkpoint(&texts.decoder, out)?;

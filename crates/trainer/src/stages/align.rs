@@ -14,7 +14,7 @@ use crate::reward::{RewardKind, RewardSet, Sources};
 use crate::sft::TextTokenizer;
 use crate::sft::tokenizer::TOKENIZER_FILE;
 use crate::simulate::Simulator;
-use crate::stage::{Artefact, Input, Inputs, STAGE_FILE, Stage, StageError, read_json};
+use crate::stage::{Artefact, Fingerprint, Input, Inputs, STAGE_FILE, Stage, StageError, read_json};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
@@ -91,7 +91,7 @@ impl Stage for Align {
         let mut rewards = RewardSet::new(&settings.reward, sources)?;
         let start = match inputs.optional(Artefact::RollOuts) {
             Some(folder) => {
-                check_temperature(folder, settings.temperature)?;
+                check_start(inputs, folder, settings.temperature)?;
                 Some(start(folder, &prompts, &tokenizer, &mut rewards)?)
             }
             None => None,
@@ -135,15 +135,38 @@ fn prompts(dataset: &Dataset, schema: &PromptSchema, tokenizer: &TextTokenizer) 
     test_cases(dataset, DEFAULT_TARGET, schema.max_engagements, usize::MAX).cases.into_iter().map(prompt).collect()
 }
 
-/// Refuses roll-outs of the start at another temperature than the policy is trained at: gains over them would be mere sharpness.
-fn check_temperature(folder: &Path, wanted: f64) -> Result<(), StageError> {
-    let made: Value = read_json(&folder.join(STAGE_FILE))?;
-    let found = made["settings"]["temperature"].as_f64().unwrap_or(1.0);
-    if (found - wanted).abs() < 1e-6 {
-        return Ok(());
+/// Refuses roll-outs that are not this start's: of other people, prompts or weights, or at another temperature than the policy is trained
+/// at; gains over them would be mere differences between the two.
+fn check_start(inputs: &Inputs, folder: &Path, temperature: f64) -> Result<(), StageError> {
+    let fail = |key, message| Err(StageError::Setting { key, message });
+    let made: Fingerprint = read_json(&folder.join(STAGE_FILE))?;
+    for artefact in [Artefact::Data, Artefact::Examples] {
+        if made.inputs.get(artefact.name()).map(String::as_str) != Some(inputs.hash(artefact)?) {
+            return fail(
+                "from",
+                format!("has roll-outs of other {} than the policy's: make them the same", artefact.name()),
+            );
+        }
     }
-    let message = format!("is {wanted}, that of the stage roll-outs {found}: make them the same");
-    Err(StageError::Setting { key: "temperature", message })
+    // Graphs that were cleared away cannot be asked whose they are.
+    let graphs = made.inputs.get(Artefact::Graphs.name()).map(|hash| folder.with_file_name(format!("export-{hash}")));
+    if let Some(graphs) = graphs.filter(|graphs| graphs.join(STAGE_FILE).is_file()) {
+        let exported: Fingerprint = read_json(&graphs.join(STAGE_FILE))?;
+        let of = exported.inputs.get(Artefact::Checkpoint.name()).map(String::as_str);
+        if of != Some(inputs.hash(Artefact::Checkpoint)?) {
+            return fail(
+                "from",
+                "has roll-outs of another checkpoint than the policy's start: make them the same".into(),
+            );
+        }
+    }
+    let found = made.settings["temperature"].as_f64().unwrap_or(1.0);
+    match (found - temperature).abs() < 1e-6 {
+        true => Ok(()),
+        false => {
+            fail("temperature", format!("is {temperature}, that of the stage roll-outs {found}: make them the same"))
+        }
+    }
 }
 
 /// The rewards of what the policy of the start wrote.

@@ -22,6 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use taiji::llm::{GenerateRequest, LlmEngine, LlmOptions, OnnxLlm, Sampling};
 use taiji::prompt::{ParsedAnswer, PromptMode, PromptSchema, answer_text, completion, parse, render, split_answer};
+use taiji_export::Precision;
 
 /// Prompts of one call of the engine, and rows of its pool.
 const ROWS: usize = 32;
@@ -210,7 +211,7 @@ impl Judged<'_> {
     /// The answers of the weights in a folder, in the order of the users.
     fn generate(&self, weights: &Path) -> Result<Vec<String>, StageError> {
         let graphs = self.folder.join("graphs");
-        export_for_engine(weights, &graphs)?;
+        export_for_engine(weights, &graphs, Precision::F32)?;
         let most = self.schema.max_new_tokens;
         let options = LlmOptions {
             threads: self.threads,

@@ -98,7 +98,7 @@ pub fn make(kind: &str, settings: toml::Table, context: &Context) -> Result<Arc<
 
 /// Whether stages of a kind have a setting `device`.
 pub fn has_device(kind: &str) -> bool {
-    kind == "sft"
+    ["sft", "align"].contains(&kind)
 }
 
 /// Whether stages of a kind have a setting `seed`.

@@ -26,6 +26,11 @@ impl Products {
         Products { whole, across }
     }
 
+    /// Whether all of them are numbers.
+    pub fn is_finite(&self) -> bool {
+        self.whole.iter().chain(&self.across).flatten().all(|product| product.is_finite())
+    }
+
     /// ‖g_k‖ of the whole batch.
     pub fn norm(&self, reward: usize) -> f64 {
         self.whole[reward][reward].max(0.0).sqrt()
