@@ -8,6 +8,7 @@
 pub mod align;
 pub mod codebook;
 pub mod data;
+pub mod data_export;
 mod draw;
 pub mod evaluate;
 pub mod fit;
@@ -27,6 +28,7 @@ pub mod reason;
 pub mod recipe;
 pub mod report;
 pub mod reward;
+pub mod rewards;
 pub mod semantic_ids;
 pub mod sft;
 pub mod simulate;

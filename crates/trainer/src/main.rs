@@ -15,6 +15,7 @@ use taiji_trainer::stage::StageError;
 use taiji_trainer::stats::{Experiment, StatsError};
 use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
 
+mod elsewhere;
 mod recipes;
 mod workers;
 
@@ -187,6 +188,12 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Data for others' trainers.
+    #[command(subcommand)]
+    Data(elsewhere::Data),
+    /// Rewards for a policy that is trained elsewhere.
+    #[command(subcommand)]
+    Rewards(elsewhere::Rewards),
     /// Check an experiment's declaration and print what each look is held to.
     #[command(after_help = "Example:\n  taiji-trainer declared docs/experiments/orft.toml")]
     Declared {
@@ -419,6 +426,8 @@ fn execute(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Fetch { recipe, index } => recipes::fetch(&recipe, index.as_deref()),
+        Command::Data(command) => elsewhere::data(command),
+        Command::Rewards(command) => elsewhere::rewards(command),
         Command::Run(arguments) => recipes::run(arguments),
         Command::Plan(part) => recipes::plan(&part),
         Command::Evaluate { bundle, data, world, mode, synth_seed, users, out } => {

@@ -6,7 +6,7 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 use taiji_trainer::model::DeviceKind;
 use taiji_trainer::progress::Console;
-use taiji_trainer::recipe::{self, Choice, Given, Options, RunError};
+use taiji_trainer::recipe::{self, Choice, Given, Options, Ready, RunError, Which};
 use taiji_trainer::stage::Work;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -39,6 +39,9 @@ pub(crate) struct Part {
     /// Only this stage and those it stands on.
     #[arg(long, value_name = "STAGE", conflicts_with = "only")]
     until: Option<String>,
+    /// Only what this stage stands on, without it.
+    #[arg(long, value_name = "STAGE", conflicts_with_all = ["only", "until"])]
+    before: Option<String>,
     /// Only this stage.
     #[arg(long, value_name = "STAGE")]
     only: Option<String>,
@@ -85,13 +88,42 @@ impl Part {
     }
 
     fn choice(&self) -> Choice {
-        let Part { from, until, only, arm, .. } = self;
-        Choice { from: from.clone(), until: until.clone(), only: only.clone(), arms: arm.clone() }
+        let Part { from, until, before, only, arm, .. } = self;
+        let [from, until, before, only] = [from, until, before, only].map(Clone::clone);
+        Choice { from, until, before, only, arms: arm.clone() }
     }
 
     fn work(&self, wait: bool) -> Work {
         Work::new(self.work.clone().unwrap_or_else(Work::default_root), wait)
     }
+}
+
+/// One stage of a recipe.
+#[derive(Debug, Args)]
+pub(crate) struct Of {
+    /// Recipe file.
+    #[arg(long, value_name = "FILE")]
+    recipe: PathBuf,
+    /// The stage; it may be left out where the recipe has one that suits.
+    #[arg(long, value_name = "STAGE")]
+    stage: Option<String>,
+    /// Arm of an experiment.
+    #[arg(long, value_name = "NAME")]
+    arm: Option<String>,
+    /// Folder of events.jsonl and items.jsonl, for stages of kind `files` without a path.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where stages keep their output. Default: $XDG_CACHE_HOME/taiji/work, else ~/.cache/taiji/work.
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+}
+
+/// A stage of one of these kinds with what it is made from.
+pub(crate) fn ready(of: &Of, kinds: &[&str]) -> Result<Ready, Failure> {
+    let given = Given { data: of.data.clone(), ..Given::default() };
+    let which = Which { stage: of.stage.clone(), arm: of.arm.clone() };
+    let work = Work::new(of.work.clone().unwrap_or_else(Work::default_root), false);
+    recipe::ready(&of.recipe, &given, &which, kinds, &work, &Console::stderr()).map_err(failure)
 }
 
 fn failure(error: RunError) -> Failure {

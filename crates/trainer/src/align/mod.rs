@@ -31,7 +31,7 @@ mod trl_tests;
 pub use metrics::StepFigures;
 pub use prompts::PromptCase;
 pub use settings::{AlignSettings, LossKind, Preset, Truncated};
-pub use start::Start;
+pub use start::{Start, start_values};
 pub use train::{AlignReport, REPORT_FILE, Sources, train};
 
 use crate::data::DataError;

@@ -115,7 +115,9 @@ impl Bed {
             .enumerate()
             .map(|(at, prompt)| (prompt.user_id.clone(), (0..4).map(|number| text(at + number)).collect()))
             .collect();
-        Start::of(&self.prompts, &written, &|text| text.len(), &mut self.rewards(None)).unwrap()
+        let mut rewards = self.rewards(None);
+        let (values, group) = start_values(&self.prompts, &written, &|text| text.len(), &mut rewards).unwrap();
+        Start::of(&rewards.names(), &values, group).unwrap()
     }
 
     fn run(&self, settings: &AlignSettings, fails_at: Option<usize>, out: &str) -> Result<AlignReport, AlignError> {
@@ -415,6 +417,6 @@ fn what_cannot_be_is_refused_by_name() {
     assert!(run(None, LONGEST).contains("the rule nash needs"), "{}", run(None, LONGEST));
     assert!(run(Some(bed.start()), 64).contains("do not fit into 64 positions"));
     let other = HashMap::new();
-    let missing = Start::of(&bed.prompts, &other, &|_| 0, &mut bed.rewards(None)).unwrap_err().to_string();
+    let missing = start_values(&bed.prompts, &other, &|_| 0, &mut bed.rewards(None)).unwrap_err().to_string();
     assert!(missing.contains("answers for user u0"), "{missing}");
 }

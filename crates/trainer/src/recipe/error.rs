@@ -25,7 +25,7 @@ pub enum RunError {
     Recipe(#[from] RecipeError),
     #[error("stage {stage}: {source}")]
     Stage { stage: String, source: Box<StageError> },
-    #[error("stage {stage} is not made yet, and stands outside of what --from, --until and --only leave")]
+    #[error("stage {stage} is not made yet, and stands outside of what --from, --until, --before and --only leave")]
     NotMade { stage: String },
     #[error("{0}")]
     Usage(String),

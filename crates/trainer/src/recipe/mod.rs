@@ -15,6 +15,7 @@ mod old_form;
 mod plan;
 mod publish;
 mod read;
+mod ready;
 mod report;
 mod rows;
 mod run;
@@ -25,6 +26,7 @@ mod tests;
 pub use error::{RecipeError, RunError};
 pub use plan::{Line, plan};
 pub use read::{Given, Recipe};
+pub use ready::{Ready, Which, ready};
 pub use run::{Choice, Options, run};
 
 use crate::stage::StageError;

@@ -20,6 +20,8 @@ pub struct Choice {
     pub from: Option<String>,
     /// This stage and what it stands on.
     pub until: Option<String>,
+    /// What this stage stands on, without it.
+    pub before: Option<String>,
     /// This stage alone.
     pub only: Option<String>,
     /// These arms; empty = all.
@@ -167,6 +169,10 @@ pub(super) fn chosen(recipe: &Recipe, graph: &Graph, choice: &Choice) -> Result<
     if let Some(name) = &choice.until {
         keep(graph.ancestors(place("--until", name)?));
     }
+    if let Some(name) = &choice.before {
+        let before = place("--before", name)?;
+        keep(graph.ancestors(before).into_iter().enumerate().map(|(place, needs)| needs && place != before).collect());
+    }
     if let Some(name) = &choice.only {
         let only = place("--only", name)?;
         keep((0..graph.nodes.len()).map(|place| place == only).collect());
@@ -261,6 +267,7 @@ fn is_bundle(graph: &Graph, place: usize) -> bool {
 fn row_path(recipe: &Recipe, variant: &Variant, options: &Options) -> Option<PathBuf> {
     let (experiment, (arm, seed)) = (recipe.experiment.as_ref()?, variant.arm.as_ref()?);
     let folder = options.rows.clone().unwrap_or_else(|| rows::default_folder(&experiment.name));
-    let is_part = options.choice.from.is_some() || options.choice.until.is_some() || options.choice.only.is_some();
+    let Choice { from, until, before, only, .. } = &options.choice;
+    let is_part = [from, until, before, only].into_iter().any(Option::is_some);
     (!is_part).then(|| rows::path(&folder, arm, *seed))
 }

@@ -234,6 +234,8 @@ fn parts_of_a_graph_run_alone_where_what_they_stand_on_is_there() {
     let graph = graph(&path, &Given::default()).unwrap();
     let choice = Choice { from: Some("world".into()), until: Some("world".into()), ..Choice::default() };
     assert_eq!(chosen(&recipe, &graph, &choice).unwrap(), [true, false]);
+    let before = Choice { before: Some("examples".into()), ..Choice::default() };
+    assert_eq!(chosen(&recipe, &graph, &before).unwrap(), [true, false]);
 }
 
 #[test]

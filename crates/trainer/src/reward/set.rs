@@ -54,9 +54,19 @@ impl RewardSet {
         self.members.iter().find_map(|member| member.reward.telemetry())
     }
 
-    /// Values of answers, those to a prompt together, `group` each. A value that is no number is an error that names its reward.
+    /// Values of answers, those to a prompt together, `group` each: [`Self::each`], with a group's mean where a reward does not apply.
     pub fn values(&mut self, answers: &[Answered<'_>], group: usize) -> Result<Rewards, RewardError> {
-        let mut rewards = Rewards { values: Vec::new(), not_applied: Vec::new() };
+        let each = self.each(answers)?;
+        Ok(Rewards {
+            not_applied: each.iter().map(|of| of.iter().filter(|value| value.is_none()).count()).collect(),
+            values: each.iter().map(|of| of.chunks(group).flat_map(filled).collect()).collect(),
+        })
+    }
+
+    /// `[reward][answer]`, gated and bounded; `None` where the reward does not apply. A value that is no number is an error that names its
+    /// reward.
+    pub fn each(&mut self, answers: &[Answered<'_>]) -> Result<Vec<Vec<Option<f64>>>, RewardError> {
+        let mut values = Vec::with_capacity(self.members.len());
         for member in &mut self.members {
             let found = member.reward.values(answers)?;
             if let Some((answer, value)) =
@@ -78,11 +88,9 @@ impl RewardSet {
                 }
                 value => value.map(|value| value.clamp(member.bounds[0], member.bounds[1])),
             };
-            let applied: Vec<Option<f64>> = found.into_iter().zip(0..).map(bounded).collect();
-            rewards.not_applied.push(applied.iter().filter(|value| value.is_none()).count());
-            rewards.values.push(applied.chunks(group).flat_map(filled).collect());
+            values.push(found.into_iter().zip(0..).map(bounded).collect());
         }
-        Ok(rewards)
+        Ok(values)
     }
 }
 

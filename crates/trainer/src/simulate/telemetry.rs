@@ -19,6 +19,19 @@ pub enum Level {
     Mean,
 }
 
+impl Level {
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Pair => "pair",
+            Level::UserL3 => "user_l3",
+            Level::UserL2 => "user_l2",
+            Level::L3 => "l3",
+            Level::Mean => "mean",
+        }
+    }
+}
+
 /// Counts since the start. A rising share of anything but [`Level::Pair`] means that answers drift to what the table does not know.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Telemetry {

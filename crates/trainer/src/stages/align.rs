@@ -7,7 +7,7 @@ use super::roll_outs::{ROLL_OUTS_FILE, RollOuts};
 use super::served;
 use super::settings::{Context, KeyError, read, value};
 use super::source::dataset;
-use crate::align::{self, AlignSettings, PromptCase, Start};
+use crate::align::{self, AlignSettings, PromptCase, Start, start_values};
 use crate::data::{DEFAULT_TARGET, Dataset, read_lines, test_cases};
 use crate::fit::training_progress;
 use crate::reward::{RewardKind, RewardSet, Sources};
@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use taiji::encode::Encoder;
+use taiji::event::Item;
 use taiji::prompt::{PromptSchema, render};
 
 struct Align {
@@ -28,8 +29,7 @@ struct Align {
 }
 
 pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
-    let settings: AlignSettings = read(table)?;
-    settings.check().map_err(KeyError::other)?;
+    let settings = settings(table)?;
     let mut value = value(&settings)?;
     if let Some(settings) = value.as_object_mut() {
         // How many threads, what is shown, how often a state is kept, and how long a bad run is borne do not change the result.
@@ -76,32 +76,14 @@ impl Stage for Align {
 
     fn run(&self, inputs: &Inputs, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
         let settings = AlignSettings { threads: threads.unwrap_or(self.settings.threads), ..self.settings.clone() };
-        let schema = PromptSchema::load(&inputs.one(Artefact::Examples)?.join("prompt.toml"))?;
-        let checkpoint = inputs.one(Artefact::Checkpoint)?;
-        let tokenizer = TextTokenizer::load(&checkpoint.join(TOKENIZER_FILE))?;
-        let (dataset, _) = dataset(inputs)?;
-        let simulator =
-            inputs.optional(Artefact::Simulator).map(|folder| Simulator::load(folder, &dataset.items)).transpose()?;
-        let encoder: Option<Arc<dyn Encoder>> = match inputs.optional(Artefact::Encoder) {
-            Some(_) => Some(Arc::new(served::encoder(inputs, threads)?)),
-            None => None,
-        };
-        let prompts = prompts(&dataset, &schema, &tokenizer)?;
-        let sources = Sources { items: &dataset.items, encoder, simulator, max_title_chars: schema.max_title_chars };
-        let mut rewards = RewardSet::new(&settings.reward, sources)?;
-        let start = match inputs.optional(Artefact::RollOuts) {
-            Some(folder) => {
-                check_start(inputs, folder, settings.temperature)?;
-                Some(start(folder, &prompts, &tokenizer, &mut rewards)?)
-            }
-            None => None,
-        };
+        let AlignSources { schema, tokenizer, prompts, rewards, written, .. } =
+            AlignSources::open(&settings, inputs, threads)?;
         let sources = align::Sources {
-            checkpoint,
+            checkpoint: inputs.one(Artefact::Checkpoint)?,
             tokenizer: &tokenizer,
             prompts: &prompts,
+            start: written.as_ref().map(|written| written.start(&rewards)).transpose()?,
             rewards,
-            start,
             longest: schema.max_new_tokens,
         };
         let report = align::train(&settings, sources, folder, &mut *training_progress(inputs.progress()))?;
@@ -117,6 +99,73 @@ impl Stage for Align {
             figure("entropy"),
         ));
         Ok(())
+    }
+}
+
+/// What an alignment is made of, out of its parents' folders. Callers: the stage itself; `rewards` and `data_export`, for who trains
+/// elsewhere.
+pub struct AlignSources {
+    /// Form of the prompts.
+    pub schema: PromptSchema,
+    /// Of the checkpoint.
+    pub tokenizer: TextTokenizer,
+    /// Catalogue.
+    pub items: Vec<Item>,
+    /// What is asked.
+    pub prompts: Vec<PromptCase>,
+    /// What answers are worth.
+    pub rewards: RewardSet,
+    /// What the policy of the start answers.
+    pub written: Option<Written>,
+}
+
+/// Answers of the policy of the start, and their rewards.
+pub struct Written {
+    /// `[prompt][answer]`
+    pub texts: Vec<Vec<String>>,
+    /// `[reward][prompt × answer]`
+    pub values: Vec<Vec<f64>>,
+    /// Answers to a prompt.
+    pub group: usize,
+}
+
+impl Written {
+    /// Means and deviations of the rewards.
+    pub fn start(&self, rewards: &RewardSet) -> Result<Start, StageError> {
+        Ok(Start::of(&rewards.names(), &self.values, self.group)?)
+    }
+}
+
+/// The settings of a stage of this kind.
+pub fn settings(table: toml::Table) -> Result<AlignSettings, KeyError> {
+    let settings: AlignSettings = read(table)?;
+    settings.check().map_err(KeyError::other)?;
+    Ok(settings)
+}
+
+impl AlignSources {
+    /// Reads all of it; the answers of the start are valued here.
+    pub fn open(settings: &AlignSettings, inputs: &Inputs, threads: Option<usize>) -> Result<Self, StageError> {
+        let schema = PromptSchema::load(&inputs.one(Artefact::Examples)?.join("prompt.toml"))?;
+        let tokenizer = TextTokenizer::load(&inputs.one(Artefact::Checkpoint)?.join(TOKENIZER_FILE))?;
+        let (dataset, _) = dataset(inputs)?;
+        let simulator =
+            inputs.optional(Artefact::Simulator).map(|folder| Simulator::load(folder, &dataset.items)).transpose()?;
+        let encoder: Option<Arc<dyn Encoder>> = match inputs.optional(Artefact::Encoder) {
+            Some(_) => Some(Arc::new(served::encoder(inputs, threads)?)),
+            None => None,
+        };
+        let prompts = prompts(&dataset, &schema, &tokenizer)?;
+        let sources = Sources { items: &dataset.items, encoder, simulator, max_title_chars: schema.max_title_chars };
+        let mut rewards = RewardSet::new(&settings.reward, sources)?;
+        let written = match inputs.optional(Artefact::RollOuts) {
+            Some(folder) => {
+                check_start(inputs, folder, settings.temperature)?;
+                Some(written(folder, &prompts, &tokenizer, &mut rewards)?)
+            }
+            None => None,
+        };
+        Ok(Self { schema, tokenizer, items: dataset.items, prompts, rewards, written })
     }
 }
 
@@ -169,15 +218,17 @@ fn check_start(inputs: &Inputs, folder: &Path, temperature: f64) -> Result<(), S
     }
 }
 
-/// The rewards of what the policy of the start wrote.
-fn start(
+/// What the policy of the start wrote, and its rewards.
+fn written(
     folder: &Path,
     prompts: &[PromptCase],
     tokenizer: &TextTokenizer,
     rewards: &mut RewardSet,
-) -> Result<Start, StageError> {
-    let written: Vec<RollOuts> = read_lines(&folder.join(ROLL_OUTS_FILE))?.collect::<Result<_, _>>()?;
-    let written: HashMap<String, Vec<String>> = written.into_iter().map(|of| (of.user_id, of.texts)).collect();
+) -> Result<Written, StageError> {
+    let all: Vec<RollOuts> = read_lines(&folder.join(ROLL_OUTS_FILE))?.collect::<Result<_, _>>()?;
+    let mut all: HashMap<String, Vec<String>> = all.into_iter().map(|of| (of.user_id, of.texts)).collect();
     let count = |text: &str| tokenizer.encode(text).map_or(0, |tokens| tokens.len());
-    Ok(Start::of(prompts, &written, &count, rewards)?)
+    let (values, group) = start_values(prompts, &all, &count, rewards)?;
+    let texts = prompts.iter().map(|prompt| all.remove(&prompt.user_id).unwrap_or_default()).collect();
+    Ok(Written { texts, values, group })
 }

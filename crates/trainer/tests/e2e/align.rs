@@ -9,7 +9,7 @@ use testkit::{TRAINER, in_repository};
 const ARMS: [&str; 6] = ["sft", "truth", "best-chance", "nash", "nash-oracle", "popo-guarded"];
 
 /// models/align.toml with everything made small but the language model, which is the demo's.
-fn small(folder: &Path) -> PathBuf {
+pub(crate) fn small(folder: &Path) -> PathBuf {
     let whole = std::fs::read_to_string(in_repository("models/align.toml")).unwrap();
     let mut recipe: toml::Table = whole.parse().unwrap();
     let checkpoint = format!("path = {:?}", in_repository("models/demo/1/checkpoints/sft").display().to_string());

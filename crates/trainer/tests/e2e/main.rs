@@ -4,6 +4,7 @@
 
 mod align;
 mod convert;
+mod elsewhere;
 mod full_disk;
 mod lift;
 mod packages;

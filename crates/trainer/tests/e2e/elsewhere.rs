@@ -1,0 +1,113 @@
+//! For who trains elsewhere: a recipe's data in others' form, and its rewards over HTTP, by the built program.
+
+use crate::align::small;
+use crate::recipe::{ensure_encoder_checkpoint, run_in};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use testkit::TRAINER;
+use testkit::process::{call, command, output_of, run_with};
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The folder that holds this file.
+fn folder_of(work: &Path, file: &str) -> PathBuf {
+    let mut folders = std::fs::read_dir(work).unwrap().map(|entry| entry.unwrap().path());
+    folders.find(|folder| folder.join(file).is_file()).unwrap()
+}
+
+/// A service that ends with the test.
+struct Service {
+    child: Child,
+    address: String,
+}
+
+impl Service {
+    fn start(arguments: &[&str]) -> Service {
+        let mut child = command(&TRAINER, arguments).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
+        let address = address.unwrap_or_else(|| panic!("{line:?}")).to_string();
+        Service { child, address }
+    }
+
+    fn ask(&self, answers: &[Value]) -> Value {
+        let body = json!({ "answers": answers }).to_string();
+        call(&self.address, "POST", "/v1/rewards", &[], body.as_bytes()).unwrap().expect_status(200).json()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_policy_can_be_trained_elsewhere_on_our_data_and_rewards() {
+    ensure_encoder_checkpoint();
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = small(folder.path());
+    let work = folder.path().join("work");
+    let [recipe_path, work_path] = [&recipe, &work].map(|path| path.display().to_string());
+    let of = ["--recipe", &recipe_path, "--work", &work_path];
+    let with = |words: &[&'static str]| -> Vec<String> {
+        words.iter().copied().map(str::to_string).chain(of.iter().map(|word| word.to_string())).collect()
+    };
+    let run = |arguments: &[String]| run_with(&TRAINER, &arguments.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+
+    // What lacks is named with the command that makes it.
+    let early = run(&with(&["rewards", "serve", "--listen", "127.0.0.1:0", "--arm", "nash"])).expect_code(64).stderr;
+    assert!(early.contains("is not made yet: taiji-trainer run --recipe"), "{early}");
+    let armless = run(&with(&["rewards", "serve"])).expect_code(64).stderr;
+    assert!(armless.contains("--arm is missing") && armless.contains("popo-guarded"), "{armless}");
+    run_in(&recipe, folder.path(), &["--arm", "nash", "--before", "align"]).expect_code(0);
+
+    for format in ["trl", "verl", "llamafactory"] {
+        let out = folder.path().join(format);
+        let mut arguments = with(&["data", "export", "--arm", "nash", "--format"]);
+        arguments.insert(5, format.to_string());
+        arguments.extend(["--out".to_string(), out.display().to_string()]);
+        run(&arguments).expect_code(0);
+        let exported: Value = serde_json::from_slice(&std::fs::read(out.join("export.json")).unwrap()).unwrap();
+        let prompts = lines(&out.join("rl.jsonl"));
+        assert_eq!((prompts.len(), &exported["rl"]), (20, &json!(20)), "{exported}");
+        let pairs = lines(&out.join("preference.jsonl")).len() as u64;
+        assert_eq!(exported["preference"], json!(pairs));
+        assert_eq!(pairs + exported["without_preference"].as_u64().unwrap(), 20);
+    }
+    let wrong = run(&with(&["data", "export", "--arm", "nash", "--stage", "world", "--format", "trl", "--out", "x"]));
+    assert!(wrong.expect_code(64).stderr.contains("is of kind synth, not align or sft"));
+
+    let mut arguments = with(&["rewards", "serve", "--listen", "127.0.0.1:0", "--arm", "nash"]);
+    arguments.extend(["--threads".to_string(), "1".to_string()]);
+    let mut service = Service::start(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let written = lines(&folder_of(&work, "roll_outs.jsonl").join("roll_outs.jsonl"));
+    let answers: Vec<Value> = written
+        .iter()
+        .flat_map(|of| {
+            of["texts"].as_array().unwrap().iter().map(|text| json!({ "user_id": of["user_id"], "text": text }))
+        })
+        .collect();
+    let found = service.ask(&answers);
+    // What the policy of the start is worth is the mean of what its answers are worth.
+    for name in ["semantic", "simulated"] {
+        let (values, start) = (found["rewards"][name].as_array().unwrap(), found["start"][name].as_array().unwrap());
+        for (pair, means) in values.chunks(2).zip(start.chunks(2)) {
+            let mean = pair.iter().map(|value| value.as_f64().unwrap()).sum::<f64>() / 2.0;
+            assert!((mean - means[0].as_f64().unwrap()).abs() < 1e-9 && means[0] == means[1], "{name}: {found}");
+        }
+    }
+    assert!(found["items"].as_array().unwrap().iter().any(Value::is_string), "{found}");
+    // Together or apart: the same.
+    let apart = service.ask(&answers[3..4]);
+    assert_eq!(apart["rewards"]["simulated"][0], found["rewards"]["simulated"][3]);
+    output_of("kill", &["-TERM", &service.child.id().to_string()]);
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+}
