@@ -9,6 +9,7 @@
 mod beam;
 mod gap;
 mod generate;
+mod roll_outs;
 mod rss;
 mod score;
 mod trace;
@@ -31,6 +32,7 @@ enum Request {
     Generate(generate::Request),
     Trace(trace::Request),
     Gap(gap::Request),
+    RollOuts(roll_outs::Request),
     Beam(beam::Request),
     Rss(rss::Request),
     Score(score::Request),
@@ -82,6 +84,7 @@ async fn run(llm: &OnnxLlm, request: Request) -> Result<Value, String> {
         Request::Generate(request) => generate::run(llm, request).await,
         Request::Trace(request) => trace::run(llm, request).await,
         Request::Gap(request) => gap::run(llm, request).await,
+        Request::RollOuts(request) => roll_outs::run(llm, &request),
         Request::Beam(request) => beam::run(llm, request).await,
         Request::Rss(request) => rss::run(llm, request).await,
         Request::Score(request) => score::run(llm, request).await,

@@ -50,6 +50,17 @@ class Engine:
         return {"first_s": times[0] - started, "rest_s": times[-1] - times[0],
                 "rest_tokens": (new_tokens - 1) * len(prompts), "last": last.tolist()}
 
+    @torch.inference_mode()
+    def roll_outs(self, prompts, group, new_tokens, seed):
+        """By `generate` itself: what a trainer on transformers calls."""
+        torch.manual_seed(seed)
+        ids = torch.tensor(prompts)
+        started = time.perf_counter()
+        written = self.model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            num_return_sequences=group, pad_token_id=0, min_new_tokens=new_tokens, max_new_tokens=new_tokens)
+        return {"total_s": time.perf_counter() - started, "tokens": written.shape[0] * (written.shape[1] - ids.shape[1])}
+
     def run(self, ids, new_tokens):
         """The rows' last tokens, and when each token was there."""
         if self.way == "generate":
@@ -73,4 +84,5 @@ class Engine:
 
 engine = Engine(sys.argv[1], int(sys.argv[2]))
 serve("hf", {"torch": torch.__version__, "way": engine.way, "trials_s": engine.trials},
-      {"generate": lambda request: engine.generate(request["prompts"], request["new_tokens"])})
+      {"generate": lambda request: engine.generate(request["prompts"], request["new_tokens"]),
+       "roll_outs": lambda request: engine.roll_outs(request["prompts"], request["group"], request["new_tokens"], request["seed"])})

@@ -2,7 +2,7 @@
 
 A worker is one process with one engine and one model. It prints `{"ready": ENGINE, ...}` once the model is loaded, then
 answers every request line with one line, `{"error": TEXT}` if it could not. It works at nothing between requests.
-Everything is greedy and ignores stop tokens, so that all engines do the same work. Times are seconds.
+Everything but `roll_outs` is greedy, and all ignores stop tokens, so that all engines do the same work. Times are seconds.
 
 | op | request | answer | workers |
 |---|---|---|---|
@@ -10,6 +10,7 @@ Everything is greedy and ignores stop tokens, so that all engines do the same wo
 | `trace` | `requests` (`at_s`, `prompt`, `new_tokens`), `static_rows` (0 = continuous), `padded` | `makespan_s`, `new_tokens`, `wait_s` | ours |
 | `gap` | `rows` (prompts), `new_tokens`, `warm_tokens`, `prompt_alone`, `prompt_beside` | `alone_s`, `beside_s`, `chunks`, `chunks_s`, `prefill_alone_s`, `prefill_beside_s` | ours |
 | `beam` | `prompts`, `items` (lists of ids), `width`, `together` | `prefill_s`, `levels_s`, `calls`, `total_s`, `found` | ours |
+| `roll_outs` | `prompts`, `group` (answers to each), `new_tokens`, `seed` | `total_s`, `tokens` | ours, hf |
 | `rss` | `vocabulary`, `longest_prompt`, `new_tokens`, `at` (numbers of requests) | `rss_bytes` (one per entry of `at`) | ours |
 | `score` | `texts` (pairs of prompt and continuation) | `logprobs` (one list a text) | ours |
 
@@ -26,6 +27,7 @@ Everything is greedy and ignores stop tokens, so that all engines do the same wo
   pieces in which `prompt_beside` was read and what they took, as the engine counts.
 - `beam`: `prefill_s` and `levels_s` (in `calls` steps) are the engine's own count of the time of these calls, `total_s`
   is all of it; `found`: numbers of the items of each search, best first.
+- `roll_outs`: sampled at temperature 1, all prompts handed over at once, `group` answers of `new_tokens` each.
 - `rss`: short requests, 8 at a time, resident memory after so many of them.
 """
 

@@ -13,7 +13,7 @@ import time
 
 PAGE = pathlib.Path("docs/benchmarks.md")
 KEPT = pathlib.Path(".cache/bench-llm.json")
-ORDER = ["engines", "trace", "gap", "beam", "rss", "smol"]
+ORDER = ["engines", "trace", "gap", "beam", "rss", "smol", "roll-outs"]
 
 
 def machine():

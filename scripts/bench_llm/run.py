@@ -1,6 +1,6 @@
 """`make bench-llm`: our LLM engine beside onnxruntime-genai and Hugging Face torch, and our own scheduling.
 
-    run.py [--only engines,trace,gap,beam,rss,smol] [--quick] [--dry] [--pairs N] [--binaries DIR]
+    run.py [--only engines,trace,gap,beam,rss,smol,roll-outs] [--quick] [--dry] [--pairs N] [--binaries DIR]
 
 Runs in the environment of `venv.sh`. Writes .cache/bench-llm.json and the tables between the markers of
 docs/benchmarks.md; `--quick` tries the whole rig with a small model and writes nothing there.
@@ -18,12 +18,13 @@ import make_model
 import page
 import prepare
 import report
+import roll_outs
 import scheduling
 import smol
 
 SECTIONS = {
     "engines": engines.run, "trace": scheduling.trace, "gap": scheduling.gap, "beam": scheduling.beam,
-    "rss": scheduling.rss, "smol": smol.run,
+    "rss": scheduling.rss, "smol": smol.run, "roll-outs": roll_outs.run,
 }
 
 
@@ -54,7 +55,7 @@ class Context:
 def arguments():
     parser = argparse.ArgumentParser(prog="bench-llm", description="our LLM engine beside its peers")
     parser.add_argument("--only", default="engines,trace,gap,beam,rss",
-                        help="sections, with commas; smol needs what `make int4-check` leaves")
+                        help="sections, with commas; smol needs what `make int4-check` leaves, roll-outs SmolLM2's package")
     parser.add_argument("--quick", action="store_true", help="small model, few rounds, nothing written")
     parser.add_argument("--dry", action="store_true", help="print the figures, write nothing")
     parser.add_argument("--pairs", type=int, default=int(os.environ.get("BENCH_PAIRS", "0")), help="rounds (7)")
