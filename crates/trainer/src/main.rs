@@ -8,14 +8,14 @@ use taiji::cli::program;
 use taiji::prompt::PromptMode;
 use taiji_export::{Element, ExportError, ExportOptions, Flavour, Precision, RecoverReport, Role, gguf, recover};
 use taiji_trainer::data::import_amazon;
-use taiji_trainer::evaluate::Rows;
 use taiji_trainer::judge::{HeldOut, Texts, compare_llm, evaluate_bundle, export_judged, perplexity};
 use taiji_trainer::off_policy;
 use taiji_trainer::stage::StageError;
-use taiji_trainer::stats::{Experiment, StatsError};
+use taiji_trainer::stats::Experiment;
 use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, WorldKind};
 
 mod elsewhere;
+mod experiments;
 mod recipes;
 mod workers;
 
@@ -213,6 +213,9 @@ enum Command {
         /// Page that has a place for the tables; they are put there instead of being printed.
         #[arg(long, value_name = "FILE")]
         into: Option<PathBuf>,
+        /// Write a page with pictures: contrasts, arms with their intervals, curves and fronts (HTML that needs nothing beside it).
+        #[arg(long, value_name = "FILE")]
+        page: Option<PathBuf>,
     },
     /// Say what showing items at random would have earned, out of what another policy logged: IPS, SNIPS and doubly robust, with 95 %
     /// intervals, in Markdown.
@@ -458,17 +461,8 @@ fn execute(command: Command) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Command::Contrasts { file, rows, into } => {
-            let folder = rows.unwrap_or_else(|| file.with_extension(""));
-            let read = Rows::read(&file, &folder).map_err(|error| Failure(error.to_string(), 64))?;
-            let failed = |error: StatsError| Failure(error.to_string(), 69);
-            let Some(page) = into else {
-                print!("{}", read.markdown().map_err(failed)?);
-                return Ok(());
-            };
-            let shown = |error: std::io::Error| unavailable(format!("{}: {error}", page.display()));
-            let text = std::fs::read_to_string(&page).map_err(shown)?;
-            std::fs::write(&page, read.put_into(&text).map_err(failed)?).map_err(shown)
+        Command::Contrasts { file, rows, into, page } => {
+            experiments::contrasts(&file, rows.as_deref(), into.as_deref(), page.as_deref())
         }
         Command::Perplexity { llm, than, text } => {
             let found = perplexity(&llm, &than, &text).map_err(unavailable)?;

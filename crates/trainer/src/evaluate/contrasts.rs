@@ -53,6 +53,18 @@ pub struct Rows {
     rows: Vec<Row>,
 }
 
+/// A contrast, and what is found of it.
+pub(super) struct Decided<'a> {
+    pub(super) contrast: &'a Contrast,
+    /// At 95 %; `None` without rows.
+    pub(super) found: Option<Interval>,
+    p: f64,
+    /// What `p` is held to.
+    threshold: Option<f64>,
+    /// Whether it is shown, or why that is not known.
+    pub(super) says: String,
+}
+
 impl Rows {
     /// Reads a declaration and the rows of a folder; rows of arms that are not declared are refused.
     pub fn read(declaration: &Path, folder: &Path) -> Result<Rows, StatsError> {
@@ -103,20 +115,32 @@ impl Rows {
         })
     }
 
+    /// The declaration.
+    pub(super) fn experiment(&self) -> &Experiment {
+        &self.experiment
+    }
+
+    /// How many there are, how many are planned, and their commits.
+    pub(super) fn count(&self) -> (usize, usize, Vec<&str>) {
+        let commits: BTreeSet<&str> = self.rows.iter().filter_map(|row| row.commit.as_deref()).collect();
+        let short = commits.into_iter().map(|commit| &commit[..commit.len().min(7)]).collect();
+        (self.rows.len(), self.experiment.arms.len() * self.experiment.seeds, short)
+    }
+
+    /// The metrics that are shown and were measured.
+    pub(super) fn metrics(&self) -> Vec<&'static str> {
+        let measures =
+            |row: &Row, metric: &str| row.result.looks.last().is_some_and(|look| look.metrics.contains_key(metric));
+        SHOWN.into_iter().filter(|metric| self.rows.iter().any(|row| measures(row, metric))).collect()
+    }
+
     /// What each arm reached, mean over its seeds.
     fn arms(&self) -> String {
-        let commits: BTreeSet<&str> = self.rows.iter().filter_map(|row| row.commit.as_deref()).collect();
-        let planned = self.experiment.arms.len() * self.experiment.seeds;
-        let short: Vec<&str> = commits.into_iter().map(|commit| &commit[..commit.len().min(7)]).collect();
-        let mut text = format!("{} of {planned} rows; commits {}.\n\n", self.rows.len(), short.join(", "));
+        let (found, planned, commits) = self.count();
+        let mut text = format!("{found} of {planned} rows; commits {}.\n\n", commits.join(", "));
         let looks = &self.experiment.stop.looks;
         let last = looks.len() - 1;
-        let is_measured = |metric: &&str| {
-            self.rows
-                .iter()
-                .any(|row| row.result.looks.get(last).is_some_and(|look| look.metrics.contains_key(*metric)))
-        };
-        let metrics: Vec<&str> = SHOWN.into_iter().filter(is_measured).collect();
+        let metrics = self.metrics();
         let early: Vec<String> = looks[..last].iter().map(|fraction| format!("l3 at {fraction}")).collect();
         let has_pairs = self.rows.iter().any(|row| !row.result.pairs.is_null());
         let of_pairs = if has_pairs { vec!["pairs", "distinct prompts", "wrong reasons"] } else { vec![] };
@@ -154,63 +178,91 @@ impl Rows {
         text
     }
 
-    /// The contrasts at a look.
+    /// The contrasts at a look, as a table.
     fn contrasts(&self, look: usize) -> Result<String, StatsError> {
+        let mut text =
+            "| contrast | metric | estimate | 95 % | p | held to | |\n|---|---|---|---|---|---|---|\n".to_string();
+        for Decided { contrast, found, p, threshold, says } in self.decided(look)? {
+            let Contrast { name, metric, .. } = contrast;
+            let Some(found) = found else {
+                let _ = writeln!(text, "| {name} | {metric} | – | – | – | – | {says} |");
+                continue;
+            };
+            let says = if says == SHOWN_IN_WORDS { format!("**{says}**") } else { says };
+            let held = threshold.map_or("–".to_string(), |p| format!("{p:.4}"));
+            let _ = writeln!(text, "| {name} | {metric} | {} | {p:.4} | {held} | {says} |", shown(&found));
+        }
+        Ok(text)
+    }
+
+    /// What is found of each contrast at a look.
+    pub(super) fn decided(&self, look: usize) -> Result<Vec<Decided<'_>>, StatsError> {
         let mut differences = BTreeMap::new();
         for contrast in &self.experiment.contrasts {
             if let Some(sample) = self.difference(contrast, look)? {
                 differences.insert(contrast.name.clone(), sample);
             }
         }
-        let mut text =
-            "| contrast | metric | estimate | 95 % | p | held to | |\n|---|---|---|---|---|---|---|\n".to_string();
         let is_whole = self.experiment.contrasts.iter().all(|contrast| {
             differences.get(&contrast.name).is_some_and(|sample: &Sample| sample.seeds() == self.experiment.seeds)
         });
         let verdicts = if is_whole { self.experiment.judge(look, &differences)? } else { Vec::new() };
+        let mut decided = Vec::new();
         for contrast in &self.experiment.contrasts {
             let Some(sample) = differences.get(&contrast.name) else {
-                let _ = writeln!(text, "| {} | {} | – | – | – | – | no rows yet |", contrast.name, contrast.metric);
+                decided.push(Decided { contrast, found: None, p: 1.0, threshold: None, says: "no rows yet".into() });
                 continue;
             };
             let found = interval(sample, 0.95)?;
             let verdict = verdicts.iter().find(|verdict| verdict.name == contrast.name);
-            let decided = match verdict {
-                Some(verdict) => said(contrast, verdict),
+            let says = match verdict {
+                Some(verdict) => said(contrast, verdict).to_string(),
                 None => format!("{} of {} seeds: nothing is decided", sample.seeds(), self.experiment.seeds),
             };
-            let held = verdict.and_then(|verdict| verdict.threshold).map_or("–".to_string(), |p| format!("{p:.4}"));
             let p = verdict.map_or(found.p, |verdict| verdict.p);
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {p:.4} | {held} | {decided} |",
-                contrast.name,
-                contrast.metric,
-                shown(&found)
-            );
+            let threshold = verdict.and_then(|verdict| verdict.threshold);
+            decided.push(Decided { contrast, found: Some(found), p, threshold, says });
         }
-        Ok(text)
+        Ok(decided)
     }
 
-    /// Paired by seed and user, over the seeds that both arms have; `None` without any.
     fn difference(&self, contrast: &Contrast, look: usize) -> Result<Option<Sample>, StatsError> {
-        let seeds = |arm: &str| self.of(arm).map(|row| row.seed).collect::<BTreeSet<u64>>();
-        let common: Vec<u64> = seeds(&contrast.arm).intersection(&seeds(&contrast.against)).copied().collect();
+        self.paired([&contrast.arm, &contrast.against], &contrast.metric, look)
+    }
+
+    /// The first arm less the second, paired by seed and user, over the seeds that both have; `None` without any.
+    pub(super) fn paired(&self, arms: [&str; 2], metric: &str, look: usize) -> Result<Option<Sample>, StatsError> {
+        let [own, other] = arms.map(|arm| self.seeds(arm));
+        let common: Vec<u64> = own.intersection(&other).copied().collect();
         if common.is_empty() {
             return Ok(None);
         }
-        let sample = |arm: &str| {
-            let mut values = Vec::new();
-            for row in self.of(arm).filter(|row| common.contains(&row.seed)) {
-                let hits = row.result.looks[look].metrics.get(&contrast.metric).and_then(|hits| hits.values());
-                values.extend(hits.ok_or_else(|| StatsError::Declaration {
-                    path: format!("{arm}-{}.json", row.seed),
-                    message: format!("has no readable metric {}", contrast.metric),
-                })?);
-            }
-            Sample::new(common.len(), 1, values.len() / common.len(), &values)
-        };
-        sample(&contrast.arm)?.minus(&sample(&contrast.against)?).map(Some)
+        let [own, other] = arms.map(|arm| self.sample(arm, &common, metric, look));
+        own?.minus(&other?).map(Some)
+    }
+
+    /// Seeds whose rows are there.
+    pub(super) fn seeds(&self, arm: &str) -> BTreeSet<u64> {
+        self.of(arm).map(|row| row.seed).collect()
+    }
+
+    /// Whether an arm has rows, and all of them have a metric.
+    pub(super) fn measures(&self, arm: &str, metric: &str, look: usize) -> bool {
+        let mut rows = self.of(arm).peekable();
+        rows.peek().is_some() && rows.all(|row| row.result.looks[look].metrics.contains_key(metric))
+    }
+
+    /// An arm's figures at some seeds.
+    pub(super) fn sample(&self, arm: &str, seeds: &[u64], metric: &str, look: usize) -> Result<Sample, StatsError> {
+        let mut values = Vec::new();
+        for row in self.of(arm).filter(|row| seeds.contains(&row.seed)) {
+            let hits = row.result.looks[look].metrics.get(metric).and_then(|hits| hits.values());
+            values.extend(hits.ok_or_else(|| StatsError::Declaration {
+                path: format!("{arm}-{}.json", row.seed),
+                message: format!("has no readable metric {metric}"),
+            })?);
+        }
+        Sample::new(seeds.len(), 1, values.len() / seeds.len().max(1), &values)
     }
 }
 
@@ -228,11 +280,13 @@ fn shown(found: &Interval) -> String {
     format!("{:+.4} | {:+.4} … {:+.4}", found.estimate, found.low, found.high)
 }
 
-fn said(contrast: &Contrast, verdict: &Verdict) -> String {
+const SHOWN_IN_WORDS: &str = "shown";
+
+fn said(contrast: &Contrast, verdict: &Verdict) -> &'static str {
     match (contrast.primary, verdict.shown) {
-        (true, true) => "**shown**".to_string(),
-        (true, false) => "not shown".to_string(),
-        (false, _) => "for reading".to_string(),
+        (true, true) => SHOWN_IN_WORDS,
+        (true, false) => "not shown",
+        (false, _) => "for reading",
     }
 }
 
@@ -288,6 +342,13 @@ mod tests {
         assert_eq!(whole.matches("**shown**").count(), 2, "{whole}");
         assert!(whole.contains("| helps | l3 | +0.6000 | "), "{whole}");
         let read = Rows::read(&declaration, &rows).unwrap();
+        let pictures = read.page().unwrap();
+        // The contrast, the arm beside the first, both arms; and one curve of the looks.
+        assert_eq!(pictures.matches("class=\"dot ").count(), 4, "{pictures}");
+        assert_eq!(pictures.matches("<polyline").count(), 2);
+        assert!(
+            pictures.contains("filtered − plain") && pictures.contains("+0.6000 (") && pictures.contains(">shown<")
+        );
         let page = read.put_into("a\n<!-- trial:begin -->\nold\n<!-- trial:end -->\nb\n").unwrap();
         assert_eq!(page, format!("a\n<!-- trial:begin -->\n{whole}<!-- trial:end -->\nb\n"));
         assert!(read.put_into("no place").unwrap_err().to_string().contains("<!-- trial:begin -->"));

@@ -1,11 +1,12 @@
 //! Measuring what the model writes and what its features are worth; pure functions on plain data.
 //!
 //! In: generations beside the truth, PQ codes, neighbours, histories, the dataset that rules are counted on. Out: [`EvaluationReport`] (`report.json`);
-//! of an experiment's rows its tables ([`Rows`]). Callers: `judge`, the stage `answers`, `taiji-trainer evaluate` and `contrasts`.
+//! of an experiment's rows its tables and its page ([`Rows`]). Callers: `judge`, the stage `answers`, `taiji-trainer evaluate` and `contrasts`.
 
 mod comparison;
 mod contrasts;
 mod counting;
+mod experiment_page;
 mod features;
 mod generations;
 mod looks;

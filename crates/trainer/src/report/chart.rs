@@ -21,6 +21,7 @@ const KEYS: usize = 4;
 const TOUCHED: usize = 120;
 
 /// One line of a chart.
+#[derive(Debug, Clone)]
 pub struct Series {
     /// For the legend.
     pub name: String,
@@ -32,8 +33,13 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Draws the series under a title; nothing where none has a point.
+/// Draws the series under a title, over steps; nothing where none has a point.
 pub fn chart(title: &str, series: &[Series]) -> String {
+    chart_over(title, "step", series)
+}
+
+/// The same over another axis.
+pub(super) fn chart_over(title: &str, axis: &str, series: &[Series]) -> String {
     let drawn = drawn(series);
     if drawn.is_empty() {
         return String::new();
@@ -42,7 +48,7 @@ pub fn chart(title: &str, series: &[Series]) -> String {
         "<figure class=\"chart\"><figcaption>{}</figcaption>{}{}</figure>",
         escape(title),
         legend(&drawn.iter().map(|(series, _)| *series).collect::<Vec<_>>()),
-        plot(title, "step", "", &drawn)
+        plot(title, axis, "", &drawn)
     )
 }
 
@@ -151,14 +157,14 @@ fn legend(series: &[&Series]) -> String {
 }
 
 /// Values from one end to the other.
-struct Axis {
+pub(super) struct Axis {
     low: f64,
     high: f64,
 }
 
 impl Axis {
     /// Of values, with a share of their range as room at both ends; does not leave the side of zero they are on.
-    fn of(values: impl Iterator<Item = f64>, room: f64) -> Axis {
+    pub(super) fn of(values: impl Iterator<Item = f64>, room: f64) -> Axis {
         let (low, high) =
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
         let width = match high - low {
@@ -174,12 +180,12 @@ impl Axis {
         }
     }
 
-    fn share(&self, value: f64) -> f64 {
+    pub(super) fn share(&self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
     }
 
     /// Round values inside, about so many.
-    fn ticks(&self, wanted: usize) -> Vec<f64> {
+    pub(super) fn ticks(&self, wanted: usize) -> Vec<f64> {
         let raw = (self.high - self.low) / wanted as f64;
         let power = 10f64.powf(raw.log10().floor());
         let step =

@@ -1,18 +1,22 @@
-//! One page about a run: stages, curves, figures, samples; and single charts ([`picture`]).
+//! One page about a run: stages, curves, figures, samples; one about an experiment: contrasts, arms, fronts; and single charts ([`picture`]).
 //!
-//! In: a [`Report`], which `recipe` gathers from the folders of the stages. Out: one HTML file that needs nothing beside it: no script,
-//! no outside resource, light and dark as the reader's system is. Called by `recipe`. Whatever comes from data is escaped, and the
+//! In: a [`Report`], which `recipe` gathers from the folders of the stages, or an [`ExperimentReport`], which `evaluate` gathers from rows. Out:
+//! one HTML file that needs nothing beside it: no script, no outside resource, light and dark as the reader's system is. Whatever comes from data is escaped, and the
 //! page's own policy forbids scripts on top.
 //!
 //! ```text
 //! stage_graph (boxes and lines) ─┐
-//! chart (curves)  ───────────────┼─► page ─► file
-//! figures (JSON → tables) ───────┘
+//! figures (JSON → tables) ───────┼─► page ───────┬─► file
+//! chart (curves)  ───────────────┴─► experiment ─┘
+//! interval_chart, front ─────────────┘
 //! ```
 
 mod chart;
+mod experiment;
 mod figures;
+mod front;
 mod html;
+mod interval_chart;
 mod page;
 mod stage_graph;
 mod style;
@@ -20,6 +24,9 @@ mod style;
 mod tests;
 
 pub use chart::{Series, picture};
+pub use experiment::{ExperimentReport, experiment_page};
+pub use front::FrontPoint;
+pub use interval_chart::IntervalRow;
 pub use page::page;
 
 use crate::sft::SftReport;

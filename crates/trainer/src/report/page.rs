@@ -21,18 +21,24 @@ const MOST_OPEN: usize = 3;
 /// The whole page.
 pub fn page(report: &Report) -> String {
     let title = escape(&report.name);
+    let parts = [
+        stages(&report.stages),
+        trainings(&report.trainings),
+        judgements(&report.judgements),
+        samples(&report.trainings),
+    ];
+    document(&format!("{title}: a training run"), &format!("<h1>{title}</h1>\n{}", head(report)), &parts.concat())
+}
+
+/// A file around a page's head and its sections; `title` is escaped.
+pub(super) fn document(title: &str, header: &str, sections: &str) -> String {
     // Scripts are forbidden by the page itself: whatever a text holds, it is a text.
     let policy = "default-src 'none'; style-src 'unsafe-inline'";
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
         <meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\n\
-        <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}: a training run</title>\n\
-        <style>{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n{}\n</header>\n{}{}{}{}</main>\n</body>\n</html>\n",
-        head(report),
-        stages(&report.stages),
-        trainings(&report.trainings),
-        judgements(&report.judgements),
-        samples(&report.trainings),
+        <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
+        <style>{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n{header}\n</header>\n{sections}</main>\n</body>\n</html>\n"
     )
 }
 

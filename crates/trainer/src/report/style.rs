@@ -37,6 +37,8 @@ polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; } .key line { 
 .seldom { stroke-dasharray: 5 3; }
 .c0 { stroke: var(--c0); } .c1 { stroke: var(--c1); } .c2 { stroke: var(--c2); } .c3 { stroke: var(--c3); }
 .c4 { stroke: var(--c4); } .c5 { stroke: var(--c5); } .c6 { stroke: var(--c6); } .c7 { stroke: var(--c7); }
+.told { stroke: var(--soft); stroke-dasharray: 3 3; } .whisker { stroke-width: 2; } .label { font-size: 12px; text-anchor: end; }
+circle.dot { stroke: none; } circle.dot.c0 { fill: var(--c0); } circle.dot.c1 { fill: var(--c1); } figure.wide { margin: 0 0 16px; }
 circle.mark { fill: var(--card); stroke-width: 1.8; } circle.touch { fill: transparent; stroke: none; } circle:hover { stroke: var(--ink); stroke-width: 1.5; }
 .graph { max-width: none; display: block; margin: 0 auto; }
 .stage rect { stroke-width: 1.2; } .made rect { fill: var(--made); stroke: var(--made-line); }

@@ -182,3 +182,37 @@ fn many_arms_are_a_table_and_the_curves_of_some() {
     assert!(page.contains("The curves of 4 more are not drawn") && page.contains("arm-11/sft"));
     assert!(page.contains("class=\"c7\"") && !page.contains(">Samples<"));
 }
+
+#[test]
+fn an_experiments_page_shows_what_is_a_number_and_acts_on_nobody() {
+    let row = |label: &str, range: [f64; 3], strong: bool| IntervalRow { label: label.into(), range, strong };
+    let point = |label: &str, x: [f64; 3]| FrontPoint { label: label.into(), x, y: [0.1, 0.2, 0.3] };
+    let page = experiment_page(&ExperimentReport {
+        name: EVIL.into(),
+        question: EVIL.into(),
+        facts: vec![("rows".into(), EVIL.into())],
+        contrasts: vec![(
+            EVIL.into(),
+            vec![row(EVIL, [-0.1, 0.2, 0.5], true), row("gone", [0.0, f64::NAN, 1.0], false)],
+        )],
+        decided: vec![[EVIL, "l3", "+0.2", "shown"].map(str::to_string)],
+        reference: EVIL.into(),
+        beside: vec![("l3".into(), vec![row("one", [0.0, 0.0, 0.0], false)])],
+        arms: Vec::new(),
+        curves: vec![(
+            EVIL.into(),
+            EVIL.into(),
+            vec![Series { name: EVIL.into(), colour: 0, seldom: false, points: vec![(0.0, 1.0), (25.0, 2.0)] }],
+        )],
+        fronts: vec![(
+            EVIL.into(),
+            [EVIL.into(), "y".into()],
+            vec![point(EVIL, [0.0, 0.5, 1.0]), point("b", [f64::NAN; 3])],
+        )],
+    });
+    assert!(!page.contains("<script") && !page.contains("<img") && !page.contains("onload=\"alert"), "{page}");
+    assert!(page.contains("default-src 'none'") && !page.contains("NaN"));
+    assert_eq!(page.matches("class=\"dot ").count(), 2, "the row that is no number is left out");
+    assert_eq!((page.matches("<polyline").count(), page.matches("r=\"9\"").count()), (1, 1));
+    assert!(!page.contains("<h2>Arms</h2>"), "what has nothing in it is left out");
+}

@@ -34,6 +34,53 @@ pub struct Experiment {
     /// `[[contrast]]`
     #[serde(rename = "contrast")]
     pub contrasts: Vec<Contrast>,
+    /// `[[curve]]`: figures along an axis, for the page; nothing is decided by them.
+    #[serde(rename = "curve", default)]
+    pub curves: Vec<Curve>,
+    /// `[[front]]`: two metrics against each other, for the page.
+    #[serde(rename = "front", default)]
+    pub fronts: Vec<Front>,
+}
+
+/// `[[curve]]`: arms that differ in one quantity.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Curve {
+    /// Over the picture.
+    pub title: String,
+    /// The figure.
+    pub metric: String,
+    /// What differs.
+    pub axis: String,
+    /// Some of `arms`.
+    pub arms: Vec<String>,
+    /// Of each, rising.
+    pub at: Vec<f64>,
+}
+
+impl Curve {
+    fn check(&self, arms: &BTreeSet<&str>) -> Result<(), String> {
+        let wrong = |message: &str| Err(format!("curve {:?}: {message}", self.title));
+        if let Some(arm) = self.arms.iter().find(|arm| !arms.contains(arm.as_str())) {
+            return wrong(&format!("there is no arm {arm}"));
+        }
+        match self.arms.len() == self.at.len() && self.at.is_sorted() {
+            true => Ok(()),
+            false => wrong("at: one number an arm, rising"),
+        }
+    }
+}
+
+/// `[[front]]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Front {
+    /// Over the picture.
+    pub title: String,
+    /// Metric from left to right.
+    pub x: String,
+    /// Metric upwards.
+    pub y: String,
 }
 
 fn one() -> usize {
@@ -142,6 +189,7 @@ impl Experiment {
             return Err("contrast: a name stands twice".to_string());
         }
         self.contrasts.iter().try_for_each(|contrast| contrast.check(&arms))?;
+        self.curves.iter().try_for_each(|curve| curve.check(&arms))?;
         if self.stop.looks.len() > 1 && self.stop.spending.is_none() {
             return Err("stop.spending: pocock or o_brien_fleming, since there is more than one look".to_string());
         }

@@ -25,7 +25,7 @@ pub use auc::{auc, auc_by_group};
 pub(crate) use bootstrap::quantile;
 pub use bootstrap::{Resampling, Weights, bootstrap, percentile_interval, ratio_of_means, resampled_means};
 pub use decide::{NonInferiority, holm, non_inferiority};
-pub use declaration::{Aim, Contrast, Experiment, StopRule, Verdict, put_into};
+pub use declaration::{Aim, Contrast, Curve, Experiment, Front, StopRule, Verdict, put_into};
 pub use interval::{Interval, Method, interval, seed_means_interval};
 pub use sample::Sample;
 pub use sequential::{Look, Spending, looks};
