@@ -6,7 +6,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 # What --version says. Of a tree without .git (a tarball) nothing is known, whatever repository it was unpacked in.
 export TAIJI_COMMIT := $(if $(wildcard .git),$(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null))
 
-.PHONY: help setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-read loadtest bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-groups bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank lift align simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
+.PHONY: help trl-check setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-read loadtest bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-groups bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank lift align simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -83,7 +83,7 @@ pareto-lab: ## rules that make one advantage of two rewards, compared as docs/ex
 
 orft: build ## the experiment on reasons and their filters: arms × seeds, six hours on 2 cores in any number of pieces, then its tables
 	$(BIN)/taiji-trainer run --recipe models/orft.toml --jobs 2 --wait
-	$(BIN)/taiji-trainer contrasts docs/experiments/orft.toml --into docs/results.md
+	$(BIN)/taiji-trainer contrasts docs/experiments/orft.toml --into docs/results.md --page .cache/experiments/orft.html
 
 real: build setup-tests ## train on instruments-mm, serve, feed 1,000 real histories, print the figures (needs TAIJI_DATA_DIR)
 	@python3 scripts/real.py
@@ -96,6 +96,9 @@ trainer-cuda: setup ## taiji-trainer with --device cuda into target/cuda/release
 
 gradient-check: build ## loss and every gradient of SmolLM2 beside transformers in f64 (needs TAIJI_SMOLLM2_GGUF, 6 GB of packages)
 	@bash scripts/gradient_check.sh
+
+trl-check: build ## TRL's GRPOTrainer trains on our reward service, and its checkpoint ends in a bundle (6 GB of packages; TAIJI_TRL_PYTHON: a Python that has TRL)
+	@bash scripts/trl_check.sh
 
 bench-groups: ## sequences a second of answers that share their prompt, beside whole ones (an idle machine)
 	$(CARGO) test --release --locked -p taiji-trainer --lib -- --ignored --nocapture speed_of_groups
@@ -116,11 +119,11 @@ rank: build ## train a ranker on the generated world's impressions and print its
 
 lift: build ## do taiji's features make a ranker better? Arms × seeds on the generated world, resumable (an hour on 2 cores), then their tables
 	$(BIN)/taiji-trainer run --recipe models/lift.toml --jobs 2 --wait
-	$(BIN)/taiji-trainer contrasts docs/experiments/lift.toml --into docs/results.md
+	$(BIN)/taiji-trainer contrasts docs/experiments/lift.toml --into docs/results.md --page .cache/experiments/lift.html
 
 align: build ## does alignment pay, and which rule combines its rewards best? Arms × seeds on the generated world, resumable (hours on 2 cores), then their tables
 	$(BIN)/taiji-trainer run --recipe models/align.toml --jobs 2 --wait
-	$(BIN)/taiji-trainer contrasts docs/experiments/align.toml --into docs/results.md
+	$(BIN)/taiji-trainer contrasts docs/experiments/align.toml --into docs/results.md --page .cache/experiments/align.html
 
 generative: build ## train a decoder on the semantic IDs of instruments, judge its lists on all test users (needs TAIJI_DATA_DIR)
 	@bash scripts/generative.sh

@@ -12,6 +12,7 @@ allowed() {
   *"TAIJI_DATA_DIR names the folder"*) [ ! -d "${TAIJI_DATA_DIR:-../shared/data}" ] ;;
   *"TAIJI_SMOLLM2_GGUF names the file"*) [ ! -f "${TAIJI_SMOLLM2_GGUF:-}" ] ;;
   *"make gradient-check makes them"*) true ;;
+  *"make trl-check runs it"*) true ;;
   *"there is a GPU"*) [ -e /dev/nvidiactl ] ;;
   *"it needs Prometheus"*) ! command -v apt-get >/dev/null ;;
   *"image: needs root"*) [ "$(id -u)" != 0 ] ;;
@@ -60,6 +61,16 @@ case $played in
 69) echo "skipped: gameday: $(tail -n 1 .cache/gameday.log)" | tee -a "$list" ;;
 *) code=1; cat .cache/gameday.log; echo "tests: scripts/gameday.py failed" >&2 ;;
 esac
+
+# The client for trainers elsewhere; what needs TRL is in `make trl-check`.
+if python3 -m unittest discover clients/python/tests >.cache/clients-python.log 2>&1; then
+  tail -n 1 .cache/clients-python.log
+  echo "skipped: clients/python: what needs TRL; make trl-check runs it" | tee -a "$list"
+else
+  code=1
+  cat .cache/clients-python.log
+  echo "tests: clients/python failed" >&2
+fi
 
 sort -u -o "$list" "$list"
 echo "tests: $(wc -l <"$list") skipped"

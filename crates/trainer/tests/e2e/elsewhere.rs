@@ -1,13 +1,13 @@
 //! For who trains elsewhere: a recipe's data in others' form, and its rewards over HTTP, by the built program.
 
 use crate::align::small;
-use crate::recipe::{ensure_encoder_checkpoint, run_in};
+use crate::recipe::{check, ensure_encoder_checkpoint, run_in, set, stage, tiny, write};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use testkit::TRAINER;
 use testkit::process::{call, command, output_of, run_with};
+use testkit::{TRAINER, in_repository};
 
 fn lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -110,4 +110,49 @@ fn a_policy_can_be_trained_elsewhere_on_our_data_and_rewards() {
     assert_eq!(apart["rewards"]["simulated"][0], found["rewards"]["simulated"][3]);
     output_of("kill", &["-TERM", &service.child.id().to_string()]);
     assert_eq!(service.child.wait().unwrap().code(), Some(0));
+}
+
+/// TRL's GRPOTrainer takes three steps on the service, has the rewards that the service has, and what it saves is the first stage of a
+/// recipe that ends in a bundle that serves. `TAIJI_TRL_PYTHON`: a Python that has TRL.
+#[test]
+#[ignore = "needs 6 GB of Python packages: make trl-check"]
+fn trl_trains_on_our_rewards_and_its_checkpoint_ends_in_a_bundle() {
+    let python =
+        std::env::var("TAIJI_TRL_PYTHON").expect("TAIJI_TRL_PYTHON names a Python that has TRL: run `make trl-check`");
+    ensure_encoder_checkpoint();
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = small(folder.path());
+    run_in(&recipe, folder.path(), &["--arm", "nash", "--before", "align"]).expect_code(0);
+    let shown = |path: PathBuf| path.display().to_string();
+    let (data, policy) = (shown(folder.path().join("trl")), shown(folder.path().join("policy")));
+    let (recipe, work) = (shown(recipe), shown(folder.path().join("work")));
+    let of = ["--recipe", recipe.as_str(), "--work", work.as_str(), "--arm", "nash"];
+    output_of(&TRAINER, &[&["data", "export", "--format", "trl", "--out", &data][..], &of].concat());
+    let service = Service::start(&[&["rewards", "serve", "--listen", "127.0.0.1:0"][..], &of].concat());
+    let script = shown(in_repository("clients/python/trl_check.py"));
+    let (url, prompts) = (format!("http://{}", service.address), format!("{data}/rl.jsonl"));
+    let checkpoint = shown(in_repository("models/demo/1/checkpoints/sft"));
+    let arguments = [&script, "--url", &url, "--checkpoint", &checkpoint, "--prompts", &prompts, "--out", &policy];
+    let told = output_of(&python, &[&["-W", "ignore"][..], &arguments.map(|word| word as &str)].concat());
+    let found: Value = serde_json::from_str(told.trim().lines().last().unwrap()).unwrap();
+    assert_eq!(found["steps"], json!(3), "{told}");
+    println!("{found}");
+    drop(service);
+
+    let mut recipe = tiny();
+    let place = |name: &str| format!("path = {name:?}");
+    let trained = stage(&mut recipe, "sft");
+    *trained = "name = \"sft\"\nkind = \"checkpoint\"".parse().unwrap();
+    set(&mut recipe, "sft", &place(&policy));
+    // Its tokenizer is the checkpoint's.
+    let examples = stage(&mut recipe, "examples");
+    ["vocab"].iter().for_each(|key| drop(examples.remove(*key)));
+    let limits = examples["prompt"].as_table_mut().unwrap();
+    limits.insert("max_prompt_tokens".into(), 320.into());
+    limits.insert("max_new_tokens".into(), 96.into());
+    set(&mut recipe, "examples", "from = [\"world\", \"sft\"]");
+    let ended = folder.path().join("served");
+    std::fs::create_dir(&ended).unwrap();
+    run_in(&write(&ended, &recipe), &ended, &[]).expect_code(0);
+    check(&ended.join("models/tiny/1"));
 }
