@@ -12,7 +12,6 @@
 //! Prompts are written as serving writes them, without a chat template: a model that is served by them must be trained on them.
 
 mod formats;
-mod pairs;
 #[cfg(test)]
 mod tests;
 
@@ -78,14 +77,14 @@ fn write_prompts(
     let settings =
         align_settings(ready.settings.clone()).map_err(|wrong| StageError::Refused { message: wrong.message })?;
     let AlignSources { tokenizer, prompts, rewards, written, .. } =
-        AlignSources::open(&settings, &ready.inputs, threads)?;
+        AlignSources::open(&settings.reward, Some(settings.temperature), &ready.inputs, threads)?;
     let texts: Vec<String> = prompts.iter().map(|prompt| tokenizer.decode(&prompt.tokens)).collect::<Result<_, _>>()?;
     let asked = prompts.iter().zip(&texts);
     let asked = asked.map(|(case, prompt)| Prompt { user_id: &case.user_id, prompt, truth: case.truth.as_ref() });
     files.rl(&asked.collect::<Vec<_>>())?;
     exported.rl = texts.len();
     let Some(written) = written else { return Ok(()) };
-    let found = pairs::best_and_worst(&written, &rewards.names(), settings.weighting.weights.as_deref())?;
+    let found = written.best_and_worst(&rewards.names(), settings.weighting.weights.as_deref())?;
     let mut preferences = Vec::new();
     for ((prompt, answers), pair) in texts.iter().zip(&written.texts).zip(&found) {
         if let Some([chosen, rejected]) = *pair {

@@ -20,11 +20,11 @@ fn the_best_and_the_worst_answer_are_a_pair() {
     let second = vec![2.0, 9.0, 1.0, 7.0, 7.0, 7.0, 0.0, 1.0, 0.5];
     let written = Written { texts, values: vec![first, second], group: 3 };
     let names = ["one", "two"];
-    let equal = pairs::best_and_worst(&written, &names, None).unwrap();
+    let equal = written.best_and_worst(&names, None).unwrap();
     assert_eq!(equal[..2], [Some([1, 0]), None]);
-    let weighted = pairs::best_and_worst(&written, &names, Some(&[0.9, 0.1])).unwrap();
+    let weighted = written.best_and_worst(&names, Some(&[0.9, 0.1])).unwrap();
     assert_eq!(weighted[2], Some([0, 1]));
-    let other = pairs::best_and_worst(&written, &names, Some(&[0.1, 0.9])).unwrap();
+    let other = written.best_and_worst(&names, Some(&[0.1, 0.9])).unwrap();
     assert_eq!(other[2], Some([1, 0]));
 }
 

@@ -85,7 +85,7 @@ pub async fn serve(
 
 fn open(ready: &Ready, settings: &ServeSettings) -> Result<AlignSources, ServeError> {
     let of = align_settings(ready.settings.clone()).map_err(|wrong| StageError::Refused { message: wrong.message })?;
-    Ok(AlignSources::open(&of, &ready.inputs, settings.threads)?)
+    Ok(AlignSources::open(&of.reward, Some(of.temperature), &ready.inputs, settings.threads)?)
 }
 
 /// The routes over opened sources.

@@ -7,14 +7,15 @@ use super::roll_outs::{ROLL_OUTS_FILE, RollOuts};
 use super::served;
 use super::settings::{Context, KeyError, read, value};
 use super::source::dataset;
-use crate::align::{self, AlignSettings, PromptCase, Start, start_values};
+use crate::align::{self, AlignError, AlignSettings, PromptCase, Start, start_values};
 use crate::data::{DEFAULT_TARGET, Dataset, read_lines, test_cases};
 use crate::fit::training_progress;
-use crate::reward::{RewardKind, RewardSet, Sources};
+use crate::reward::{RewardKind, RewardSet, RewardSettings, Sources};
 use crate::sft::TextTokenizer;
 use crate::sft::tokenizer::TOKENIZER_FILE;
 use crate::simulate::Simulator;
 use crate::stage::{Artefact, Fingerprint, Input, Inputs, STAGE_FILE, Stage, StageError, read_json};
+use crate::weighting::{Batch, Gdpo, Weighting};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
@@ -77,7 +78,7 @@ impl Stage for Align {
     fn run(&self, inputs: &Inputs, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
         let settings = AlignSettings { threads: threads.unwrap_or(self.settings.threads), ..self.settings.clone() };
         let AlignSources { schema, tokenizer, prompts, rewards, written, .. } =
-            AlignSources::open(&settings, inputs, threads)?;
+            AlignSources::open(&settings.reward, Some(settings.temperature), inputs, threads)?;
         let sources = align::Sources {
             checkpoint: inputs.one(Artefact::Checkpoint)?,
             tokenizer: &tokenizer,
@@ -102,8 +103,8 @@ impl Stage for Align {
     }
 }
 
-/// What an alignment is made of, out of its parents' folders. Callers: the stage itself; `rewards` and `data_export`, for who trains
-/// elsewhere.
+/// What an alignment is made of, out of its parents' folders. Callers: the stage itself; `best_of`; `rewards` and `data_export`,
+/// for who trains elsewhere.
 pub struct AlignSources {
     /// Form of the prompts.
     pub schema: PromptSchema,
@@ -130,6 +131,28 @@ pub struct Written {
 }
 
 impl Written {
+    /// Of each prompt the places of its best and of its worst answer, by GDPO (each reward normalised in its group, then their weighted sum;
+    /// equal weights without others); `None` where all are worth the same. Of equal ones the first.
+    pub fn best_and_worst(
+        &self,
+        names: &[&str],
+        weights: Option<&[f64]>,
+    ) -> Result<Vec<Option<[usize; 2]>>, StageError> {
+        let equal = vec![1.0 / names.len() as f64; names.len()];
+        let none = vec![0.0; names.len()];
+        let advantages = || {
+            let batch = Batch::new(names, &self.values, &none, self.group)?;
+            Ok(Gdpo::new(weights.unwrap_or(&equal))?.combine(&batch, None)?.advantages)
+        };
+        let advantages: Vec<f64> = advantages().map_err(AlignError::Weighting)?;
+        let pair = |group: &[f64]| {
+            let best = (0..group.len()).reduce(|best, next| if group[next] > group[best] { next } else { best })?;
+            let worst = (0..group.len()).reduce(|worst, next| if group[next] < group[worst] { next } else { worst })?;
+            (group[best] > group[worst]).then_some([best, worst])
+        };
+        Ok(advantages.chunks(self.group).map(pair).collect())
+    }
+
     /// Means and deviations of the rewards.
     pub fn start(&self, rewards: &RewardSet) -> Result<Start, StageError> {
         Ok(Start::of(&rewards.names(), &self.values, self.group)?)
@@ -144,8 +167,13 @@ pub fn settings(table: toml::Table) -> Result<AlignSettings, KeyError> {
 }
 
 impl AlignSources {
-    /// Reads all of it; the answers of the start are valued here.
-    pub fn open(settings: &AlignSettings, inputs: &Inputs, threads: Option<usize>) -> Result<Self, StageError> {
+    /// Reads all of it; the answers of the start are valued here, and must have been drawn at a temperature where one is given.
+    pub fn open(
+        reward: &[RewardSettings],
+        temperature: Option<f64>,
+        inputs: &Inputs,
+        threads: Option<usize>,
+    ) -> Result<Self, StageError> {
         let schema = PromptSchema::load(&inputs.one(Artefact::Examples)?.join("prompt.toml"))?;
         let tokenizer = TextTokenizer::load(&inputs.one(Artefact::Checkpoint)?.join(TOKENIZER_FILE))?;
         let (dataset, _) = dataset(inputs)?;
@@ -157,10 +185,10 @@ impl AlignSources {
         };
         let prompts = prompts(&dataset, &schema, &tokenizer)?;
         let sources = Sources { items: &dataset.items, encoder, simulator, max_title_chars: schema.max_title_chars };
-        let mut rewards = RewardSet::new(&settings.reward, sources)?;
+        let mut rewards = RewardSet::new(reward, sources)?;
         let written = match inputs.optional(Artefact::RollOuts) {
             Some(folder) => {
-                check_start(inputs, folder, settings.temperature)?;
+                check_start(inputs, folder, temperature)?;
                 Some(written(folder, &prompts, &tokenizer, &mut rewards)?)
             }
             None => None,
@@ -186,7 +214,7 @@ fn prompts(dataset: &Dataset, schema: &PromptSchema, tokenizer: &TextTokenizer) 
 
 /// Refuses roll-outs that are not this start's: of other people, prompts or weights, or at another temperature than the policy is trained
 /// at; gains over them would be mere differences between the two.
-fn check_start(inputs: &Inputs, folder: &Path, temperature: f64) -> Result<(), StageError> {
+fn check_start(inputs: &Inputs, folder: &Path, temperature: Option<f64>) -> Result<(), StageError> {
     let fail = |key, message| Err(StageError::Setting { key, message });
     let made: Fingerprint = read_json(&folder.join(STAGE_FILE))?;
     for artefact in [Artefact::Data, Artefact::Examples] {
@@ -210,11 +238,11 @@ fn check_start(inputs: &Inputs, folder: &Path, temperature: f64) -> Result<(), S
         }
     }
     let found = made.settings["temperature"].as_f64().unwrap_or(1.0);
-    match (found - temperature).abs() < 1e-6 {
-        true => Ok(()),
-        false => {
-            fail("temperature", format!("is {temperature}, that of the stage roll-outs {found}: make them the same"))
+    match temperature {
+        Some(wanted) if (found - wanted).abs() >= 1e-6 => {
+            fail("temperature", format!("is {wanted}, that of the stage roll-outs {found}: make them the same"))
         }
+        _ => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ mod align;
 mod answers;
 mod answers_worth;
 mod backfill;
+mod best_of;
 mod checkpoint;
 mod code_table;
 mod codebook;
@@ -60,7 +61,7 @@ const fn kind(name: &'static str, seeded: bool, make: Make) -> Kind {
 }
 
 /// All kinds; a new one is a file here and a line in this list.
-const KINDS: [Kind; 27] = [
+const KINDS: [Kind; 28] = [
     kind("synth", true, synth::make),
     kind("files", false, files::make),
     kind("checkpoint", false, checkpoint::make),
@@ -87,6 +88,7 @@ const KINDS: [Kind; 27] = [
     kind("simulator-judge", false, simulator_judge::make),
     kind("roll-outs", true, roll_outs::make),
     kind("align", true, align::make),
+    kind("best-of", false, best_of::make),
     kind("publish", false, publish::make),
 ];
 

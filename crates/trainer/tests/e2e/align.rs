@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use testkit::process::{output_of, run_with};
 use testkit::{TRAINER, in_repository};
 
-const ARMS: [&str; 6] = ["sft", "truth", "best-chance", "nash", "nash-oracle", "popo-guarded"];
+const ARMS: [&str; 8] =
+    ["sft", "truth", "best-chance", "nash", "nash-oracle", "popo-guarded", "continued", "self-taught"];
 
 /// models/align.toml with everything made small but the language model, which is the demo's.
 pub(crate) fn small(folder: &Path) -> PathBuf {
@@ -21,6 +22,8 @@ pub(crate) fn small(folder: &Path) -> PathBuf {
         ("codebook", "k = 8"),
         ("start", "count = 2"),
         ("align", "steps = 3\nprompts = 2\ngroup = 4\nlog_every = 1\ncheckpoint_every = 2"),
+        ("continued", "max_steps = 3"),
+        ("self-taught", "max_steps = 2"),
     ] {
         set(&mut recipe, stage, settings);
     }
@@ -55,6 +58,13 @@ fn policies_are_aligned_and_judged_by_the_worlds_own_truth() {
             "{arm}: {figures}"
         );
     }
+    // What taught the policy on its own answers is their best, each once a prompt.
+    let best = work.join("work").join(format!("best-of-{}", read("self-taught")["stages"]["best"].as_str().unwrap()));
+    let counted: Value = serde_json::from_slice(&std::fs::read(best.join("best_of.json")).unwrap()).unwrap();
+    let count = |name: &str| counted[name].as_u64().unwrap();
+    assert_eq!(count("examples") + count("alike") + count("without_format"), 20, "{counted}");
+    let lines = std::fs::read_to_string(best.join("train.jsonl")).unwrap();
+    assert!(lines.lines().count() as u64 == count("examples") && lines.contains("</answer>"), "{lines}");
     // Each step says what it saw, under TRL's names; POPO also what its probes saw.
     let align = |arm: &str| {
         let folder = work.join("work").join(format!("align-{}", read(arm)["stages"]["align"].as_str().unwrap()));
