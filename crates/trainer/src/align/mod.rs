@@ -30,7 +30,7 @@ mod trl_tests;
 
 pub use metrics::StepFigures;
 pub use prompts::PromptCase;
-pub use settings::{AlignSettings, LossKind, Preset, Truncated};
+pub use settings::{AlignSettings, CorrectionBy, LossKind, Preset, Truncated};
 pub use start::{Start, start_values};
 pub use train::{AlignReport, REPORT_FILE, Sources, train};
 

@@ -48,6 +48,23 @@ pub enum Truncated {
     Score,
 }
 
+/// How what the sampler's engine says otherwise than the trainer is made up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CorrectionBy {
+    /// Each token counts min(trainer/sampler, cap).
+    #[default]
+    Token,
+    /// Each response counts min(Π trainer/sampler, cap).
+    Response,
+}
+
+impl CorrectionBy {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Recipe stage of kind `align`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -78,7 +95,10 @@ pub struct AlignSettings {
     /// The policy that is trained is the start's at this temperature; what is kept has its logits back. Served greedily both answer alike, but
     /// roll-outs at 1 spend their steps on becoming as sure as greedy decoding is already.
     pub temperature: f64,
-    /// Highest weight of a token for what the sampler's engine says otherwise than the trainer.
+    /// Of tokens or of whole responses.
+    #[serde(skip_serializing_if = "CorrectionBy::is_default")]
+    pub correction: CorrectionBy,
+    /// Highest weight for what the sampler's engine says otherwise than the trainer.
     pub correction_cap: f64,
     /// Steps between two syncs of the sampler; with more than one, roll-outs are of older weights and the clip has something to do.
     pub sync_every: u64,
@@ -136,6 +156,7 @@ impl Default for AlignSettings {
             resample: None,
             truncated: Truncated::default(),
             temperature: 1.0,
+            correction: CorrectionBy::default(),
             correction_cap: 2.0,
             sync_every: 1,
             max_gap: 1e-3,
@@ -289,7 +310,11 @@ impl AlignSettings {
 
     /// Of the sampler's engine, where its roll-outs are of the present weights; older ones have their own ratio.
     pub(super) fn correction(&self) -> Option<Correction> {
-        (self.sync_every == 1).then_some(Correction::TokenTruncated(self.correction_cap))
+        let correction = match self.correction {
+            CorrectionBy::Token => Correction::TokenTruncated(self.correction_cap),
+            CorrectionBy::Response => Correction::ResponseTruncated(self.correction_cap),
+        };
+        (self.sync_every == 1).then_some(correction)
     }
 
     /// Optimizer settings.

@@ -327,6 +327,22 @@ fn every_form_of_the_objective_takes_a_step() {
     }
 }
 
+/// Sampler and trainer differ by rounding alone, so that both ways of making up for it weigh about 1; a cap of responses is another run.
+#[test]
+fn whole_responses_can_be_corrected() {
+    let bed = Bed::new();
+    let by = |correction: CorrectionBy, out: &str| {
+        bed.run(&AlignSettings { correction, ..settings(RuleKind::Gdpo) }, None, out).unwrap();
+        figures(&bed.folder.path().join(out))
+    };
+    let (tokens, responses) = (by(CorrectionBy::Token, "tokens"), by(CorrectionBy::Response, "responses"));
+    for (one, other) in tokens.iter().zip(&responses) {
+        let ratio = |step: &StepFigures| step.get("sampling/importance_sampling_ratio/mean").unwrap();
+        assert!((ratio(one) - 1.0).abs() < 1e-3 && (ratio(other) - 1.0).abs() < 1e-3, "{one:?} {other:?}");
+    }
+    assert!(bed.bytes("tokens") != bed.bytes("responses"));
+}
+
 /// Colder, what is drawn is surer; what is kept answers as the start does, but for what was learned.
 #[test]
 fn a_policy_is_trained_at_a_temperature_and_kept_without_it() {
