@@ -1,8 +1,8 @@
 """Does TRL train a checkpoint on a running reward service? Three steps of GRPOTrainer on the CPU, with what it was told
 compared.
 
-    taiji-trainer rewards serve --recipe R --stage align --listen 127.0.0.1:8090 &
-    python trl_check.py --url http://127.0.0.1:8090 --checkpoint FOLDER --prompts rl_prompts.jsonl --out FOLDER
+    taiji-trainer rewards serve --recipe R --stage align --listen 127.0.0.1:8095 &
+    python trl_check.py --url http://127.0.0.1:8095 --checkpoint FOLDER --prompts rl.jsonl --out FOLDER
 
 A line of the prompts is {"prompt": "…", "user_id": "…"}; a prompt is raw text, no chat template is applied. The rewards
 that TRL has of every batch must be those of a second, direct call for the same completions. Prints one line of JSON.

@@ -91,14 +91,19 @@ fn parse_strict(text: &str, mode: PromptMode) -> Option<ParsedAnswer> {
     })
 }
 
-/// Cuts end-of-text tokens (`<|…|>`, `</s>`) off the end; a model may emit one or several.
+/// Cuts end-of-text tokens (`<|…|>`, `</s>`, DeepSeek's `<｜…｜>`) off the end; a model may emit one or several.
 fn strip_end_tokens(text: &str) -> &str {
+    let of_bars = |rest: &'_ str, open: &str, close: &str| {
+        let inside = rest.strip_suffix(close)?;
+        let start = inside.rfind(open)?;
+        let is_name = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '▁';
+        inside[start + open.len()..].chars().all(is_name).then_some(start)
+    };
     let mut rest = text;
     loop {
         let shorter = rest.strip_suffix("</s>").or_else(|| {
-            let start = rest.strip_suffix("|>")?.rfind("<|")?;
-            let name = &rest[start + 2..rest.len() - 2];
-            name.chars().all(|character| character.is_alphanumeric() || character == '_').then(|| &rest[..start])
+            let start = of_bars(rest, "<|", "|>").or_else(|| of_bars(rest, "<｜", "｜>"))?;
+            Some(&rest[..start])
         });
         match shorter {
             Some(shorter) => rest = shorter.trim_end(),
@@ -131,6 +136,7 @@ mod tests {
             "<think> because\n</think>\n<answer> A > B: t </answer>\n",
             "because</think><answer>A > B: t</answer><|endoftext|>",
             "because</think><answer>A > B: t</answer></s><|im_end|>",
+            "because</think><answer>A > B: t</answer><｜end▁of▁sentence｜>",
         ] {
             let parsed = parse(text, PromptMode::Think);
             assert!(parsed.format_ok, "{text}");

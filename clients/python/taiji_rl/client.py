@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -50,10 +51,8 @@ class RewardClient:
         tell more: text may have lost its special tokens. What is too much for one request is sent in several."""
         answers = _answers(user_ids, token_ids, texts)
         described = self._description or self.describe()
-        parts = [
-            self._part(answers[at : at + described.max_answers], mode, described.names)
-            for at in range(0, len(answers), described.max_answers)
-        ]
+        cut = _cut(answers, described.max_answers, described.max_body_bytes)
+        parts = [self._part(part, mode, described.names) for part in cut]
         try:
             return contract.joined(parts)
         except contract.Broken as error:
@@ -68,6 +67,20 @@ class RewardClient:
             return contract.rewards(answer, names, len(answers))
         except contract.Broken as error:
             raise RewardsMalformed(f"POST {self.url}", str(error), _VERSIONS, 200) from error
+
+
+def _cut(answers: list[dict[str, Any]], most: int, most_bytes: int) -> list[list[dict[str, Any]]]:
+    """Parts of at most so many answers and bytes; an answer that is too large by itself is a part for the service to refuse."""
+    parts: list[list[dict[str, Any]]] = [[]]
+    held = room = 512  # around the answers
+    for answer in answers:
+        size = len(json.dumps(answer)) + 2
+        if parts[-1] and (len(parts[-1]) == most or held + size > most_bytes):
+            parts.append([])
+            held = room
+        parts[-1].append(answer)
+        held += size
+    return parts
 
 
 def _answers(

@@ -23,6 +23,8 @@ class Description:
     """How answers are read where a request names no mode."""
     max_answers: int
     """Of one request."""
+    max_body_bytes: int
+    """Of one request."""
     start_deviations: dict[str, float] | None
     """Deviation of each reward in the groups of the start's roll-outs; `None` where the recipe has none."""
 
@@ -61,16 +63,14 @@ def description(answer: Any) -> Description:
     names = _texts(_field(answer, "names"), "names")
     if not names or len(set(names)) != len(names):
         raise Broken(f"names must be one or more and differ, got {names}")
-    most = _field(answer, "max_answers")
-    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-        raise Broken(f"max_answers must be a number of 1 or above, got {most!r}")
+    most, most_bytes = (_count(answer, name) for name in ("max_answers", "max_body_bytes"))
     mode = _field(answer, "mode")
     if not isinstance(mode, str):
         raise Broken(f"mode must be text, got {mode!r}")
     deviations = answer.get("start_deviations")
     if deviations is not None:
         deviations = {name: _number(_field(deviations, name), f"start_deviations.{name}") for name in names}
-    return Description(tuple(names), mode, most, deviations)
+    return Description(tuple(names), mode, most, most_bytes, deviations)
 
 
 def rewards(answer: Any, names: tuple[str, ...], count: int) -> Rewards:
@@ -111,6 +111,13 @@ def _field(answer: Any, name: str) -> Any:
     if name not in answer:
         raise Broken(f"{name} is missing")
     return answer[name]
+
+
+def _count(answer: Any, name: str) -> int:
+    value = _field(answer, name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise Broken(f"{name} must be a number of 1 or above, got {value!r}")
+    return value
 
 
 def _texts(values: Any, what: str) -> list[str]:

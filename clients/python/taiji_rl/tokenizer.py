@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 
@@ -16,6 +17,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     A checkpoint of taiji names no token of the end beside the tokenizer; it is the one at which the model stops.
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left")
+    # A post-processor may put a token before every text (Llama's do); taiji reads prompts as they are, in training and serving.
+    if tokenizer("a")["input_ids"] != tokenizer("a", add_special_tokens=False)["input_ids"]:
+        tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
     if tokenizer.eos_token is None:
         ends = _eos_token_ids(folder)
         if not ends:

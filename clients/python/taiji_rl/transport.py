@@ -25,6 +25,7 @@ _REMEDIES: dict[str | int, str] = {
     403: "give the service's key to RewardClient(url, key=…)",
     404: _WRONG_PLACE,
     405: _WRONG_PLACE,
+    "reward_failed": "mend the reward, or what it reads, as the message says",
     413: "send shorter answers, or fewer in one call",
 }
 
@@ -93,7 +94,8 @@ def _of_status(what: str, error: urllib.error.HTTPError) -> Exception:
     """What a status other than 200 means."""
     code, message = _said(error)
     status = error.code
-    if status == 429 or status >= 500:
+    # A reward that is no number will be none the next time either.
+    if status in (408, 429) or (status >= 500 and code != "reward_failed"):
         retry_after_s = _seconds(error.headers.get("Retry-After"))
         remedy = "ask fewer processes at once, give more retries, or see the service's log"
         return _Passing(RewardsUnavailable(what, message, remedy, status, code), retry_after_s)

@@ -56,6 +56,7 @@ class StandIn:
             "names": NAMES,
             "mode": "think",
             "max_answers": max_answers,
+            "max_body_bytes": 32 << 20,
             "start_deviations": DEVIATIONS,
         }
         self.posts: list[dict[str, Any]] = []

@@ -50,6 +50,13 @@ class Answers(WithService):
         self.assertEqual(found.rewards, whole["rewards"])
         self.assertEqual(found.start, whole["start"])
 
+    def test_long_answers_are_cut_by_bytes(self) -> None:
+        self.service.description["max_body_bytes"] = 3000
+        texts = ["x" * 900, "y" * 900, "z" * 900, "w" * 5000]
+        found = self.client.rewards(["a", "b", "c", "d"], texts=texts)
+        self.assertEqual([len(post["answers"]) for post in self.service.posts], [2, 1, 1])
+        self.assertEqual(found.rewards, scored([{"text": text} for text in texts])["rewards"])
+
     def test_null_is_none_and_a_recipe_may_have_no_start(self) -> None:
         rewards = {"semantic": [None, 1], "simulated": [0.5, 0.0]}
         self.service.replies = [changed(rewards=rewards, start=None)]
@@ -110,6 +117,15 @@ class Failures(WithService):
         self.assertEqual((caught.exception.status, caught.exception.code), (422, "unknown_user"))
         for part in ["u1 is in no data", "the service's recipe"]:
             self.assertIn(part, str(caught.exception))
+
+    def test_a_reward_that_failed_is_not_asked_for_again_and_a_slow_body_is(self) -> None:
+        self.service.replies = [reply(500, {"error": {"code": "reward_failed", "message": "reward odd is NaN"}})]
+        with self.assertRaisesRegex(RewardsRefused, "reward odd is NaN.*mend the reward"):
+            self.ask()
+        self.assertEqual(len(self.service.posts), 1)
+        self.service.replies = [reply(408, {"error": {"code": "slow_body", "message": "60 s"}})]
+        self.ask()
+        self.assertEqual(len(self.service.posts), 3)
 
     def test_a_page_for_people_is_told_from_an_answer(self) -> None:
         page = reply(200, b"<html>welcome</html>", Content_Type="text/html")
@@ -178,7 +194,7 @@ class Contract(WithService):
                     self.ask()
 
     def test_a_description_is_checked_too(self) -> None:
-        wrong = [("names", []), ("max_answers", 0), ("mode", None), ("start_deviations", {"semantic": 0.1})]
+        wrong = [("names", []), ("max_answers", 0), ("max_body_bytes", None), ("mode", None), ("start_deviations", {"semantic": 0.1})]
         for field, value in wrong:
             with self.subTest(field), patch.dict(self.service.description, {field: value}):
                 with self.assertRaises(RewardsMalformed):

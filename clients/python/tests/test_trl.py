@@ -18,6 +18,7 @@ try:
     import tiny
     import torch
     from tiny import GROUP, steps
+    from tokenizers import processors
     from transformers import Qwen2ForCausalLM
     from trl import GRPOTrainer
 
@@ -171,6 +172,15 @@ class Tokenizers(Training):
             load_tokenizer(self.folder)
         tiny.model().config.save_pretrained(self.folder)
         self.assertEqual(load_tokenizer(self.folder).eos_token_id, 1)
+
+    def test_no_token_comes_before_a_text_that_taiji_has_not(self) -> None:
+        words = tiny.tokenizer()
+        plain = words("w5 w7")["input_ids"]
+        words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<eos> $A", special_tokens=[("<eos>", words.convert_tokens_to_ids("<eos>"))]
+        )
+        words.save_pretrained(self.folder)
+        self.assertEqual(load_tokenizer(self.folder)("w5 w7")["input_ids"], plain)
 
 
 class Popo(Training):

@@ -88,6 +88,11 @@ pub(crate) fn rewards(command: Rewards) -> Result<(), Failure> {
         Some(path) => read_keys(path)?,
     };
     let ready = recipes::ready(&of, &["align"])?;
+    if keys.is_empty() && !listen.ip().is_loopback() {
+        eprintln!(
+            "taiji-trainer: {listen} is open to whoever reaches it, and rewards tell what people bought: give --keys-file"
+        );
+    }
     let settings = ServeSettings { listen, keys, max_answers, max_waiting, max_body_bytes, threads };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| unavailable(format!("threads cannot be started: {error}")))?;

@@ -9,7 +9,7 @@ use crate::nn::tensor_file::write_json;
 use crate::progress::Progress;
 use crate::sft::SftError;
 use crate::sft::tokenizer::{END_OF_TEXT, TOKENIZER_FILE, TextTokenizer};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use taiji::answer::{Answer, AnswerError, Answering};
@@ -77,12 +77,16 @@ pub struct ModelFolders {
 /// texts of somebody else's at the token that ends them, behind the tag.
 pub fn export_for_engine(checkpoint: &Path, graphs: &Path, precision: Precision) -> Result<(), ModelsError> {
     export(checkpoint, graphs, &ExportOptions { precision, ..ExportOptions::default() })?;
+    Ok(write_json(&graphs.join(GENERATION_FILE), &stops(checkpoint)?)?)
+}
+
+/// Where answers of a checkpoint end, as `generation.json` says it.
+pub fn stops(checkpoint: &Path) -> Result<Value, ModelsError> {
     let tokenizer = TextTokenizer::load(&checkpoint.join(TOKENIZER_FILE))?;
-    let stop = match tokenizer.token_id(ANSWER_CLOSE) {
+    Ok(match tokenizer.token_id(ANSWER_CLOSE) {
         Some(_) => json!({ "stop": [ANSWER_CLOSE, END_OF_TEXT] }),
         None => json!({ "stop_token_ids": [end_token(checkpoint)?] }),
-    };
-    Ok(write_json(&graphs.join(GENERATION_FILE), &stop)?)
+    })
 }
 
 /// The token by which a checkpoint's texts end.

@@ -68,23 +68,28 @@ pub(crate) struct RunArguments {
     wait: bool,
 }
 
+/// What the command line says beside the recipe.
+fn given(data: Option<&Path>, device: Option<DeviceKind>, seeds: &[String]) -> Result<Given, Failure> {
+    let mut given = Given { data: data.map(Path::to_path_buf), device, ..Given::default() };
+    for text in seeds {
+        let number = |digits: &str| {
+            let wrong = |_| Failure(format!("--seed {text}: give a number, or STAGE=NUMBER"), 64);
+            digits.parse::<u32>().map(u64::from).map_err(wrong)
+        };
+        match text.split_once('=') {
+            Some((stage, digits)) => drop(given.seeds.insert(stage.to_string(), number(digits)?)),
+            None => given.seed = Some(number(text)?),
+        }
+    }
+    Ok(given)
+}
+
 impl Part {
     fn given(&self) -> Result<Given, Failure> {
         if self.device == Some(DeviceKind::Cuda) && !cfg!(feature = "cuda") {
             return Err(Failure("--device cuda: this trainer was built without it (--features cuda)".into(), 64));
         }
-        let mut given = Given { data: self.data.clone(), device: self.device, ..Given::default() };
-        for text in &self.seed {
-            let number = |digits: &str| {
-                let wrong = |_| Failure(format!("--seed {text}: give a number, or STAGE=NUMBER"), 64);
-                digits.parse::<u32>().map(u64::from).map_err(wrong)
-            };
-            match text.split_once('=') {
-                Some((stage, digits)) => drop(given.seeds.insert(stage.to_string(), number(digits)?)),
-                None => given.seed = Some(number(text)?),
-            }
-        }
-        Ok(given)
+        given(self.data.as_deref(), self.device, &self.seed)
     }
 
     fn choice(&self) -> Choice {
@@ -116,12 +121,36 @@ pub(crate) struct Of {
     /// Where stages keep their output. Default: $XDG_CACHE_HOME/taiji/work, else ~/.cache/taiji/work.
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
+    /// As `run` was told, where it was.
+    #[arg(long, value_name = "SEED")]
+    seed: Vec<String>,
+    /// As `run` was told, where it was.
+    #[arg(long, value_enum)]
+    device: Option<DeviceKind>,
+}
+
+impl Of {
+    /// Its words for `run`.
+    fn words(&self) -> String {
+        let path = |flag: &str, path: &Option<PathBuf>| {
+            path.as_ref().map(|path| format!(" --{flag} {}", path.display())).unwrap_or_default()
+        };
+        let arm = self.arm.as_ref().map(|arm| format!(" --arm {arm}")).unwrap_or_default();
+        let device = self.device.map(|device| format!(" --device {}", device.name())).unwrap_or_default();
+        let seeds: String = self.seed.iter().map(|seed| format!(" --seed {seed}")).collect();
+        path("recipe", &Some(self.recipe.clone()))
+            + &arm
+            + &path("data", &self.data)
+            + &path("work", &self.work)
+            + &device
+            + &seeds
+    }
 }
 
 /// A stage of one of these kinds with what it is made from.
 pub(crate) fn ready(of: &Of, kinds: &[&str]) -> Result<Ready, Failure> {
-    let given = Given { data: of.data.clone(), ..Given::default() };
-    let which = Which { stage: of.stage.clone(), arm: of.arm.clone() };
+    let given = given(of.data.as_deref(), of.device, &of.seed)?;
+    let which = Which { stage: of.stage.clone(), arm: of.arm.clone(), words: of.words() };
     let work = Work::new(of.work.clone().unwrap_or_else(Work::default_root), false);
     recipe::ready(&of.recipe, &given, &which, kinds, &work, &Console::stderr()).map_err(failure)
 }

@@ -48,6 +48,9 @@ pub enum Truncated {
     Score,
 }
 
+/// Two computations in bf16 differ by about .01 nats a token.
+const LEAST_GAP_ON_A_GPU: f64 = 0.02;
+
 /// How what the sampler's engine says otherwise than the trainer is made up for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -134,7 +137,7 @@ pub struct AlignSettings {
     /// Threads, where the run does not decide alone.
     pub threads: usize,
     /// Where it is trained and rolled out; `--device` of a run says it for all stages. On a GPU both compute in bf16, each in its own order: a
-    /// [`Self::max_gap`] for f32 is too low there.
+    /// [`Self::max_gap`] for f32 is refused there.
     #[serde(skip_serializing_if = "DeviceKind::is_cpu")]
     pub device: DeviceKind,
     /// Steps between entries of the curve and samples.
@@ -216,6 +219,13 @@ impl AlignSettings {
         }
         if self.kl() < 0.0 || !self.kl().is_finite() {
             return fail("kl", format!("must not be negative, got {}", self.kl()));
+        }
+        if self.device == DeviceKind::Cuda && self.max_gap < LEAST_GAP_ON_A_GPU {
+            let message = format!(
+                "{} is for f32: on a GPU sampler and trainer compute in bf16; give {LEAST_GAP_ON_A_GPU} or above",
+                self.max_gap
+            );
+            return fail("max_gap", message);
         }
         if self.correction_cap < 1.0 || self.correction_cap.is_nan() {
             return fail("correction_cap", format!("must be at least 1, got {}", self.correction_cap));

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
-use crate::model::{Decoder, DecoderConfig, LoraSettings, TokenBatch, TrainBatch, load_checkpoint, save_checkpoint};
+use crate::model::{
+    Decoder, DecoderConfig, DeviceKind, LoraSettings, TokenBatch, TrainBatch, load_checkpoint, save_checkpoint,
+};
 use crate::models::export_for_engine;
 use crate::nn::Module;
 use crate::nn::tensor_file::write_atomically;
@@ -404,6 +406,9 @@ fn what_cannot_be_is_refused_by_name() {
     assert!(
         refused(AlignSettings { sync_every: 4, ..of() }).contains("checkpoint_every must be a multiple of sync_every")
     );
+    let on_a_gpu = AlignSettings { device: DeviceKind::Cuda, ..of() };
+    assert!(refused(on_a_gpu.clone()).contains("max_gap 0.001 is for f32"), "{}", refused(on_a_gpu.clone()));
+    AlignSettings { max_gap: 0.05, ..on_a_gpu }.check().unwrap();
     assert!(refused(AlignSettings { lr: 0.0, ..of() }).contains("lr must be positive"));
     assert!(refused(AlignSettings { reward: vec![], ..of() }).contains("reward is empty"));
     let odd = AlignSettings { prompts: 3, ..settings(RuleKind::PopoGuarded) };

@@ -14,17 +14,20 @@
 mod formats;
 #[cfg(test)]
 mod tests;
+mod verl;
 
 pub use formats::Format;
 
 use crate::nn::tensor_file::write_json;
 use crate::recipe::Ready;
-use crate::sft::SftExample;
+use crate::sft::tokenizer::TOKENIZER_FILE;
+use crate::sft::{SftExample, TextTokenizer};
 use crate::stage::{Artefact, StageError};
 use crate::stages::{AlignSources, align_settings, read_examples};
 use formats::{Files, Preference, Prompt};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use taiji::prompt::ANSWER_CLOSE;
 
 /// The kinds of stage whose data can be written.
 pub const KINDS: [&str; 2] = ["align", "sft"];
@@ -44,34 +47,42 @@ pub struct Exported {
     pub without_preference: usize,
 }
 
-/// Writes a stage's data into a folder, which is made.
+/// Writes a stage's data into a folder, which is made, or empty.
 pub fn export(ready: &Ready, format: Format, threads: Option<usize>, out: &Path) -> Result<Exported, StageError> {
     std::fs::create_dir_all(out).map_err(StageError::io(out))?;
-    let mut files = Files::new(format, out);
+    if std::fs::read_dir(out).map_err(StageError::io(out))?.next().is_some() {
+        let message = format!("{} is not empty: what lies there would be taken for this export's", out.display());
+        return Err(StageError::Refused { message });
+    }
     let mut exported = Exported { stage: ready.name.clone(), ..Exported::default() };
     match ready.kind.as_str() {
-        "sft" => write_examples(ready, &mut files, &mut exported)?,
-        _ => write_prompts(ready, threads, &mut files, &mut exported)?,
+        "sft" => write_examples(ready, format, out, &mut exported)?,
+        _ => write_prompts(ready, threads, format, out, &mut exported)?,
     }
-    files.finish()?;
     write_json(&out.join("export.json"), &exported)?;
     Ok(exported)
 }
 
-fn write_examples(ready: &Ready, files: &mut Files<'_>, exported: &mut Exported) -> Result<(), StageError> {
+fn write_examples(ready: &Ready, format: Format, out: &Path, exported: &mut Exported) -> Result<(), StageError> {
     let folder = ready.inputs.one(Artefact::Examples)?;
+    let mut files = Files::new(format, out, ends_by_tag(&TextTokenizer::load(&folder.join(TOKENIZER_FILE))?));
     for (place, part) in ["train", "validation"].into_iter().enumerate() {
         let examples: Vec<SftExample> = read_examples(&folder.join(format!("{part}.jsonl")))?;
         exported.sft[place] = examples.len();
         files.sft(part, &examples)?;
     }
-    Ok(())
+    files.finish()
+}
+
+fn ends_by_tag(tokenizer: &TextTokenizer) -> bool {
+    tokenizer.token_id(ANSWER_CLOSE).is_some()
 }
 
 fn write_prompts(
     ready: &Ready,
     threads: Option<usize>,
-    files: &mut Files<'_>,
+    format: Format,
+    out: &Path,
     exported: &mut Exported,
 ) -> Result<(), StageError> {
     let settings =
@@ -81,9 +92,10 @@ fn write_prompts(
     let texts: Vec<String> = prompts.iter().map(|prompt| tokenizer.decode(&prompt.tokens)).collect::<Result<_, _>>()?;
     let asked = prompts.iter().zip(&texts);
     let asked = asked.map(|(case, prompt)| Prompt { user_id: &case.user_id, prompt, truth: case.truth.as_ref() });
+    let mut files = Files::new(format, out, ends_by_tag(&tokenizer));
     files.rl(&asked.collect::<Vec<_>>())?;
     exported.rl = texts.len();
-    let Some(written) = written else { return Ok(()) };
+    let Some(written) = written else { return files.finish() };
     let found = written.best_and_worst(&rewards.names(), settings.weighting.weights.as_deref())?;
     let mut preferences = Vec::new();
     for ((prompt, answers), pair) in texts.iter().zip(&written.texts).zip(&found) {
@@ -94,5 +106,5 @@ fn write_prompts(
     files.preference(&preferences)?;
     exported.preference = preferences.len();
     exported.without_preference = found.len() - preferences.len();
-    Ok(())
+    files.finish()
 }

@@ -68,6 +68,7 @@ impl Rows {
     fn add_curves(&self, report: &mut ExperimentReport) -> Result<(), StatsError> {
         let experiment = self.experiment();
         for curve in &experiment.curves {
+            self.check_metric(&curve.title, &curve.metric)?;
             let (mut middle, mut ends) = (Vec::new(), [Vec::new(), Vec::new()]);
             for (arm, at) in curve.arms.iter().zip(&curve.at) {
                 let Some(sample) = self.whole(arm, &curve.metric, self.last())? else { continue };
@@ -102,6 +103,8 @@ impl Rows {
 
     fn add_fronts(&self, report: &mut ExperimentReport) -> Result<(), StatsError> {
         for front in &self.experiment().fronts {
+            self.check_metric(&front.title, &front.x)?;
+            self.check_metric(&front.title, &front.y)?;
             let mut points = Vec::new();
             for arm in &self.experiment().arms {
                 let found = |metric: &str| self.whole(arm, metric, self.last());
@@ -112,6 +115,19 @@ impl Rows {
             report.fronts.push((front.title.clone(), [front.x.clone(), front.y.clone()], points));
         }
         Ok(())
+    }
+
+    /// Refuses a picture of what no row has.
+    fn check_metric(&self, title: &str, metric: &str) -> Result<(), StatsError> {
+        let arms = &self.experiment().arms;
+        let is_new = arms.iter().all(|arm| self.seeds(arm).is_empty());
+        match is_new || arms.iter().any(|arm| self.measures(arm, metric, self.last())) {
+            true => Ok(()),
+            false => Err(StatsError::Declaration {
+                path: self.experiment().name.clone(),
+                message: format!("{title}: no row has the metric {metric}"),
+            }),
+        }
     }
 
     /// All seeds of an arm that has rows with this metric.

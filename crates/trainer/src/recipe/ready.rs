@@ -16,6 +16,8 @@ pub struct Which {
     pub stage: Option<String>,
     /// Of an experiment: this arm, at its first seed.
     pub arm: Option<String>,
+    /// As a command line for `run` says it, for messages.
+    pub words: String,
 }
 
 /// A stage as the recipe says it.
@@ -60,7 +62,7 @@ pub fn ready(
             return usage(format!("--stage {}: is of kind {}, not {}", entry.name, entry.kind, kinds.join(" or ")));
         }
         (Some(one), Some(other), _) => {
-            return usage(format!("--stage is missing: {} and {} are both of kind {}", one.name, other.name, one.kind));
+            return usage(format!("--stage is missing: {} and {} could both be meant", one.name, other.name));
         }
         (None, _, Some(stage)) => return usage(format!("--stage {stage}: the recipe has no stage of this name")),
         (None, _, None) => return usage(format!("the recipe has no stage of kind {}", kinds.join(" or "))),
@@ -71,14 +73,9 @@ pub fn ready(
     let mut inputs = Inputs::new(console.stage(&entry.name));
     for parent in node.parents.iter().map(|parent| &graph.nodes[*parent]) {
         if work.state(&parent.fingerprint) != State::Done {
-            return usage(format!(
-                "stage {} is not made yet: taiji-trainer run --recipe {} --before {}{} makes all that {} needs",
-                parent.name,
-                path.display(),
-                entry.name,
-                which.arm.as_ref().map(|arm| format!(" --arm {arm}")).unwrap_or_default(),
-                entry.name
-            ));
+            let (parent, own, words) = (&parent.name, &entry.name, &which.words);
+            let makes = format!("taiji-trainer run{words} --before {own}");
+            return usage(format!("stage {parent} is not made yet: {makes} makes all that {own} needs"));
         }
         inputs.add(parent.stage.output(), work.folder(&parent.fingerprint), parent.hash.clone());
     }

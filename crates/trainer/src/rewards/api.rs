@@ -2,10 +2,9 @@
 
 use super::metrics::Metrics;
 use super::wire::{AnswerIn, CallError, Described, RewardsRequest, RewardsResponse};
-use super::worker::{Answer, Job, Valued, Worker};
+use super::worker::{Answer, Job, Valued, Worker, Written};
 use super::{ServeError, ServeSettings};
 use crate::align::{PromptCase, Start};
-use crate::sft::TextTokenizer;
 use crate::simulate::CategoryGrounder;
 use crate::stages::AlignSources;
 use axum::body::Body;
@@ -21,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use taiji::http::{ApiError, ApiKeys, Scope, method_not_allowed, not_found, parse_json};
 use taiji::prompt::PromptMode;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 /// From a body's first byte to its last.
@@ -31,8 +30,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) struct Service {
     keys: ApiKeys,
     prompts: Arc<Vec<PromptCase>>,
-    places: HashMap<String, usize>,
-    tokenizer: TextTokenizer,
+    by_user: HashMap<String, usize>,
+    vocab_size: usize,
     mode: PromptMode,
     names: Vec<String>,
     start: Option<Start>,
@@ -40,6 +39,8 @@ pub(super) struct Service {
     max_waiting: usize,
     max_body_bytes: usize,
     jobs: mpsc::Sender<Job>,
+    /// Calls that may be under way, their bodies included: one is valued, the others wait.
+    places: Semaphore,
     metrics: Arc<Metrics>,
 }
 
@@ -47,7 +48,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/v1/rewards", get(describe).post(rewards))
         .route("/metrics", get(metrics))
-        .route("/healthz", get(async || StatusCode::OK))
+        .route("/healthz", get(health))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(service)
@@ -56,15 +57,16 @@ pub(super) fn router(service: Arc<Service>) -> Router {
 impl Service {
     /// Starts the worker; it ends when the service is dropped.
     pub(super) fn new(sources: AlignSources, keys: ApiKeys, settings: &ServeSettings) -> Result<Self, ServeError> {
-        let AlignSources { schema, tokenizer, items, prompts, rewards, written } = sources;
+        let AlignSources { schema, tokenizer, vocab_size, items, prompts, rewards, written } = sources;
         let start = written.map(|written| written.start(&rewards)).transpose()?;
-        let (jobs, queue) = mpsc::channel(settings.max_waiting);
+        let (jobs, queue) = mpsc::channel(settings.max_waiting + 1);
         let metrics = Arc::new(Metrics::new()?);
         let prompts = Arc::new(prompts);
         let names = rewards.names().into_iter().map(str::to_string).collect();
         let grounder = CategoryGrounder::new(&items);
         let worker = Worker {
             prompts: prompts.clone(),
+            tokenizer,
             rewards,
             items,
             grounder,
@@ -75,27 +77,29 @@ impl Service {
             .name("rewards".into())
             .spawn(move || worker.run(queue))
             .map_err(ServeError::Serve)?;
-        let places = prompts.iter().enumerate().map(|(place, prompt)| (prompt.user_id.clone(), place)).collect();
+        let by_user = prompts.iter().enumerate().map(|(place, prompt)| (prompt.user_id.clone(), place)).collect();
         let ServeSettings { max_answers, max_waiting, max_body_bytes, .. } = *settings;
-        let mode = schema.mode();
         Ok(Self {
             keys,
             prompts,
-            places,
-            tokenizer,
-            mode,
+            by_user,
+            vocab_size,
+            mode: schema.mode(),
             names,
             start,
             max_answers,
             max_waiting,
             max_body_bytes,
             jobs,
+            places: Semaphore::new(max_waiting + 1),
             metrics,
         })
     }
 
     async fn call(&self, headers: &HeaderMap, body: Body) -> Result<RewardsResponse, CallError> {
         self.keys.require(headers, Scope::Read)?;
+        let busy = |_| CallError::Busy { waiting: self.max_waiting };
+        let _place = self.places.try_acquire().map_err(busy)?;
         let bytes = timeout(BODY_TIMEOUT, axum::body::to_bytes(body, self.max_body_bytes)).await;
         let bytes = bytes.map_err(|_| CallError::SlowBody { seconds: BODY_TIMEOUT.as_secs() })?;
         let bytes = bytes.map_err(|error| self.unread(&error))?;
@@ -116,10 +120,7 @@ impl Service {
             .collect::<Result<_, _>>()?;
         let prompts: Vec<usize> = answers.iter().map(|answer| answer.prompt).collect();
         let (reply, waits) = oneshot::channel();
-        self.jobs.try_send(Job { answers, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => CallError::Busy { waiting: self.max_waiting },
-            mpsc::error::TrySendError::Closed(_) => CallError::Ended,
-        })?;
+        self.jobs.send(Job { answers, reply }).await.map_err(|_| CallError::Ended)?;
         let valued = waits.await.map_err(|_| CallError::Ended)?.map_err(CallError::Rewards)?;
         Ok(self.response(valued, &prompts))
     }
@@ -134,26 +135,23 @@ impl Service {
     fn checked(&self, place: usize, answer: AnswerIn, mode: PromptMode) -> Result<Answer, CallError> {
         let AnswerIn { user_id, tokens, text } = answer;
         let wrong = |message: String| CallError::Answer { place, message };
-        let Some(prompt) = self.places.get(&user_id).copied() else {
+        let Some(prompt) = self.by_user.get(&user_id).copied() else {
             return Err(CallError::UnknownUser { place, user_id });
         };
-        let (text, tokens) = match (tokens, text) {
-            (Some(ids), None) => {
-                let vocab = self.tokenizer.vocab_size();
-                if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+        let written = match (tokens, text) {
+            (Some(tokens), None) => {
+                let vocab = self.vocab_size;
+                if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab) {
                     return Err(wrong(format!(
                         "token {id} is none of the checkpoint's {vocab}: is it of another tokenizer?"
                     )));
                 }
-                (self.tokenizer.decode(&ids).map_err(|error| wrong(error.to_string()))?, ids.len())
+                Written::Tokens(tokens)
             }
-            (None, Some(text)) => {
-                let tokens = self.tokenizer.encode(&text).map_err(|error| wrong(error.to_string()))?.len();
-                (text, tokens)
-            }
+            (None, Some(text)) => Written::Text(text),
             _ => return Err(wrong("give tokens or text, one of them".into())),
         };
-        Ok(Answer { prompt, text, tokens, mode })
+        Ok(Answer { prompt, written, mode })
     }
 
     fn response(&self, valued: Valued, prompts: &[usize]) -> RewardsResponse {
@@ -180,6 +178,7 @@ impl Service {
             mode: self.mode,
             users: self.prompts.len(),
             max_answers: self.max_answers,
+            max_body_bytes: self.max_body_bytes,
             start_deviations: self.start.as_ref().map(deviations),
         }
     }
@@ -197,6 +196,11 @@ async fn rewards(State(service): State<Arc<Service>>, headers: HeaderMap, body: 
 async fn describe(State(service): State<Arc<Service>>, headers: HeaderMap) -> Result<Json<Described>, CallError> {
     service.keys.require(&headers, Scope::Read)?;
     Ok(Json(service.described()))
+}
+
+/// Not well where the worker has ended: nothing can be valued any more.
+async fn health(State(service): State<Arc<Service>>) -> StatusCode {
+    if service.jobs.is_closed() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
 }
 
 async fn metrics(State(service): State<Arc<Service>>) -> Result<Response, CallError> {

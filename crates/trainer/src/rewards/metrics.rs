@@ -43,8 +43,11 @@ impl Metrics {
         self.requests.with_label_values(&[status.to_string()]).inc();
     }
 
-    pub(super) fn round(&self, answers: usize, took: Duration, rewards: &RewardSet) {
+    pub(super) fn valued(&self, answers: usize) {
         self.answers.inc_by(answers as u64);
+    }
+
+    pub(super) fn round(&self, took: Duration, rewards: &RewardSet) {
         self.seconds.observe(took.as_secs_f64());
         if let Some(telemetry) = rewards.telemetry() {
             self.grounded.with_label_values(&["none"]).set(telemetry.ungrounded as i64);

@@ -37,7 +37,7 @@ fn sources(rewards: RewardSet) -> AlignSources {
     let texts = vec![vec![answer("rake"), answer("spade")], vec![answer("rake"), "x".into()]];
     let values = vec![vec![1.0, 0.5, 0.0, 0.0]; rewards.names().len()];
     let written = Some(Written { texts, values, group: 2 });
-    AlignSources { schema, tokenizer, items, prompts, rewards, written }
+    AlignSources { schema, vocab_size: tokenizer.vocab_size() + 2, tokenizer, items, prompts, rewards, written }
 }
 
 fn answer(title: &str) -> String {
@@ -154,6 +154,17 @@ async fn a_key_is_asked_for_where_there_are_keys() {
     };
     assert_eq!(app.clone().oneshot(with_key("wrong")).await.unwrap().status(), 401);
     assert_eq!(app.oneshot(with_key("secret")).await.unwrap().status(), 200);
+}
+
+/// A model may draw tokens that its tokenizer does not have: they are nothing, not an error.
+#[tokio::test]
+async fn a_token_beyond_the_tokenizer_is_no_text() {
+    let app = router(sources(plain()), &settings()).unwrap();
+    let mut tokens = tokenizer().encode(&answer("rake")).unwrap();
+    tokens.push(tokenizer().vocab_size() as u32 + 1);
+    let body = json!({ "answers": [{ "user_id": "anna", "tokens": tokens }] }).to_string();
+    let (status, found) = read(app.oneshot(post(body)).await.unwrap()).await;
+    assert_eq!((status.as_u16(), &found["format"]), (200, &json!([true])), "{found}");
 }
 
 /// Tells when it is asked, and answers when it is let; NaN where the answer says so.

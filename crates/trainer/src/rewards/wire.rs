@@ -45,7 +45,8 @@ pub struct RewardsResponse {
     pub format: Vec<bool>,
     /// Id of the item that it names; `null` where it names none.
     pub items: Vec<Option<String>>,
-    /// By name: mean over what the policy of the start answered to the same prompt, where the recipe has its roll-outs.
+    /// By name: mean over what the policy of the start answered to the same prompt, where the recipe has its roll-outs; 0 where the reward
+    /// applies to none of that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<BTreeMap<String, Vec<f64>>>,
 }
@@ -61,6 +62,8 @@ pub struct Described {
     pub users: usize,
     /// Most answers of a request.
     pub max_answers: usize,
+    /// Largest body of a request.
+    pub max_body_bytes: usize,
     /// By name: deviation in the groups of the start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_deviations: Option<BTreeMap<String, f64>>,

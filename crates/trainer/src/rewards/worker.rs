@@ -5,6 +5,7 @@
 use super::metrics::Metrics;
 use crate::align::PromptCase;
 use crate::reward::{Answered, RewardSet};
+use crate::sft::{SftError, TextTokenizer};
 use crate::simulate::CategoryGrounder;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,13 +13,18 @@ use taiji::event::Item;
 use taiji::prompt::{ParsedAnswer, PromptMode, parse};
 use tokio::sync::{mpsc, oneshot};
 
-/// An answer that passed all checks.
+/// An answer that passed the checks of a request.
 pub(super) struct Answer {
     /// Place among the prompts.
     pub(super) prompt: usize,
-    pub(super) text: String,
-    pub(super) tokens: usize,
+    pub(super) written: Written,
     pub(super) mode: PromptMode,
+}
+
+/// What was answered.
+pub(super) enum Written {
+    Tokens(Vec<u32>),
+    Text(String),
 }
 
 /// A request's answers and who waits for what they are worth.
@@ -39,6 +45,7 @@ pub(super) struct Valued {
 /// What the thread owns.
 pub(super) struct Worker {
     pub(super) prompts: Arc<Vec<PromptCase>>,
+    pub(super) tokenizer: TextTokenizer,
     pub(super) rewards: RewardSet,
     pub(super) items: Vec<Item>,
     pub(super) grounder: CategoryGrounder,
@@ -62,7 +69,11 @@ impl Worker {
                 answers += job.answers.len();
                 round.push(job);
             }
-            self.value(round);
+            // Who has hung up has most likely asked again.
+            round.retain(|job| !job.reply.is_closed());
+            if !round.is_empty() {
+                self.value(round);
+            }
         }
     }
 
@@ -70,9 +81,10 @@ impl Worker {
         let started = Instant::now();
         let answers: Vec<&Answer> = round.iter().flat_map(|job| &job.answers).collect();
         let together = self.values(&answers);
-        self.metrics.round(answers.len(), started.elapsed(), &self.rewards);
+        self.metrics.round(started.elapsed(), &self.rewards);
         match together {
             Ok(mut all) => {
+                self.metrics.valued(all.format.len());
                 for job in round {
                     let count = job.answers.len();
                     let rewards = all.rewards.iter_mut().map(|of| of.drain(..count).collect()).collect();
@@ -88,21 +100,33 @@ impl Worker {
     }
 
     fn values(&mut self, answers: &[&Answer]) -> Result<Valued, String> {
-        let parsed: Vec<ParsedAnswer> = answers.iter().map(|answer| parse(&answer.text, answer.mode)).collect();
+        let texts = answers.iter().map(|answer| self.text(&answer.written)).collect::<Result<Vec<_>, SftError>>();
+        let texts: Vec<(String, usize)> = texts.map_err(|error| error.to_string())?;
+        let parsed: Vec<ParsedAnswer> =
+            answers.iter().zip(&texts).map(|(answer, (text, _))| parse(text, answer.mode)).collect();
         let answered: Vec<Answered<'_>> = answers
             .iter()
+            .zip(&texts)
             .zip(&parsed)
-            .map(|(answer, parsed)| Answered {
+            .map(|((answer, (text, tokens)), parsed)| Answered {
                 user_id: &self.prompts[answer.prompt].user_id,
                 truth: self.prompts[answer.prompt].truth.as_ref(),
-                text: &answer.text,
+                text,
                 parsed,
-                tokens: answer.tokens,
+                tokens: *tokens,
             })
             .collect();
         let rewards = self.rewards.each(&answered).map_err(|error| error.to_string())?;
         let item = |one: &ParsedAnswer| self.grounder.ground(&one.answer).map(|place| self.items[place].id.clone());
         let (format, items) = (parsed.iter().map(|one| one.format_ok).collect(), parsed.iter().map(item).collect());
         Ok(Valued { rewards, format, items })
+    }
+
+    /// An answer as text, and its tokens.
+    fn text(&self, written: &Written) -> Result<(String, usize), SftError> {
+        match written {
+            Written::Tokens(tokens) => Ok((self.tokenizer.decode(tokens)?, tokens.len())),
+            Written::Text(text) => Ok((text.clone(), self.tokenizer.encode(text)?.len())),
+        }
     }
 }

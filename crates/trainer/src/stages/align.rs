@@ -23,6 +23,7 @@ use std::sync::Arc;
 use taiji::encode::Encoder;
 use taiji::event::Item;
 use taiji::prompt::{PromptSchema, render};
+use taiji_export::Checkpoint;
 
 struct Align {
     settings: AlignSettings,
@@ -110,6 +111,8 @@ pub struct AlignSources {
     pub schema: PromptSchema,
     /// Of the checkpoint.
     pub tokenizer: TextTokenizer,
+    /// Tokens that the checkpoint may draw; of some it has more than its tokenizer.
+    pub vocab_size: usize,
     /// Catalogue.
     pub items: Vec<Item>,
     /// What is asked.
@@ -148,7 +151,8 @@ impl Written {
         let pair = |group: &[f64]| {
             let best = (0..group.len()).reduce(|best, next| if group[next] > group[best] { next } else { best })?;
             let worst = (0..group.len()).reduce(|worst, next| if group[next] < group[worst] { next } else { worst })?;
-            (group[best] > group[worst]).then_some([best, worst])
+            // Sums that cancel differ by rounding.
+            (group[best] - group[worst] > 1e-6).then_some([best, worst])
         };
         Ok(advantages.chunks(self.group).map(pair).collect())
     }
@@ -175,7 +179,9 @@ impl AlignSources {
         threads: Option<usize>,
     ) -> Result<Self, StageError> {
         let schema = PromptSchema::load(&inputs.one(Artefact::Examples)?.join("prompt.toml"))?;
-        let tokenizer = TextTokenizer::load(&inputs.one(Artefact::Checkpoint)?.join(TOKENIZER_FILE))?;
+        let checkpoint = inputs.one(Artefact::Checkpoint)?;
+        let tokenizer = TextTokenizer::load(&checkpoint.join(TOKENIZER_FILE))?;
+        let vocab_size = Checkpoint::open(checkpoint)?.config.vocab_size;
         let (dataset, _) = dataset(inputs)?;
         let simulator =
             inputs.optional(Artefact::Simulator).map(|folder| Simulator::load(folder, &dataset.items)).transpose()?;
@@ -193,7 +199,7 @@ impl AlignSources {
             }
             None => None,
         };
-        Ok(Self { schema, tokenizer, items: dataset.items, prompts, rewards, written })
+        Ok(Self { schema, tokenizer, vocab_size, items: dataset.items, prompts, rewards, written })
     }
 }
 
@@ -212,8 +218,8 @@ fn prompts(dataset: &Dataset, schema: &PromptSchema, tokenizer: &TextTokenizer) 
     test_cases(dataset, DEFAULT_TARGET, schema.max_engagements, usize::MAX).cases.into_iter().map(prompt).collect()
 }
 
-/// Refuses roll-outs that are not this start's: of other people, prompts or weights, or at another temperature than the policy is trained
-/// at; gains over them would be mere differences between the two.
+/// Refuses roll-outs that are seen not to be this start's: of other people, prompts or, as long as their graphs are there, weights, or at
+/// another temperature than the policy is trained at; gains over them would be mere differences between the two.
 fn check_start(inputs: &Inputs, folder: &Path, temperature: Option<f64>) -> Result<(), StageError> {
     let fail = |key, message| Err(StageError::Setting { key, message });
     let made: Fingerprint = read_json(&folder.join(STAGE_FILE))?;
@@ -225,7 +231,7 @@ fn check_start(inputs: &Inputs, folder: &Path, temperature: Option<f64>) -> Resu
             );
         }
     }
-    // Graphs that were cleared away cannot be asked whose they are.
+    // Graphs that were cleared away cannot be asked whose they are; that rounded ones are of the checkpoint is taken as it is.
     let graphs = made.inputs.get(Artefact::Graphs.name()).map(|hash| folder.with_file_name(format!("export-{hash}")));
     if let Some(graphs) = graphs.filter(|graphs| graphs.join(STAGE_FILE).is_file()) {
         let exported: Fingerprint = read_json(&graphs.join(STAGE_FILE))?;

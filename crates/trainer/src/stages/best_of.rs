@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
-use taiji::prompt::parse;
+use taiji::prompt::{ANSWER_CLOSE, parse};
 
 /// What was taken.
 pub const BEST_OF_FILE: &str = "best_of.json";
@@ -92,7 +92,10 @@ impl Stage for BestOf {
                 unformed += 1;
                 continue;
             }
-            lines.push(Line { prompt: tokenizer.decode(&case.tokens)?, completion: texts[best].clone() });
+            // What ends a text of somebody else's comes behind the tag; `sft` adds it again.
+            let end = texts[best].rfind(ANSWER_CLOSE).map_or(texts[best].len(), |at| at + ANSWER_CLOSE.len());
+            let completion = texts[best][..end].to_string();
+            lines.push(Line { prompt: tokenizer.decode(&case.tokens)?, completion });
         }
         if lines.is_empty() {
             let message =

@@ -1,7 +1,8 @@
 //! `export`: a checkpoint as ONNX graphs.
 
 use super::settings::{Context, KeyError, read, value};
-use crate::sft::tokenizer::END_OF_TEXT;
+use crate::models::stops;
+use crate::sft::tokenizer::{END_OF_TEXT, TOKENIZER_FILE};
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -47,9 +48,13 @@ impl Default for Settings {
             head_bits: None,
             sensitive_bits: None,
             max_positions: None,
-            stop: vec![ANSWER_CLOSE.to_string(), END_OF_TEXT.to_string()],
+            stop: default_stop(),
         }
     }
+}
+
+fn default_stop() -> Vec<String> {
+    vec![ANSWER_CLOSE.to_string(), END_OF_TEXT.to_string()]
 }
 
 struct Export {
@@ -116,7 +121,14 @@ impl Stage for Export {
         export(inputs.one(Artefact::Checkpoint)?, folder, &self.options)?;
         // Where generation stops is part of the model: prompt and answer tags are ours.
         let path = folder.join(GENERATION_FILE);
-        let generation = serde_json::to_string_pretty(&json!({ "stop": self.stop }))?;
+        let checkpoint = inputs.one(Artefact::Checkpoint)?;
+        let has_tokenizer = checkpoint.join(TOKENIZER_FILE).is_file();
+        // A checkpoint of somebody else may have its end elsewhere: where nothing is said, it is asked.
+        let stop = match self.stop == default_stop() && has_tokenizer {
+            true => stops(checkpoint)?,
+            false => json!({ "stop": self.stop }),
+        };
+        let generation = serde_json::to_string_pretty(&stop)?;
         std::fs::write(&path, generation).map_err(StageError::io(&path))
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::timeout_at;
 /// How a batch goes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// As often as [`Timeouts`] says.
+    /// As often as [`super::Timeouts`] says.
     Timeouts,
     /// The same until this moment; what has no answer by then fails alone.
     Until(tokio::time::Instant),
