@@ -14,7 +14,7 @@ pub(crate) enum Data {
     /// Write the data of a recipe's stage as TRL, verl or LLaMA-Factory read it: of a stage of kind sft its examples; of one of kind align
     /// its prompts, and pairs of answers of the policy of the start where the stage has its roll-outs. The stage's parents must be made.
     #[command(
-        after_help = "Examples:\n  taiji-trainer data export --recipe models/demo.toml --stage sft --format trl --out data/trl\n  taiji-trainer data export --recipe models/align.toml --arm gdpo --format verl --out data/verl"
+        after_help = "Examples:\n  taiji-trainer data export --recipe models/demo.toml --stage sft --format trl --out data/trl\n  taiji-trainer data export --recipe models/align.toml --stage align --arm gdpo --format verl --out data/verl"
     )]
     Export(ExportArguments),
 }

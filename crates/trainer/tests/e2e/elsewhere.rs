@@ -71,8 +71,8 @@ fn a_policy_can_be_trained_elsewhere_on_our_data_and_rewards() {
 
     for format in ["trl", "verl", "llamafactory"] {
         let out = folder.path().join(format);
-        let mut arguments = with(&["data", "export", "--arm", "nash", "--format"]);
-        arguments.insert(5, format.to_string());
+        let mut arguments = with(&["data", "export", "--stage", "align", "--arm", "nash", "--format"]);
+        arguments.insert(7, format.to_string());
         arguments.extend(["--out".to_string(), out.display().to_string()]);
         run(&arguments).expect_code(0);
         let exported: Value = serde_json::from_slice(&std::fs::read(out.join("export.json")).unwrap()).unwrap();
@@ -133,7 +133,10 @@ fn trl_trains_on_our_rewards_and_its_checkpoint_ends_in_a_bundle() {
     let (data, policy) = (shown(folder.path().join("trl")), shown(folder.path().join("policy")));
     let (recipe, work) = (shown(recipe), shown(folder.path().join("work")));
     let of = ["--recipe", recipe.as_str(), "--work", work.as_str(), "--arm", "nash"];
-    output_of(&TRAINER, &[&["data", "export", "--format", "trl", "--out", &data][..], &of].concat());
+    output_of(
+        &TRAINER,
+        &[&["data", "export", "--stage", "align", "--format", "trl", "--out", &data][..], &of].concat(),
+    );
     let service = Service::start(&[&["rewards", "serve", "--listen", "127.0.0.1:0"][..], &of].concat());
     let script = shown(in_repository("clients/python/trl_check.py"));
     let (url, prompts) = (format!("http://{}", service.address), format!("{data}/rl.jsonl"));
