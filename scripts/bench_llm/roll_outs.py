@@ -6,6 +6,7 @@ Models: SmolLM2-135M-Instruct and the demo bundle's decoder of 0.96 M parameters
 """
 
 import contextlib
+import json
 import pathlib
 import random
 import shutil
@@ -21,13 +22,13 @@ WANTED = {"whole": "≥ 3", "decode": "≥ 2"}
 
 
 def checkpoints(context):
-    """Folder and vocabulary of each model, by name."""
+    """Folder of each model, by name."""
     smol = context.models.work / "smollm2"
     if not (smol / "config.json").is_file():
         shutil.rmtree(smol, ignore_errors=True)
         command = [context.programs["trainer"], "convert", "gguf", str(smollm2.model_file()), "--out", str(smol)]
         prepare.quietly(command, context.models.work / "export.log")
-    return {"SmolLM2": (smol, 49152), "the 1 M model": (DEMO, 2048)}
+    return {"SmolLM2": smol, "the 1 M model": DEMO}
 
 
 def commands(context, name, checkpoint):
@@ -36,6 +37,7 @@ def commands(context, name, checkpoint):
     length = PROMPT_TOKENS + NEW_TOKENS
     export = [context.programs["trainer"], "export", "--checkpoint", checkpoint, "--out", graphs, "--max-positions", length]
     prepare.quietly([str(part) for part in export], context.models.work / "export.log")
+    (graphs / "generation.json").write_text('{"stop": []}')  # answers go on whatever comes
     # As the trainer opens it: room for all answers, no prompt read in pieces.
     ours = [*prepare.our_command(context.programs, graphs, PROMPTS * GROUP, length), "cpu", PROMPT_TOKENS]
     return {f"ours, {name}": ours, f"HF generate, {name}": prepare.hf_command(checkpoint)}
@@ -54,7 +56,8 @@ def measure(worker, prompts, seed):
 def run(context):
     """Rows of the table; `context` as in `run.py`."""
     rows, speeds = [], []
-    for name, (checkpoint, vocabulary) in checkpoints(context).items():
+    for name, checkpoint in checkpoints(context).items():
+        vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
         found = {"whole": {}, "decode": {}}
         programs = commands(context, name, checkpoint)
         for number in range(context.pairs):
