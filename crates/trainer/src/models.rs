@@ -73,6 +73,9 @@ pub struct ModelFolders {
     pub codebook: PathBuf,
 }
 
+/// Where answers end by our own tokenizers.
+pub const OWN_STOPS: [&str; 2] = [ANSWER_CLOSE, END_OF_TEXT];
+
 /// Exports a checkpoint for the engine, which is told where answers end: at the answer's tag, which is one token of our own tokenizers; in
 /// texts of somebody else's at the token that ends them, behind the tag.
 pub fn export_for_engine(checkpoint: &Path, graphs: &Path, precision: Precision) -> Result<(), ModelsError> {
@@ -83,9 +86,9 @@ pub fn export_for_engine(checkpoint: &Path, graphs: &Path, precision: Precision)
 /// Where answers of a checkpoint end, as `generation.json` says it.
 pub fn stops(checkpoint: &Path) -> Result<Value, ModelsError> {
     let tokenizer = TextTokenizer::load(&checkpoint.join(TOKENIZER_FILE))?;
-    Ok(match tokenizer.token_id(ANSWER_CLOSE) {
-        Some(_) => json!({ "stop": [ANSWER_CLOSE, END_OF_TEXT] }),
-        None => json!({ "stop_token_ids": [end_token(checkpoint)?] }),
+    Ok(match tokenizer.ends_by_tag() {
+        true => json!({ "stop": OWN_STOPS }),
+        false => json!({ "stop_token_ids": [end_token(checkpoint)?] }),
     })
 }
 

@@ -13,9 +13,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// Which recipe, what it is given, which part of it.
+/// Which recipe, and what it is given.
 #[derive(Debug, Args)]
-pub(crate) struct Part {
+struct Source {
     /// Recipe file.
     #[arg(long, value_name = "FILE")]
     recipe: PathBuf,
@@ -33,6 +33,13 @@ pub(crate) struct Part {
     /// CPU by the operations that a GPU would take.
     #[arg(long, value_enum)]
     device: Option<DeviceKind>,
+}
+
+/// A recipe, and which part of it.
+#[derive(Debug, Args)]
+pub(crate) struct Part {
+    #[command(flatten)]
+    source: Source,
     /// Only this stage and those that stand on it.
     #[arg(long, value_name = "STAGE", conflicts_with = "only")]
     from: Option<String>,
@@ -68,28 +75,43 @@ pub(crate) struct RunArguments {
     wait: bool,
 }
 
-/// What the command line says beside the recipe.
-fn given(data: Option<&Path>, device: Option<DeviceKind>, seeds: &[String]) -> Result<Given, Failure> {
-    let mut given = Given { data: data.map(Path::to_path_buf), device, ..Given::default() };
-    for text in seeds {
-        let number = |digits: &str| {
-            let wrong = |_| Failure(format!("--seed {text}: give a number, or STAGE=NUMBER"), 64);
-            digits.parse::<u32>().map(u64::from).map_err(wrong)
-        };
-        match text.split_once('=') {
-            Some((stage, digits)) => drop(given.seeds.insert(stage.to_string(), number(digits)?)),
-            None => given.seed = Some(number(text)?),
+impl Source {
+    fn given(&self) -> Result<Given, Failure> {
+        let mut given = Given { data: self.data.clone(), device: self.device, ..Given::default() };
+        for text in &self.seed {
+            let number = |digits: &str| {
+                let wrong = |_| Failure(format!("--seed {text}: give a number, or STAGE=NUMBER"), 64);
+                digits.parse::<u32>().map(u64::from).map_err(wrong)
+            };
+            match text.split_once('=') {
+                Some((stage, digits)) => drop(given.seeds.insert(stage.to_string(), number(digits)?)),
+                None => given.seed = Some(number(text)?),
+            }
         }
+        Ok(given)
     }
-    Ok(given)
+
+    fn work(&self, wait: bool) -> Work {
+        Work::new(self.work.clone().unwrap_or_else(Work::default_root), wait)
+    }
+
+    /// Its words on a command line, but for the recipe.
+    fn words(&self) -> String {
+        let path = |flag: &str, path: &Option<PathBuf>| {
+            path.as_ref().map(|path| format!(" --{flag} {}", path.display())).unwrap_or_default()
+        };
+        let device = self.device.map(|device| format!(" --device {}", device.name())).unwrap_or_default();
+        let seeds: String = self.seed.iter().map(|seed| format!(" --seed {seed}")).collect();
+        path("data", &self.data) + &path("work", &self.work) + &device + &seeds
+    }
 }
 
 impl Part {
     fn given(&self) -> Result<Given, Failure> {
-        if self.device == Some(DeviceKind::Cuda) && !cfg!(feature = "cuda") {
+        if self.source.device == Some(DeviceKind::Cuda) && !cfg!(feature = "cuda") {
             return Err(Failure("--device cuda: this trainer was built without it (--features cuda)".into(), 64));
         }
-        given(self.data.as_deref(), self.device, &self.seed)
+        self.source.given()
     }
 
     fn choice(&self) -> Choice {
@@ -97,62 +119,29 @@ impl Part {
         let [from, until, before, only] = [from, until, before, only].map(Clone::clone);
         Choice { from, until, before, only, arms: arm.clone() }
     }
-
-    fn work(&self, wait: bool) -> Work {
-        Work::new(self.work.clone().unwrap_or_else(Work::default_root), wait)
-    }
 }
 
-/// One stage of a recipe.
+/// One stage of a recipe; seeds and device are those that `run` was told.
 #[derive(Debug, Args)]
 pub(crate) struct Of {
-    /// Recipe file.
-    #[arg(long, value_name = "FILE")]
-    recipe: PathBuf,
+    #[command(flatten)]
+    source: Source,
     /// The stage; it may be left out where the recipe has one that suits.
     #[arg(long, value_name = "STAGE")]
     stage: Option<String>,
     /// Arm of an experiment.
     #[arg(long, value_name = "NAME")]
     arm: Option<String>,
-    /// Folder of events.jsonl and items.jsonl, for stages of kind `files` without a path.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Where stages keep their output. Default: $XDG_CACHE_HOME/taiji/work, else ~/.cache/taiji/work.
-    #[arg(long, value_name = "DIR")]
-    work: Option<PathBuf>,
-    /// As `run` was told, where it was.
-    #[arg(long, value_name = "SEED")]
-    seed: Vec<String>,
-    /// As `run` was told, where it was.
-    #[arg(long, value_enum)]
-    device: Option<DeviceKind>,
-}
-
-impl Of {
-    /// Its words for `run`.
-    fn words(&self) -> String {
-        let path = |flag: &str, path: &Option<PathBuf>| {
-            path.as_ref().map(|path| format!(" --{flag} {}", path.display())).unwrap_or_default()
-        };
-        let arm = self.arm.as_ref().map(|arm| format!(" --arm {arm}")).unwrap_or_default();
-        let device = self.device.map(|device| format!(" --device {}", device.name())).unwrap_or_default();
-        let seeds: String = self.seed.iter().map(|seed| format!(" --seed {seed}")).collect();
-        path("recipe", &Some(self.recipe.clone()))
-            + &arm
-            + &path("data", &self.data)
-            + &path("work", &self.work)
-            + &device
-            + &seeds
-    }
 }
 
 /// A stage of one of these kinds with what it is made from.
 pub(crate) fn ready(of: &Of, kinds: &[&str]) -> Result<Ready, Failure> {
-    let given = given(of.data.as_deref(), of.device, &of.seed)?;
-    let which = Which { stage: of.stage.clone(), arm: of.arm.clone(), words: of.words() };
-    let work = Work::new(of.work.clone().unwrap_or_else(Work::default_root), false);
-    recipe::ready(&of.recipe, &given, &which, kinds, &work, &Console::stderr()).map_err(failure)
+    let Of { source, stage, arm } = of;
+    let named = arm.as_ref().map(|arm| format!(" --arm {arm}")).unwrap_or_default();
+    let words = format!(" --recipe {}{named}{}", source.recipe.display(), source.words());
+    let which = Which { stage: stage.clone(), arm: arm.clone(), words };
+    recipe::ready(&source.recipe, &source.given()?, &which, kinds, &source.work(false), &Console::stderr())
+        .map_err(failure)
 }
 
 fn failure(error: RunError) -> Failure {
@@ -170,7 +159,8 @@ pub(crate) fn fetch(recipe: &Path, index: Option<&str>) -> Result<(), Failure> {
 }
 
 pub(crate) fn plan(part: &Part) -> Result<(), Failure> {
-    let lines = recipe::plan(&part.recipe, &part.given()?, &part.choice(), &part.work(false)).map_err(failure)?;
+    let lines =
+        recipe::plan(&part.source.recipe, &part.given()?, &part.choice(), &part.source.work(false)).map_err(failure)?;
     lines.iter().for_each(|line| println!("{line}"));
     Ok(())
 }
@@ -204,11 +194,11 @@ pub(crate) fn run(arguments: RunArguments) -> Result<(), Failure> {
         out,
         rows,
         jobs: usize::from(jobs),
-        work: part.work(wait),
+        work: part.source.work(wait),
         console: Console::stderr(),
     };
     end_on_interrupt(&options.console)?;
-    for made in recipe::run(&part.recipe, &options).map_err(failure)? {
+    for made in recipe::run(&part.source.recipe, &options).map_err(failure)? {
         println!("made: {}", made.display());
     }
     Ok(())

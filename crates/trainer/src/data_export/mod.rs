@@ -23,11 +23,10 @@ use crate::recipe::Ready;
 use crate::sft::tokenizer::TOKENIZER_FILE;
 use crate::sft::{SftExample, TextTokenizer};
 use crate::stage::{Artefact, StageError};
-use crate::stages::{AlignSources, align_settings, read_examples};
+use crate::stages::{AlignSources, open_align, read_examples};
 use formats::{Files, Preference, Prompt};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use taiji::prompt::ANSWER_CLOSE;
 
 /// The kinds of stage whose data can be written.
 pub const KINDS: [&str; 2] = ["align", "sft"];
@@ -65,17 +64,13 @@ pub fn export(ready: &Ready, format: Format, threads: Option<usize>, out: &Path)
 
 fn write_examples(ready: &Ready, format: Format, out: &Path, exported: &mut Exported) -> Result<(), StageError> {
     let folder = ready.inputs.one(Artefact::Examples)?;
-    let mut files = Files::new(format, out, ends_by_tag(&TextTokenizer::load(&folder.join(TOKENIZER_FILE))?));
+    let mut files = Files::new(format, out, TextTokenizer::load(&folder.join(TOKENIZER_FILE))?.ends_by_tag());
     for (place, part) in ["train", "validation"].into_iter().enumerate() {
         let examples: Vec<SftExample> = read_examples(&folder.join(format!("{part}.jsonl")))?;
         exported.sft[place] = examples.len();
         files.sft(part, &examples)?;
     }
     files.finish()
-}
-
-fn ends_by_tag(tokenizer: &TextTokenizer) -> bool {
-    tokenizer.token_id(ANSWER_CLOSE).is_some()
 }
 
 fn write_prompts(
@@ -85,14 +80,12 @@ fn write_prompts(
     out: &Path,
     exported: &mut Exported,
 ) -> Result<(), StageError> {
-    let settings =
-        align_settings(ready.settings.clone()).map_err(|wrong| StageError::Refused { message: wrong.message })?;
-    let AlignSources { tokenizer, prompts, rewards, written, .. } =
-        AlignSources::open(&settings.reward, Some(settings.temperature), &ready.inputs, threads)?;
+    let (settings, sources) = open_align(&ready.settings, &ready.inputs, threads)?;
+    let AlignSources { tokenizer, prompts, rewards, written, .. } = sources;
     let texts: Vec<String> = prompts.iter().map(|prompt| tokenizer.decode(&prompt.tokens)).collect::<Result<_, _>>()?;
     let asked = prompts.iter().zip(&texts);
     let asked = asked.map(|(case, prompt)| Prompt { user_id: &case.user_id, prompt, truth: case.truth.as_ref() });
-    let mut files = Files::new(format, out, ends_by_tag(&tokenizer));
+    let mut files = Files::new(format, out, tokenizer.ends_by_tag());
     files.rl(&asked.collect::<Vec<_>>())?;
     exported.rl = texts.len();
     let Some(written) = written else { return files.finish() };

@@ -3,7 +3,8 @@
 use super::arms::Variant;
 use super::read::{Entry, Given};
 use super::{Recipe, RecipeError, RunError};
-use crate::stage::{Artefact, FileSums, Fingerprint, Stage};
+use crate::progress::Progress;
+use crate::stage::{Artefact, FileSums, Fingerprint, Inputs, Stage, Work};
 use crate::stages::{self, Context};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -90,6 +91,15 @@ impl Graph {
             Some(missing) => wrong(format!("lacks a stage that makes {}", missing.artefact.name())),
             None => Ok(()),
         }
+    }
+
+    /// What a stage is given: its parents as they lie in the work folder.
+    pub fn inputs(&self, node: &Node, work: &Work, progress: Progress) -> Inputs {
+        let mut inputs = Inputs::new(progress);
+        for parent in node.parents.iter().map(|parent| &self.nodes[*parent]) {
+            inputs.add(parent.stage.output(), work.folder(&parent.fingerprint), parent.hash.clone());
+        }
+        inputs
     }
 
     /// The place of a stage.

@@ -70,14 +70,13 @@ pub fn ready(
     let Some(node) = graph.place(&entry.name).map(|place| &graph.nodes[place]) else {
         return usage(format!("--stage {}: the recipe has no stage of this name", entry.name));
     };
-    let mut inputs = Inputs::new(console.stage(&entry.name));
     for parent in node.parents.iter().map(|parent| &graph.nodes[*parent]) {
         if work.state(&parent.fingerprint) != State::Done {
             let (parent, own, words) = (&parent.name, &entry.name, &which.words);
             let makes = format!("taiji-trainer run{words} --before {own}");
             return usage(format!("stage {parent} is not made yet: {makes} makes all that {own} needs"));
         }
-        inputs.add(parent.stage.output(), work.folder(&parent.fingerprint), parent.hash.clone());
     }
+    let inputs = graph.inputs(node, work, console.stage(&entry.name));
     Ok(Ready { name: entry.name.clone(), kind: entry.kind.clone(), settings: entry.settings.clone(), inputs })
 }

@@ -200,10 +200,7 @@ fn add_tasks(
             continue;
         }
         let label = format!("{}{}", variant.label(), node.name);
-        let mut inputs = Inputs::new(console.stage(&label));
-        for parent in node.parents.iter().map(|parent| &graph.nodes[*parent]) {
-            inputs.add(parent.stage.output(), work.folder(&parent.fingerprint), parent.hash.clone());
-        }
+        let inputs = graph.inputs(node, work, console.stage(&label));
         for parent in node.parents.iter().filter(|parent| own[**parent].is_none()) {
             let parent = &graph.nodes[*parent];
             if work.state(&parent.fingerprint) != State::Done {

@@ -101,12 +101,7 @@ fn plot(title: &str, axis: &str, place: &str, drawn: &[Drawn]) -> String {
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
     let across = |value: f64| LEFT + x.share(value) * (right - LEFT);
     let up = |value: f64| bottom - y.share(value) * (bottom - TOP);
-    for tick in y.ticks(4) {
-        let at = up(tick);
-        let _ = write!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
-        let _ =
-            write!(svg, "<text class=\"tick y\" x=\"{}\" y=\"{:.1}\">{}</text>", LEFT - 7.0, at + 3.5, number(tick));
-    }
+    level_grid(&mut svg, &y.ticks(4), up, [LEFT, right]);
     for tick in x.ticks(5) {
         let (at, below) = (across(tick), bottom + 18.0);
         let _ = write!(svg, "<text class=\"tick x\" x=\"{at:.1}\" y=\"{below}\">{}</text>", number(tick));
@@ -119,6 +114,27 @@ fn plot(title: &str, axis: &str, place: &str, drawn: &[Drawn]) -> String {
     }
     svg.push_str("</svg>");
     svg
+}
+
+/// Lines across at values of the upward axis, numbers to their left; `ends`: left and right.
+pub(super) fn level_grid(svg: &mut String, ticks: &[f64], up: impl Fn(f64) -> f64, ends: [f64; 2]) {
+    let [left, right] = ends;
+    for tick in ticks {
+        let at = up(*tick);
+        let _ = write!(svg, "<line class=\"grid\" x1=\"{left}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
+        let _ =
+            write!(svg, "<text class=\"tick y\" x=\"{}\" y=\"{:.1}\">{}</text>", left - 7.0, at + 3.5, number(*tick));
+    }
+}
+
+/// Lines upwards at values of the axis from left to right, numbers beneath; `ends`: top and bottom.
+pub(super) fn upright_grid(svg: &mut String, ticks: &[f64], across: impl Fn(f64) -> f64, ends: [f64; 2]) {
+    let [top, bottom] = ends;
+    for tick in ticks {
+        let at = across(*tick);
+        let _ = write!(svg, "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>");
+        let _ = write!(svg, "<text class=\"tick x\" x=\"{at:.1}\" y=\"{}\">{}</text>", bottom + 16.0, number(*tick));
+    }
 }
 
 /// One series at its places, with its numbers under the pointer.

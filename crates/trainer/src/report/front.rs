@@ -2,7 +2,7 @@
 //!
 //! In: points. Out: text. Points carry numbers, explained beneath: names would cover each other.
 
-use super::chart::Axis;
+use super::chart::{Axis, COLOURS, level_grid, upright_grid};
 use super::html::{escape, number};
 use std::fmt::Write;
 
@@ -39,22 +39,13 @@ pub fn front(title: &str, names: [&str; 2], points: &[FrontPoint]) -> String {
     let across = |value: f64| LEFT + x.share(value) * (right - LEFT);
     let up = |value: f64| bottom - y.share(value) * (bottom - TOP);
     let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(title));
-    for tick in x.ticks(6) {
-        let at = across(tick);
-        let _ = write!(svg, "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>");
-        let _ = write!(svg, "<text class=\"tick x\" x=\"{at:.1}\" y=\"{}\">{}</text>", bottom + 16.0, number(tick));
-    }
-    for tick in y.ticks(6) {
-        let at = up(tick);
-        let _ = write!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
-        let _ =
-            write!(svg, "<text class=\"tick y\" x=\"{}\" y=\"{:.1}\">{}</text>", LEFT - 7.0, at + 3.5, number(tick));
-    }
+    upright_grid(&mut svg, &x.ticks(6), across, [TOP, bottom]);
+    level_grid(&mut svg, &y.ticks(6), up, [LEFT, right]);
     let _ = write!(svg, "<text class=\"tick y\" x=\"{right}\" y=\"{}\">{}</text>", bottom + 36.0, escape(names[0]));
     let _ = write!(svg, "<text class=\"tick\" x=\"{}\" y=\"{}\">{}</text>", LEFT + 6.0, TOP + 10.0, escape(names[1]));
     for (place, point) in drawn.iter().enumerate() {
         let ([left, at, far], [low, height, high]) = (point.x.map(across), point.y.map(up));
-        let colour = place % super::chart::COLOURS;
+        let colour = place % COLOURS;
         let _ = write!(
             svg,
             "<g><title>{}: {} {}, {} {}</title><line class=\"c{colour} whisker\" x1=\"{left:.1}\" x2=\"{far:.1}\" y1=\"{height:.1}\" y2=\"{height:.1}\"/>\

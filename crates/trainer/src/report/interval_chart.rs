@@ -2,7 +2,7 @@
 //!
 //! In: rows. Out: text. Colours and text sizes are the style sheet's. Each row shows its numbers under the pointer.
 
-use super::chart::Axis;
+use super::chart::{Axis, upright_grid};
 use super::html::{escape, number};
 use std::fmt::Write;
 
@@ -36,11 +36,7 @@ pub fn interval_chart(title: &str, rows: &[IntervalRow], line: Option<f64>) -> S
     let across = |value: f64| LEFT + axis.share(value) * (right - LEFT);
     let mut svg =
         format!("<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"{}\">", bottom + BOTTOM, escape(title));
-    for tick in axis.ticks(5) {
-        let at = across(tick);
-        let _ = write!(svg, "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>");
-        let _ = write!(svg, "<text class=\"tick x\" x=\"{at:.1}\" y=\"{}\">{}</text>", bottom + 16.0, number(tick));
-    }
+    upright_grid(&mut svg, &axis.ticks(5), across, [TOP, bottom]);
     if let Some(value) = line {
         let at = across(value);
         let _ = write!(svg, "<line class=\"told\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>");

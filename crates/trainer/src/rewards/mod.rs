@@ -22,7 +22,7 @@ pub use wire::{Described, RewardsRequest, RewardsResponse};
 
 use crate::recipe::Ready;
 use crate::stage::StageError;
-use crate::stages::{AlignSources, align_settings};
+use crate::stages::{AlignSources, open_align};
 use axum::Router;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -76,16 +76,12 @@ pub async fn serve(
     listening: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let app = router(open(ready, settings)?, settings)?;
+    let (_, sources) = open_align(&ready.settings, &ready.inputs, settings.threads)?;
+    let app = router(sources, settings)?;
     let failed = |source| ServeError::Listen { listen: settings.listen, source };
     let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
     listening(listener.local_addr().map_err(failed)?);
     axum::serve(listener, app).with_graceful_shutdown(stop).await.map_err(ServeError::Serve)
-}
-
-fn open(ready: &Ready, settings: &ServeSettings) -> Result<AlignSources, ServeError> {
-    let of = align_settings(ready.settings.clone()).map_err(|wrong| StageError::Refused { message: wrong.message })?;
-    Ok(AlignSources::open(&of.reward, Some(of.temperature), &ready.inputs, settings.threads)?)
 }
 
 /// The routes over opened sources.

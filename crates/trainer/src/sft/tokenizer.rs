@@ -101,6 +101,11 @@ impl TextTokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// Whether the answer's closing tag is one token, and so the end of a text; a tokenizer of somebody else has a token of its own for it.
+    pub fn ends_by_tag(&self) -> bool {
+        self.token_id(ANSWER_CLOSE).is_some()
+    }
+
     /// Number of tokens, special ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)

@@ -14,7 +14,6 @@ use crate::fit::{self, AdamW, CurvePoint, Evaluated, Fitted, ParameterSet, Task,
 use crate::model::lora::with_adapter_groups;
 use crate::model::{Decoder, Dropout, TrainBatch, save_checkpoint};
 use crate::nn::tensor_file::{write_atomically, write_json};
-use taiji::prompt::ANSWER_CLOSE;
 
 /// Name of the report's file.
 pub const REPORT_FILE: &str = "sft_report.json";
@@ -136,11 +135,7 @@ impl<'a> Texts<'a> {
     ) -> Result<Self, SftError> {
         let mut decoder = start::decoder(settings, tokenizer)?;
         decoder.set_device(settings.device)?;
-        // Our own tokenizers end a text with the answer's end; the checkpoint of somebody else has a token of its own for it.
-        let end = match tokenizer.token_id(ANSWER_CLOSE) {
-            Some(_) => None,
-            None => decoder.config().eos_token_id,
-        };
+        let end = if tokenizer.ends_by_tag() { None } else { decoder.config().eos_token_id };
         let (examples, left_out) = tokenise(tokenizer, examples, settings.max_len, end)?;
         if examples.is_empty() {
             return Err(SftError::NoExamples(format!(

@@ -163,8 +163,18 @@ impl Written {
     }
 }
 
-/// The settings of a stage of this kind.
-pub fn settings(table: toml::Table) -> Result<AlignSettings, KeyError> {
+/// A stage's settings and what it is made of, for who does not run it.
+pub fn open_align(
+    table: &toml::Table,
+    inputs: &Inputs,
+    threads: Option<usize>,
+) -> Result<(AlignSettings, AlignSources), StageError> {
+    let settings = settings(table.clone()).map_err(|wrong| StageError::Refused { message: wrong.message })?;
+    let sources = AlignSources::open(&settings.reward, Some(settings.temperature), inputs, threads)?;
+    Ok((settings, sources))
+}
+
+fn settings(table: toml::Table) -> Result<AlignSettings, KeyError> {
     let settings: AlignSettings = read(table)?;
     settings.check().map_err(KeyError::other)?;
     Ok(settings)

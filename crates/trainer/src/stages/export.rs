@@ -1,8 +1,8 @@
 //! `export`: a checkpoint as ONNX graphs.
 
 use super::settings::{Context, KeyError, read, value};
-use crate::models::stops;
-use crate::sft::tokenizer::{END_OF_TEXT, TOKENIZER_FILE};
+use crate::models::{OWN_STOPS, stops};
+use crate::sft::tokenizer::TOKENIZER_FILE;
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use taiji::llm::GENERATION_FILE;
-use taiji::prompt::ANSWER_CLOSE;
 use taiji_export::{Element, ExportOptions, Flavour, Precision, export};
 
 /// Version of what int4 means where nothing is said; part of the hash of such exports.
@@ -48,13 +47,9 @@ impl Default for Settings {
             head_bits: None,
             sensitive_bits: None,
             max_positions: None,
-            stop: default_stop(),
+            stop: OWN_STOPS.map(str::to_string).to_vec(),
         }
     }
-}
-
-fn default_stop() -> Vec<String> {
-    vec![ANSWER_CLOSE.to_string(), END_OF_TEXT.to_string()]
 }
 
 struct Export {
@@ -124,7 +119,7 @@ impl Stage for Export {
         let checkpoint = inputs.one(Artefact::Checkpoint)?;
         let has_tokenizer = checkpoint.join(TOKENIZER_FILE).is_file();
         // A checkpoint of somebody else may have its end elsewhere: where nothing is said, it is asked.
-        let stop = match self.stop == default_stop() && has_tokenizer {
+        let stop = match self.stop == OWN_STOPS && has_tokenizer {
             true => stops(checkpoint)?,
             false => json!({ "stop": self.stop }),
         };

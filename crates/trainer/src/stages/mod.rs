@@ -37,7 +37,7 @@ mod simulator_judge;
 mod source;
 mod synth;
 
-pub use align::{AlignSources, Written, settings as align_settings};
+pub use align::{AlignSources, Written, open_align};
 pub use encoder::settings as encoder_settings;
 pub use examples::read_examples;
 pub use judge::JUDGED_FILE;
