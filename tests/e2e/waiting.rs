@@ -75,7 +75,8 @@ fn a_refresh_that_is_waited_for_answers_with_the_row() {
     assert_eq!(row, server.get("/v1/users/u/features").expect_status(200).json(), "the row of a read");
     let again = refresh(&server, "u", 20_000).expect_status(200).json();
     assert_eq!(again, row, "nothing new is found quickly, and is an answer, too");
-    assert!(has_line(&server, "taiji_refresh_skips_total{reason=\"unchanged\"} 1"));
+    // The worker tells those who wait before it counts.
+    wait_for_line(&server, "taiji_refresh_skips_total{reason=\"unchanged\"} 1");
     assert!(has_line(&server, "taiji_waits_total{result=\"fresh\"} 2"));
     assert_eq!(refresh(&server, "nobody", 50).error().0, 404);
     for (body, words) in [
