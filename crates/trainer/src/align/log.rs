@@ -24,8 +24,8 @@ pub(super) struct Replayed {
     pub(super) drawn: usize,
     /// `[reward][answer]`
     pub(super) rewards: Vec<Vec<f64>>,
-    /// Of each reward under the policy of the start.
-    pub(super) start_means: Vec<f64>,
+    /// Of each reward's mean over that of the start, on all prompts that were asked.
+    pub(super) gains: Vec<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) whole: Option<Vec<Vec<f64>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -60,6 +60,7 @@ impl StepFigures {
             self.put(format!("covariance/{name}"), seen.covariances[reward]);
             self.put(format!("weights/{name}"), combined.weights[reward]);
             if let Some(start) = start {
+                self.put(format!("gains/{name}"), batch.gain(reward));
                 self.put(format!("std_to_start/{name}"), seen.deviations[reward] / start[reward]);
             }
         }

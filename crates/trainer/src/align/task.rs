@@ -60,6 +60,9 @@ struct Drawn {
     parsed: Vec<ParsedAnswer>,
     /// `[reward][answer]`
     values: Vec<Vec<f64>>,
+    /// Of each reward over the start, on every prompt that was asked: groups that are drawn anew count. Over what is kept alone, a reward
+    /// that ever more groups agree on would lose its gain.
+    gains: Vec<f64>,
 }
 
 impl Drawn {
@@ -84,7 +87,7 @@ impl Policy<'_> {
         self.log = Log::read(self.out, steps)?;
         let names = self.rewards.names();
         for step in self.log.steps.iter().filter(|step| !step.is_void) {
-            let batch = Batch::new(&names, &step.rewards, &step.start_means, self.settings.group())?;
+            let batch = Batch::new(&names, &step.rewards, &step.gains, self.settings.group())?;
             self.rule.combine(&batch, step.products().as_ref())?;
         }
         Ok(())
@@ -105,10 +108,20 @@ impl Policy<'_> {
                 break;
             }
         }
+        kept.gains = self.gains(&[&kept, &dull]);
         // Nothing is learned from the others, but a step has its number of groups.
         let missing = wanted - kept.prompts.len();
         (0..missing).for_each(|at| kept.push(&dull, at, group));
         Ok(kept)
+    }
+
+    /// Mean rewards of groups less those of the start on the same prompts; without a start, less nothing.
+    fn gains(&self, asked: &[&Drawn]) -> Vec<f64> {
+        let prompts: Vec<usize> = asked.iter().flat_map(|drawn| drawn.prompts.iter().copied()).collect();
+        let rewards = self.rewards.names().len();
+        let before = self.start.as_ref().map_or(vec![0.0; rewards], |start| start.mean_over(&prompts));
+        let now = |reward: usize| mean(asked.iter().filter_map(|drawn| drawn.values.get(reward)).flatten().copied());
+        before.iter().enumerate().map(|(reward, before)| now(reward) - before).collect()
     }
 
     /// Roll-outs and rewards of the next prompts.
@@ -140,7 +153,7 @@ impl Policy<'_> {
             .collect();
         let values = self.rewards.values(&answered, group)?.values;
         self.add_time("reward", started);
-        Ok(Drawn { prompts, answers, parsed, values })
+        Ok(Drawn { prompts, answers, parsed, values, gains: Vec::new() })
     }
 
     fn add_time(&mut self, what: &str, started: Instant) {
@@ -154,10 +167,9 @@ impl Policy<'_> {
     fn combine(&mut self, drawn: &Drawn, draws: usize) -> Result<Vec<f64>, AlignError> {
         let group = self.settings.group();
         let rewards = self.rewards.names().len();
-        let start_means = self.start.as_ref().map_or(vec![0.0; rewards], |start| start.mean_over(&drawn.prompts));
         let names: Vec<String> = self.rewards.names().into_iter().map(str::to_string).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let batch = Batch::new(&names, &drawn.values, &start_means, group)?;
+        let batch = Batch::new(&names, &drawn.values, &drawn.gains, group)?;
         let started = Instant::now();
         let products = match self.rule.probe() {
             None => None,
@@ -170,8 +182,8 @@ impl Policy<'_> {
         };
         self.is_void = products.as_ref().is_some_and(|products| !products.is_finite());
         if self.is_void {
-            let rewards = drawn.values.clone();
-            self.log.steps.push(Replayed { drawn: draws, rewards, start_means, is_void: true, ..Replayed::default() });
+            let (rewards, gains) = (drawn.values.clone(), drawn.gains.clone());
+            self.log.steps.push(Replayed { drawn: draws, rewards, gains, is_void: true, ..Replayed::default() });
             return Ok(vec![0.0; drawn.answers.len()]);
         }
         let combined = self.rule.combine(&batch, products.as_ref())?;
@@ -184,7 +196,7 @@ impl Policy<'_> {
         self.log.steps.push(Replayed {
             drawn: draws,
             rewards: drawn.values.clone(),
-            start_means,
+            gains: drawn.gains.clone(),
             whole: products.as_ref().map(|products| products.whole.clone()),
             across: products.as_ref().map(|products| products.across.clone()),
             is_void: false,

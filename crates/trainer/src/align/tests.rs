@@ -15,6 +15,7 @@ use crate::sft::{ADAPTER_FOLDER, TextTokenizer};
 use crate::weighting::{RuleKind, WeightingSettings};
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use taiji::llm::GENERATION_FILE;
 use taiji::prompt::{ANSWER_CLOSE, PromptMode};
 use taiji_export::Precision;
@@ -395,6 +396,40 @@ fn groups_without_a_difference_are_drawn_again() {
     let (drawn, steps) = run(8, "again");
     assert!(drawn > 12, "{drawn}");
     assert!(steps.iter().all(|step| step.get("frac_reward_zero_std") == Some(0.0)), "{steps:?}");
+}
+
+/// What is drawn anew for its equal rewards was asked nevertheless: gains count it.
+#[test]
+fn gains_are_of_every_prompt_that_was_asked() {
+    #[derive(Clone, Default)]
+    struct Half(Arc<Mutex<Vec<f64>>>);
+    impl Reward for Half {
+        fn values(&mut self, answers: &[Answered<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+            let is_even = |answer: &Answered<'_>| answer.user_id[1..].parse::<usize>().unwrap() % 2 == 0;
+            let value = |(at, answer)| if is_even(answer) { 9.0 } else { (at % 4) as f64 };
+            let values: Vec<f64> = answers.iter().enumerate().map(value).collect();
+            self.0.lock().unwrap().extend_from_slice(&values);
+            Ok(values.into_iter().map(Some).collect())
+        }
+    }
+    let bed = Bed::new();
+    let half = Half::default();
+    let settings = AlignSettings { resample: Some(8), steps: 1, ..settings(RuleKind::Nash) };
+    let sources = Sources {
+        checkpoint: &bed.folder.path().join("sft"),
+        tokenizer: &bed.tokenizer,
+        prompts: &bed.prompts,
+        rewards: RewardSet::default().with("half", Box::new(half.clone()), false, [f64::NEG_INFINITY, f64::INFINITY]),
+        start: Some(Start { means: vec![vec![0.5]; bed.prompts.len()], deviations: vec![1.0] }),
+        longest: LONGEST,
+    };
+    train(&settings, sources, &bed.folder.path().join("out"), &mut |_| {}).unwrap();
+    let steps = figures(&bed.folder.path().join("out"));
+    let asked = half.0.lock().unwrap();
+    let mean = asked.iter().sum::<f64>() / asked.len() as f64;
+    assert!(asked.contains(&9.0) && mean > 2.0, "{asked:?}");
+    assert!((steps[0].get("gains/half").unwrap() - (mean - 0.5)).abs() < 1e-9, "{steps:?}");
+    assert!(steps[0].get("rewards/half/mean").unwrap() < 2.0, "only what differs is learned from: {steps:?}");
 }
 
 #[test]

@@ -148,7 +148,8 @@ impl<'a> Start<'a> {
         let (mut weight, mut trace) = (0.0, Vec::new());
         for step in 0..self.size.steps {
             let taken = Step::taken(self, &policy, &mut random);
-            let batch = Batch::new(&OBJECTIVES, &taken.rewards, &taken.start_means, self.cell.group)?;
+            let gains = taken.gains();
+            let batch = Batch::new(&OBJECTIVES, &taken.rewards, &gains, self.cell.group)?;
             let products = weighting.probe().map(|probe| {
                 let advantages = [0, 1].map(|objective| batch.probed(probe, objective));
                 let middle = ROLLOUTS / 2;
@@ -204,6 +205,12 @@ impl Step {
             }
         }
         step
+    }
+
+    /// Of the mean rewards over those of the start on the same users.
+    fn gains(&self) -> [f64; 2] {
+        let mean = |of: &Vec<f64>| of.iter().sum::<f64>() / of.len() as f64;
+        [0, 1].map(|objective| mean(&self.rewards[objective]) - self.start_means[objective])
     }
 
     /// Mean of advantage · ∇ ln π over `count` roll-outs.

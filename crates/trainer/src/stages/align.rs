@@ -15,7 +15,7 @@ use crate::sft::TextTokenizer;
 use crate::sft::tokenizer::TOKENIZER_FILE;
 use crate::simulate::Simulator;
 use crate::stage::{Artefact, Fingerprint, Input, Inputs, STAGE_FILE, Stage, StageError, read_json};
-use crate::weighting::{Batch, Gdpo, Weighting};
+use crate::weighting::{Batch, Gdpo, RuleKind, Weighting};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
@@ -47,8 +47,11 @@ impl Stage for Align {
         "align"
     }
 
+    /// 2: Nash measures its gains on every prompt that was asked; before, on the groups that were kept. Where no group is drawn anew, and for
+    /// rules that read no gains, that is the same.
     fn version(&self) -> u32 {
-        1
+        let reads_gains = self.settings.weighting.rule == RuleKind::Nash && self.settings.resample() > 0;
+        if reads_gains { 2 } else { 1 }
     }
 
     fn settings(&self) -> Value {

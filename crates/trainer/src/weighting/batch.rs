@@ -9,7 +9,7 @@ const SAME: f64 = 1e-6;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch<'a> {
     rewards: &'a [Vec<f64>],
-    start_means: &'a [f64],
+    gains: &'a [f64],
     group: usize,
     /// `[reward][group]`; the deviation is 0 where the rewards of the group do not differ.
     groups: Vec<Vec<Group>>,
@@ -42,15 +42,16 @@ fn deviation(values: &[f64], mean: f64) -> f64 {
 }
 
 impl<'a> Batch<'a> {
-    /// `rewards[k]`: of all roll-outs, those of a prompt together, `group` each. `names` of the rewards, for errors. `start_means[k]`: mean
-    /// of reward k under the policy that training began with, over the same prompts.
+    /// `rewards[k]`: of all roll-outs, those of a prompt together, `group` each. `names` of the rewards, for errors. `gains[k]`: by
+    /// how much the mean of reward k is above that of the policy that training began with, over the same prompts; all that were asked, also
+    /// those whose answers the batch leaves out since no reward tells them apart.
     pub fn new(
         names: &[&str],
         rewards: &'a [Vec<f64>],
-        start_means: &'a [f64],
+        gains: &'a [f64],
         group: usize,
     ) -> Result<Self, WeightingError> {
-        for (what, found) in [("names of rewards", names.len()), ("means at the start", start_means.len())] {
+        for (what, found) in [("names of rewards", names.len()), ("gains", gains.len())] {
             if found != rewards.len() {
                 return Err(WeightingError::Rewards { what, expected: rewards.len(), found });
             }
@@ -67,7 +68,7 @@ impl<'a> Batch<'a> {
             }
         }
         let groups = rewards.iter().map(|values| values.chunks(group).map(Group::of).collect()).collect();
-        Ok(Batch { rewards, start_means, group, groups })
+        Ok(Batch { rewards, gains, group, groups })
     }
 
     /// Number of rewards.
@@ -90,9 +91,9 @@ impl<'a> Batch<'a> {
         self.rewards[reward].iter().sum::<f64>() / self.rollouts() as f64
     }
 
-    /// Its mean under the policy of the start, same prompts.
-    pub fn start_mean(&self, reward: usize) -> f64 {
-        self.start_means[reward]
+    /// Of its mean over that under the policy of the start.
+    pub fn gain(&self, reward: usize) -> f64 {
+        self.gains[reward]
     }
 
     /// Over the whole batch, ddof 1: groups are not told apart.

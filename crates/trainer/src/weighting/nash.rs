@@ -40,7 +40,7 @@ impl Weighting for Nash {
         one_a_reward("weights", &self.weights, batch)?;
         one_a_reward("deviations", &self.deviations, batch)?;
         for (reward, gain) in self.gains.iter_mut().enumerate() {
-            *gain = DECAY * *gain + (1.0 - DECAY) * (batch.mean(reward) - batch.start_mean(reward));
+            *gain = DECAY * *gain + (1.0 - DECAY) * batch.gain(reward);
         }
         let share = |(gain, deviation): (&f64, &f64)| deviation / gain.max(LEAST_GAIN * deviation);
         let shares: Vec<f64> = self.gains.iter().zip(&self.deviations).map(share).collect();

@@ -68,7 +68,8 @@ fn weight_at_the_end(mut rule: impl Weighting, scales: [f64; 2], seed: u64) -> f
             let noisy = |arm: &usize| bandit.rewards[reward][*arm] + 0.1 * scales[reward] * normal(&mut random);
             arms.iter().map(noisy).collect()
         });
-        let batch = Batch::new(&NAMES, &drawn, &[0.0, 0.0], GROUP).unwrap();
+        let gains = gains(&drawn, &[0.0, 0.0]);
+        let batch = Batch::new(&NAMES, &drawn, &gains, GROUP).unwrap();
         let middle = arms.len() / 2;
         let products = rule.probe().map(|probe| {
             let advantages = [0, 1].map(|reward| batch.probed(probe, reward));

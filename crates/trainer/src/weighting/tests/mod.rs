@@ -34,6 +34,12 @@ fn every_rule(deviations: &[f64]) -> Vec<(&'static str, Box<dyn Weighting>)> {
     ]
 }
 
+/// Of the mean rewards over those of a start.
+fn gains(rewards: &[Vec<f64>], start: &[f64]) -> Vec<f64> {
+    let mean = |values: &Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+    rewards.iter().zip(start).map(|(values, start)| mean(values) - start).collect()
+}
+
 fn deviation_of(values: &[f64]) -> f64 {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0)).sqrt()

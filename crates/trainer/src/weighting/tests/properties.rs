@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 const GROUP: usize = 4;
 const START: [f64; 2] = [0.4, 0.1];
+const GAINS: [f64; 2] = [0.02, 0.3];
 const DEVIATIONS: [f64; 2] = [0.2, 0.05];
 
 fn products() -> Products {
@@ -19,7 +20,8 @@ fn rewards() -> impl Strategy<Value = Vec<Vec<f64>>> {
 
 /// Advantages of two steps of a rule.
 fn advantages(rule: &mut dyn Weighting, rewards: &[Vec<f64>], start: &[f64]) -> Vec<f64> {
-    let batch = Batch::new(&NAMES, rewards, start, GROUP).unwrap();
+    let gains = gains(rewards, start);
+    let batch = Batch::new(&NAMES, rewards, &gains, GROUP).unwrap();
     let first = rule.combine(&batch, Some(&products())).unwrap();
     let second = rule.combine(&batch, Some(&products())).unwrap();
     first.advantages.into_iter().chain(second.advantages).collect()
@@ -32,7 +34,7 @@ fn named(name: &str, deviations: &[f64]) -> Box<dyn Weighting> {
 proptest! {
     #[test]
     fn advantages_have_deviation_one_or_none_and_weights_lie_in_the_simplex(rewards in rewards()) {
-        let batch = Batch::new(&NAMES, &rewards, &START, GROUP).unwrap();
+        let batch = Batch::new(&NAMES, &rewards, &GAINS, GROUP).unwrap();
         for (name, mut rule) in every_rule(&DEVIATIONS) {
             for _ in 0..12 {
                 let Combined { advantages, weights } = rule.combine(&batch, Some(&products())).unwrap();
@@ -72,7 +74,7 @@ proptest! {
     fn a_reward_that_does_not_differ_in_a_group_has_no_part_in_it(mut rewards in rewards(), value in 0.0f64..1.0) {
         rewards[1][..GROUP].fill(value);
         rewards[0][..GROUP].copy_from_slice(&[0.1, 0.2, 0.3, 0.4]);
-        let batch = Batch::new(&NAMES, &rewards, &START, GROUP).unwrap();
+        let batch = Batch::new(&NAMES, &rewards, &GAINS, GROUP).unwrap();
         prop_assert!(batch.normalised(1)[..GROUP].iter().chain(&batch.centred(1)[..GROUP]).all(|one| *one == 0.0));
         prop_assert!(batch.share_without_deviation(1) >= 0.2);
         // The other one's part is whole: nothing of the group is masked.
@@ -105,7 +107,7 @@ proptest! {
 fn rounding_of_equal_rewards_is_no_advantage() {
     let rounded: Vec<f64> = [0.7f32, 0.7, 0.7 + 6e-8, 0.7].iter().map(|value| f64::from(*value)).collect();
     let rewards = vec![rounded, vec![0.1, 0.2, 0.3, 0.4]];
-    let batch = Batch::new(&NAMES, &rewards, &START, GROUP).unwrap();
+    let batch = Batch::new(&NAMES, &rewards, &GAINS, GROUP).unwrap();
     assert_eq!(batch.normalised(0), [0.0; 4]);
     assert_eq!((batch.share_without_deviation(0), batch.share_without_deviation(1)), (1.0, 0.0));
 }
@@ -113,14 +115,14 @@ fn rounding_of_equal_rewards_is_no_advantage() {
 #[test]
 fn what_cannot_be_combined_is_named() {
     let good = vec![vec![0.1, 0.2, 0.3, 0.4], vec![0.4, 0.3, 0.2, 0.1]];
-    let refused = |rewards: &[Vec<f64>], group| Batch::new(&NAMES, rewards, &START, group).unwrap_err().to_string();
+    let refused = |rewards: &[Vec<f64>], group| Batch::new(&NAMES, rewards, &GAINS, group).unwrap_err().to_string();
     let mut poisoned = good.clone();
     poisoned[1][2] = f64::NAN;
     assert!(refused(&poisoned, 4).starts_with("reward ctcvr of roll-out 2 is NaN"));
     assert!(refused(&good, 3).contains("4 values are no groups of 3"));
     assert!(refused(&good, 1).contains("a group needs two roll-outs"));
     assert!(refused(&good[..1], 4).contains("names of rewards"));
-    let batch = Batch::new(&NAMES, &good, &START, 4).unwrap();
+    let batch = Batch::new(&NAMES, &good, &GAINS, 4).unwrap();
     assert_eq!(MinNorm::default().combine(&batch, None), Err(WeightingError::NoProducts));
     let mut broken = products();
     broken.across[0][1] = f64::INFINITY;
@@ -134,7 +136,7 @@ fn what_cannot_be_combined_is_named() {
 #[test]
 fn telemetry_says_which_reward_the_advantage_follows() {
     let rewards = vec![vec![0.1, 0.2, 0.3, 0.4], vec![0.4, 0.3, 0.2, 0.1]];
-    let batch = Batch::new(&NAMES, &rewards, &START, 4).unwrap();
+    let batch = Batch::new(&NAMES, &rewards, &GAINS, 4).unwrap();
     let found = telemetry(&batch, &batch.normalised(0));
     assert!((found.correlations[0] - 1.0).abs() < 1e-12 && (found.correlations[1] + 1.0).abs() < 1e-12);
     assert!(found.covariances[0] > 0.0 && found.covariances[1] < 0.0);

@@ -63,7 +63,8 @@ fn every_rule_is_numpys_to_the_tenth_digit() {
     for (name, mut rule) in all {
         let steps = &reference.rules[name];
         for (step, rewards) in reference.rewards.iter().enumerate() {
-            let batch = Batch::new(&NAMES, rewards, &reference.start_means, reference.group).unwrap();
+            let gains = gains(rewards, &reference.start_means);
+            let batch = Batch::new(&NAMES, rewards, &gains, reference.group).unwrap();
             let [first, second] = &reference.gradients[step];
             let products = Products::of_halves(first, second);
             let combined = rule.combine(&batch, Some(&products)).unwrap();
