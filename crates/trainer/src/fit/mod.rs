@@ -35,6 +35,11 @@ pub use run::{Evaluated, Fitted, LoopSettings, Task, Validated, run};
 pub use schedule::Schedule;
 pub use state::clear;
 
+/// Settings that came later are written only where a recipe sets them, so that what was trained before keeps its hash.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// What can go wrong while fitting.
 #[derive(Debug, Error)]
 pub enum FitError {

@@ -1,7 +1,7 @@
 //! Settings of training: those of a stage of kind `generative`.
 
 use super::GenerativeError;
-use crate::fit::{AdamWSettings, LoopSettings, Schedule};
+use crate::fit::{AdamWSettings, LoopSettings, Schedule, is_default};
 use crate::model::DecoderConfig;
 use crate::semantic_ids::BOS;
 use serde::{Deserialize, Serialize};
@@ -145,13 +145,8 @@ impl GenerativeSettings {
     /// Shape of the decoder for a vocabulary.
     pub fn decoder_config(&self, vocabulary: usize) -> DecoderConfig {
         let small = DecoderConfig::small(vocabulary, self.d_model, self.layers, self.heads, self.kv_heads, self.ffn);
-        let chosen = (self.initializer_range > 0.0).then_some(self.initializer_range);
-        DecoderConfig {
-            max_position_embeddings: self.positions,
-            bos_token_id: Some(BOS),
-            initializer_range: chosen.unwrap_or(small.initializer_range),
-            ..small
-        }
+        DecoderConfig { max_position_embeddings: self.positions, bos_token_id: Some(BOS), ..small }
+            .with_initializer_range(self.initializer_range)
     }
 
     /// Optimizer settings.
@@ -173,9 +168,4 @@ impl GenerativeSettings {
             patience: self.patience,
         }
     }
-}
-
-/// Settings that came later are written only where a recipe sets them, so that what was trained before keeps its hash.
-fn is_default(value: &f64) -> bool {
-    *value == 0.0
 }

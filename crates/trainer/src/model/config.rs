@@ -60,11 +60,17 @@ impl DecoderConfig {
             rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
             tie_word_embeddings: true,
             vocab_size: vocab,
-            // 1/√d keeps the scale of activations from the first step; 0.02 is meant for d near 2,000.
+            // 1/√d keeps the scale of activations from the first step. On item codes 0.02, as transformers has it, did better
+            // (docs/results.md); recipes may say so.
             initializer_range: 1.0 / (width.max(1) as f64).sqrt(),
             eos_token_id: None,
             bos_token_id: None,
         }
+    }
+
+    /// With initial weights of this standard deviation; 0 leaves it as it is.
+    pub(crate) fn with_initializer_range(self, deviation: f64) -> Self {
+        if deviation > 0.0 { Self { initializer_range: deviation, ..self } } else { self }
     }
 
     /// The shape of a checkpoint that others may have made; what this decoder does not compute is refused by file and key.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::SftError;
-use crate::fit::{AdamWSettings, GroupSettings, LoopSettings, Schedule};
+use crate::fit::{AdamWSettings, GroupSettings, LoopSettings, Schedule, is_default};
 use crate::model::{DecoderConfig, DeviceKind, LoraSettings};
 
 /// Recipe section `[sft]`; every field has a default that trains the demo in minutes on two cores.
@@ -28,6 +28,9 @@ pub struct SftSettings {
     pub kv_heads: usize,
     /// Width of the feed-forward block.
     pub ffn: usize,
+    /// Standard deviation of the initial weights; 0 = 1/√d_model.
+    #[serde(skip_serializing_if = "is_default")]
+    pub initializer_range: f64,
     /// Tokens of the vocabulary, special ones included.
     pub vocab: usize,
     /// Longest prompt + completion, tokens; also the model's `max_position_embeddings`. Longer examples are left out.
@@ -40,7 +43,7 @@ pub struct SftSettings {
     pub batch_tokens: usize,
     /// Most examples of one batch, 0 = as many as its tokens allow. With it and room for them, arms whose examples differ in length
     /// take equal steps.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub batch_examples: usize,
     /// Batches whose gradients make one step, from 1: a step as of one batch this many times as large.
     pub accumulate: usize,
@@ -100,6 +103,7 @@ impl Default for SftSettings {
             heads: 4,
             kv_heads: 2,
             ffn: 384,
+            initializer_range: 0.0,
             vocab: 2048,
             max_len: 512,
             epochs: 3,
@@ -132,11 +136,6 @@ impl Default for SftSettings {
     }
 }
 
-/// Settings that came later are no part of a hash as long as they are not used.
-fn is_zero(value: &usize) -> bool {
-    *value == 0
-}
-
 impl SftSettings {
     /// Refuses what cannot be trained, naming the setting.
     pub fn check(&self) -> Result<(), SftError> {
@@ -146,8 +145,12 @@ impl SftSettings {
                 return fail(field, "must be positive".into());
             }
         }
-        for (field, value) in [("ema", self.ema), ("dropout", self.dropout), ("label_smoothing", self.label_smoothing)]
-        {
+        for (field, value) in [
+            ("ema", self.ema),
+            ("dropout", self.dropout),
+            ("label_smoothing", self.label_smoothing),
+            ("initializer_range", self.initializer_range),
+        ] {
             if !(0.0..1.0).contains(&value) {
                 return fail(field, format!("must be at least 0 and below 1, got {value}"));
             }
@@ -193,6 +196,7 @@ impl SftSettings {
             eos_token_id: end,
             ..DecoderConfig::small(vocab, self.d_model, self.layers, self.heads, self.kv_heads, self.ffn)
         }
+        .with_initializer_range(self.initializer_range)
     }
 
     /// Optimizer settings.

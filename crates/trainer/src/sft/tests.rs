@@ -231,6 +231,12 @@ fn settings_come_from_toml_and_name_what_is_wrong() {
     let settings: SftSettings = toml::from_str("d_model = 192\nheads = 6").unwrap();
     assert_eq!((settings.d_model, settings.layers), (192, 4));
     assert!(toml::from_str::<SftSettings>("d_modle = 1").is_err());
+    // Of a checkpoint that was trained before there was this setting, the hash holds.
+    assert!(!toml::to_string(&settings).unwrap().contains("initializer_range"));
+    assert!((settings.decoder_config(300, None).initializer_range - 192f64.powf(-0.5)).abs() < 1e-12);
+    let small = SftSettings { initializer_range: 0.02, ..settings.clone() };
+    assert!(toml::to_string(&small).unwrap().contains("initializer_range = 0.02"));
+    assert_eq!(small.decoder_config(300, None).initializer_range, 0.02);
     let bad = SftSettings { batch_tokens: 10, ..settings };
     assert!(bad.check().unwrap_err().to_string().contains("batch_tokens"));
 }
