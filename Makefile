@@ -6,7 +6,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 # What --version says. Of a tree without .git (a tarball) nothing is known, whatever repository it was unpacked in.
 export TAIJI_COMMIT := $(if $(wildcard .git),$(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null))
 
-.PHONY: help trl-check setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-read loadtest bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol bench-groups bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank lift align simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
+.PHONY: help trl-check setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-read loadtest bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol smol-orft bench-groups bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank lift align simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -89,7 +89,10 @@ real: build setup-tests ## train on instruments-mm, serve, feed 1,000 real histo
 	@python3 scripts/real.py
 
 smol: build setup-tests ## SmolLM2 goes in, is taught by LoRA on Beauty, comes out served in int4; prints the table (needs TAIJI_DATA_DIR; resumable)
-	@python3 scripts/smol.py
+	@python3 scripts/smol.py served
+
+smol-orft: build ## SmolLM2 taught by LoRA on Beauty: reasons that it filtered itself beside answers alone, then their table (two hours on 2 cores; needs TAIJI_DATA_DIR; resumable)
+	@python3 scripts/smol.py filtered
 
 trainer-cuda: setup ## taiji-trainer with --device cuda into target/cuda/release (CUDA of the nvcc on the PATH, else 1.2 GB of packages)
 	@CARGO=$(CARGO) bash scripts/trainer_cuda.sh

