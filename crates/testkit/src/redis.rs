@@ -6,7 +6,7 @@
 use crate::certificates::make_certificates;
 use crate::ports::free_port;
 use crate::process::{SOON, wait_until};
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -359,9 +359,19 @@ fn valkey() -> Result<String, String> {
     VALKEY.get_or_init(fetch).clone()
 }
 
+/// A sentinel that makes another server the master closes everybody's connections to both: a second try is answered.
 fn command(port: u16, parts: &[&str], is_sentinel: bool) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("time-out");
+    let was_closed = |error: &io::Error| matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+    match ask(port, parts, is_sentinel) {
+        Err(error) if was_closed(&error) => ask(port, parts, is_sentinel),
+        answer => answer,
+    }
+    .unwrap_or_else(|error| panic!("{} of the server at {port}: {error}", parts.join(" ")))
+}
+
+fn ask(port: u16, parts: &[&str], is_sentinel: bool) -> io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut text = format!("*{}\r\n", parts.len());
     for part in parts {
         text.push_str(&format!("${}\r\n{part}\r\n", part.len()));
@@ -370,17 +380,15 @@ fn command(port: u16, parts: &[&str], is_sentinel: bool) -> String {
     if !is_sentinel {
         text.push_str("*1\r\n$4\r\nQUIT\r\n");
     }
-    stream.write_all(text.as_bytes()).expect("write");
+    stream.write_all(text.as_bytes())?;
     if is_sentinel {
-        stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
+        stream.shutdown(std::net::Shutdown::Write)?;
     }
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("answer");
-    if is_sentinel {
-        return String::from_utf8_lossy(&answer).into_owned();
-    }
+    stream.read_to_end(&mut answer)?;
     // The last line answers the QUIT.
-    String::from_utf8_lossy(answer.strip_suffix(b"+OK\r\n").unwrap_or(&answer)).into_owned()
+    let own = if is_sentinel { &answer[..] } else { answer.strip_suffix(b"+OK\r\n").unwrap_or(&answer) };
+    Ok(String::from_utf8_lossy(own).into_owned())
 }
 
 pub(crate) fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
