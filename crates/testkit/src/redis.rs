@@ -359,7 +359,7 @@ fn valkey() -> Result<String, String> {
     VALKEY.get_or_init(fetch).clone()
 }
 
-/// A sentinel that makes another server the master closes everybody's connections to both: a second try is answered.
+/// While masters change, a connection may be closed before its answer is read (seen once, of a sentinel): then it is asked a second time.
 fn command(port: u16, parts: &[&str], is_sentinel: bool) -> String {
     let was_closed = |error: &io::Error| matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
     match ask(port, parts, is_sentinel) {

@@ -1,7 +1,7 @@
 //! Settings of the stage `align`: presets, and what may be said beside them.
 
 use super::AlignError;
-use crate::fit::{AdamWSettings, GroupSettings, LoopSettings, Schedule};
+use crate::fit::{AdamWSettings, GroupSettings, LoopSettings, Schedule, is_default};
 use crate::model::lora::with_adapter_groups;
 use crate::model::{DeviceKind, LoraSettings};
 use crate::objective::{Clip, Correction, KlEstimator, Normaliser, RatioLevel, Surrogate};
@@ -62,12 +62,6 @@ pub enum CorrectionBy {
     Response,
 }
 
-impl CorrectionBy {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// Recipe stage of kind `align`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -99,7 +93,7 @@ pub struct AlignSettings {
     /// roll-outs at 1 spend their steps on becoming as sure as greedy decoding is already.
     pub temperature: f64,
     /// Of tokens or of whole responses.
-    #[serde(skip_serializing_if = "CorrectionBy::is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub correction: CorrectionBy,
     /// Highest weight for what the sampler's engine says otherwise than the trainer.
     pub correction_cap: f64,
@@ -138,7 +132,7 @@ pub struct AlignSettings {
     pub threads: usize,
     /// Where it is trained and rolled out; `--device` of a run says it for all stages. On a GPU both compute in bf16, each in its own order: a
     /// [`Self::max_gap`] for f32 is refused there.
-    #[serde(skip_serializing_if = "DeviceKind::is_cpu")]
+    #[serde(skip_serializing_if = "is_default")]
     pub device: DeviceKind,
     /// Steps between entries of the curve and samples.
     pub log_every: u64,

@@ -60,9 +60,6 @@ struct Drawn {
     parsed: Vec<ParsedAnswer>,
     /// `[reward][answer]`
     values: Vec<Vec<f64>>,
-    /// Of each reward over the start, on every prompt that was asked: groups that are drawn anew count. Over what is kept alone, a reward
-    /// that ever more groups agree on would lose its gain.
-    gains: Vec<f64>,
 }
 
 impl Drawn {
@@ -93,8 +90,9 @@ impl Policy<'_> {
         Ok(())
     }
 
-    /// Groups of the next step; those in which no reward differs are drawn again, as often as the settings say.
-    fn draw(&mut self, step: u64, drawn: &mut usize) -> Result<Drawn, AlignError> {
+    /// Groups of the next step; those in which no reward differs are drawn again, as often as the settings say. Beside them each reward's gain
+    /// over the start on every prompt that was asked: over what is kept alone, a reward that ever more groups agree on would lose its gain.
+    fn draw(&mut self, step: u64, drawn: &mut usize) -> Result<(Drawn, Vec<f64>), AlignError> {
         let (group, wanted) = (self.settings.group(), self.settings.prompts);
         let (mut kept, mut dull) = (Drawn::default(), Drawn::default());
         for _ in 0..=self.settings.resample() {
@@ -108,11 +106,11 @@ impl Policy<'_> {
                 break;
             }
         }
-        kept.gains = self.gains(&[&kept, &dull]);
+        let gains = self.gains(&[&kept, &dull]);
         // Nothing is learned from the others, but a step has its number of groups.
         let missing = wanted - kept.prompts.len();
         (0..missing).for_each(|at| kept.push(&dull, at, group));
-        Ok(kept)
+        Ok((kept, gains))
     }
 
     /// Mean rewards of groups less those of the start on the same prompts; without a start, less nothing.
@@ -153,7 +151,7 @@ impl Policy<'_> {
             .collect();
         let values = self.rewards.values(&answered, group)?.values;
         self.add_time("reward", started);
-        Ok(Drawn { prompts, answers, parsed, values, gains: Vec::new() })
+        Ok(Drawn { prompts, answers, parsed, values })
     }
 
     fn add_time(&mut self, what: &str, started: Instant) {
@@ -164,12 +162,12 @@ impl Policy<'_> {
 
     /// Advantages of the drawn answers; what the rule was given goes into the log. Where a gradient that it asked for is no number it is given
     /// nothing, and the step is void.
-    fn combine(&mut self, drawn: &Drawn, draws: usize) -> Result<Vec<f64>, AlignError> {
+    fn combine(&mut self, drawn: &Drawn, gains: Vec<f64>, draws: usize) -> Result<Vec<f64>, AlignError> {
         let group = self.settings.group();
         let rewards = self.rewards.names().len();
         let names: Vec<String> = self.rewards.names().into_iter().map(str::to_string).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let batch = Batch::new(&names, &drawn.values, &drawn.gains, group)?;
+        let batch = Batch::new(&names, &drawn.values, &gains, group)?;
         let started = Instant::now();
         let products = match self.rule.probe() {
             None => None,
@@ -182,7 +180,7 @@ impl Policy<'_> {
         };
         self.is_void = products.as_ref().is_some_and(|products| !products.is_finite());
         if self.is_void {
-            let (rewards, gains) = (drawn.values.clone(), drawn.gains.clone());
+            let rewards = drawn.values.clone();
             self.log.steps.push(Replayed { drawn: draws, rewards, gains, is_void: true, ..Replayed::default() });
             return Ok(vec![0.0; drawn.answers.len()]);
         }
@@ -196,7 +194,7 @@ impl Policy<'_> {
         self.log.steps.push(Replayed {
             drawn: draws,
             rewards: drawn.values.clone(),
-            gains: drawn.gains.clone(),
+            gains,
             whole: products.as_ref().map(|products| products.whole.clone()),
             across: products.as_ref().map(|products| products.across.clone()),
             is_void: false,
@@ -269,9 +267,9 @@ impl Task for Policy<'_> {
             self.add_time("sync", self.began);
         }
         let mut draws = self.log.steps.last().map_or(0, |last| last.drawn);
-        let drawn = self.draw(step + 1, &mut draws)?;
+        let (drawn, gains) = self.draw(step + 1, &mut draws)?;
         self.describe(&drawn);
-        let advantages = self.combine(&drawn, draws)?;
+        let advantages = self.combine(&drawn, gains, draws)?;
         self.sample(step + 1, &drawn, &advantages)?;
         let masked = self.settings.truncated == Truncated::Mask && drawn.answers.iter().all(|answer| answer.truncated);
         let groups = match masked {

@@ -38,11 +38,6 @@ impl DeviceKind {
             DeviceKind::Plain => "plain",
         }
     }
-
-    /// Whether it is the one that recipes need not name.
-    pub(crate) fn is_cpu(&self) -> bool {
-        *self == DeviceKind::Cpu
-    }
 }
 
 /// The operations of one decoder.

@@ -74,7 +74,7 @@ pub struct SftSettings {
     /// Threads, 0 = all cores.
     pub threads: usize,
     /// Where it is trained; `--device` of a run says it for all stages.
-    #[serde(skip_serializing_if = "DeviceKind::is_cpu")]
+    #[serde(skip_serializing_if = "is_default")]
     pub device: DeviceKind,
     /// Steps between entries of the loss curve.
     pub log_every: u64,

@@ -3,6 +3,7 @@
 use super::settings::{Context, KeyError, read, value};
 use super::source::{Source, dataset};
 use crate::data::{Dataset, ExampleSettings, SftSource, Split, build_examples, write_jsonl};
+use crate::fit::is_default;
 use crate::lift::history_text;
 use crate::reason::Origin;
 use crate::sft::tokenizer::TOKENIZER_FILE;
@@ -43,7 +44,7 @@ struct Settings {
     #[serde(default = "default_codebook_texts")]
     codebook_texts: usize,
     /// What they are of.
-    #[serde(default, skip_serializing_if = "CodebookOf::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     codebook_of: CodebookOf,
     /// By mode of the prompt: the share of the examples that is written in it; 1 where nothing is said. An example written in
     /// two modes counts twice.
@@ -62,12 +63,6 @@ enum CodebookOf {
     Answers,
     /// Histories before the examples' targets: what is embedded without a language model.
     Histories,
-}
-
-impl CodebookOf {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 fn default_seed() -> u64 {
