@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -41,7 +42,7 @@ def keep(name, rows, note, command, seconds):
     }
     KEPT.parent.mkdir(parents=True, exist_ok=True)
     KEPT.write_text(json.dumps(kept, indent=1))
-    return kept
+    return kept[name]
 
 
 def figure(value):
@@ -66,13 +67,15 @@ def section(name, entry):
     return [head, "", *table(entry["rows"]), ""]
 
 
-def write_page(kept, begin="<!-- bench-llm:begin -->", end="<!-- bench-llm:end -->"):
-    lines = []
-    for name in ORDER:
-        if name in kept:
-            lines += section(name, kept[name])
-    text = PAGE.read_text()
-    before, rest = text.split(begin)
-    after = rest.split(end)[1]
+def write_page(name, entry, begin="<!-- bench-llm:begin -->", end="<!-- bench-llm:end -->"):
+    """Puts a section in its place on the page; the others stay as they are, wherever they were measured."""
+    before, rest = PAGE.read_text().split(begin)
+    kept, after = rest.split(end)
+    sections, current = {}, None
+    for line in kept.strip("\n").splitlines():
+        head = re.match(r"\*\*([a-z-]+)\*\*: ", line)
+        current = head[1] if head and head[1] in ORDER else current
+        sections.setdefault(current, []).append(line)
+    sections[name] = section(name, entry)
+    lines = [line for known in ORDER if known in sections for line in ["\n".join(sections[known]).strip("\n"), ""]]
     PAGE.write_text(before + begin + "\n" + "\n".join(lines).rstrip() + "\n" + end + after)
-    return "\n".join(lines)

@@ -80,7 +80,7 @@ def main():
         print("\n".join(report.table([row.to_json() for row in rows])), flush=True)
         print(context.note, flush=True)
         if not (options.quick or options.dry):
-            report.write_page(report.keep(name, rows, context.note, command, seconds))
+            report.write_page(name, report.keep(name, rows, context.note, command, seconds))
             figures[name] = [(row.what, row.unit or "ratio", row.values) for row in rows]
     # Last: what is refused here ends the bench.
     for name, measured in figures.items():
