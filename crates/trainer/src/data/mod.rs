@@ -10,9 +10,11 @@ mod import_amazon;
 mod read;
 mod record;
 mod rejected;
+mod sampled_labels;
 mod shared_words;
 mod targets;
 mod test_cases;
+mod time_split;
 mod write;
 
 pub use dataset::{Behaviour, Cut, Dataset, ProfileValue, UserRow};
@@ -23,9 +25,11 @@ pub(crate) use read::open as open_text;
 pub use read::{read_events, read_items, read_labels, read_lines, read_users};
 pub use record::{Interest, Label, Latent, NextPurchase, UserRecord};
 pub use rejected::RejectedRow;
+pub use sampled_labels::{SampledLabelSettings, sampled_labels};
 pub(crate) use targets::targets_of;
 pub use targets::{DEFAULT_TARGET, Holdout, Split, next_target};
 pub use test_cases::{Protocol, TestCase, TestSet, test_cases};
+pub(crate) use time_split::{day_of, split_day};
 pub use write::write_jsonl;
 
 use std::path::Path;

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 /// Metrics of the first table, where they were measured.
-const SHOWN: [&str; 14] = [
+const SHOWN: [&str; 16] = [
     "similarity",
     "ctcvr_percent",
     "l1",
@@ -27,6 +27,8 @@ const SHOWN: [&str; 14] = [
     "click_auc_low",
     "click_auc_mid",
     "click_auc_high",
+    "ndcg_10_catalogue",
+    "ndcg_10_shown",
 ];
 
 /// What is read of a row.
@@ -34,7 +36,12 @@ const SHOWN: [&str; 14] = [
 struct Row {
     arm: String,
     seed: u64,
+    /// From 1, where a seed has several.
+    run: Option<u64>,
     commit: Option<String>,
+    /// Stage → seconds.
+    #[serde(default)]
+    seconds: BTreeMap<String, f64>,
     result: Run,
 }
 
@@ -89,7 +96,7 @@ impl Rows {
             }
             rows.push(row);
         }
-        rows.sort_by(|left, right| (&left.arm, left.seed).cmp(&(&right.arm, right.seed)));
+        rows.sort_by(|left, right| (&left.arm, left.seed, left.run).cmp(&(&right.arm, right.seed, right.run)));
         Ok(Rows { experiment, rows })
     }
 
@@ -124,7 +131,7 @@ impl Rows {
     pub(super) fn count(&self) -> (usize, usize, Vec<&str>) {
         let commits: BTreeSet<&str> = self.rows.iter().filter_map(|row| row.commit.as_deref()).collect();
         let short = commits.into_iter().map(|commit| &commit[..commit.len().min(7)]).collect();
-        (self.rows.len(), self.experiment.arms.len() * self.experiment.seeds, short)
+        (self.rows.len(), self.experiment.arms.len() * self.experiment.seeds * self.experiment.runs, short)
     }
 
     /// The metrics that are shown and were measured.
@@ -152,7 +159,10 @@ impl Rows {
             .flat_map(|look| look.figures.keys())
             .map(String::as_str)
             .collect();
-        let head: Vec<&str> = head.chain(early.iter().map(String::as_str)).chain(of_all.iter().copied()).collect();
+        let is_timed = self.rows.iter().any(|row| !row.seconds.is_empty());
+        let times = if is_timed { vec!["seconds of all stages"] } else { vec![] };
+        let figures = of_all.iter().copied().chain(times);
+        let head: Vec<&str> = head.chain(early.iter().map(String::as_str)).chain(figures).collect();
         let _ = writeln!(text, "| {} |\n|{}|", head.join(" | "), vec!["---"; head.len()].join("|"));
         for arm in &self.experiment.arms {
             let rows: Vec<&Row> = self.of(arm).collect();
@@ -173,6 +183,11 @@ impl Rows {
                     .map_or("–".to_string(), |mean| format!("{mean:.3}"))
             };
             cells.extend(of_all.iter().map(|name| figure(name)));
+            if is_timed {
+                let timed = rows.iter().filter(|row| !row.seconds.is_empty());
+                let mean = mean_of(timed.map(|row| row.seconds.values().sum()));
+                cells.push(mean.map_or("–".to_string(), |mean| format!("{mean:.0}")));
+            }
             let _ = writeln!(text, "| {} |", cells.join(" | "));
         }
         text
@@ -241,9 +256,10 @@ impl Rows {
         own?.minus(&other?).map(Some)
     }
 
-    /// Seeds whose rows are there.
+    /// Seeds whose runs are all there.
     pub(super) fn seeds(&self, arm: &str) -> BTreeSet<u64> {
-        self.of(arm).map(|row| row.seed).collect()
+        let is_whole = |seed: &u64| self.of(arm).filter(|row| row.seed == *seed).count() == self.experiment.runs;
+        self.of(arm).map(|row| row.seed).filter(is_whole).collect()
     }
 
     /// Whether an arm has rows, and all of them have a metric.
@@ -258,11 +274,12 @@ impl Rows {
         for row in self.of(arm).filter(|row| seeds.contains(&row.seed)) {
             let hits = row.result.looks[look].metrics.get(metric).and_then(|hits| hits.values());
             values.extend(hits.ok_or_else(|| StatsError::Declaration {
-                path: format!("{arm}-{}.json", row.seed),
+                path: format!("{arm}, seed {}", row.seed),
                 message: format!("has no readable metric {metric}"),
             })?);
         }
-        Sample::new(seeds.len(), 1, values.len() / seeds.len().max(1), &values)
+        let runs = self.experiment.runs;
+        Sample::new(seeds.len(), runs, values.len() / (seeds.len() * runs).max(1), &values)
     }
 }
 
@@ -354,5 +371,34 @@ mod tests {
         assert!(read.put_into("no place").unwrap_err().to_string().contains("<!-- trial:begin -->"));
         write(&rows, "unheard", 1, &hits(2));
         assert!(Rows::read(&declaration, &rows).unwrap_err().to_string().contains("unheard is not declared"));
+    }
+
+    #[test]
+    fn the_mean_of_a_seeds_runs_is_its_figure_and_half_a_seed_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let declaration = folder.path().join("trial.toml");
+        std::fs::write(&declaration, DECLARED.replace("seeds = 2", "seeds = 2\nruns = 2")).unwrap();
+        let write = |arm: &str, seed: u64, run: u64, most: usize| {
+            let hits: Vec<bool> = (0..40).map(|user| user % 10 < most).collect();
+            let look = json!({ "step": null, "metrics": { "l3": Hits::new(&hits) }, "texts": [] });
+            let row = json!({ "arm": arm, "seed": seed, "run": run, "commit": null, "seconds": { "sft": 20.0, "align": run },
+                "result": { "looks": [look.clone(), look] } });
+            std::fs::write(folder.path().join("trial").join(format!("{arm}-{seed}.{run}.json")), row.to_string())
+                .unwrap();
+        };
+        std::fs::create_dir(folder.path().join("trial")).unwrap();
+        for (seed, run) in [(1, 1), (1, 2), (2, 1)] {
+            write("plain", seed, run, 2);
+            write("filtered", seed, run, if run == 1 { 4 } else { 8 });
+        }
+        let told = || Rows::read(&declaration, &folder.path().join("trial")).unwrap().markdown().unwrap();
+        let early = told();
+        assert!(early.contains("6 of 8 rows") && early.contains("1 of 2 seeds: nothing is decided"), "{early}");
+        write("plain", 2, 2, 2);
+        write("filtered", 2, 2, 8);
+        let whole = told();
+        // (.4 + .8) / 2 - .2, at both seeds.
+        assert!(whole.contains("| helps | l3 | +0.4000 | "), "{whole}");
+        assert!(whole.contains("| seconds of all stages |") && whole.contains(" | 22 |"), "{whole}");
     }
 }

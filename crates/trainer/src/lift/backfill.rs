@@ -2,9 +2,8 @@
 //!
 //! In: moments. Out: a text each, and of each distinct text its vector. Called by `stages`, read by `features`.
 
-use super::generations::day_of;
 use super::{Generations, LiftError};
-use crate::data::{Cut, Dataset, read_lines, write_jsonl};
+use crate::data::{Cut, Dataset, day_of, read_lines, write_jsonl};
 use crate::index::has_opted_out;
 use crate::nn::TensorFile;
 use crate::rank::Point;

@@ -3,10 +3,9 @@
 //! In: points, a backfill of them, a codebook. Out: feature lines, of the points that have something. Called by `stages`.
 
 use super::backfill::{Entry, Moment, is_before_day};
-use super::generations::day_of;
 use super::neighbours::{Members, shown_before};
 use super::{Backfill, ItemVectors, LiftError};
-use crate::data::{DEFAULT_TARGET, Dataset, next_target};
+use crate::data::{DEFAULT_TARGET, Dataset, day_of, next_target};
 use crate::rank::{FeatureLine, Point};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

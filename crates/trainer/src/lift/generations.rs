@@ -3,14 +3,8 @@
 //! In: points. Out: at most so many days. A point sees the newest generation that began no later than its own day, and a generation holds
 //! what lay before it began: whatever a neighbour shows ends before the day of the impression.
 
+use crate::data::day_of;
 use crate::rank::Point;
-
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
-
-/// Beginning of the day (UTC) of an instant.
-pub(super) fn day_of(ms: i64) -> i64 {
-    ms.div_euclid(DAY_MS) * DAY_MS
-}
 
 /// Beginnings, rising; each is the beginning of a day.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -5,8 +5,7 @@
 
 use super::LiftError;
 use super::backfill::Moment;
-use super::generations::day_of;
-use crate::data::Dataset;
+use crate::data::{Dataset, day_of};
 use crate::index::snapshot_user;
 use taiji::proto::Behaviour;
 use taiji::retrieve::{EQUALS, FaissUserIndex, IndexShape, UserIndex, affinity, build_main, recent_items};

@@ -3,9 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::backfill::{Entry, is_before_day};
-use super::generations::day_of;
 use super::*;
-use crate::data::{DEFAULT_TARGET, Dataset, UserRow, next_target};
+use crate::data::{DEFAULT_TARGET, Dataset, UserRow, day_of, next_target};
 use crate::rank::{FeatureLine, Features, Inputs, Point, RankSettings, Vocabulary, points, train};
 use crate::synth::{SynthSettings, WorldKind, generate};
 use std::collections::HashSet;

@@ -5,10 +5,12 @@
 //!
 //! ```text
 //! dataset, labels → points (a user, a time, the impressions of the session that follows) → inputs (numbers, by vocabularies of the
-//! training points) → din → training (a task of `fit`) → metrics (AUC, GAUC, log-loss, calibration); graph (ONNX) → session (parity, latency)
+//! training points) → din → training (a task of `fit`) → metrics (AUC, GAUC, log-loss, calibration), catalogue (NDCG@10 among all items);
+//! graph (ONNX) → session (parity, latency)
 //! ```
 
 mod batch;
+mod catalogue;
 mod din;
 mod factors;
 mod file;
@@ -24,6 +26,7 @@ mod training;
 #[cfg(test)]
 mod tests;
 
+pub use catalogue::{PointNdcg, catalogue_ndcg};
 pub use din::Din;
 pub use file::Ranker;
 pub use inputs::{FeatureShape, Features, Inputs, Vocabulary};

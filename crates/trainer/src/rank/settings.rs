@@ -2,7 +2,7 @@
 
 use super::RankError;
 use super::din::PLACES;
-use crate::fit::{AdamWSettings, LoopSettings, Schedule};
+use crate::fit::{AdamWSettings, LoopSettings, Schedule, is_default};
 use serde::{Deserialize, Serialize};
 
 /// Defaults fit a hundred thousand points with some two thousand items.
@@ -34,6 +34,9 @@ pub struct RankSettings {
     /// Chance that a training point lacks its `intra` codes, and that it lacks its `cross` sequence: what is missing when served is then
     /// something the ranker has seen.
     pub feature_dropout: f64,
+    /// Test points with a click for which the whole catalogue is ranked, too; 0 = none.
+    #[serde(skip_serializing_if = "is_default")]
+    pub catalogue_points: usize,
     /// Factor of the width of all layers.
     pub width: f64,
     /// Seed of weights, order and dropout.
@@ -63,6 +66,7 @@ impl Default for RankSettings {
             weight_decay: 0.01,
             clip_norm: 1.0,
             feature_dropout: 0.1,
+            catalogue_points: 0,
             width: 1.0,
             seed: 7,
             threads: 0,

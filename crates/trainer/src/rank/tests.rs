@@ -323,3 +323,27 @@ fn a_constant_label_and_bad_settings_are_named() {
         assert!(refused(&settings).starts_with(start));
     }
 }
+
+#[test]
+fn a_catalogue_is_ranked_as_impressions_are_scored() {
+    let (world, dataset) = world(12);
+    let (all, _) = points(&dataset, &world.labels);
+    let (vocabulary, inputs) = encoded(&dataset, &all, &[], (0, 0));
+    let din = Din::random(&vocabulary, 1.0, 3).unwrap();
+    let clicked: Vec<&Point> = all.iter().filter(|point| point.impressions.iter().any(|one| one.clicked)).collect();
+    let lists = catalogue_ndcg(&din, &vocabulary, &all, &inputs, usize::MAX).unwrap();
+    assert_eq!(lists.len(), clicked.len());
+    assert!(lists.iter().all(|list| [list.catalogue, list.shown].iter().all(|worth| (0.0..=1.0).contains(worth))));
+
+    // By hand: impressions of every item at the first such point.
+    let point = clicked[0];
+    let every = (0..dataset.items.len()).map(|item| Impression { item, clicked: false, converted: false });
+    let asked = Point { impressions: every.collect(), ..point.clone() };
+    let row = Inputs::encode(&dataset, &vocabulary, &[asked], |_| None, (20, 5)).unwrap();
+    let scores: Vec<f64> = score(&din, &row).unwrap().iter().map(|one| one.click).collect();
+    let items: Vec<usize> = point.impressions.iter().filter(|one| one.clicked).map(|one| one.item).collect();
+    let worth = |item: &usize| crate::evaluate::ndcg(crate::evaluate::rank_by_score(&scores, *item), 10);
+    let by_hand = items.iter().map(worth).sum::<f64>() / items.len() as f64;
+    assert!((lists[0].catalogue - by_hand).abs() < 1e-9, "{} {by_hand}", lists[0].catalogue);
+    assert!((1..=5).contains(&catalogue_ndcg(&din, &vocabulary, &all, &inputs, 5).unwrap().len()));
+}

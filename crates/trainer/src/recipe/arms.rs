@@ -1,11 +1,13 @@
 //! Arms and seeds: one recipe → several sets of entries that differ in some settings and share what does not differ.
 
+use super::base::merge;
 use super::read::{Entry, Given};
 use super::{Recipe, RecipeError};
 use crate::model::DeviceKind;
 use crate::stages::{has_device, is_seeded};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use std::fmt;
 
 /// `[experiment]`
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -13,19 +15,45 @@ use sha2::{Digest, Sha256};
 pub struct Experiment {
     /// Rows go to `docs/experiments/<name>/`.
     pub name: String,
-    /// Each arm runs once a seed.
+    /// Each arm runs at each seed.
     pub seeds: Vec<u64>,
     /// The stages that take the seed; all others are shared by the seeds.
     pub seeded: Vec<String>,
+    /// How often at each seed: several alignments of one checkpoint, say.
+    #[serde(default = "one")]
+    pub runs: u64,
+    /// The stages that take a seed of their own in each run; all others are shared by the runs.
+    #[serde(default)]
+    pub run_seeded: Vec<String>,
     /// The stage whose figures are the row; what it does not need is not run.
     pub result: String,
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// Which arm, at which seed, and which of its runs, where there are several.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    pub arm: String,
+    pub seed: u64,
+    /// From 1.
+    pub run: Option<u64>,
+}
+
+impl fmt::Display for Trial {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}-{}", self.arm, self.seed)?;
+        self.run.map_or(Ok(()), |run| write!(out, ".{run}"))
+    }
 }
 
 /// One set of entries to run.
 #[derive(Debug, Clone)]
 pub struct Variant {
     /// Of an experiment.
-    pub arm: Option<(String, u64)>,
+    pub trial: Option<Trial>,
     /// Name of the bundle.
     pub name: String,
     /// With overrides and seeds.
@@ -35,7 +63,7 @@ pub struct Variant {
 impl Variant {
     /// Before stages' names in messages; empty without arms.
     pub fn label(&self) -> String {
-        self.arm.as_ref().map(|(arm, seed)| format!("{arm}-{seed}/")).unwrap_or_default()
+        self.trial.as_ref().map(|trial| format!("{trial}/")).unwrap_or_default()
     }
 }
 
@@ -62,9 +90,17 @@ impl Recipe {
         if !self.has(&experiment.result) {
             return refuse(format!("experiment.result: there is no stage {}", experiment.result));
         }
+        if experiment.runs == 0 || (experiment.runs > 1) == experiment.run_seeded.is_empty() {
+            return refuse("experiment: runs and run_seeded are given together; runs at 2 or more".into());
+        }
         let wrong = |name: &&String| !self.entries.iter().any(|entry| entry.name == **name && is_seeded(&entry.kind));
-        match experiment.seeded.iter().find(wrong) {
-            Some(name) => refuse(format!("experiment.seeded: there is no stage {name} with a seed")),
+        for (key, names) in [("seeded", &experiment.seeded), ("run_seeded", &experiment.run_seeded)] {
+            if let Some(name) = names.iter().find(wrong) {
+                return refuse(format!("experiment.{key}: there is no stage {name} with a seed"));
+            }
+        }
+        match experiment.run_seeded.iter().find(|name| experiment.seeded.contains(name)) {
+            Some(name) => refuse(format!("experiment.run_seeded: {name} stands in seeded, too: one of both")),
             None => Ok(()),
         }
     }
@@ -84,7 +120,7 @@ impl Recipe {
             put_on(given.device, &mut entries);
             self.seed(&mut entries, given)?;
             let name = given.seed.map_or(self.name.clone(), |seed| format!("{}-seed{seed}", self.name));
-            return Ok(vec![Variant { arm: None, name, entries }]);
+            return Ok(vec![Variant { trial: None, name, entries }]);
         };
         if given.seed.is_some() || !given.seeds.is_empty() {
             return Err(refuse("--seed: the seeds of an experiment stand in its recipe".into()));
@@ -101,13 +137,21 @@ impl Recipe {
                 }
             }
             put_on(given.device, &mut entries);
-            for seed in &experiment.seeds {
+            for (seed, run) in
+                experiment.seeds.iter().flat_map(|seed| (1..=experiment.runs).map(move |run| (*seed, run)))
+            {
                 let mut seeded = entries.clone();
-                for entry in seeded.iter_mut().filter(|entry| experiment.seeded.contains(&entry.name)) {
-                    entry.settings.insert("seed".into(), seed_value(*seed));
+                for entry in &mut seeded {
+                    if experiment.seeded.contains(&entry.name) {
+                        entry.settings.insert("seed".into(), seed_value(seed));
+                    }
+                    if experiment.run_seeded.contains(&entry.name) {
+                        // Different for every seed and run.
+                        entry.settings.insert("seed".into(), seed_value(seed * experiment.runs + run - 1));
+                    }
                 }
-                let name = format!("{}-{arm}-{seed}", self.name);
-                variants.push(Variant { arm: Some((arm.clone(), *seed)), name, entries: seeded });
+                let trial = Trial { arm: arm.clone(), seed, run: (experiment.runs > 1).then_some(run) };
+                variants.push(Variant { name: format!("{}-{trial}", self.name), trial: Some(trial), entries: seeded });
             }
         }
         Ok(variants)
@@ -162,15 +206,4 @@ fn drawn(seed: u64, stage: &str) -> u64 {
 /// TOML has signed numbers only; a seed above them would not fit a recipe either.
 fn seed_value(seed: u64) -> toml::Value {
     toml::Value::Integer((seed & i64::MAX as u64) as i64)
-}
-
-fn merge(into: &mut toml::Table, over: toml::Table) {
-    for (key, value) in over {
-        match (into.get_mut(&key), value) {
-            (Some(toml::Value::Table(inner)), toml::Value::Table(more)) => merge(inner, more),
-            (_, value) => {
-                into.insert(key, value);
-            }
-        }
-    }
 }

@@ -4,10 +4,11 @@
 //! recipes with `[experiment]` one row of figures an arm and seed; a page about the run (`report`). Callers: `bin/taiji-trainer`.
 //!
 //! ```text
-//! read (file → entries) ─► arms (overrides, seeds) ─► graph (types, order, hashes) ─► plan | run ─► publish, rows
+//! base (what another recipe says) ─► read (file → entries) ─► arms (overrides, seeds) ─► graph (types, order, hashes) ─► plan | run ─► publish, rows
 //! ```
 
 mod arms;
+mod base;
 mod error;
 mod graph;
 mod ledger;

@@ -1,7 +1,7 @@
 //! The recipe's file: names, kinds and parents of stages with settings still unread, the experiment, the arms.
 
 use super::arms::Experiment;
-use super::{RecipeError, old_form};
+use super::{RecipeError, base, old_form};
 use crate::model::DeviceKind;
 use crate::stages::KeyError;
 use serde::Deserialize;
@@ -74,8 +74,15 @@ impl Recipe {
         if let Some(new) = old_form::converted(&table).map_err(&refuse)? {
             return Err(RecipeError::OldForm { file, new });
         }
-        let read: File = toml::from_str(&text).map_err(|error| refuse(error.to_string()))?;
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let read: File = match table.contains_key("base") {
+            true => base::resolved(&folder, table)
+                .map_err(&refuse)?
+                .try_into()
+                .map_err(|error| refuse(error.to_string()))?,
+            // Errors of the text itself say the line.
+            false => toml::from_str(&text).map_err(|error| refuse(error.to_string()))?,
+        };
         let mut recipe = Recipe {
             file,
             folder,

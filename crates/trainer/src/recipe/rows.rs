@@ -1,15 +1,16 @@
 //! One row an arm and seed of an experiment: figures, and what they were made from.
 
+use super::arms::Trial;
 use super::graph::Graph;
 use super::{Recipe, RunError};
-use crate::stage::{StageError, read_json, write_json};
+use crate::stage::{StageError, read_json, seconds, write_json};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// `<rows>/<arm>-<seed>.json`
+/// `<rows>/<arm>-<seed>.json`, or `<rows>/<arm>-<seed>.<run>.json` where a seed has several runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Of the recipe.
@@ -18,10 +19,16 @@ pub struct Row {
     pub arm: String,
     /// Of the stages that take one.
     pub seed: u64,
+    /// From 1; none where each seed runs once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<u64>,
     /// Of the checkout that held the recipe, with `-dirty` where files differed from it; none outside of a checkout.
     pub commit: Option<String>,
     /// Stage → its hash.
     pub stages: BTreeMap<String, String>,
+    /// Stage → how long it took (s), on as many threads as the run gave it: one with `--jobs` 2 or more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub seconds: BTreeMap<String, f64>,
     /// The figures of the experiment's stage.
     pub result: Value,
 }
@@ -32,14 +39,28 @@ pub fn default_folder(experiment: &str) -> PathBuf {
 }
 
 /// The file of a row.
-pub fn path(folder: &Path, arm: &str, seed: u64) -> PathBuf {
-    folder.join(format!("{arm}-{seed}.json"))
+pub fn path(folder: &Path, trial: &Trial) -> PathBuf {
+    folder.join(format!("{trial}.json"))
 }
 
 /// The hashes of the stages that a row stands on.
 pub fn hashes(graph: &Graph, takes: &[bool]) -> BTreeMap<String, String> {
     let nodes = graph.nodes.iter().zip(takes).filter(|(_, takes)| **takes);
     nodes.map(|(node, _)| (node.name.clone(), node.hash.clone())).collect()
+}
+
+/// How long each of the stages took; `folder_of` knows the folder of a stage that is there.
+pub fn stage_seconds<'a>(
+    graph: &Graph,
+    folder_of: impl Fn(usize) -> Option<&'a Path>,
+) -> Result<BTreeMap<String, f64>, StageError> {
+    let mut all = BTreeMap::new();
+    for (place, node) in graph.nodes.iter().enumerate() {
+        if let Some(took) = folder_of(place).map(seconds).transpose()?.flatten() {
+            all.insert(node.name.clone(), (took * 10.0).round() / 10.0);
+        }
+    }
+    Ok(all)
 }
 
 /// Whether a row is there already, made from the same stages.

@@ -1,6 +1,6 @@
 //! Running a recipe: which stages, several at once, rows and bundles as they become ready.
 
-use super::arms::Variant;
+use super::arms::{Trial, Variant};
 use super::graph::{Graph, Node};
 use super::ledger::Ledger;
 use super::schedule::{Task, schedule};
@@ -238,15 +238,17 @@ fn finish(
     options: &Options,
 ) -> Result<Finished, RunError> {
     let folder_of = |place: usize| running.tasks[place].and_then(|task| folders[task].as_deref());
-    if let (Some(experiment), Some((arm, seed))) = (&recipe.experiment, &running.variant.arm) {
+    if let (Some(experiment), Some(trial)) = (&recipe.experiment, &running.variant.trial) {
         let result = running.graph.place(&experiment.result).and_then(folder_of);
         // Without it, --until has left the row's own stage out.
         let (Some(folder), Some(path)) = (result, row_path(recipe, &running.variant, options)) else {
             return Ok(Finished::default());
         };
         let stages: BTreeMap<String, String> = rows::hashes(&running.graph, &running.takes);
-        let (experiment, arm) = (experiment.name.clone(), arm.clone());
-        rows::write(&path, &rows::Row { experiment, arm, seed: *seed, commit, stages, result: rows::result(folder)? })?;
+        let seconds = rows::stage_seconds(&running.graph, folder_of)?;
+        let (experiment, Trial { arm, seed, run }) = (experiment.name.clone(), trial.clone());
+        let result = rows::result(folder)?;
+        rows::write(&path, &rows::Row { experiment, arm, seed, run, commit, stages, seconds, result })?;
         return Ok(Finished { rows: vec![path], ..Finished::default() });
     }
     let bundles =
@@ -262,9 +264,9 @@ fn is_bundle(graph: &Graph, place: usize) -> bool {
 
 /// The row of a variant of an experiment that is run whole.
 fn row_path(recipe: &Recipe, variant: &Variant, options: &Options) -> Option<PathBuf> {
-    let (experiment, (arm, seed)) = (recipe.experiment.as_ref()?, variant.arm.as_ref()?);
+    let (experiment, trial) = (recipe.experiment.as_ref()?, variant.trial.as_ref()?);
     let folder = options.rows.clone().unwrap_or_else(|| rows::default_folder(&experiment.name));
     let Choice { from, until, before, only, .. } = &options.choice;
     let is_part = [from, until, before, only].into_iter().any(Option::is_some);
-    (!is_part).then(|| rows::path(&folder, arm, *seed))
+    (!is_part).then(|| rows::path(&folder, trial))
 }

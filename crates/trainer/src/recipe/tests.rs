@@ -273,6 +273,30 @@ fn arms_and_seeds_share_what_they_do_not_change() {
 }
 
 #[test]
+fn runs_of_a_seed_share_what_the_seed_decides() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = std::fs::read_to_string(testkit::in_repository("models/demo.toml")).unwrap();
+    let arms = "[experiment]\nname = \"trial\"\nseeds = [1, 2]\nseeded = [\"sft\"]\nruns = 2\nrun_seeded = [\"codebook\"]\n\
+        result = \"judge\"\n\n[arms.plain]\n";
+    let path = written(folder.path(), &format!("{demo}\n{arms}"));
+    let all = graphs(&Recipe::read(&path).unwrap(), &Given::default(), &Choice::default()).unwrap();
+    let labels: Vec<String> = all.iter().map(|(variant, _)| variant.label()).collect();
+    assert_eq!(labels, ["plain-1.1/", "plain-1.2/", "plain-2.1/", "plain-2.2/"]);
+    let distinct = |stage: &str| all.iter().map(|(_, graph)| hash(graph, stage)).collect::<BTreeSet<_>>().len();
+    assert_eq!([distinct("world"), distinct("sft"), distinct("codebook"), distinct("judge")], [1, 2, 4, 4]);
+    for (from, to, part) in [
+        ("runs = 2\n", "", "runs and run_seeded"),
+        ("run_seeded = [\"codebook\"]\n", "", "runs and run_seeded"),
+        ("[\"codebook\"]", "[\"moon\"]", "experiment.run_seeded: there is no stage moon"),
+        ("[\"codebook\"]", "[\"sft\"]", "sft stands in seeded, too"),
+    ] {
+        let path = written(folder.path(), &format!("{demo}\n{}", arms.replace(from, to)));
+        let told = graph(&path, &Given::default()).err().unwrap().to_string();
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[test]
 fn recipes_of_the_form_before_are_refused_with_the_same_in_the_form_of_now() {
     let folder = tempfile::tempdir().unwrap();
     // Real data are read for the hash; their content does not matter here.

@@ -11,6 +11,7 @@ use crate::lift::{
 use crate::rank::points;
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use taiji::encode::Encoder;
@@ -33,8 +34,9 @@ impl Stage for BackfillStage {
         "backfill"
     }
 
+    /// 2: what stands as of several moments is asked once, so batches are others, and vectors differ by rounding.
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn settings(&self) -> Value {
@@ -94,12 +96,25 @@ impl BackfillStage {
     ) -> Result<Vec<Embedded>, StageError> {
         let schema = PromptSchema::load(&inputs.one(Artefact::Examples)?.join("prompt.toml"))?;
         let prompt = |one: &Moment| dataset.prompt_input(&dataset.users[one.user], one.cut, schema.max_engagements);
-        let prompts: Vec<PromptInput> = all.iter().map(prompt).collect();
+        let (prompts, places) = distinct(all, all.iter().map(prompt));
+        let asked = self.ask(inputs, dataset, &prompts, threads)?;
+        Ok(places.into_iter().map(|place| asked[place].clone()).collect())
+    }
+
+    /// A text and its vector for each prompt, in order.
+    fn ask(
+        &self,
+        inputs: &Inputs,
+        dataset: &Dataset,
+        prompts: &[PromptInput],
+        threads: Option<usize>,
+    ) -> Result<Vec<Embedded>, StageError> {
+        inputs.progress().say(&format!("{} different prompts", prompts.len()));
         if self.settings.embed == Embed::History {
             return embedded(&encoder(inputs, threads)?, prompts.iter().map(history_text).collect(), inputs);
         }
         let models = open(inputs, &dataset.items, threads)?;
-        let answers = models.answer(&prompts)?;
+        let answers = models.answer(prompts)?;
         if self.settings.embed == Embed::Served {
             let served = answers.into_iter();
             let served = served.map(|answer| Embedded { text: answer.parsed.embedding_text(), vector: answer.vector });
@@ -110,8 +125,41 @@ impl BackfillStage {
     }
 }
 
+/// The different prompts, and the place of each moment's among them: where nothing happened in between, a user stands as before.
+fn distinct(moments: &[Moment], prompts: impl Iterator<Item = PromptInput>) -> (Vec<PromptInput>, Vec<usize>) {
+    let mut of_user: HashMap<usize, Vec<usize>> = HashMap::new();
+    let (mut all, mut places) = (Vec::new(), Vec::with_capacity(moments.len()));
+    for (moment, prompt) in moments.iter().zip(prompts) {
+        let known = of_user.entry(moment.user).or_default();
+        let place = known.iter().copied().find(|place| all[*place] == prompt);
+        places.push(place.unwrap_or_else(|| {
+            known.push(all.len());
+            all.push(prompt);
+            all.len() - 1
+        }));
+    }
+    (all, places)
+}
+
 /// Texts with their vectors, in order.
 fn embedded(encoder: &dyn Encoder, texts: Vec<String>, inputs: &Inputs) -> Result<Vec<Embedded>, StageError> {
     let vectors = encode(encoder, &texts, inputs.progress())?;
     Ok(texts.into_iter().zip(vectors).map(|(text, vector)| Embedded { text, vector }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Cut;
+
+    #[test]
+    fn what_stands_as_of_several_moments_is_asked_once() {
+        let moment = |user: usize, before_ms: i64| Moment { user, cut: Cut { engagements: 0, before_ms } };
+        let prompt = |query: &str| PromptInput { queries: vec![query.to_string()], ..PromptInput::default() };
+        let moments = [moment(0, 1), moment(1, 1), moment(0, 2), moment(0, 3), moment(1, 2)];
+        let prompts = ["a", "a", "a", "b", "a"].map(prompt);
+        let (all, places) = distinct(&moments, prompts.into_iter());
+        assert_eq!(places, [0, 1, 0, 2, 1]);
+        assert_eq!(all, ["a", "a", "b"].map(prompt));
+    }
 }

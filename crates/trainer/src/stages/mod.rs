@@ -7,6 +7,7 @@ mod align;
 mod answers;
 mod answers_worth;
 mod backfill;
+mod before;
 mod best_of;
 mod checkpoint;
 mod code_table;
@@ -27,6 +28,7 @@ mod rank;
 mod rank_figures;
 mod reason;
 mod roll_outs;
+mod sampled_labels;
 mod score;
 mod sequences;
 mod served;
@@ -61,9 +63,11 @@ const fn kind(name: &'static str, seeded: bool, make: Make) -> Kind {
 }
 
 /// All kinds; a new one is a file here and a line in this list.
-const KINDS: [Kind; 28] = [
+const KINDS: [Kind; 30] = [
     kind("synth", true, synth::make),
     kind("files", false, files::make),
+    kind("before", false, before::make),
+    kind("sampled-labels", true, sampled_labels::make),
     kind("checkpoint", false, checkpoint::make),
     kind("examples", true, examples::make),
     kind("reason", true, reason::make),

@@ -2,13 +2,14 @@
 
 use super::features::FEATURES_FILE;
 use super::judge::JUDGED_FILE;
-use super::rank_figures::{by_user, truth};
+use super::rank_figures::{by_user, lists_by_user, truth};
 use super::settings::{Context, KeyError, read, take, value};
 use crate::data::{Dataset, read_labels};
 use crate::evaluate::LookFigures;
 use crate::fit::training_progress;
 use crate::rank::{
-    FeatureLog, Inputs, Latency, Point, RankError, RankSettings, TargetFigures, Vocabulary, latency, points, train,
+    FeatureLog, Inputs, Latency, Point, RankError, RankSettings, TargetFigures, Vocabulary, catalogue_ndcg, latency,
+    points, train,
 };
 use crate::stage::{Artefact, Input, Inputs as Parents, Stage, StageError, write_json};
 use serde::{Deserialize, Serialize};
@@ -89,13 +90,18 @@ impl Stage for Rank {
         let settings = RankSettings { threads: threads.unwrap_or(self.settings.threads), ..self.settings.clone() };
         let progress = &mut *training_progress(parents.progress());
         let (din, report, scored) = train(&settings, &vocabulary, parts.each_ref(), folder, progress)?;
+        let mut metrics = by_user(&dataset, test, &scored)?;
+        if settings.catalogue_points > 0 {
+            let lists = catalogue_ndcg(&din, &vocabulary, test, &parts[2], settings.catalogue_points)?;
+            metrics.extend(lists_by_user(&lists));
+        }
         let judged = json!({
             "seconds": report.seconds,
             "points": report.points,
             "click": { "auc": report.click.auc, "log_loss": report.click.log_loss },
             "ctcvr": { "auc": report.ctcvr.auc, "log_loss": report.ctcvr.log_loss },
             "truth": truth(data, &labels, &dataset, test)?,
-            "looks": [LookFigures { step: None, metrics: by_user(&dataset, test, &scored)?, figures: Default::default(), texts: vec![] }],
+            "looks": [LookFigures { step: None, metrics, figures: Default::default(), texts: vec![] }],
         });
         write_json(&folder.join(JUDGED_FILE), &judged)?;
         let with = all.iter().filter(|point| as_of(point).is_some()).count();

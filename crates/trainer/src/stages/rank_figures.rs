@@ -4,7 +4,7 @@
 
 use crate::data::{Dataset, Label, find, read_events};
 use crate::evaluate::{PerUser, Values};
-use crate::rank::{Point, RankError, Scored, sessions};
+use crate::rank::{Point, PointNdcg, RankError, Scored, sessions};
 use crate::stage::StageError;
 use crate::stats::{auc, auc_by_group};
 use serde_json::{Value, json};
@@ -48,6 +48,20 @@ pub(super) fn by_user(
         add(format!("click_auc_{name}"), &shown, users.len(), "clicked")?;
     }
     Ok(metrics)
+}
+
+/// NDCG@10 of what was clicked, one value a user (mean over the user's points): among all items, and among those that were shown.
+pub(super) fn lists_by_user(lists: &[PointNdcg]) -> BTreeMap<String, PerUser> {
+    let mut users: BTreeMap<usize, Vec<&PointNdcg>> = BTreeMap::new();
+    lists.iter().for_each(|list| users.entry(list.user).or_default().push(list));
+    let mean = |of: &dyn Fn(&PointNdcg) -> f64| {
+        let values = users.values().map(|lists| lists.iter().map(|list| of(list)).sum::<f64>() / lists.len() as f64);
+        PerUser::Values(Values::new(&values.collect::<Vec<_>>()))
+    };
+    BTreeMap::from([
+        ("ndcg_10_catalogue".to_owned(), mean(&|list| list.catalogue)),
+        ("ndcg_10_shown".to_owned(), mean(&|list| list.shown)),
+    ])
 }
 
 /// Users by activity, then number, in three parts.
