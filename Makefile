@@ -6,7 +6,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 # What --version says. Of a tree without .git (a tarball) nothing is known, whatever repository it was unpacked in.
 export TAIJI_COMMIT := $(if $(wildcard .git),$(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null))
 
-.PHONY: help trl-check setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-read loadtest bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol smol-orft bench-groups bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank lift lift-more align simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
+.PHONY: help trl-check setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-read loadtest bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol smol-orft bench-groups bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank lift lift-more align align-more simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -82,8 +82,7 @@ pareto-lab: ## rules that make one advantage of two rewards, compared as docs/ex
 	$(CARGO) run --release --locked -p taiji-trainer --example pareto_lab -- docs/experiments/pareto.toml docs/results.md
 
 orft: build ## the experiment on reasons and their filters: arms × seeds, six hours on 2 cores in any number of pieces, then its tables
-	$(BIN)/taiji-trainer run --recipe models/orft.toml --jobs 2 --wait
-	$(BIN)/taiji-trainer contrasts docs/experiments/orft.toml --into docs/results.md --page .cache/experiments/orft.html
+	@bash scripts/experiments.sh orft
 
 real: build setup-tests ## train on instruments-mm, serve, feed 1,000 real histories, print the figures (needs TAIJI_DATA_DIR)
 	@python3 scripts/real.py
@@ -121,14 +120,16 @@ rank: build ## train a ranker on the generated world's impressions and print its
 	$(BIN)/taiji-trainer run --recipe models/rank.toml
 
 lift: build ## do taiji's features make a ranker better? Arms × seeds on two generated worlds and real purchases (TAIJI_DATA_DIR), resumable (three hours on 2 cores), then their tables
-	@bash scripts/lift.sh lift lift-old lift-beauty
+	@bash scripts/experiments.sh lift lift-old lift-beauty
 
 lift-more: build ## the same: how old features may be, and what they are made of; resumable (four hours on 2 cores)
-	@bash scripts/lift.sh lift-staleness lift-ablations
+	@bash scripts/experiments.sh lift-staleness lift-ablations
 
 align: build ## does alignment pay, and which rule combines its rewards best? Arms × seeds on the generated world, resumable (hours on 2 cores), then their tables
-	$(BIN)/taiji-trainer run --recipe models/align.toml --jobs 2 --wait
-	$(BIN)/taiji-trainer contrasts docs/experiments/align.toml --into docs/results.md --page .cache/experiments/align.html
+	@bash scripts/experiments.sh align
+
+align-more: build ## the same at other conflicts of the two rewards, and for a model that answers without reasons; resumable (two hours on 2 cores)
+	@bash scripts/experiments.sh align-60 align-94 align-no-think
 
 generative: build ## train a decoder on the semantic IDs of instruments, judge its lists on all test users (needs TAIJI_DATA_DIR)
 	@bash scripts/generative.sh

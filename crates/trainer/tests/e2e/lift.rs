@@ -88,6 +88,61 @@ fn rankers_with_features_of_the_past_and_without_make_rows_and_tables() {
     assert!(tables.contains("nothing is decided") && tables.contains("no rows yet"), "{tables}");
 }
 
+/// A log that says what was bought but not what was shown, by a recipe that says only in what it differs.
+#[test]
+fn purchases_after_a_day_are_ranked_beside_drawn_items_by_what_lay_before_it() {
+    ensure_encoder_checkpoint();
+    let folder = tempfile::tempdir().unwrap();
+    small(folder.path());
+    let recipe = folder.path().join("log.toml");
+    let text = r#"
+        name = "log"
+        epoch = 1
+        base = { recipe = "lift.toml", arms = ["none", "both"] }
+        [experiment]
+        name = "log"
+        [[stage]]
+        name = "data"
+        kind = "synth"
+        world = "reason"
+        users = 60
+        seed = 1
+        [[stage]]
+        name = "world"
+        kind = "before"
+        from = ["data"]
+        share = 0.6
+        [[stage]]
+        name = "ranked"
+        kind = "sampled-labels"
+        from = ["data"]
+        share = 0.6
+        negatives = 4
+        [[stage]]
+        name = "ranker"
+        catalogue_points = 12
+    "#;
+    std::fs::write(&recipe, text).unwrap();
+    let (rows, work) = (folder.path().join("rows"), folder.path().join("a"));
+    let told = run_in(&recipe, &work, &["--jobs", "2", "--rows", rows.to_str().unwrap()]).expect_code(0).stderr;
+    let both = row(&rows, "both");
+    let read = |stage: &str, kind: &str, file: &str| -> Vec<Value> {
+        let path = work.join("work").join(format!("{kind}-{}", both["stages"][stage].as_str().unwrap())).join(file);
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let time = |line: &Value| line["ts_ms"].as_i64().unwrap();
+    let (before, labels) = (read("world", "before", "events.jsonl"), read("ranked", "sampled-labels", "labels.jsonl"));
+    let (last, first) = (before.iter().map(time).max().unwrap(), labels.iter().map(time).min().unwrap());
+    assert!(last < first, "{last} {first}");
+    let bought = labels.iter().filter(|label| label["clicked"] == true).count();
+    assert_eq!(labels.len(), bought * 5, "{told}");
+    let metrics = &both["result"]["looks"][0]["metrics"];
+    let mean = |metric: &str| metrics[metric]["mean"].as_f64().unwrap();
+    assert!(mean("ndcg_10_catalogue") <= mean("ndcg_10_shown") && mean("ndcg_10_shown") <= 1.0, "{metrics}");
+    assert!(both["result"]["truth"].is_null() && both["seconds"]["ranker"].as_f64().unwrap() > 0.0, "{both}");
+}
+
 #[test]
 fn features_given_twice_and_a_share_above_one_are_refused_by_key() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make lift` and `make lift-more`: experiments NAME… of what taiji's features are worth to a ranker; arms × seeds, then their tables in
-# docs/results.md and a page each in .cache/experiments. Rows that are there are not made again; a killed run goes on. Real purchases come
-# from TAIJI_DATA_DIR: without it that set is left out, and said.
+# Experiments NAME…: models/NAME.toml, arms × seeds, two at once; then their tables in docs/results.md and a page each in .cache/experiments.
+# Rows that are there are not made again; a killed run goes on. Real purchases come from TAIJI_DATA_DIR: without it that set is left out,
+# and said.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 trainer=${CARGO_TARGET_DIR:-target}/release/taiji-trainer
