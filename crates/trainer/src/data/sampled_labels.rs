@@ -14,6 +14,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// Draws for one item until it is given up: only users who have nearly everything need more.
 const TRIES: usize = 200;
@@ -24,6 +25,8 @@ const TRIES: usize = 200;
 pub struct SampledLabelSettings {
     /// Share of the events that lie before the labels.
     pub share: f64,
+    /// Sessions from this instant on are left out: of a log whose end is not to be trusted.
+    pub until_ms: Option<i64>,
     /// Items drawn beside each bought one.
     pub negatives: usize,
     /// Most sessions; which of more, is drawn.
@@ -36,7 +39,7 @@ pub struct SampledLabelSettings {
 
 impl Default for SampledLabelSettings {
     fn default() -> Self {
-        Self { share: 0.7, negatives: 9, points: 15_000, min_history: 3, seed: 7 }
+        Self { share: 0.7, until_ms: None, negatives: 9, points: 15_000, min_history: 3, seed: 7 }
     }
 }
 
@@ -50,7 +53,7 @@ struct Session<'a> {
 /// of the first purchase, before which lies what is known.
 pub fn sampled_labels(dataset: &Dataset, from_ms: i64, settings: &SampledLabelSettings) -> Vec<Label> {
     let all: Vec<Session> = (0..dataset.users.len())
-        .flat_map(|user| sessions(dataset, user, from_ms))
+        .flat_map(|user| sessions(dataset, user, from_ms..settings.until_ms.unwrap_or(i64::MAX)))
         .filter(|session| known_before(dataset, session) >= settings.min_history)
         .collect();
     let pool: Vec<&str> = all.iter().flat_map(|session| &session.bought).map(|one| one.item_id.as_str()).collect();
@@ -63,10 +66,10 @@ pub fn sampled_labels(dataset: &Dataset, from_ms: i64, settings: &SampledLabelSe
 }
 
 /// A user's purchases of items with text, by day.
-fn sessions(dataset: &Dataset, user: usize, from_ms: i64) -> Vec<Session<'_>> {
+fn sessions(dataset: &Dataset, user: usize, when: Range<i64>) -> Vec<Session<'_>> {
     let engagements = &dataset.users[user].engagements;
     let bought = engagements.iter().filter(|one| one.action == DEFAULT_TARGET && one.item.is_some());
-    let later: Vec<&Behaviour> = bought.filter(|one| one.ts_ms >= from_ms).collect();
+    let later: Vec<&Behaviour> = bought.filter(|one| when.contains(&one.ts_ms)).collect();
     let days = later.chunk_by(|left, right| day_of(left.ts_ms) == day_of(right.ts_ms));
     days.map(|bought| Session { user, bought: bought.to_vec() }).collect()
 }
@@ -187,6 +190,8 @@ mod tests {
         // Three earlier purchases lie before days 3 to 9.
         let all = SampledLabelSettings::default();
         assert_eq!(count(&all, START), 40 * 7);
+        let until_ms = Some(START + 5 * DAY);
+        assert_eq!(count(&SampledLabelSettings { until_ms, ..all.clone() }, START), 40 * 2);
         assert_eq!(count(&SampledLabelSettings { min_history: 100, ..all }, START), 0);
     }
 }
