@@ -128,8 +128,8 @@ lift-more: build ## the same: how old features may be, and what they are made of
 align: build ## does alignment pay, and which rule combines its rewards best? Arms × seeds on the generated world, resumable (hours on 2 cores), then their tables
 	@bash scripts/experiments.sh align
 
-align-more: build ## the same at other conflicts of the two rewards, and for a model that answers without reasons; resumable (two hours on 2 cores)
-	@bash scripts/experiments.sh align-60 align-94 align-no-think
+align-more: build ## the same on three policies of the start, at other conflicts of the two rewards, and for a model that answers without reasons; resumable (four hours on 2 cores)
+	@bash scripts/experiments.sh align-default align-60 align-94 align-no-think
 
 generative: build ## train a decoder on the semantic IDs of instruments, judge its lists on all test users (needs TAIJI_DATA_DIR)
 	@bash scripts/generative.sh
