@@ -47,7 +47,7 @@ k8s-rules: ## the alerts as a PrometheusRule: k8s/monitoring/prometheus-rules.ya
 lint: ## formatting and clippy, as CI checks them
 	cargo fmt --all -- --check
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
-	cargo clippy --release --workspace --bench ingest --bench llm_worker --locked -- -D warnings
+	cargo clippy --release --workspace --bench ingest --bench llm_worker --bench sft_worker --locked -- -D warnings
 
 ci: ## all that CI runs, in its order (45 minutes on 2 cores)
 	@bash .ci/run

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use taiji_trainer::fit::{AdamW, AdamWSettings, Gradients, ParameterSet};
-use taiji_trainer::model::lora::adapter_groups;
+use taiji_trainer::model::lora::with_adapter_groups;
 use taiji_trainer::model::{Decoder, LoraSettings, TokenBatch, TrainBatch, load_checkpoint};
 use taiji_trainer::objective::CrossEntropy;
 
@@ -43,8 +43,9 @@ fn answer(folder: &std::path::Path, setting: &Setting) -> Fallible<()> {
     let mut groups = Vec::new();
     if setting.rank > 0 {
         let alpha = 2.0 * setting.rank as f64;
-        decoder.add_adapters(&LoraSettings { rank: setting.rank, alpha, ..LoraSettings::default() }, 1)?;
-        groups.extend(adapter_groups());
+        let lora = LoraSettings { rank: setting.rank, alpha, ..LoraSettings::default() };
+        decoder.add_adapters(&lora, 1)?;
+        groups = with_adapter_groups(&groups, Some(&lora));
     }
     let set = ParameterSet::grouped(&decoder, &groups, setting.lr)?;
     let mut optimizer = AdamW::new(set, AdamWSettings::default());
