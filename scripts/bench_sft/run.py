@@ -44,7 +44,8 @@ def random_model(folder, vocabulary, width, layers, heads, kv_heads, ffn):
 class Worker:
     def __init__(self, command, folder):
         one = dict.fromkeys(["OMP_NUM_THREADS", "RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"], "1")
-        environment = {**os.environ, **one, "TOKENIZERS_PARALLELISM": "false"}
+        # The second as a run of a recipe has it (crates/trainer/src/workers.rs).
+        environment = {**os.environ, **one, "MIMALLOC_PURGE_DELAY": "-1", "TOKENIZERS_PARALLELISM": "false"}
         self.process = subprocess.Popen(
             [*command, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, stderr=subprocess.DEVNULL)
 
