@@ -16,7 +16,7 @@ for name in "$@"; do
       left_out=$((left_out + 1))
       continue
     fi
-    [ -f "$folder/events.jsonl" ] || "$trainer" import amazon --interactions "$interactions" --items "$from/beauty.items.jsonl.gz" --out "$folder"
+    "$trainer" import amazon --interactions "$interactions" --items "$from/beauty.items.jsonl.gz" --out "$folder"
     data=(--data "$folder")
   fi
   "$trainer" run --recipe "models/$name.toml" "${data[@]}" --jobs 2 --wait

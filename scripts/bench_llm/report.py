@@ -74,7 +74,9 @@ def write_page(name, entry, begin="<!-- bench-llm:begin -->", end="<!-- bench-ll
     sections, current = {}, None
     for line in kept.strip("\n").splitlines():
         head = re.match(r"\*\*([a-z-]+)\*\*: ", line)
-        current = head[1] if head and head[1] in ORDER else current
+        current = head[1] if head else current
+        if current not in ORDER:
+            raise SystemExit(f"bench-llm: {PAGE}: {line!r} is of no section of {', '.join(ORDER)}; put it outside of the markers")
         sections.setdefault(current, []).append(line)
     sections[name] = section(name, entry)
     lines = [line for known in ORDER if known in sections for line in ["\n".join(sections[known]).strip("\n"), ""]]

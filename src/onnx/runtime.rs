@@ -84,9 +84,10 @@ pub fn environment(explicit: Option<&Path>) -> Result<Environment, RuntimeError>
 }
 
 /// What the runtime says of itself. It makes the text of every message that its level allows, several for each node of a graph, before anybody
-/// is asked whether it is wanted: at `ort`'s own level, the lowest, that is a thirtieth of a small model's step.
+/// is asked whether it is wanted: at `ort`'s own level, the lowest, that is a part of a small model's step. So it warns, and tells the rest
+/// only where `ort` is traced.
 fn log_level() -> LogLevel {
-    match tracing::enabled!(target: "ort", tracing::Level::DEBUG) {
+    match tracing::enabled!(target: "ort::logging", tracing::Level::TRACE) {
         true => LogLevel::Verbose,
         false => LogLevel::Warning,
     }

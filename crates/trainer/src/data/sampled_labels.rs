@@ -2,11 +2,11 @@
 //!
 //! In: a dataset and the day from which on purchases are told. Out: [`Label`]s, a session a user and day. Called by `stages`.
 //!
-//! What was not bought is drawn as often as it is bought by others in these sessions: how popular an item is says nothing of whether it is
-//! the bought one (the other way, drawing evenly, rewards whoever counts). A ranker's chance of a click is then that of being bought among
-//! the drawn, not the share of impressions that are clicked.
+//! What was not bought is drawn as often as others buy it in the days around: how popular an item is then says nothing of whether it is the
+//! bought one. Drawn evenly, it would reward whoever counts; drawn from all days, it would show in training what sells later only, and
+//! turn round what popularity says. A ranker's chance of a click is that of being bought among the drawn, not a share of impressions.
 
-use super::time_split::day_of;
+use super::time_split::{DAY_MS, day_of};
 use super::{Behaviour, DEFAULT_TARGET, Dataset, Label};
 use crate::draw::choice;
 use rand::SeedableRng;
@@ -29,6 +29,8 @@ pub struct SampledLabelSettings {
     pub until_ms: Option<i64>,
     /// Items drawn beside each bought one.
     pub negatives: usize,
+    /// They are drawn from what was bought in so many days before and behind a session.
+    pub days: i64,
     /// Most sessions; which of more, is drawn.
     pub points: usize,
     /// Engagements with text that a user has before a session.
@@ -39,7 +41,7 @@ pub struct SampledLabelSettings {
 
 impl Default for SampledLabelSettings {
     fn default() -> Self {
-        Self { share: 0.7, until_ms: None, negatives: 9, points: 15_000, min_history: 3, seed: 7 }
+        Self { share: 0.7, until_ms: None, negatives: 9, days: 7, points: 15_000, min_history: 3, seed: 7 }
     }
 }
 
@@ -56,13 +58,21 @@ pub fn sampled_labels(dataset: &Dataset, from_ms: i64, settings: &SampledLabelSe
         .flat_map(|user| sessions(dataset, user, from_ms..settings.until_ms.unwrap_or(i64::MAX)))
         .filter(|session| known_before(dataset, session) >= settings.min_history)
         .collect();
-    let pool: Vec<&str> = all.iter().flat_map(|session| &session.bought).map(|one| one.item_id.as_str()).collect();
+    let mut pool: Vec<(i64, &str)> =
+        all.iter().flat_map(|session| &session.bought).map(|one| (one.ts_ms, one.item_id.as_str())).collect();
+    pool.sort_unstable();
     let mut random = ChaCha8Rng::seed_from_u64(settings.seed);
     let mut chosen: Vec<usize> = (0..all.len()).collect();
     chosen.shuffle(&mut random);
     chosen.truncate(settings.points);
     chosen.sort_unstable();
-    chosen.into_iter().flat_map(|place| labels(dataset, &all[place], &pool, settings.negatives, &mut random)).collect()
+    let near = |session: &Session<'_>| {
+        let (ts_ms, reach) = (session.bought[0].ts_ms, settings.days.saturating_mul(DAY_MS));
+        let at = |instant: i64| pool.partition_point(|(bought_ms, _)| *bought_ms < instant);
+        &pool[at(ts_ms.saturating_sub(reach))..at(ts_ms.saturating_add(reach))]
+    };
+    let of = |place: usize| labels(dataset, &all[place], near(&all[place]), settings.negatives, &mut random);
+    chosen.into_iter().flat_map(of).collect()
 }
 
 /// A user's purchases of items with text, by day.
@@ -83,7 +93,7 @@ fn known_before(dataset: &Dataset, session: &Session<'_>) -> usize {
 fn labels(
     dataset: &Dataset,
     session: &Session<'_>,
-    pool: &[&str],
+    pool: &[(i64, &str)],
     negatives: usize,
     random: &mut ChaCha8Rng,
 ) -> Vec<Label> {
@@ -97,8 +107,8 @@ fn labels(
         session.bought.iter().filter(|one| bought.insert(&one.item_id)).map(|one| (one.item_id.as_str(), true)),
     );
     for _ in 0..shown.len() * negatives {
-        let drawn = (0..TRIES).filter_map(|_| choice(pool, random)).find(|item| !own.contains(*item));
-        let Some(&item) = drawn else { break };
+        let drawn = (0..TRIES).filter_map(|_| choice(pool, random)).find(|(_, item)| !own.contains(item));
+        let Some(&(_, item)) = drawn else { break };
         own.insert(item);
         shown.push((item, false));
     }
@@ -176,6 +186,26 @@ mod tests {
         assert!((8..32).contains(&first), "{first} of 40 sessions begin with a bought one");
         // Item 0 was bought before the labels begin: it is in no pool.
         assert!(labels.iter().all(|label| label.item_id != "0"));
+    }
+
+    #[test]
+    fn what_sells_later_only_is_beside_nothing_earlier() {
+        let dataset = dataset();
+        let settings = SampledLabelSettings { days: 1, ..SampledLabelSettings::default() };
+        let labels = sampled_labels(&dataset, START + 5 * DAY, &settings);
+        let days: HashSet<i64> =
+            labels.iter().filter(|label| label.item_id == "0").map(|label| (label.ts_ms - START) / DAY).collect();
+        // Bought on day 8 by everybody, who are then never shown it as a thing not bought.
+        assert_eq!(days, HashSet::from([8]));
+        let bought_on = |day: i64| -> HashSet<String> {
+            let all = dataset.users.iter().flat_map(|user| &user.engagements);
+            all.filter(|one| (one.ts_ms - START) / DAY == day).map(|one| one.item_id.clone()).collect()
+        };
+        for label in labels.iter().filter(|label| !label.clicked) {
+            let day = (label.ts_ms - START) / DAY;
+            let near = [day - 1, day, day + 1].into_iter().any(|day| bought_on(day).contains(&label.item_id));
+            assert!(near, "{label:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{DataError, find, read_events};
 use std::path::Path;
 use taiji::event::ActionTable;
 
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+pub(crate) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Beginning of the day (UTC) of an instant.
 pub(crate) fn day_of(ms: i64) -> i64 {

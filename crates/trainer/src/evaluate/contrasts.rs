@@ -3,7 +3,7 @@
 //! In: `docs/experiments/<name>.toml` and the rows of its arms and seeds. Out: Markdown. Judged by the declaration alone. As long as rows
 //! are missing nothing is decided, and that is said. Caller: `taiji-trainer contrasts`.
 
-use super::LookFigures;
+use super::{LookFigures, PerUser};
 use crate::stats::{Contrast, Experiment, Interval, Sample, StatsError, Verdict, interval, put_into};
 use serde::Deserialize;
 use serde_json::Value;
@@ -90,6 +90,26 @@ impl Rows {
             if !experiment.arms.contains(&row.arm) {
                 return Err(refuse(&path, format!("arm {} is not declared", row.arm)));
             }
+            let run = row.run.unwrap_or(1) as usize;
+            if run == 0 || run > experiment.runs || row.run.is_some() != (experiment.runs > 1) {
+                let message = format!(
+                    "is run {run}, and {} runs of a seed are declared: remove the file, or declare runs as the recipe has them",
+                    experiment.runs
+                );
+                return Err(refuse(&path, message));
+            }
+            if rows.iter().any(|other| (&other.arm, other.seed, other.run) == (&row.arm, row.seed, row.run)) {
+                return Err(refuse(
+                    &path,
+                    "is of the same arm, seed and run as another file: remove one of both".into(),
+                ));
+            }
+            let metrics = row.result.looks.iter().flat_map(|look| look.metrics.values());
+            if let Some(users) = metrics.map(PerUser::users).max().filter(|users| *users != experiment.users) {
+                let message =
+                    format!("has figures of {users} users, {} are declared: declare what is judged", experiment.users);
+                return Err(refuse(&path, message));
+            }
             if row.result.looks.len() != experiment.stop.looks.len() {
                 let (found, declared) = (row.result.looks.len(), experiment.stop.looks.len());
                 return Err(refuse(&path, format!("has {found} looks, {declared} are declared")));
@@ -168,7 +188,9 @@ impl Rows {
             let rows: Vec<&Row> = self.of(arm).collect();
             let Some(first) = rows.first() else { continue };
             let pairs = &first.result.pairs;
-            let mut cells = vec![arm.clone(), rows.len().to_string()];
+            let seeds = rows.iter().map(|row| row.seed).collect::<BTreeSet<_>>().len();
+            let runs = if self.experiment.runs > 1 { format!(" ({} runs)", rows.len()) } else { String::new() };
+            let mut cells = vec![arm.clone(), format!("{seeds}{runs}")];
             if has_pairs {
                 cells.extend([pairs["pairs"].to_string(), pairs["distinct_prompts"].to_string()]);
                 cells.push(wrong_share(&pairs["planted_taken"]));
@@ -393,6 +415,7 @@ mod tests {
         }
         let told = || Rows::read(&declaration, &folder.path().join("trial")).unwrap().markdown().unwrap();
         let early = told();
+        assert!(Rows::read(&declaration, &folder.path().join("trial")).unwrap().page().is_ok());
         assert!(early.contains("6 of 8 rows") && early.contains("1 of 2 seeds: nothing is decided"), "{early}");
         write("plain", 2, 2, 2);
         write("filtered", 2, 2, 8);
@@ -400,5 +423,17 @@ mod tests {
         // (.4 + .8) / 2 - .2, at both seeds.
         assert!(whole.contains("| helps | l3 | +0.4000 | "), "{whole}");
         assert!(whole.contains("| seconds of all stages |") && whole.contains(" | 22 |"), "{whole}");
+        assert!(whole.contains("| plain | 2 (4 runs) |"), "{whole}");
+        write("plain", 2, 3, 2);
+        let refused = |declared: &str| {
+            std::fs::write(&declaration, declared).unwrap();
+            Rows::read(&declaration, &folder.path().join("trial")).unwrap_err().to_string()
+        };
+        let runs = DECLARED.replace("seeds = 2", "seeds = 2\nruns = 2");
+        let surplus = refused(&runs);
+        assert!(surplus.contains("plain-2.3.json") && surplus.contains("is run 3, and 2 runs"), "{surplus}");
+        std::fs::remove_file(folder.path().join("trial/plain-2.3.json")).unwrap();
+        assert!(refused(DECLARED).contains("1 runs of a seed are declared"));
+        assert!(refused(&runs.replace("users = 40", "users = 41")).contains("figures of 40 users, 41 are declared"));
     }
 }

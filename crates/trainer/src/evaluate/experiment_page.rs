@@ -136,6 +136,9 @@ impl Rows {
             return Ok(None);
         }
         let seeds: Vec<u64> = self.seeds(arm).into_iter().collect();
+        if seeds.is_empty() {
+            return Ok(None);
+        }
         self.sample(arm, &seeds, metric, look).map(Some)
     }
 }

@@ -39,6 +39,14 @@ impl PerUser {
         }
     }
 
+    /// How many there are.
+    pub fn users(&self) -> usize {
+        match self {
+            PerUser::Hits(hits) => hits.users,
+            PerUser::Values(values) => values.users,
+        }
+    }
+
     /// One a user; `None` if the row is torn.
     pub fn values(&self) -> Option<Vec<f64>> {
         match self {

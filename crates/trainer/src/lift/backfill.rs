@@ -55,7 +55,7 @@ pub fn history_text(input: &PromptInput) -> String {
 pub struct BackfillSettings {
     /// What is embedded.
     pub embed: Embed,
-    /// Features are so much older than what was done last before a point.
+    /// Features are made so long before a point.
     pub age_ms: i64,
     /// Sessions that the features have not seen: 0 = made just before the point.
     pub sessions_behind: usize,

@@ -1,6 +1,6 @@
 //! Vectors of items from what people do after one another, without any text: the usual rival of vectors out of a language model.
 //!
-//! In: a dataset whose users no ranker sees. Out: a vector an item: the rows of the co-occurrence matrix, projected on its strongest
+//! In: a dataset whose users no ranker sees, or a log up to the ranker's first day. Out: a vector an item: the rows of the co-occurrence matrix, projected on its strongest
 //! directions (truncated SVD by subspace iteration: Halko, Martinsson and Tropp 2011, algorithm 4.4; the directions are found up to a
 //! rotation, which no cosine sees). Called by `stages`.
 

@@ -78,18 +78,19 @@ pub fn feature_lines(
     for point in points {
         let key = (point.user, point.cut.before_ms);
         let Some((entry, vector)) = own.get(&key) else { continue };
-        let moment = Moment::before(parts.dataset, point.user, entry.1);
-        let generation = parts.backfill.generations.as_of(key.1);
-        let neighbour = match generation {
-            Some(place) => choose(parts, settings, &members[place], place, (moment, key.1), vector)?,
+        let made_ms = entry.1;
+        let moment = Moment::before(parts.dataset, point.user, made_ms);
+        // What was made at a moment shows a neighbour of then, as that one was then.
+        let neighbour = match parts.backfill.generations.as_of(made_ms) {
+            Some(place) => choose(parts, settings, &members[place], place, (moment, made_ms), vector)?,
             None => None,
         };
         let codes = parts.codebook.encode(vector)?;
-        let shown = neighbour.map(|user| shown_before(parts.dataset, user, day_of(key.1))).unwrap_or_default();
+        let shown = neighbour.map(|user| shown_before(parts.dataset, user, day_of(made_ms))).unwrap_or_default();
         lines.push(FeatureLine {
             user_id: parts.dataset.users[point.user].user_id.clone(),
             // What they were made of is older.
-            generated_at_ms: entry.1 - 1,
+            generated_at_ms: made_ms - 1,
             point_ms: Some(key.1),
             sparse_ids: codes.into_iter().map(u32::from).collect(),
             item_ids: shown.into_iter().take(settings.cross).map(|behaviour| behaviour.item_id).collect(),

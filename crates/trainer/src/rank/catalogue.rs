@@ -1,7 +1,8 @@
 //! The whole catalogue ranked at a point: where does what was clicked stand?
 //!
 //! In: a trained model, test points and their rows. Out: NDCG@10 a point. Called by `stages`. Figures among drawn items depend on how they are
-//! drawn (Krichene and Rendle, KDD 2020); these do not.
+//! drawn (Krichene and Rendle, KDD 2020). A model that was taught among items drawn by their popularity has left it out of its chances:
+//! ranking all items, it is put back in.
 
 use super::batch::Batch;
 use super::inputs::{ItemFields, Row};
@@ -24,13 +25,22 @@ pub struct PointNdcg {
     pub shown: f64,
 }
 
-/// Of at most `count` points with a click, evenly over `points`, whose rows `inputs` are. By P(click); equals count half.
+/// ln(1 + clicks) of each item of the catalogue among some points.
+pub fn popularity(points: &[Point], items: usize) -> Vec<f64> {
+    let mut clicks = vec![0.0_f64; items];
+    let clicked = points.iter().flat_map(|point| &point.impressions).filter(|one| one.clicked);
+    clicked.for_each(|one| clicks[one.item] += 1.0);
+    clicks.into_iter().map(f64::ln_1p).collect()
+}
+
+/// Of at most `count` points with a click, evenly over `points`, whose rows `inputs` are. By the logit of P(click), and among all items with
+/// `prior` (one an item) added; equals count half.
 pub fn catalogue_ndcg(
     din: &Din,
     vocabulary: &Vocabulary,
     points: &[Point],
     inputs: &Inputs,
-    count: usize,
+    (count, prior): (usize, Option<&[f64]>),
 ) -> Result<Vec<PointNdcg>, RankError> {
     // Items that the model cannot tell apart are scored once.
     let mut distinct: Vec<ItemFields> = Vec::new();
@@ -44,11 +54,13 @@ pub fn catalogue_ndcg(
     let places: Vec<usize> = vocabulary.items.iter().map(&mut place_of).collect();
     let clicked = points.iter().zip(&inputs.rows).filter(|(point, _)| point.impressions.iter().any(|one| one.clicked));
     let clicked: Vec<(&Point, &Row)> = clicked.collect();
-    let step = clicked.len().div_ceil(count.max(1)).max(1);
-    let of = |(point, row): &(&Point, &Row)| {
-        let chances = chances(din, row, &distinct)?;
-        let scores: Vec<f64> = places.iter().map(|place| chances[*place]).collect();
-        let own: Vec<f64> = point.impressions.iter().map(|one| scores[one.item]).collect();
+    let taken = count.min(clicked.len());
+    let of = |place: usize| {
+        let (point, row) = clicked[place * clicked.len() / taken];
+        let logits = logits(din, row, &distinct)?;
+        let own: Vec<f64> = point.impressions.iter().map(|one| logits[places[one.item]]).collect();
+        let prior = |item: usize| prior.map_or(0.0, |prior| prior[item]);
+        let scores: Vec<f64> = places.iter().enumerate().map(|(item, place)| logits[*place] + prior(item)).collect();
         let hits = || point.impressions.iter().enumerate().filter(|(_, one)| one.clicked);
         let mean = |worth: &dyn Fn(usize, usize) -> f64| {
             hits().map(|(place, one)| worth(place, one.item)).sum::<f64>() / hits().count() as f64
@@ -59,11 +71,11 @@ pub fn catalogue_ndcg(
             shown: mean(&|place, _| ndcg(rank_by_score(&own, place), LIST)),
         })
     };
-    clicked.iter().step_by(step).map(of).collect()
+    (0..taken).map(of).collect()
 }
 
 /// Logits of P(click) of items for one row.
-fn chances(din: &Din, row: &Row, items: &[ItemFields]) -> Result<Vec<f64>, RankError> {
+fn logits(din: &Din, row: &Row, items: &[ItemFields]) -> Result<Vec<f64>, RankError> {
     let mut all = Vec::with_capacity(items.len());
     for part in items.chunks(SCORED_ITEMS) {
         let asked = Row { shown: part.iter().map(|fields| (*fields, false, false)).collect(), ..row.clone() };

@@ -26,7 +26,7 @@ mod training;
 #[cfg(test)]
 mod tests;
 
-pub use catalogue::{PointNdcg, catalogue_ndcg};
+pub use catalogue::{PointNdcg, catalogue_ndcg, popularity};
 pub use din::Din;
 pub use file::Ranker;
 pub use inputs::{FeatureShape, Features, Inputs, Vocabulary};

@@ -37,6 +37,9 @@ pub struct RankSettings {
     /// Test points with a click for which the whole catalogue is ranked, too; 0 = none.
     #[serde(skip_serializing_if = "is_default")]
     pub catalogue_points: usize,
+    /// Whether how often an item was clicked in training is put back in there: for labels whose items were drawn by it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub catalogue_popularity: bool,
     /// Factor of the width of all layers.
     pub width: f64,
     /// Seed of weights, order and dropout.
@@ -67,6 +70,7 @@ impl Default for RankSettings {
             clip_norm: 1.0,
             feature_dropout: 0.1,
             catalogue_points: 0,
+            catalogue_popularity: false,
             width: 1.0,
             seed: 7,
             threads: 0,

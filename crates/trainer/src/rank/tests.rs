@@ -331,7 +331,7 @@ fn a_catalogue_is_ranked_as_impressions_are_scored() {
     let (vocabulary, inputs) = encoded(&dataset, &all, &[], (0, 0));
     let din = Din::random(&vocabulary, 1.0, 3).unwrap();
     let clicked: Vec<&Point> = all.iter().filter(|point| point.impressions.iter().any(|one| one.clicked)).collect();
-    let lists = catalogue_ndcg(&din, &vocabulary, &all, &inputs, usize::MAX).unwrap();
+    let lists = catalogue_ndcg(&din, &vocabulary, &all, &inputs, (usize::MAX, None)).unwrap();
     assert_eq!(lists.len(), clicked.len());
     assert!(lists.iter().all(|list| [list.catalogue, list.shown].iter().all(|worth| (0.0..=1.0).contains(worth))));
 
@@ -345,5 +345,11 @@ fn a_catalogue_is_ranked_as_impressions_are_scored() {
     let worth = |item: &usize| crate::evaluate::ndcg(crate::evaluate::rank_by_score(&scores, *item), 10);
     let by_hand = items.iter().map(worth).sum::<f64>() / items.len() as f64;
     assert!((lists[0].catalogue - by_hand).abs() < 1e-9, "{} {by_hand}", lists[0].catalogue);
-    assert!((1..=5).contains(&catalogue_ndcg(&din, &vocabulary, &all, &inputs, 5).unwrap().len()));
+    let popular: Vec<f64> = (0..dataset.items.len()).map(|item| if item == items[0] { 1e3 } else { 0.0 }).collect();
+    let five = catalogue_ndcg(&din, &vocabulary, &all, &inputs, (5, Some(&popular))).unwrap();
+    assert_eq!(five.len(), 5);
+    assert_eq!((five[0].shown, five[0].catalogue > 0.999 / items.len() as f64), (lists[0].shown, true));
+    let clicks = popularity(&all, dataset.items.len());
+    let at_first = all.iter().flat_map(|point| &point.impressions).filter(|one| one.clicked && one.item == items[0]);
+    assert!((clicks[items[0]] - (1.0 + at_first.count() as f64).ln()).abs() < 1e-12);
 }

@@ -151,7 +151,13 @@ struct Ranking<'a> {
 impl Ranking<'_> {
     /// Hash of everything that decides the result.
     fn run_id(&self) -> Result<String, RankError> {
-        let decisive = RankSettings { threads: 0, checkpoint_every: 0, catalogue_points: 0, ..self.settings.clone() };
+        let decisive = RankSettings {
+            threads: 0,
+            checkpoint_every: 0,
+            catalogue_points: 0,
+            catalogue_popularity: false,
+            ..self.settings.clone()
+        };
         let text = serde_json::to_string(&decisive)
             .map_err(|error| RankError::Settings { field: "settings", message: error.to_string() })?;
         let mut hash = Sha256::new();

@@ -147,7 +147,10 @@ impl Recipe {
                     }
                     if experiment.run_seeded.contains(&entry.name) {
                         // Different for every seed and run.
-                        entry.settings.insert("seed".into(), seed_value(seed * experiment.runs + run - 1));
+                        entry.settings.insert(
+                            "seed".into(),
+                            seed_value(seed.wrapping_mul(experiment.runs).wrapping_add(run - 1)),
+                        );
                     }
                 }
                 let trial = Trial { arm: arm.clone(), seed, run: (experiment.runs > 1).then_some(run) };

@@ -28,6 +28,11 @@ pub(super) fn resolved(folder: &Path, table: Table) -> Result<Table, String> {
     if table.contains_key("base") && names.into_iter().flatten().any(|table| !table.contains_key("name")) {
         return Err("name: is missing; a recipe with a base, and its [experiment], have names of their own".into());
     }
+    let stages = table.get("stage").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let twice = |place: &usize| stages[..*place].iter().any(|other| other.get("name") == stages[*place].get("name"));
+    if let Some(name) = (0..stages.len()).find(twice).and_then(|place| stages[place].get("name")) {
+        return Err(format!("stage {name}: two stages have this name"));
+    }
     resolve(folder, table, MOST_DEEP)
 }
 
@@ -62,6 +67,9 @@ fn resolve(folder: &Path, mut own: Table, deep: usize) -> Result<Table, String> 
 
 /// Leaves the arms that were asked for; none without an experiment.
 fn keep_arms(base: &mut Table, wanted: Option<Vec<String>>, is_experiment: bool) -> Result<(), String> {
+    if wanted.is_some() && !(is_experiment && base.contains_key("arms")) {
+        return Err("arms are named where the recipe has no [experiment], or its base no arms".into());
+    }
     if !is_experiment {
         base.remove("experiment");
         base.remove("arms");
@@ -206,6 +214,8 @@ mod tests {
             ("base = { recipe = \"first.toml\", arms = [\"four\"] }\n[experiment]\nname = \"x\"", "no arm four"),
             ("base = \"first.toml\"\n[[stage]]\nname = \"z\"\nusers = 1", "no stage of this name"),
             ("base = \"first.toml\"\n[experiment]\nseeds = [3]", "names of their own"),
+            ("base = { recipe = \"first.toml\", arms = [\"two\"] }", "no [experiment]"),
+            ("base = \"first.toml\"\n[[stage]]\nname = \"a\"\n[[stage]]\nname = \"a\"", "two stages have this name"),
         ] {
             let message = over(&format!("name = \"second\"\n{text}")).unwrap_err();
             assert!(message.contains(said), "{message}");

@@ -26,7 +26,8 @@ pub struct Row {
     pub commit: Option<String>,
     /// Stage → its hash.
     pub stages: BTreeMap<String, String>,
-    /// Stage → how long it took (s), on as many threads as the run gave it: one with `--jobs` 2 or more.
+    /// Stage → how long it took (s), on as many threads as its run had: one with `--jobs` 2 or more. Of a stage that went on after a kill,
+    /// only the last part; of one that several arms share, all of it in each row.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub seconds: BTreeMap<String, f64>,
     /// The figures of the experiment's stage.

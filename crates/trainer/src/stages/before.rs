@@ -50,7 +50,7 @@ impl Stage for Before {
         Artefact::Data
     }
 
-    /// The catalogue stays whole, and profiles that have no time with it; what a generated world knows of a user's end is left out.
+    /// The catalogue stays whole (titles of what is sold later are known, that it sells is not), and profiles that have no time with it; what a generated world knows of a user's end is left out.
     fn run(&self, inputs: &Inputs, folder: &Path, _: Option<usize>) -> Result<(), StageError> {
         let data = inputs.one(Artefact::Data)?;
         let until_ms = split_day(data, self.settings.share)?;
@@ -59,6 +59,10 @@ impl Stage for Before {
         let counted = read_events(&path, ActionTable::default())?.inspect(|_| all += 1);
         let is_before = |event: &Result<Event, _>| event.as_ref().map_or(true, |event| event.ts_ms < until_ms);
         let events: Vec<Event> = counted.filter(is_before).collect::<Result<_, _>>()?;
+        if events.is_empty() {
+            let message = format!("{}: none of {all} events is before {until_ms} ms, give more", self.settings.share);
+            return Err(StageError::Setting { key: "share", message });
+        }
         inputs.progress().say(&format!("{} of {all} events are before {until_ms} ms", events.len()));
         write_jsonl(&folder.join("events.jsonl"), events)?;
         if let Some(items) = find(data, "items.jsonl") {

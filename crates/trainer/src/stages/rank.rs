@@ -9,7 +9,7 @@ use crate::evaluate::LookFigures;
 use crate::fit::training_progress;
 use crate::rank::{
     FeatureLog, Inputs, Latency, Point, RankError, RankSettings, TargetFigures, Vocabulary, catalogue_ndcg, latency,
-    points, train,
+    points, popularity, train,
 };
 use crate::stage::{Artefact, Input, Inputs as Parents, Stage, StageError, write_json};
 use serde::{Deserialize, Serialize};
@@ -92,7 +92,9 @@ impl Stage for Rank {
         let (din, report, scored) = train(&settings, &vocabulary, parts.each_ref(), folder, progress)?;
         let mut metrics = by_user(&dataset, test, &scored)?;
         if settings.catalogue_points > 0 {
-            let lists = catalogue_ndcg(&din, &vocabulary, test, &parts[2], settings.catalogue_points)?;
+            let prior = settings.catalogue_popularity.then(|| popularity(training, dataset.items.len()));
+            let which = (settings.catalogue_points, prior.as_deref());
+            let lists = catalogue_ndcg(&din, &vocabulary, test, &parts[2], which)?;
             metrics.extend(lists_by_user(&lists));
         }
         let judged = json!({
@@ -162,11 +164,16 @@ fn told(what: &str, figures: &TargetFigures) -> String {
     )
 }
 
-/// Training, validation and test points: the newest are tested on, those before them validated on.
+/// Training, validation and test points, which lie in the order of time: the newest are tested on, those before them validated on. What
+/// happened at one instant (a day, of a clock that counts days) is on one side.
 fn by_time<'a>(points: &'a [Point], settings: &RankSettings) -> Result<[&'a [Point]; 3], RankError> {
     let count = |share: f64, of: usize| (share * of as f64).ceil() as usize;
-    let (before, test) = points.split_at(points.len() - count(settings.test_share, points.len()));
-    let (training, validation) = before.split_at(before.len() - count(settings.validation_share, before.len()));
+    let cut = |points: &'a [Point], last: usize| {
+        let instant = points.get(points.len() - last).map_or(i64::MAX, |point| point.cut.before_ms);
+        points.split_at(points.partition_point(|point| point.cut.before_ms < instant))
+    };
+    let (before, test) = cut(points, count(settings.test_share, points.len()));
+    let (training, validation) = cut(before, count(settings.validation_share, before.len()));
     let parts = [("training", training), ("validation", validation), ("test", test)];
     match parts.iter().find(|(_, part)| part.is_empty()) {
         Some((part, _)) => Err(RankError::NoPoints { part, points: points.len() }),

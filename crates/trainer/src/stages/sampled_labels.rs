@@ -17,8 +17,10 @@ struct SampledLabels {
 pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
     let settings: SampledLabelSettings = read(table)?;
     check_share("share", settings.share)?;
-    for (key, count) in [("negatives", settings.negatives), ("points", settings.points)] {
-        if count == 0 {
+    let counts =
+        [("negatives", settings.negatives as i64), ("points", settings.points as i64), ("days", settings.days)];
+    for (key, count) in counts {
+        if count <= 0 {
             return Err(KeyError::new(key, "must be positive"));
         }
     }
@@ -52,6 +54,11 @@ impl Stage for SampledLabels {
         let (dataset, _) = dataset(inputs)?;
         let from_ms = split_day(data, self.settings.share)?;
         let labels = sampled_labels(&dataset, from_ms, &self.settings);
+        if let Some(until_ms) = self.settings.until_ms.filter(|until_ms| *until_ms <= from_ms) {
+            let message =
+                format!("is {until_ms}, and labels begin at {from_ms}: give a later instant, or a smaller share");
+            return Err(StageError::Setting { key: "until_ms", message });
+        }
         if labels.is_empty() {
             let least = self.settings.min_history;
             let message = format!("leaves no purchase from {from_ms} ms on of anybody who did {least} things before");

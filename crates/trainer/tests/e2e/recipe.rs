@@ -218,8 +218,13 @@ fn arms_and_seeds_make_rows_that_a_fresh_clone_does_not_make_again() {
     for (part, times) in [("world: running", 1), ("codebook: running", 1), ("sft: running", 4), ("judge: running", 4)] {
         assert_eq!(told.matches(part).count(), times, "{part}: {told}");
     }
+    // A row but for how long its stages took, which is said of each of them.
     let read = |folder: &Path, name: &str| -> Value {
-        serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap()
+        let mut row: Value = serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap();
+        let seconds = row.as_object_mut().unwrap().remove("seconds").unwrap();
+        let named = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(named(&seconds), named(&row["stages"]), "{row}");
+        row
     };
     run("b", &rows("two"), &[]);
     for name in ["base-1.json", "base-2.json", "wide-1.json", "wide-2.json"] {
