@@ -1,9 +1,9 @@
 //! Alignment, tiny: a ranker, a simulator, the start's roll-outs, a policy a rule, and what their answers are worth; rows and tables.
 
-use crate::recipe::{ensure_encoder_checkpoint, run_in, set};
+use crate::recipe::{ensure_encoder_checkpoint, run_in, set, tables_of};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use testkit::process::{output_of, run_with};
+use testkit::process::run_with;
 use testkit::{TRAINER, in_repository};
 
 const ARMS: [&str; 8] =
@@ -82,15 +82,7 @@ fn policies_are_aligned_and_judged_by_the_worlds_own_truth() {
     ] {
         assert!(align(arm).len() == 3 && align(arm).iter().all(|step| step[name].is_f64()), "{arm}: {name}");
     }
-    let tables = output_of(
-        &TRAINER,
-        &[
-            "contrasts",
-            &in_repository("docs/experiments/align.toml").display().to_string(),
-            "--rows",
-            rows.to_str().unwrap(),
-        ],
-    );
+    let tables = tables_of(folder.path(), "align", 40, &rows);
     assert!(tables.contains("| nash | 1 | ") && tables.contains("nothing is decided"), "{tables}");
 }
 

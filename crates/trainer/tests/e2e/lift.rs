@@ -1,9 +1,9 @@
 //! What features are worth, tiny: histories answered as of the past, codes, neighbours, rankers with and without them, rows and tables.
 
-use crate::recipe::{ensure_encoder_checkpoint, run_in, set};
+use crate::recipe::{ensure_encoder_checkpoint, run_in, set, tables_of};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use testkit::process::{output_of, run_with};
+use testkit::process::run_with;
 use testkit::{TRAINER, in_repository};
 
 const ARMS: [&str; 6] = ["none", "both", "encoder-only", "collaborative-neighbour", "permuted", "truth"];
@@ -82,8 +82,7 @@ fn rankers_with_features_of_the_past_and_without_make_rows_and_tables() {
     assert!(differ(&both, &permuted, "sparse_ids") > both.len() / 2);
 
     assert!(run().contains("both-1.json: its row is there"));
-    let declaration = in_repository("docs/experiments/lift.toml").display().to_string();
-    let tables = output_of(&TRAINER, &["contrasts", &declaration, "--rows", rows.to_str().unwrap()]);
+    let tables = tables_of(folder.path(), "lift", users(&none) as i64, &rows);
     assert!(tables.contains("| both | 1 | 0.") && tables.contains("| both-beats-permuted | click_auc | "), "{tables}");
     assert!(tables.contains("nothing is decided") && tables.contains("no rows yet"), "{tables}");
 }
@@ -118,6 +117,7 @@ fn purchases_after_a_day_are_ranked_beside_drawn_items_by_what_lay_before_it() {
         from = ["data"]
         share = 0.6
         negatives = 4
+        days = 365
         [[stage]]
         name = "ranker"
         catalogue_points = 12

@@ -1,10 +1,10 @@
 //! The experiment on reasons, tiny: a teacher, a scorer, filters, students, what they answer, rows and tables; and our own service as the
 //! teacher.
 
-use crate::recipe::{run_in, set, stage};
+use crate::recipe::{run_in, set, stage, tables_of};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use testkit::process::{Setup, free_address, output_of, run_with};
+use testkit::process::{Setup, free_address, run_with};
 use testkit::{TRAINER, demo_bundle, in_repository};
 
 /// models/orft.toml with everything made small.
@@ -81,8 +81,7 @@ fn arms_differ_in_their_pairs_alone_and_their_rows_make_tables() {
     let again = run("fresh");
     assert!(!again.contains("running") && again.matches("its row is there").count() == arms.len(), "{again}");
 
-    let declaration = in_repository("docs/experiments/orft.toml").display().to_string();
-    let told = output_of(&TRAINER, &["contrasts", &declaration, "--rows", rows.to_str().unwrap()]);
+    let told = tables_of(folder.path(), "orft", 12, &rows);
     assert!(told.contains("6 of 54 rows") && told.contains("nothing is decided"), "{told}");
     assert!(told.contains("Look at 0.25") && told.contains("| reasons-pay | l3 | "), "{told}");
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use taiji::bundle::{self, LoadOptions};
-use testkit::process::{Ended, command, run_with};
+use testkit::process::{Ended, command, output_of, run_with};
 use testkit::{TRAINER, in_repository};
 
 /// The demo recipe with everything made small; the encoder is the real one.
@@ -33,6 +33,17 @@ pub(crate) fn stage<'a>(recipe: &'a mut toml::Table, name: &str) -> &'a mut toml
     let stages = recipe["stage"].as_array_mut().unwrap().iter_mut();
     let mut tables = stages.filter_map(toml::Value::as_table_mut);
     tables.find(|stage| stage["name"].as_str() == Some(name)).unwrap()
+}
+
+/// The tables of rows that were made small: by the experiment's own declaration, but for how many users it judges.
+pub(crate) fn tables_of(folder: &Path, experiment: &str, users: i64, rows: &Path) -> String {
+    let declared = std::fs::read_to_string(in_repository(&format!("docs/experiments/{experiment}.toml"))).unwrap();
+    let mut declared: toml::Table = declared.parse().unwrap();
+    declared.insert("users".into(), users.into());
+    let path = folder.join("declared").join(format!("{experiment}.toml"));
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, toml::to_string(&declared).unwrap()).unwrap();
+    output_of(&TRAINER, &["contrasts", path.to_str().unwrap(), "--rows", rows.to_str().unwrap()])
 }
 
 pub(crate) fn set(recipe: &mut toml::Table, name: &str, settings: &str) {
