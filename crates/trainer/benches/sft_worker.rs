@@ -40,14 +40,12 @@ fn main() -> Fallible<()> {
 
 fn answer(folder: &std::path::Path, setting: &Setting) -> Fallible<()> {
     let mut decoder = load_checkpoint(folder)?;
-    let mut groups = Vec::new();
-    if setting.rank > 0 {
-        let alpha = 2.0 * setting.rank as f64;
-        let lora = LoraSettings { rank: setting.rank, alpha, ..LoraSettings::default() };
-        decoder.add_adapters(&lora, 1)?;
-        groups = with_adapter_groups(&groups, Some(&lora));
+    let rank = setting.rank;
+    let lora = (rank > 0).then(|| LoraSettings { rank, alpha: 2.0 * rank as f64, ..LoraSettings::default() });
+    if let Some(lora) = &lora {
+        decoder.add_adapters(lora, 1)?;
     }
-    let set = ParameterSet::grouped(&decoder, &groups, setting.lr)?;
+    let set = ParameterSet::grouped(&decoder, &with_adapter_groups(&[], lora.as_ref()), setting.lr)?;
     let mut optimizer = AdamW::new(set, AdamWSettings::default());
     let batch = TrainBatch {
         input: TokenBatch::from_sequences(setting.texts.iter().map(Vec::as_slice)),

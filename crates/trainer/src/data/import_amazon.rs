@@ -8,6 +8,7 @@
 
 use super::read::{JsonLines, open};
 use super::rejected::RowGate;
+use super::time_split::DAY_MS;
 use super::{DataError, RejectedRow, UserRecord, write_jsonl};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -19,7 +20,6 @@ use taiji::event::{Event, Item, ItemState, MAX_ID_BYTES, MIN_TS_MS};
 
 /// 2018-01-01, from which users without usable times count days.
 const FALLBACK_START_MS: i64 = 1_514_764_800_000;
-const DAY_MS: i64 = 86_400_000;
 /// A later time (year 2100) is as wrong as none.
 const MAX_TS_MS: i64 = 4_102_444_800_000;
 const COLUMNS: [&str; 5] = ["user", "item", "pos", "ts", "rating"];

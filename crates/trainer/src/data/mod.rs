@@ -29,7 +29,7 @@ pub use sampled_labels::{SampledLabelSettings, sampled_labels};
 pub(crate) use targets::targets_of;
 pub use targets::{DEFAULT_TARGET, Holdout, Split, next_target};
 pub use test_cases::{Protocol, TestCase, TestSet, test_cases};
-pub(crate) use time_split::{day_of, split_day};
+pub(crate) use time_split::{day_of, events_with_split};
 pub use write::write_jsonl;
 
 use std::path::Path;

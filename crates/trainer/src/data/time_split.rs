@@ -1,11 +1,11 @@
 //! A log cut in time: what lies before a day trains what comes later.
 //!
-//! In: a data folder's events and a share of them. Out: the beginning of a day (UTC). Called by `stages` (`before`, `sampled-labels`), which
+//! In: a data folder's events and a share of them. Out: the events, and the beginning of a day (UTC). Called by `stages` (`before`, `sampled-labels`), which
 //! must agree on it, and by `lift`, whose index generations begin with days.
 
 use super::{DataError, find, read_events};
 use std::path::Path;
-use taiji::event::ActionTable;
+use taiji::event::{ActionTable, Event};
 
 pub(crate) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -16,20 +16,21 @@ pub(crate) fn day_of(ms: i64) -> i64 {
 
 /// Beginning of the day in which `share` of the times have passed; `None` without times. A day is whole on one side: of a clock that counts
 /// days nobody knows what came first.
-pub(crate) fn day_at_share(mut times_ms: Vec<i64>, share: f64) -> Option<i64> {
+fn day_at_share(mut times_ms: Vec<i64>, share: f64) -> Option<i64> {
     times_ms.sort_unstable();
     let place = ((share * times_ms.len() as f64) as usize).min(times_ms.len().checked_sub(1)?);
     Some(day_of(times_ms[place]))
 }
 
-/// The same of the events of a folder.
-pub(crate) fn split_day(folder: &Path, share: f64) -> Result<i64, DataError> {
+/// The events of a folder, and the same of them.
+pub(crate) fn events_with_split(folder: &Path, share: f64) -> Result<(Vec<Event>, i64), DataError> {
     let name = "events.jsonl";
     let missing = || DataError::Missing { folder: folder.display().to_string(), name: name.to_string() };
     let path = find(folder, name).ok_or_else(missing)?;
-    let times = read_events(&path, ActionTable::default())?.map(|event| Ok(event?.ts_ms));
-    let times: Vec<i64> = times.collect::<Result<_, DataError>>()?;
-    day_at_share(times, share).ok_or_else(|| DataError::line(&path, 1, "no events; a log without any has no days"))
+    let events: Vec<Event> = read_events(&path, ActionTable::default())?.collect::<Result<_, _>>()?;
+    let day = day_at_share(events.iter().map(|event| event.ts_ms).collect(), share);
+    let day = day.ok_or_else(|| DataError::line(&path, 1, "no events; a log without any has no days"))?;
+    Ok((events, day))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! `sampled-labels`: a log's purchases from a day on, each beside drawn items, as the impressions that a ranker is taught and judged on.
 
 use super::settings::{Context, KeyError, check_share, read, value};
-use super::source::{SOURCE_FILE, Source, dataset};
-use crate::data::{SampledLabelSettings, find, sampled_labels, split_day, write_jsonl};
-use crate::stage::{Artefact, Input, Inputs, Stage, StageError, copy_file, write_json};
+use super::source::{SOURCE_FILE, Source, copy_found, dataset};
+use crate::data::{SampledLabelSettings, events_with_split, sampled_labels, write_jsonl};
+use crate::stage::{Artefact, Input, Inputs, Stage, StageError, write_json};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::Path;
@@ -52,13 +52,13 @@ impl Stage for SampledLabels {
     fn run(&self, inputs: &Inputs, folder: &Path, _: Option<usize>) -> Result<(), StageError> {
         let data = inputs.one(Artefact::Data)?;
         let (dataset, _) = dataset(inputs)?;
-        let from_ms = split_day(data, self.settings.share)?;
-        let labels = sampled_labels(&dataset, from_ms, &self.settings);
+        let (_, from_ms) = events_with_split(data, self.settings.share)?;
         if let Some(until_ms) = self.settings.until_ms.filter(|until_ms| *until_ms <= from_ms) {
             let message =
                 format!("is {until_ms}, and labels begin at {from_ms}: give a later instant, or a smaller share");
             return Err(StageError::Setting { key: "until_ms", message });
         }
+        let labels = sampled_labels(&dataset, from_ms, &self.settings);
         if labels.is_empty() {
             let least = self.settings.min_history;
             let message = format!("leaves no purchase from {from_ms} ms on of anybody who did {least} things before");
@@ -72,11 +72,7 @@ impl Stage for SampledLabels {
             labels.len() - bought
         ));
         write_jsonl(&folder.join("labels.jsonl"), &labels)?;
-        for name in ["events.jsonl", "items.jsonl", "users.jsonl"] {
-            if let Some(path) = find(data, name) {
-                copy_file(&path, &folder.join(path.file_name().unwrap_or_default()))?;
-            }
-        }
+        copy_found(data, &["events.jsonl", "items.jsonl", "users.jsonl"], folder)?;
         write_json(&folder.join(SOURCE_FILE), &Source::Files)
     }
 }

@@ -1,7 +1,8 @@
-//! `source.json` of a data folder: whether it was generated, which decides some defaults further down.
+//! A data folder as later stages find it: its files, and `source.json`, which says whether it was generated and decides some defaults further
+//! down.
 
-use crate::data::Dataset;
-use crate::stage::{Artefact, Inputs, StageError, read_json};
+use crate::data::{Dataset, find};
+use crate::stage::{Artefact, Inputs, StageError, copy_files, read_json};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use taiji::event::ActionTable;
@@ -27,6 +28,13 @@ impl Source {
     pub fn read(folder: &Path) -> Result<Source, StageError> {
         read_json(&folder.join(SOURCE_FILE))
     }
+}
+
+/// Copies those of some files that a data folder has, plain or gzip.
+pub fn copy_found(data: &Path, names: &[&str], folder: &Path) -> Result<(), StageError> {
+    let found = names.iter().filter_map(|name| find(data, name));
+    let named = found.filter_map(|path| Some((path.file_name()?.to_str()?.to_string(), path)));
+    copy_files(named.collect(), folder)
 }
 
 /// The data among a stage's inputs.
