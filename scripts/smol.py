@@ -63,7 +63,7 @@ def served():
 
 
 def filtered():
-    call("run", "--recipe", "models/smol-orft.toml", "--data", WORK / "data")
+    call("run", "--recipe", "models/smol-orft.toml", "--data", WORK / "data", "--jobs", "2")
     call("contrasts", "docs/experiments/smol-orft.toml", "--into", "docs/results.md", "--page", ".cache/experiments/smol-orft.html")
 
 
