@@ -6,7 +6,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 # What --version says. Of a tree without .git (a tarball) nothing is known, whatever repository it was unpacked in.
 export TAIJI_COMMIT := $(if $(wildcard .git),$(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null))
 
-.PHONY: help trl-check setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-read loadtest bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol smol-orft bench-groups bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank lift lift-more align align-more simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
+.PHONY: help trl-check setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-read loadtest bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol smol-orft bench-groups bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank rankers lift lift-more align align-more simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -119,11 +119,14 @@ simulator: build ## a table of the ranker's chances as a simulator, and whether 
 rank: build ## train a ranker on the generated world's impressions and print its figures on the newest of them (minutes)
 	$(BIN)/taiji-trainer run --recipe models/rank.toml
 
+rankers: build ## DIN beside a token mixer and a OnePiece on the same impressions: how well they rank, how long a call takes; resumable (an hour on 2 cores)
+	@bash scripts/experiments.sh rankers
+
 lift: build ## do taiji's features make a ranker better? Arms × seeds on two generated worlds and real purchases (TAIJI_DATA_DIR), resumable (three hours on 2 cores), then their tables
 	@bash scripts/experiments.sh lift lift-old lift-beauty
 
-lift-more: build ## the same: how old features may be, and what they are made of; resumable (four hours on 2 cores)
-	@bash scripts/experiments.sh lift-staleness lift-ablations
+lift-more: build ## the same: how old features may be, what they are made of, short videos without texts, a pretrained language model (TAIJI_DATA_DIR); resumable (four hours on 2 cores)
+	@bash scripts/experiments.sh lift-staleness lift-ablations lift-kuairand lift-smol
 
 align: build ## does alignment pay, and which rule combines its rewards best? Arms × seeds on the generated world, resumable (hours on 2 cores), then their tables
 	@bash scripts/experiments.sh align

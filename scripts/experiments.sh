@@ -1,23 +1,31 @@
 #!/usr/bin/env bash
 # Experiments NAME…: models/NAME.toml, arms × seeds, two at once; then their tables in docs/results.md and a page each in .cache/experiments.
-# Rows that are there are not made again; a killed run goes on. Real purchases come from TAIJI_DATA_DIR: without it that set is left out,
-# and said.
+# Rows that are there are not made again; a killed run goes on. Public sets come from TAIJI_DATA_DIR: an experiment on one that is not
+# there is left out, and said.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 trainer=${CARGO_TARGET_DIR:-target}/release/taiji-trainer
 from=${TAIJI_DATA_DIR:-../shared/data}
+
 left_out=0
 for name in "$@"; do
-  data=()
-  if [ "$name" = lift-beauty ]; then
-    interactions=$from/beauty.interactions.tsv.gz folder=.cache/$name/data
-    if [ ! -f "$interactions" ]; then
-      echo "$name: left out, $interactions is not there; set TAIJI_DATA_DIR to the folder that holds it" >&2
+  public=() data=()
+  case $name in
+  lift-beauty | lift-smol) public=(amazon --interactions "$from/beauty.interactions.tsv.gz" --items "$from/beauty.items.jsonl.gz") ;;
+  lift-kuairand)
+    public=(kuairand --impressions "$from/kuairand.impressions.tsv.gz" --histories "$from/kuairand.histories.tsv.gz"
+      --users "$from/kuairand.users.tsv.gz" --videos "$from/kuairand.videos.tsv.gz" --points 30000)
+    ;;
+  esac
+  if [ ${#public[@]} -gt 0 ]; then
+    if [ ! -f "${public[2]}" ]; then
+      echo "$name: left out, ${public[2]} is not there; set TAIJI_DATA_DIR to the folder that holds it" >&2
       left_out=$((left_out + 1))
       continue
     fi
-    "$trainer" import amazon --interactions "$interactions" --items "$from/beauty.items.jsonl.gz" --out "$folder"
-    data=(--data "$folder")
+    data=(--data ".cache/$name/data")
+    "$trainer" import "${public[@]}" --out "${data[1]}"
+    [ "$name" != lift-smol ] || python3 scripts/smol.py prepared # the checkpoint
   fi
   "$trainer" run --recipe "models/$name.toml" "${data[@]}" --jobs 2 --wait
   "$trainer" contrasts "docs/experiments/$name.toml" --into docs/results.md --page ".cache/experiments/$name.html"

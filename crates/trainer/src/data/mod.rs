@@ -1,15 +1,14 @@
 //! The trainer's data: three JSONL files → [`Dataset`] → training examples ([`SftSource`]).
 //!
 //! In: a folder with `items.jsonl`, `events.jsonl` and, where there are, `users.jsonl` and `labels.jsonl` (each may be `.gz`), made by
-//! `synth`, by [`import_amazon`], or by a user's own export. Out: [`Dataset`], [`SftSource`].
+//! `synth`, by an importer, or by a user's own export. Out: [`Dataset`], [`SftSource`].
 //! Callers: `sft` (examples), `index` (histories), `evaluate`, `semantic_ids`, `generative`, `rank`, `stages`.
 
 mod dataset;
 pub mod examples;
-mod import_amazon;
+mod import;
 mod read;
 mod record;
-mod rejected;
 mod sampled_labels;
 mod shared_words;
 mod targets;
@@ -19,12 +18,11 @@ mod write;
 
 pub use dataset::{Behaviour, Cut, Dataset, ProfileValue, UserRow};
 pub use examples::{ExampleSettings, SftSource, build_examples};
-pub use import_amazon::{ImportSummary, import_amazon};
+pub use import::{ImportSummary, KuaiRandFiles, KuaiRandSummary, RejectedRow, import_amazon, import_kuairand};
 pub(crate) use read::find;
 pub(crate) use read::open as open_text;
 pub use read::{read_events, read_items, read_labels, read_lines, read_users};
 pub use record::{Interest, Label, Latent, NextPurchase, UserRecord};
-pub use rejected::RejectedRow;
 pub use sampled_labels::{SampledLabelSettings, sampled_labels};
 pub(crate) use targets::targets_of;
 pub use targets::{DEFAULT_TARGET, Holdout, Split, next_target};

@@ -1,6 +1,6 @@
 //! Records → a JSONL file, through a temporary name so that a half-written file is never taken for a whole one.
 //!
-//! Callers: `synth` and `import_amazon`.
+//! Callers: `synth`, `import`, `stages`.
 
 use super::DataError;
 use serde::Serialize;

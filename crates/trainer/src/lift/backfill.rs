@@ -30,6 +30,8 @@ pub enum Embed {
     Reason,
     /// The history itself: no language model is asked.
     History,
+    /// Nothing: items have no texts. For neighbours that need none.
+    Nothing,
 }
 
 impl Embed {
@@ -38,6 +40,7 @@ impl Embed {
         match self {
             Embed::Answer => written.answer.clone(),
             Embed::Reason => written.reasoning.clone(),
+            Embed::Nothing => String::new(),
             Embed::Served | Embed::History => written.embedding_text(),
         }
     }

@@ -5,6 +5,7 @@
 use super::backfill::{Entry, Moment, is_before_day};
 use super::neighbours::{Members, shown_before};
 use super::{Backfill, ItemVectors, LiftError};
+use crate::codebook::PrefixCodebook;
 use crate::data::{DEFAULT_TARGET, Dataset, day_of, next_target};
 use crate::rank::{FeatureLine, Point};
 use rand::{Rng, SeedableRng};
@@ -49,14 +50,32 @@ impl Default for FeatureSettings {
     }
 }
 
+/// Vectors → codes.
+#[derive(Debug, Clone, Copy)]
+pub enum Codes<'a> {
+    /// A code a slot, as served.
+    Product(&'a PqCodebook),
+    /// Prefixes of residual codes.
+    Prefixes(&'a PrefixCodebook),
+}
+
+impl Codes<'_> {
+    fn of(&self, vector: &[f32]) -> Result<Vec<u32>, LiftError> {
+        match self {
+            Codes::Product(codebook) => Ok(codebook.encode(vector)?.into_iter().map(u32::from).collect()),
+            Codes::Prefixes(codebook) => Ok(codebook.encode(vector)?),
+        }
+    }
+}
+
 /// What features are made with.
 pub struct Parts<'a> {
     /// The users.
     pub dataset: &'a Dataset,
     /// What the pipeline made of them.
     pub backfill: &'a Backfill,
-    /// Vectors → codes.
-    pub codebook: &'a PqCodebook,
+    /// Without them, a feature has none.
+    pub codes: Option<Codes<'a>>,
     /// Embeds the truth; needed where there is a share of it.
     pub encoder: Option<&'a dyn Encoder>,
     /// Needed by the collaborative rule.
@@ -72,6 +91,7 @@ pub fn feature_lines(
     points: &[Point],
     settings: &FeatureSettings,
 ) -> Result<Vec<FeatureLine>, LiftError> {
+    check(parts, settings)?;
     let own = own_vectors(parts, points, settings)?;
     let members = generations(parts, settings)?;
     let mut lines = Vec::with_capacity(points.len());
@@ -82,21 +102,36 @@ pub fn feature_lines(
         let moment = Moment::before(parts.dataset, point.user, made_ms);
         // What was made at a moment shows a neighbour of then, as that one was then.
         let neighbour = match parts.backfill.generations.as_of(made_ms) {
-            Some(place) => choose(parts, settings, &members[place], place, (moment, made_ms), vector)?,
+            Some(place) => choose(parts, settings, (members.get(place), place), (moment, made_ms), vector)?,
             None => None,
         };
-        let codes = parts.codebook.encode(vector)?;
+        let codes = parts.codes.map(|codes| codes.of(vector)).transpose()?.unwrap_or_default();
         let shown = neighbour.map(|user| shown_before(parts.dataset, user, day_of(made_ms))).unwrap_or_default();
         lines.push(FeatureLine {
             user_id: parts.dataset.users[point.user].user_id.clone(),
             // What they were made of is older.
             generated_at_ms: made_ms - 1,
             point_ms: Some(key.1),
-            sparse_ids: codes.into_iter().map(u32::from).collect(),
+            sparse_ids: codes,
             item_ids: shown.into_iter().take(settings.cross).map(|behaviour| behaviour.item_id).collect(),
         });
     }
     Ok(if settings.permute { permuted(&lines, settings.seed) } else { lines })
+}
+
+/// Refuses settings that need what is not among the parts.
+fn check(parts: &Parts<'_>, settings: &FeatureSettings) -> Result<(), LiftError> {
+    let fail = |field, message: &str| Err(LiftError::Settings { field, message: message.to_string() });
+    if settings.neighbour == Rule::Vector && parts.backfill.dim == 0 {
+        return fail(
+            "neighbour",
+            "vector needs texts, and the backfill embedded nothing: take random or collaborative",
+        );
+    }
+    if settings.truth > 0.0 && parts.codes.is_none() {
+        return fail("truth", "needs a codebook: name one in from");
+    }
+    Ok(())
 }
 
 /// Vectors of the points' texts, or of the truth in their place.
@@ -137,10 +172,13 @@ fn embed(parts: &Parts<'_>, known: &mut HashMap<String, Vec<f32>>, text: String)
     Ok(vector)
 }
 
-/// The index of every generation, by the rule's own vectors.
+/// The index of every generation, by the rule's own vectors; none where nobody is searched for.
 fn generations(parts: &Parts<'_>, settings: &FeatureSettings) -> Result<Vec<Members>, LiftError> {
     let (backfill, dataset) = (parts.backfill, parts.dataset);
-    if settings.neighbour != Rule::Collaborative {
+    if settings.neighbour == Rule::Random {
+        return Ok(vec![]);
+    }
+    if settings.neighbour == Rule::Vector {
         let of = |entries: &Vec<Entry>| {
             Members::new(dataset, entries.iter().map(|entry| (entry.0, backfill.vector(entry.2))), backfill.dim)
         };
@@ -174,8 +212,7 @@ fn engaged(dataset: &Dataset, moment: Moment) -> Vec<usize> {
 fn choose(
     parts: &Parts<'_>,
     settings: &FeatureSettings,
-    members: &Members,
-    generation: usize,
+    (members, generation): (Option<&Members>, usize),
     (moment, point_ms): (Moment, i64),
     vector: &[f32],
 ) -> Result<Option<usize>, LiftError> {
@@ -185,10 +222,14 @@ fn choose(
         let message = format!("generation {generation} of {} is not before the day of {point_ms}", late.1);
         return Err(LiftError::Backfill { path: "backfill.jsonl".into(), message });
     }
+    let nearest = |vector: &[f32]| match members {
+        Some(members) => members.nearest(parts.dataset, moment, point_ms, vector),
+        None => Ok(None),
+    };
     match settings.neighbour {
-        Rule::Vector => members.nearest(parts.dataset, moment, point_ms, vector),
+        Rule::Vector => nearest(vector),
         Rule::Collaborative => match collaborative(parts)?.user(&engaged(parts.dataset, moment)) {
-            Some(vector) => members.nearest(parts.dataset, moment, point_ms, &vector),
+            Some(vector) => nearest(&vector),
             None => Ok(None),
         },
         Rule::Random => {

@@ -19,7 +19,7 @@ mod tests;
 
 pub use backfill::{Backfill, BackfillSettings, Embed, Embedded, Moment, history_text, member_moments, moments};
 pub use collaborative::{ItemVectors, item_vectors};
-pub use features::{FeatureSettings, Parts, Rule, feature_lines};
+pub use features::{Codes, FeatureSettings, Parts, Rule, feature_lines};
 pub use generations::Generations;
 
 use crate::data::DataError;

@@ -29,6 +29,8 @@ pub enum Artefact {
     Encoder,
     /// `pq.safetensors`, `health.json`.
     Codebook,
+    /// `prefixes.safetensors`: residual centroids, whose codes' prefixes are sparse IDs in experiments.
+    PrefixCodebook,
     /// Catalogue and user index.
     Generation,
     /// `judged.json`, figures on held-out users.
@@ -63,6 +65,7 @@ impl Artefact {
             Artefact::Graphs => "graphs",
             Artefact::Encoder => "encoder",
             Artefact::Codebook => "codebook",
+            Artefact::PrefixCodebook => "prefix codebook",
             Artefact::Generation => "generation",
             Artefact::Judgement => "judgement",
             Artefact::Ranker => "ranker",

@@ -43,14 +43,14 @@ impl Stage for BackfillStage {
         self.value.clone()
     }
 
-    /// Graphs and codebook are those of a bundle in the making; histories are embedded without them.
+    /// Graphs and codebook are those of a bundle in the making; histories are embedded without them, and nothing without anything.
     fn inputs(&self) -> Vec<Input> {
-        let models = match self.settings.embed {
-            Embed::History => vec![],
-            _ => vec![Input::one(Artefact::Graphs), Input::one(Artefact::Codebook)],
+        let parts: &[Artefact] = match self.settings.embed {
+            Embed::Nothing => &[Artefact::Data],
+            Embed::History => &[Artefact::Data, Artefact::Examples, Artefact::Encoder],
+            _ => &[Artefact::Data, Artefact::Examples, Artefact::Encoder, Artefact::Graphs, Artefact::Codebook],
         };
-        let parts = [Artefact::Data, Artefact::Examples, Artefact::Encoder].map(Input::one);
-        parts.into_iter().chain(models).collect()
+        parts.iter().copied().map(Input::one).collect()
     }
 
     fn output(&self) -> Artefact {
@@ -94,6 +94,9 @@ impl BackfillStage {
         all: &[Moment],
         threads: Option<usize>,
     ) -> Result<Vec<Embedded>, StageError> {
+        if self.settings.embed == Embed::Nothing {
+            return Ok(vec![Embedded { text: String::new(), vector: vec![] }; all.len()]);
+        }
         let schema = PromptSchema::load(&inputs.one(Artefact::Examples)?.join("prompt.toml"))?;
         let prompt = |one: &Moment| dataset.prompt_input(&dataset.users[one.user], one.cut, schema.max_engagements);
         let (prompts, places) = distinct(all, all.iter().map(prompt));

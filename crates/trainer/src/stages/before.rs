@@ -1,4 +1,5 @@
-//! `before`: what a log holds before the day on which a share of it has passed; later stages judge on what follows (`sampled-labels`).
+//! `before`: what a log holds before an instant, or before the day on which a share of it has passed; later stages judge on what follows
+//! (`sampled-labels`, or labels that a log has).
 
 use super::settings::{Context, KeyError, check_share, read, value};
 use super::source::{SOURCE_FILE, Source, copy_found};
@@ -13,7 +14,11 @@ use std::sync::Arc;
 #[serde(deny_unknown_fields)]
 struct Settings {
     /// Of the events.
-    share: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    share: Option<f64>,
+    /// In its place: what is earlier than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until_ms: Option<i64>,
 }
 
 struct Before {
@@ -23,7 +28,11 @@ struct Before {
 
 pub(super) fn make(table: toml::Table, _: &Context) -> Result<Arc<dyn Stage>, KeyError> {
     let settings: Settings = read(table)?;
-    check_share("share", settings.share)?;
+    match (settings.share, settings.until_ms) {
+        (Some(share), None) => check_share("share", share)?,
+        (None, Some(_)) => {}
+        _ => return Err(KeyError::new("share", "give it, or until_ms; not both")),
+    }
     let value = value(&settings)?;
     Ok(Arc::new(Before { settings, value }))
 }
@@ -52,12 +61,14 @@ impl Stage for Before {
     /// The catalogue stays whole (titles of what is sold later are known, that it sells is not), and profiles that have no time with it; what a generated world knows of a user's end is left out.
     fn run(&self, inputs: &Inputs, folder: &Path, _: Option<usize>) -> Result<(), StageError> {
         let data = inputs.one(Artefact::Data)?;
-        let (mut events, until_ms) = events_with_split(data, self.settings.share)?;
+        let (mut events, split_ms) = events_with_split(data, self.settings.share.unwrap_or(1.0))?;
+        let until_ms = self.settings.until_ms.unwrap_or(split_ms);
         let all = events.len();
         events.retain(|event| event.ts_ms < until_ms);
         if events.is_empty() {
-            let message = format!("{}: none of {all} events is before {until_ms} ms, give more", self.settings.share);
-            return Err(StageError::Setting { key: "share", message });
+            let key = if self.settings.share.is_some() { "share" } else { "until_ms" };
+            let message = format!("none of {all} events is before {until_ms} ms, give more");
+            return Err(StageError::Setting { key, message });
         }
         inputs.progress().say(&format!("{} of {all} events are before {until_ms} ms", events.len()));
         write_jsonl(&folder.join("events.jsonl"), events)?;

@@ -4,8 +4,9 @@ use super::codebook::CODEBOOK;
 use super::served::encoder;
 use super::settings::{Context, KeyError, check_share, read, value};
 use super::source::dataset;
+use crate::codebook::PrefixCodebook;
 use crate::data::{read_labels, write_jsonl};
-use crate::lift::{Backfill, FeatureSettings, ItemVectors, Parts, feature_lines};
+use crate::lift::{Backfill, Codes, FeatureSettings, ItemVectors, Parts, feature_lines};
 use crate::rank::points;
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
 use serde_json::Value;
@@ -43,8 +44,9 @@ impl Stage for Features {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        let needed = [Artefact::Data, Artefact::Backfill, Artefact::Codebook].map(Input::one);
-        needed.into_iter().chain([Artefact::Encoder, Artefact::ItemVectors].map(Input::optional)).collect()
+        let optional = [Artefact::Codebook, Artefact::PrefixCodebook, Artefact::Encoder, Artefact::ItemVectors];
+        let optional = optional.map(Input::optional);
+        [Artefact::Data, Artefact::Backfill].map(Input::one).into_iter().chain(optional).collect()
     }
 
     fn output(&self) -> Artefact {
@@ -59,10 +61,21 @@ impl Stage for Features {
         let vectors = inputs.optional(Artefact::ItemVectors);
         let vectors = vectors.map(|folder| ItemVectors::read(folder, dataset.items.len())).transpose()?;
         let backfill = Backfill::read(inputs.one(Artefact::Backfill)?, &dataset)?;
+        let codebook = inputs.optional(Artefact::Codebook);
+        let codebook = codebook.map(|folder| PqCodebook::load(&folder.join(CODEBOOK))).transpose()?;
+        let prefixes = inputs.optional(Artefact::PrefixCodebook).map(PrefixCodebook::read).transpose()?;
         let parts = Parts {
             dataset: &dataset,
             backfill: &backfill,
-            codebook: &PqCodebook::load(&inputs.one(Artefact::Codebook)?.join(CODEBOOK))?,
+            codes: match (&codebook, &prefixes) {
+                (None, None) => None,
+                (Some(codebook), None) => Some(Codes::Product(codebook)),
+                (None, Some(prefixes)) => Some(Codes::Prefixes(prefixes)),
+                (Some(_), Some(_)) => {
+                    let message = "names two codebooks: leave one out".to_string();
+                    return Err(StageError::Setting { key: "from", message });
+                }
+            },
             encoder: encoder.as_ref().map(|encoder| encoder as &dyn Encoder),
             items: vectors.as_ref(),
         };

@@ -23,6 +23,7 @@ mod generative;
 mod generative_judge;
 mod index;
 mod judge;
+mod prefix_codebook;
 mod publish;
 mod rank;
 mod rank_figures;
@@ -63,7 +64,7 @@ const fn kind(name: &'static str, seeded: bool, make: Make) -> Kind {
 }
 
 /// All kinds; a new one is a file here and a line in this list.
-const KINDS: [Kind; 30] = [
+const KINDS: [Kind; 31] = [
     kind("synth", true, synth::make),
     kind("files", false, files::make),
     kind("before", false, before::make),
@@ -77,6 +78,7 @@ const KINDS: [Kind; 30] = [
     kind("export", false, export::make),
     kind("encoder", false, encoder::make),
     kind("codebook", true, codebook::make),
+    kind("prefix-codebook", true, prefix_codebook::make),
     kind("code-table", false, code_table::make),
     kind("sequences", false, sequences::make),
     kind("generative", true, generative::make),

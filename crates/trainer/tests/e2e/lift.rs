@@ -143,6 +143,87 @@ fn purchases_after_a_day_are_ranked_beside_drawn_items_by_what_lay_before_it() {
     assert!(both["result"]["truth"].is_null() && both["seconds"]["ranker"].as_f64().unwrap() > 0.0, "{both}");
 }
 
+/// Users watch the videos of one of two authors, ten days long, and are shown those of both: click and neighbour follow the author.
+fn short_videos(folder: &Path) -> [String; 4] {
+    let start_ms = 1_650_844_800_000i64;
+    let [mut impressions, mut histories, mut users, mut videos] = [
+        "user\tvideo\ttime_ms\tclick\tlike\tcomment\tforward\thate\tlong_view\n",
+        "user\tlast_time_ms\twatched\tlong_watched\tliked\n",
+        "user_id\tuser_active_degree\n",
+        "video_id\tauthor_id\ttag\n",
+    ]
+    .map(str::to_owned);
+    for video in 0..40 {
+        videos += &format!("{video}\t{}\t{}\n", video % 2, video % 5);
+    }
+    for user in 0..50i64 {
+        users += &format!("{user}\tfull_active\n");
+        let own = |place: i64| (2 * ((user * 3 + place * 7) % 20)) + user % 2;
+        let watched: Vec<String> = (0..8).map(|place| own(place).to_string()).collect();
+        histories += &format!("{user}\t{}\t{}\t{}\t\n", start_ms - 60_000, watched.join(" "), watched[0]);
+        for place in 0..20 {
+            let video = (own(place + 8) + place % 2) % 40;
+            let click = i64::from(video % 2 == user % 2);
+            let time_ms = start_ms + (place / 2) * 86_400_000 + (place % 2) * 60_000 + user;
+            impressions += &format!("{user}\t{video}\t{time_ms}\t{click}\t0\t0\t0\t0\t{}\n", click * (place / 2 % 2));
+        }
+    }
+    let files = [("impressions", impressions), ("histories", histories), ("users", users), ("videos", videos)];
+    files.map(|(name, text)| {
+        let path = folder.join(format!("{name}.tsv"));
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    })
+}
+
+#[test]
+fn what_was_shown_without_texts_is_ranked_with_the_sequence_of_who_watched_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let [impressions, histories, users, videos] = short_videos(folder.path());
+    let data = folder.path().join("data").display().to_string();
+    let import = ["import", "kuairand", "--impressions", &impressions, "--histories", &histories, "--users", &users];
+    let more = ["--videos", &videos, "--points", "400", "--out", &data];
+    let told = run_with(&TRAINER, &[&import[..], &more].concat(), &[]).expect_code(0).stdout;
+    assert!(told.contains("50 users") && told.contains("800 labels on 400 of 500 days"), "{told}");
+
+    let whole = std::fs::read_to_string(in_repository("models/lift-kuairand.toml")).unwrap();
+    let mut recipe: toml::Table = whole.parse().unwrap();
+    set(&mut recipe, "world", "until_ms = 1650844800000");
+    set(&mut recipe, "collaborative", "dim = 8");
+    set(&mut recipe, "ranker", "catalogue_points = 20");
+    recipe["experiment"]["seeds"] = toml::Value::from(vec![1]);
+    recipe["arms"].as_table_mut().unwrap().retain(|arm, _| ["none", "cross", "cross-random"].contains(&arm));
+    let path = folder.path().join("lift-kuairand.toml");
+    std::fs::write(&path, toml::to_string(&recipe).unwrap()).unwrap();
+    let (rows, work) = (folder.path().join("rows"), folder.path().join("a"));
+    let more = ["--data", data.as_str(), "--jobs", "2", "--rows", rows.to_str().unwrap()];
+    run_in(&path, &work, &more).expect_code(0);
+    let authors = |arm: &str| {
+        let lines = features(&work, &row(&rows, arm));
+        assert!(lines.iter().all(|line| line.get("sparse_ids").is_none()), "{arm}: nothing was embedded");
+        let of = |line: &Value| {
+            let shown = line["item_ids"].as_array().unwrap().iter();
+            let video = |id: &Value| id.as_str().unwrap().parse::<u64>().unwrap();
+            let user: u64 = line["user_id"].as_str().unwrap().parse().unwrap();
+            shown.map(|id| video(id) % 2 == user % 2).collect::<Vec<_>>()
+        };
+        let alike: Vec<bool> = lines.iter().flat_map(of).collect();
+        alike.iter().filter(|alike| **alike).count() as f64 / alike.len() as f64
+    };
+    assert!(
+        authors("cross") > 0.99 && authors("cross-random") < 0.7,
+        "{} {}",
+        authors("cross"),
+        authors("cross-random")
+    );
+    assert!(row(&rows, "cross")["result"]["looks"][0]["metrics"]["ndcg_10_catalogue"]["users"].as_u64().unwrap() > 0);
+
+    set(&mut recipe, "features", "neighbour = \"vector\"");
+    std::fs::write(&path, toml::to_string(&recipe).unwrap()).unwrap();
+    let refused = run_in(&path, &work, &[&more[..], &["--arm", "cross"]].concat()).expect_code(69).stderr;
+    assert!(refused.contains("neighbour vector needs texts"), "{refused}");
+}
+
 #[test]
 fn features_given_twice_and_a_share_above_one_are_refused_by_key() {
     let folder = tempfile::tempdir().unwrap();

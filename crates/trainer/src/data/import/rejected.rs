@@ -1,10 +1,16 @@
 //! Rows of foreign files that cannot be taken: counted and kept with line and reason, fatal only beyond a stated share.
 //!
-//! Callers: `import_amazon`.
+//! In: rows as they are read. Out: those that can be taken, and `rejected.jsonl`. Callers: the importers.
 
-use super::DataError;
+use crate::data::{DataError, write_jsonl};
 use serde::Serialize;
+use std::fmt;
 use std::path::Path;
+
+/// Rejected rows that the command prints; all of them are in the file.
+const SHOWN: usize = 10;
+/// Beside the imported files, where there are any.
+const FILE: &str = "rejected.jsonl";
 
 /// One row that was left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,4 +63,23 @@ impl<'a> RowGate<'a> {
             reason: first.reason.clone(),
         })
     }
+}
+
+/// Writes the rejected rows of an import into its folder; where there are none, those of an earlier import go.
+pub(super) fn write_rejected(folder: &Path, rows: &[RejectedRow]) -> Result<(), DataError> {
+    let path = folder.join(FILE);
+    if !rows.is_empty() {
+        write_jsonl(&path, rows)?;
+    } else if path.exists() {
+        std::fs::remove_file(&path).map_err(DataError::io(&path))?;
+    }
+    Ok(())
+}
+
+/// How many rows were rejected, and the first of them.
+pub(super) fn tell_rejected(rows: &[RejectedRow], out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if !rows.is_empty() {
+        write!(out, "\n{} bad rows were left out, all in {FILE}:", rows.len())?;
+    }
+    rows.iter().take(SHOWN).try_for_each(|row| write!(out, "\n  {} line {}: {}", row.file, row.line, row.reason))
 }

@@ -6,10 +6,11 @@
 //! A row that cannot be taken is left out and told of (`rejected.jsonl`), up to a share of its file; a wrong header or a file
 //! that cannot be read is an error. The order that counts is `pos`, so time strictly increases with it: see [`times`].
 
-use super::read::{JsonLines, open};
-use super::rejected::RowGate;
-use super::time_split::DAY_MS;
-use super::{DataError, RejectedRow, UserRecord, write_jsonl};
+use super::MAX_TS_MS;
+use super::rejected::{RejectedRow, RowGate, tell_rejected, write_rejected};
+use crate::data::read::{JsonLines, open};
+use crate::data::time_split::DAY_MS;
+use crate::data::{DataError, UserRecord, write_jsonl};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,8 +21,6 @@ use taiji::event::{Event, Item, ItemState, MAX_ID_BYTES, MIN_TS_MS};
 
 /// 2018-01-01, from which users without usable times count days.
 const FALLBACK_START_MS: i64 = 1_514_764_800_000;
-/// A later time (year 2100) is as wrong as none.
-const MAX_TS_MS: i64 = 4_102_444_800_000;
 const COLUMNS: [&str; 5] = ["user", "item", "pos", "ts", "rating"];
 
 /// What an import did; its `Display` is what the command prints.
@@ -39,11 +38,6 @@ pub struct ImportSummary {
     pub rejected: Vec<RejectedRow>,
 }
 
-/// Rejected rows that the command prints; all of them are in `rejected.jsonl`.
-const SHOWN_REJECTED: usize = 10;
-/// Beside the three files, where there are any.
-const REJECTED_FILE: &str = "rejected.jsonl";
-
 impl fmt::Display for ImportSummary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -51,13 +45,7 @@ impl fmt::Display for ImportSummary {
             "{} users ({} with made-up times), {} events, {} items ({} more have no text and were left out)",
             self.users, self.users_with_made_up_times, self.events, self.items, self.items_without_text
         )?;
-        if !self.rejected.is_empty() {
-            write!(out, "\n{} bad rows were left out, all in {REJECTED_FILE}:", self.rejected.len())?;
-        }
-        for row in self.rejected.iter().take(SHOWN_REJECTED) {
-            write!(out, "\n  {} line {}: {}", row.file, row.line, row.reason)?;
-        }
-        Ok(())
+        tell_rejected(&self.rejected, out)
     }
 }
 
@@ -85,13 +73,7 @@ pub fn import_amazon(
     summary.items = write_jsonl(&out.join("items.jsonl"), catalogue)?;
     summary.users = write_jsonl(&out.join("users.jsonl"), users)?;
     summary.events = write_jsonl(&out.join("events.jsonl"), events)?;
-    let rejected = out.join(REJECTED_FILE);
-    if !summary.rejected.is_empty() {
-        write_jsonl(&rejected, &summary.rejected)?;
-    } else if rejected.exists() {
-        // Of an earlier import into the same folder.
-        std::fs::remove_file(&rejected).map_err(DataError::io(&rejected))?;
-    }
+    write_rejected(out, &summary.rejected)?;
     Ok(summary)
 }
 
