@@ -2,8 +2,8 @@
 //!
 //! In: rows. Out: a [`Batch`]. Called by `training`.
 
-use super::din::Din;
 use super::inputs::{ITEM_FIELDS, ItemFields, Known, Row, WORDS};
+use super::model::RankModel;
 use candle_core::{Device, Result, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -91,8 +91,8 @@ impl Sequences {
 
 impl Batch {
     /// For a model: its codes and facts.
-    pub fn of(rows: &[&Row], din: &Din, dropout: Option<&FeatureDropout>) -> Result<Self> {
-        let (codes, layout) = (din.codes(), din.fact_rows());
+    pub fn of(rows: &[&Row], model: &RankModel, dropout: Option<&FeatureDropout>) -> Result<Self> {
+        let (codes, layout) = (model.codes(), model.fact_rows());
         let mut random = dropout.map(|dropout| {
             let mut random = ChaCha8Rng::seed_from_u64(dropout.seed);
             random.set_stream(dropout.step + 1);

@@ -6,7 +6,7 @@
 
 use super::batch::Batch;
 use super::inputs::{ItemFields, Row};
-use super::{Din, Inputs, Point, RankError, Vocabulary};
+use super::{Inputs, Point, RankError, RankModel, Vocabulary};
 use crate::evaluate::{ndcg, rank_by_score};
 use std::collections::HashMap;
 
@@ -36,7 +36,7 @@ pub fn popularity(points: &[Point], items: usize) -> Vec<f64> {
 /// Of at most `count` points with a click, evenly over `points`, whose rows `inputs` are. By the logit of P(click), and among all items with
 /// `prior` (one an item) added; equals count half.
 pub fn catalogue_ndcg(
-    din: &Din,
+    model: &RankModel,
     vocabulary: &Vocabulary,
     points: &[Point],
     inputs: &Inputs,
@@ -57,7 +57,7 @@ pub fn catalogue_ndcg(
     let taken = count.min(clicked.len());
     let of = |place: usize| {
         let (point, row) = clicked[place * clicked.len() / taken];
-        let logits = logits(din, row, &distinct)?;
+        let logits = logits(model, row, &distinct)?;
         let own: Vec<f64> = point.impressions.iter().map(|one| logits[places[one.item]]).collect();
         let prior = |item: usize| prior.map_or(0.0, |prior| prior[item]);
         let scores: Vec<f64> = places.iter().enumerate().map(|(item, place)| logits[*place] + prior(item)).collect();
@@ -75,11 +75,11 @@ pub fn catalogue_ndcg(
 }
 
 /// Logits of P(click) of items for one row.
-fn logits(din: &Din, row: &Row, items: &[ItemFields]) -> Result<Vec<f64>, RankError> {
+fn logits(model: &RankModel, row: &Row, items: &[ItemFields]) -> Result<Vec<f64>, RankError> {
     let mut all = Vec::with_capacity(items.len());
     for part in items.chunks(SCORED_ITEMS) {
         let asked = Row { shown: part.iter().map(|fields| (*fields, false, false)).collect(), ..row.clone() };
-        let logits = din.logits(&Batch::of(&[&asked], din, None)?)?.to_vec2::<f32>()?;
+        let logits = model.logits(&Batch::of(&[&asked], model, None)?)?.to_vec2::<f32>()?;
         all.extend(logits.into_iter().map(|logits| f64::from(logits[0])));
     }
     Ok(all)

@@ -2,7 +2,7 @@
 //! fields of the candidate, where a fact counts differently in each domain of the request.
 //!
 //! In: a batch. Out: a vector an impression, whose places add to the logits and are read by the net behind them (He and Chua, SIGIR 2017). A net
-//! alone has to find every such pair in the products of a few wide layers. Called by `din`.
+//! alone has to find every such pair in the products of a few wide layers. Called by `model`.
 
 use super::batch::Batch;
 use super::inputs::{ITEM_FIELDS, Vocabulary};

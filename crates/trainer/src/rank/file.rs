@@ -3,8 +3,11 @@
 //! In: a model with its vocabulary. Out: `ranker.safetensors` (weights), `ranker.json` (vocabulary, and what of a point is looked at).
 //! Called by `training`, `stages` and `simulate`.
 
-use super::inputs::{FeatureShape, ITEM_FIELDS, ItemFields, Vocabulary};
-use super::{Din, RankError};
+use super::inputs::{Anchors, FeatureShape, ITEM_FIELDS, ItemFields, Vocabulary};
+use super::mixer::MixerSettings;
+use super::onepiece::OnePieceSettings;
+use super::settings::Arch;
+use super::{RankError, RankModel};
 use crate::data::Dataset;
 use crate::nn::tensor_file::write_json;
 use crate::nn::{FileError, Module, TensorFile, tensor};
@@ -22,7 +25,7 @@ pub struct Ranker {
     /// Numbers of everything that has a name, items in the dataset's order.
     pub vocabulary: Vocabulary,
     /// The model.
-    pub din: Din,
+    pub model: RankModel,
     /// Engagements and items of a cross-user sequence looked at.
     pub limits: (usize, usize),
     /// Items of the dataset that the ranker was not trained with: it knows nothing of them.
@@ -34,6 +37,13 @@ pub struct Ranker {
 #[serde(deny_unknown_fields)]
 struct Written {
     width: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tokenmixer: Option<MixerSettings>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    onepiece: Option<OnePieceSettings>,
+    /// Of OnePiece alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    anchors: Vec<Anchors>,
     history: usize,
     cross: usize,
     item_sizes: [usize; ITEM_FIELDS],
@@ -51,24 +61,32 @@ fn numbered<K, M: FromIterator<(K, u32)>>(names: Vec<K>) -> M {
     names.into_iter().zip(1..).collect()
 }
 
-/// Writes both files. `width` is the factor of the layers' widths, `limits` as in [`Ranker`].
+/// Writes both files. `limits` as in [`Ranker`].
 pub(super) fn save(
     folder: &Path,
-    din: &Din,
+    model: &RankModel,
     vocabulary: &Vocabulary,
-    width: f64,
+    arch: &Arch,
     limits: (usize, usize),
 ) -> Result<(), RankError> {
     let mut file = TensorFile::default();
-    for parameter in din.parameters() {
+    for parameter in model.parameters() {
         let (shape, values) = (parameter.var.dims().to_vec(), parameter.var.flatten_all()?.to_vec1()?);
         file.tensors.push((parameter.name, shape, values));
     }
     file.write(&folder.join(WEIGHTS_FILE))?;
     let mut words: Vec<(&String, &u32)> = vocabulary.words.iter().collect();
     words.sort_by_key(|(_, number)| **number);
+    let (width, tokenmixer, onepiece) = match arch {
+        Arch::Din { width } => (*width, None, None),
+        Arch::Tokenmixer(settings) => (1.0, Some(settings.clone()), None),
+        Arch::OnePiece(settings) => (1.0, None, Some(settings.clone())),
+    };
     let written = Written {
         width,
+        tokenmixer,
+        anchors: onepiece.is_some().then(|| vocabulary.anchors.clone()).unwrap_or_default(),
+        onepiece,
         history: limits.0,
         cross: limits.1,
         item_sizes: vocabulary.item_sizes,
@@ -106,16 +124,18 @@ impl Ranker {
             values: numbered(written.values),
             words: numbered(written.words),
             domains: numbered(written.domains),
+            anchors: written.anchors,
             features: written.features,
         };
-        let din = Din::random(&vocabulary, written.width, 0)?;
+        let arch = Arch::of(written.width, written.tokenmixer, written.onepiece);
+        let model = RankModel::random(&vocabulary, &arch, 0)?;
         let path = folder.join(WEIGHTS_FILE);
         let mut file = TensorFile::read(&path)?;
-        for parameter in din.parameters() {
+        for parameter in model.parameters() {
             let shape = parameter.var.dims();
             let values = file.take(&path, &parameter.name, shape)?;
             parameter.var.set(&tensor(values, shape)?)?;
         }
-        Ok(Self { vocabulary, din, limits: (written.history, written.cross), unknown_items })
+        Ok(Self { vocabulary, model, limits: (written.history, written.cross), unknown_items })
     }
 }

@@ -19,33 +19,36 @@
 //! Outputs, f32 [N]: `click`, P(click); `conversion`, P(conversion | click). Numbers are those of `ranker.json`; 0 = not known.
 
 use super::inputs::{FACT_ENGAGEMENTS, ITEM_FIELDS, WORDS};
-use super::{Din, RankError};
-use crate::nn::Module;
+use super::mixer_graph::LOSS_ONLY;
+use super::model::{Body, Head};
+use super::onepiece_graph::KnownNames;
+use super::{RankError, RankModel};
+use crate::nn::{Module, Parameter};
 use std::path::Path;
 use taiji_export::onnx::{AttributeProto, BASE, Dim, FLOAT, INT64, fixed, int, node, symbol, value};
 use taiji_export::{Element, GRAPH_FILE, GraphWriter, Weight};
 
 /// Writes `graph.onnx` (and the weights beside it, where they are not small) into a folder.
-pub(super) fn write(din: &Din, folder: &Path) -> Result<(), RankError> {
+pub(super) fn write(model: &RankModel, folder: &Path) -> Result<(), RankError> {
     let mut writer = GraphWriter::create(folder)?;
     writer.begin(GRAPH_FILE, "ranker", BASE);
     let mut graph = Graph { writer, values: 0 };
-    graph.declare(din);
-    graph.constants(din)?;
-    let hidden = graph.layers(din);
+    graph.declare(model);
+    graph.constants(model)?;
+    let hidden = graph.logits(model);
     graph.outputs(&hidden);
     graph.writer.finish()?;
     Ok(())
 }
 
-struct Graph {
-    writer: GraphWriter,
+pub(super) struct Graph {
+    pub writer: GraphWriter,
     /// Values named so far.
     values: usize,
 }
 
 impl Graph {
-    fn declare(&mut self, din: &Din) {
+    fn declare(&mut self, model: &RankModel) {
         let [points, shown] = ["points", "impressions"].map(symbol);
         let mut input = |name: &str, dims: &[Dim]| self.writer.input(value(name, INT64, dims));
         for name in ["history", "cross"] {
@@ -56,7 +59,7 @@ impl Graph {
             }
             input(&format!("{name}_length"), std::slice::from_ref(&points));
         }
-        let (profile, (tables, _)) = din.shape();
+        let (profile, (tables, _)) = model.shape();
         for (name, columns) in [("profile", profile), ("words", WORDS), ("codes", tables)] {
             if columns > 0 {
                 input(name, &[points.clone(), fixed(columns)]);
@@ -70,8 +73,9 @@ impl Graph {
         }
     }
 
-    fn constants(&mut self, din: &Din) -> Result<(), RankError> {
-        for parameter in din.parameters() {
+    fn constants(&mut self, model: &RankModel) -> Result<(), RankError> {
+        let needed = |parameter: &Parameter| !parameter.name.starts_with(LOSS_ONLY);
+        for parameter in model.parameters().into_iter().filter(needed) {
             let (shape, values) = (parameter.var.dims().to_vec(), parameter.var.flatten_all()?.to_vec1()?);
             self.writer.weight(&parameter.name, &Weight { shape, values }, Element::F32)?;
         }
@@ -81,11 +85,11 @@ impl Graph {
         (0..3).for_each(|number| self.writer.integers(&format!("list.{number}"), &[1], &[number]));
         self.writer.integers("last", &[1], &[-1]);
         self.writer.integers("newest", &[1], &[FACT_ENGAGEMENTS as i64]);
-        let rows = din.fact_rows();
+        let rows = model.fact_rows();
         let numbers = [("word_facts", rows.words), ("engagement_facts", rows.engagements)];
         let numbers = numbers.into_iter().chain([("action_count", rows.actions), ("domain_count", rows.domains)]);
         numbers.for_each(|(name, number)| self.writer.integers(name, &[], &[number as i64]));
-        let (_, (tables, each)) = din.shape();
+        let (_, (tables, each)) = model.shape();
         let offsets: Vec<i64> = (0..tables).map(|table| (table * (each + 1)) as i64).collect();
         if tables > 0 {
             self.writer.integers("code_offsets", &[tables as i64], &offsets);
@@ -97,11 +101,15 @@ impl Graph {
         }
         // Rows are joined to one: everything behind the first dimension.
         self.writer.integers("joined", &[2], &[0, -1]);
-        Ok(())
+        match model.body() {
+            Body::Interest { head: Head::Layers(_), .. } => Ok(()),
+            Body::Interest { head: Head::Mixer(mixer), .. } => self.mixer_constants(mixer),
+            Body::OnePiece { net, anchors } => self.onepiece_constants(net, rows.domains, anchors),
+        }
     }
 
     /// A node; the name of what it makes.
-    fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+    pub fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         let made = format!("value.{}", self.values);
         self.values += 1;
         self.writer.node(node(op, inputs, &[&made], attributes));
@@ -113,11 +121,11 @@ impl Graph {
         self.op("Concat", &parts, vec![int("axis", -1)])
     }
 
-    fn rows(&mut self, table: &str, ids: &str) -> String {
+    pub fn rows(&mut self, table: &str, ids: &str) -> String {
         self.op("Gather", &[table, ids], vec![int("axis", 0)])
     }
 
-    fn float(&mut self, value: &str) -> String {
+    pub fn float(&mut self, value: &str) -> String {
         self.op("Cast", &[value], vec![int("to", i64::from(FLOAT))])
     }
 
@@ -141,9 +149,8 @@ impl Graph {
         (places, there)
     }
 
-    /// What of a sequence bears on each candidate: `Din::attend`.
-    fn attend(&mut self, name: &str, candidate: &str, asked: &str) -> String {
-        let weight = |part: &str| format!("{name}.{part}.weight");
+    /// Items of a sequence, [P, L, width of an item], these with action and place, and which there are, [P, L] (bool).
+    fn sequence(&mut self, name: &str) -> (String, String, String) {
         let (fields, length) = (format!("{name}_items"), format!("{name}_length"));
         let items = self.item(&fields);
         let shape = self.op("Shape", &[&fields], vec![int("start", 0), int("end", 2)]);
@@ -158,6 +165,13 @@ impl Graph {
         let actions = marks(self, "actions.weight", actions);
         let placed = marks(self, "places.weight", &places);
         let known = self.concat(&[items.clone(), actions, placed]);
+        (items, known, there)
+    }
+
+    /// What of a sequence bears on each candidate: `Unit::attend`.
+    fn attend(&mut self, name: &str, candidate: &str, asked: &str) -> String {
+        let weight = |part: &str| format!("{name}.{part}.weight");
+        let (items, known, there) = self.sequence(name);
         let keys = self.op("MatMul", &[&known, &weight("key")], vec![]);
         let keys = self.rows(&keys, "owners");
         let items = self.rows(&items, "owners");
@@ -180,9 +194,9 @@ impl Graph {
         self.op("Squeeze", &[&sum, "list.1"], vec![])
     }
 
-    /// What does not depend on the candidate, [P, ..].
-    fn user(&mut self, din: &Din, domains: String) -> String {
-        let (profile, (tables, _)) = din.shape();
+    /// What does not depend on the candidate, [P, ..] each: of presence, request and profile; codes where there are any; searches.
+    fn user(&mut self, model: &RankModel, domains: String) -> Vec<Vec<String>> {
+        let (profile, (tables, _)) = model.shape();
         let crossed = self.op("Greater", &["cross_length", "scalar.0"], vec![]);
         let crossed = self.op("Unsqueeze", &[&crossed, "list.1"], vec![]);
         let crossed = self.float(&crossed);
@@ -195,20 +209,21 @@ impl Graph {
                 self.float(&any)
             }
         };
-        let mut parts = vec![self.concat(&[coded, crossed]), domains];
+        let mut about = vec![self.concat(&[coded, crossed]), domains];
         let joined = |graph: &mut Self, table: &str, ids: &str| {
             let rows = graph.rows(table, ids);
             graph.op("Reshape", &[&rows, "joined"], vec![])
         };
         if profile > 0 {
-            parts.push(joined(self, "values.weight", "profile"));
+            about.push(joined(self, "values.weight", "profile"));
         }
+        let mut parts = vec![about];
         if tables > 0 {
             let numbers = self.op("Add", &["codes", "code_offsets"], vec![]);
-            parts.push(joined(self, "codes.weight", &numbers));
+            parts.push(vec![joined(self, "codes.weight", &numbers)]);
         }
-        parts.push(self.words());
-        self.concat(&parts)
+        parts.push(vec![self.words()]);
+        parts
     }
 
     /// Mean of the words' rows; 0 where there are none.
@@ -226,18 +241,107 @@ impl Graph {
         self.op("ReduceSum", &[&weighed, "list.1"], keep)
     }
 
-    fn layers(&mut self, din: &Din) -> String {
+    fn logits(&mut self, model: &RankModel) -> String {
         let candidate = self.item("items");
         let domains = self.rows("domains.weight", "domains");
         let shown = self.rows(&domains, "owners");
         let asked = self.concat(&[candidate.clone(), shown]);
+        let (hidden, pairs) = match model.body() {
+            Body::Interest { head, .. } => self.interest(model, head, (candidate, asked), domains),
+            Body::OnePiece { net, anchors } => {
+                let pairs = self.factors(model);
+                let known = self.known(model, domains, !anchors.is_empty());
+                let candidates = self.concat(&[asked, pairs.clone()]);
+                (self.onepiece(net, &known, &candidates), pairs)
+            }
+        };
+        let paired = self.op("MatMul", &[&pairs, "pairs.weight"], vec![]);
+        self.op("Add", &[&hidden, &paired], vec![])
+    }
+
+    /// Logits, and the pairs.
+    fn interest(
+        &mut self,
+        model: &RankModel,
+        head: &Head,
+        (candidate, asked): (String, String),
+        domains: String,
+    ) -> (String, String) {
         let liked = self.attend("history", &candidate, &asked);
         let crossed = self.attend("cross", &candidate, &asked);
         let product = self.op("Mul", &[&candidate, &liked], vec![]);
-        let user = self.user(din, domains);
-        let user = self.rows(&user, "owners");
-        let pairs = self.factors(din);
-        let mut hidden = self.concat(&[candidate, liked, product, crossed, user, pairs.clone()]);
+        let user = self.user(model, domains);
+        let about = [candidate, liked, product, crossed];
+        match head {
+            Head::Layers(_) => {
+                // Joined once a user, not once a candidate.
+                let user = self.concat(&user.concat());
+                let user = self.rows(&user, "owners");
+                let pairs = self.factors(model);
+                let parts: Vec<String> = about.into_iter().chain([user, pairs.clone()]).collect();
+                (self.layered(&parts), pairs)
+            }
+            Head::Mixer(mixer) => {
+                let pairs = self.factors(model);
+                let mut parts = Vec::from(about);
+                for one in &user {
+                    let joined = self.concat(one);
+                    parts.push(self.rows(&joined, "owners"));
+                }
+                parts.push(pairs.clone());
+                (self.mixer(mixer, &parts), pairs)
+            }
+        }
+    }
+
+    /// A user's tokens, kind by kind: `RankModel::known`.
+    fn known(&mut self, model: &RankModel, domains: String, anchored: bool) -> Vec<KnownNames> {
+        let mut all = Vec::new();
+        for name in ["history", "cross"] {
+            let (_, values, there) = self.sequence(name);
+            all.push(KnownNames { values, mask: self.float(&there) });
+        }
+        let all_there = |graph: &mut Self, values: &str| {
+            let shape = graph.op("Shape", &[values], vec![int("start", 0), int("end", 2)]);
+            graph.op("Expand", &["onepiece.one", &shape], vec![])
+        };
+        if anchored {
+            let ids = self.rows("onepiece.anchors", "domains");
+            let items = self.item(&ids);
+            let shape = self.op("Shape", &[&items], vec![int("start", 0), int("end", 2)]);
+            let places = self.rows("places.weight", "onepiece.places");
+            let width = self.op("Shape", &[&places], vec![int("start", -1)]);
+            let wanted = self.concat(&[shape, width]);
+            let places = self.op("Expand", &[&places, &wanted], vec![]);
+            let values = self.concat(&[items, places]);
+            all.push(KnownNames { mask: all_there(self, &values), values });
+        }
+        for one in self.user(model, domains) {
+            let joined = self.concat(&one);
+            let values = self.op("Unsqueeze", &[&joined, "list.1"], vec![]);
+            all.push(KnownNames { mask: all_there(self, &values), values });
+        }
+        all
+    }
+
+    pub(super) fn linear(&mut self, x: &str, name: &str) -> String {
+        let product = self.op("MatMul", &[x, &format!("{name}.weight")], vec![]);
+        self.op("Add", &[&product, &format!("{name}.bias")], vec![])
+    }
+
+    /// Divided by the root of its mean square, times what was learned.
+    pub(super) fn normed_by(&mut self, x: &str, gain: &str, epsilon: &str) -> String {
+        let square = self.op("Mul", &[x, x], vec![]);
+        let mean = self.op("ReduceMean", &[&square, "last"], vec![int("keepdims", 1)]);
+        let mean = self.op("Add", &[&mean, epsilon], vec![]);
+        let root = self.op("Sqrt", &[&mean], vec![]);
+        let scaled = self.op("Div", &[x, &root], vec![]);
+        self.op("Mul", &[&scaled, gain], vec![])
+    }
+
+    /// DIN's three layers.
+    fn layered(&mut self, parts: &[String]) -> String {
+        let mut hidden = self.concat(parts);
         for place in 0..3 {
             hidden = self.op("MatMul", &[&hidden, &format!("layers.{place}.weight")], vec![]);
             hidden = self.op("Add", &[&hidden, &format!("layers.{place}.bias")], vec![]);
@@ -245,15 +349,14 @@ impl Graph {
                 hidden = self.op("Relu", &[&hidden], vec![]);
             }
         }
-        let paired = self.op("MatMul", &[&pairs, "pairs.weight"], vec![]);
-        self.op("Add", &[&hidden, &paired], vec![])
+        hidden
     }
 
     /// `Factors::pairs`.
-    fn factors(&mut self, din: &Din) -> String {
+    fn factors(&mut self, model: &RankModel) -> String {
         let spread = self.op("Unsqueeze", &["domains", "list.1"], vec![]);
         let mut kinds: Vec<(String, String)> = Vec::new();
-        if din.shape().0 > 0 {
+        if model.shape().0 > 0 {
             let there = self.op("Greater", &["profile", "scalar.0"], vec![]);
             kinds.push(("profile".to_owned(), there));
         }
@@ -267,11 +370,11 @@ impl Graph {
         let engaged = self.op("Add", &[&engaged, "engagement_facts"], vec![]);
         let (_, there) = self.places(&actions, "history_length");
         kinds.push((engaged, there));
-        if din.codes().0 > 0 {
+        if model.codes().0 > 0 {
             let there = self.op("Greater", &["codes", "scalar.0"], vec![]);
             kinds.push((self.op("Add", &["codes", "code_facts"], vec![]), there));
         }
-        if din.fact_rows().cross.is_some() {
+        if model.fact_rows().cross.is_some() {
             let items = newest(self, "cross_items");
             let leaves = self.op("Gather", &[&items, "scalar.3"], vec![int("axis", -1)]);
             let (_, there) = self.places(&leaves, "cross_length");

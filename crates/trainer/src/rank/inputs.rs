@@ -4,7 +4,7 @@
 //! those of the training points; whatever they do not have is 0, as is what is absent.
 
 use super::factors::FactRows;
-use super::{Point, RankError};
+use super::{Impression, Point, RankError};
 use crate::data::{Dataset, UserRow};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -25,11 +25,17 @@ const PRICE_BUCKETS: usize = 10;
 /// Newest engagements that are facts of their own.
 pub(super) const FACT_ENGAGEMENTS: usize = 12;
 
+/// Items of a domain that stand out, of each kind.
+pub(super) const MOST_ANCHORS: usize = 16;
+
 /// An item as the ranker reads it.
 pub(super) type ItemFields = [u32; ITEM_FIELDS];
 
 /// An item of a sequence, and what was done with it; 0 = not known.
 pub(super) type Known = (ItemFields, u32);
+
+/// A domain's most shown, most clicked, most converted items, most first: OnePiece's preference anchors.
+pub(super) type Anchors = [Vec<ItemFields>; 3];
 
 /// What taiji wrote about a user.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,6 +72,8 @@ pub struct Vocabulary {
     pub(super) values: BTreeMap<(usize, String), u32>,
     pub(super) words: HashMap<String, u32>,
     pub(super) domains: BTreeMap<String, u32>,
+    /// By number of the domain; the first is of all.
+    pub(super) anchors: Vec<Anchors>,
     pub(super) features: FeatureShape,
 }
 
@@ -114,7 +122,10 @@ impl Vocabulary {
         let values = known.iter().map(|(field, value)| (place(field), value.clone())).zip(1..).collect();
         let frequent: BTreeSet<String> =
             counts.into_iter().filter(|(_, count)| *count >= LEAST_WORDS).map(|(word, _)| word).collect();
+        let domains: BTreeMap<String, u32> = domains.into_iter().map(str::to_owned).zip(1..).collect();
+        let of = |domain: Option<&String>| anchors(&items, training, domain.map(String::as_str));
         Self {
+            anchors: [of(None)].into_iter().chain(domains.keys().map(|domain| of(Some(domain)))).collect(),
             items,
             item_ids: dataset.items.iter().map(|item| item.id.clone()).collect(),
             item_sizes,
@@ -122,7 +133,7 @@ impl Vocabulary {
             values,
             fields,
             words: frequent.into_iter().zip(1..).collect(),
-            domains: domains.into_iter().map(str::to_owned).zip(1..).collect(),
+            domains,
             features,
         }
     }
@@ -248,6 +259,20 @@ fn words_of<'a>(user: &'a UserRow, point: &Point) -> impl Iterator<Item = String
         let words = query.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty());
         words.map(str::to_lowercase).collect::<Vec<_>>()
     })
+}
+
+/// Of the training impressions of a domain, or of all; of items that count equally, the one that is earlier in the catalogue.
+fn anchors(items: &[ItemFields], training: &[Point], domain: Option<&str>) -> Anchors {
+    let of_domain = |point: &&Point| domain.is_none() || point.domain == domain;
+    let shown = || training.iter().filter(of_domain).flat_map(|point| &point.impressions);
+    let most = |counts: &dyn Fn(&Impression) -> bool| {
+        let mut often: BTreeMap<usize, usize> = BTreeMap::new();
+        shown().filter(|one| counts(one)).for_each(|one| *often.entry(one.item).or_default() += 1);
+        let mut often: Vec<(usize, usize)> = often.into_iter().collect();
+        often.sort_by_key(|(item, count)| (std::cmp::Reverse(*count), *item));
+        often.into_iter().take(MOST_ANCHORS).map(|(item, _)| items[item]).collect()
+    };
+    [most(&|_| true), most(&|one| one.clicked), most(&|one| one.converted)]
 }
 
 fn item_fields(dataset: &Dataset, shown: &HashMap<usize, usize>) -> (Vec<ItemFields>, [usize; ITEM_FIELDS]) {

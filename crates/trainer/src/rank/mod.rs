@@ -1,23 +1,29 @@
 //! A ranker: P(click) and P(conversion | click) of items shown to a user, from what was known before they were shown.
 //!
-//! In: a [`Dataset`](crate::data::Dataset) and the labels of its impressions. Out: a trained [`Din`] and its figures on later
+//! In: a [`Dataset`](crate::data::Dataset) and the labels of its impressions. Out: a trained [`RankModel`] and its figures on later
 //! impressions. The ranker is the judge of what taiji's features are worth, and the ID reward of the alignment. Callers: `stages`.
 //!
 //! ```text
 //! dataset, labels → points (a user, a time, the impressions of the session that follows) → inputs (numbers, by vocabularies of the
-//! training points) → din → training (a task of `fit`) → metrics (AUC, GAUC, log-loss, calibration), catalogue (NDCG@10 among all items);
+//! training points) → model (DIN, token mixer, OnePiece) → training (a task of `fit`) → metrics (AUC, GAUC, log-loss, calibration), catalogue (NDCG@10 among all items);
 //! graph (ONNX) → session (parity, latency)
 //! ```
 
 mod batch;
 mod catalogue;
-mod din;
 mod factors;
 mod file;
 mod graph;
 mod inputs;
+mod interest;
+mod layer;
 mod log;
 mod metrics;
+mod mixer;
+mod mixer_graph;
+mod model;
+mod onepiece;
+mod onepiece_graph;
 mod points;
 mod session;
 mod settings;
@@ -27,14 +33,16 @@ mod training;
 mod tests;
 
 pub use catalogue::{PointNdcg, catalogue_ndcg, popularity};
-pub use din::Din;
 pub use file::Ranker;
 pub use inputs::{FeatureShape, Features, Inputs, Vocabulary};
 pub use log::{FeatureLine, FeatureLog};
 pub use metrics::{Bucket, Scored, TargetFigures, figures};
+pub use mixer::MixerSettings;
+pub use model::RankModel;
+pub use onepiece::OnePieceSettings;
 pub use points::{Impression, LeftOut, Point, points, sessions};
 pub use session::{Latency, latency};
-pub use settings::RankSettings;
+pub use settings::{Arch, RankSettings};
 pub use training::{RankReport, score, train};
 
 use crate::data::DataError;

@@ -4,7 +4,7 @@
 
 use super::inputs::{ITEM_FIELDS, ItemFields, Known, Row, WORDS};
 use super::training::GRAPH_FOLDER;
-use super::{Din, Inputs, RankError, Scored};
+use super::{Inputs, RankError, RankModel, Scored};
 use crate::stats::quantile;
 use ort::session::{Session, SessionInputValue};
 use ort::value::Tensor;
@@ -47,10 +47,10 @@ type Named = (Cow<'static, str>, SessionInputValue<'static>);
 
 impl RankSession {
     /// Opens the graph that was written of a model.
-    pub(super) fn open(folder: &Path, din: &Din, threads: usize) -> Result<Self, RankError> {
+    pub(super) fn open(folder: &Path, model: &RankModel, threads: usize) -> Result<Self, RankError> {
         let environment = runtime::environment(None)?;
         let session = runtime::open_session(&environment, &folder.join(GRAPH_FILE), threads)?;
-        Ok(Self { session, shape: din.shape() })
+        Ok(Self { session, shape: model.shape() })
     }
 
     /// P(click) and P(conversion | click) of every impression of some rows, in their order.
@@ -153,8 +153,8 @@ impl RankSession {
 }
 
 /// Times calls of the graph in a trained ranker's folder, on one thread.
-pub fn latency(folder: &Path, din: &Din, inputs: &Inputs) -> Result<Vec<Latency>, RankError> {
-    RankSession::open(&folder.join(GRAPH_FOLDER), din, 1)?.latency(inputs)
+pub fn latency(folder: &Path, model: &RankModel, inputs: &Inputs) -> Result<Vec<Latency>, RankError> {
+    RankSession::open(&folder.join(GRAPH_FOLDER), model, 1)?.latency(inputs)
 }
 
 /// At least 1.

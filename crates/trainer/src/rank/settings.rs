@@ -1,9 +1,37 @@
 //! Settings of a ranker: those of a stage of kind `rank`.
 
 use super::RankError;
-use super::din::PLACES;
+use super::mixer::MixerSettings;
+use super::model::PLACES;
+use super::onepiece::OnePieceSettings;
 use crate::fit::{AdamWSettings, LoopSettings, Schedule, is_default};
 use serde::{Deserialize, Serialize};
+
+/// What makes chances of all that is known of an impression.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arch {
+    /// DIN's layers, by a factor wider.
+    Din {
+        /// Of the layers' widths.
+        width: f64,
+    },
+    /// A token mixer.
+    Tokenmixer(MixerSettings),
+    /// A transformer over everything.
+    OnePiece(OnePieceSettings),
+}
+
+impl Arch {
+    /// DIN, unless one of the others is named.
+    pub(super) fn of(width: f64, tokenmixer: Option<MixerSettings>, onepiece: Option<OnePieceSettings>) -> Self {
+        match (tokenmixer, onepiece) {
+            (Some(settings), _) => Arch::Tokenmixer(settings),
+            (None, Some(settings)) => Arch::OnePiece(settings),
+            (None, None) => Arch::Din { width },
+        }
+    }
+}
 
 /// Defaults fit a hundred thousand points with some two thousand items.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,8 +68,14 @@ pub struct RankSettings {
     /// Whether how often an item was clicked in training is put back in there: for labels whose items were drawn by it.
     #[serde(skip_serializing_if = "is_default")]
     pub catalogue_popularity: bool,
-    /// Factor of the width of all layers.
+    /// Factor of the width of DIN's layers.
     pub width: f64,
+    /// A token mixer in the place of DIN's layers.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tokenmixer: Option<MixerSettings>,
+    /// A transformer over everything in the place of DIN.
+    #[serde(skip_serializing_if = "is_default")]
+    pub onepiece: Option<OnePieceSettings>,
     /// Seed of weights, order and dropout.
     pub seed: u64,
     /// Threads, 0 = all cores.
@@ -72,6 +106,8 @@ impl Default for RankSettings {
             catalogue_points: 0,
             catalogue_popularity: false,
             width: 1.0,
+            tokenmixer: None,
+            onepiece: None,
             seed: 7,
             threads: 0,
             log_every: 50,
@@ -112,10 +148,28 @@ impl RankSettings {
                 return fail(field, format!("must be positive, got {value}"));
             }
         }
+        let others = [
+            self.tokenmixer.as_ref().map(|settings| ("tokenmixer", settings.check())),
+            self.onepiece.as_ref().map(|settings| ("onepiece", settings.check())),
+        ];
+        for (arch, checked) in others.into_iter().flatten() {
+            checked.map_err(|(field, message)| RankError::Settings { field, message })?;
+            if self.width != 1.0 {
+                return fail("width", format!("is of DIN's layers: leave it out beside {arch}, which has its own"));
+            }
+        }
+        if self.tokenmixer.is_some() && self.onepiece.is_some() {
+            return fail("onepiece", "and tokenmixer are both there: leave one out".into());
+        }
         match (0.0..=self.lr).contains(&self.last_lr) {
             true => Ok(()),
             false => fail("last_lr", format!("must be from 0 to lr {}, got {}", self.lr, self.last_lr)),
         }
+    }
+
+    /// What the settings make.
+    pub(super) fn arch(&self) -> Arch {
+        Arch::of(self.width, self.tokenmixer.clone(), self.onepiece.clone())
     }
 
     pub(super) fn optimizer(&self) -> AdamWSettings {

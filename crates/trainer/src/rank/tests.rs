@@ -15,6 +15,8 @@ use crate::data::{Behaviour, Cut, Dataset, Label, UserRow};
 use crate::nn::Module;
 use crate::synth::{SynthSettings, World, WorldKind, generate};
 
+const DIN: Arch = Arch::Din { width: 1.0 };
+
 fn world(users: usize) -> (World, Dataset) {
     let settings = SynthSettings { kind: WorldKind::Reason, users, ..SynthSettings::default() };
     let world = generate(&settings);
@@ -106,21 +108,35 @@ fn every_parameter_gets_a_gradient_and_absent_features_change_nothing_else() {
         })
         .collect();
     let (vocabulary, inputs) = encoded(&dataset, &all, &features, (2, 4));
-    let din = Din::random(&vocabulary, 1.0, 3).unwrap();
+    for arch in [DIN, Arch::Tokenmixer(MixerSettings::default()), Arch::OnePiece(OnePieceSettings::default())] {
+        gradients_and_absence(&RankModel::random(&vocabulary, &arch, 3).unwrap(), &inputs);
+    }
+    // Anchors of other kinds are not the same anchors.
+    let mut turned = vocabulary.clone();
+    turned.anchors.iter_mut().for_each(|kinds| kinds.rotate_left(1));
     let rows: Vec<&Row> = inputs.rows.iter().collect();
-    let batch = Batch::of(&rows, &din, None).unwrap();
-    let loss = din.loss(&batch).unwrap();
+    let [one, other] = [&vocabulary, &turned].map(|vocabulary| {
+        let model = RankModel::random(vocabulary, &Arch::OnePiece(OnePieceSettings::default()), 3).unwrap();
+        model.logits(&Batch::of(&rows, &model, None).unwrap()).unwrap()
+    });
+    assert!((one - other).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap() > 1e-6);
+}
+
+fn gradients_and_absence(model: &RankModel, inputs: &Inputs) {
+    let rows: Vec<&Row> = inputs.rows.iter().collect();
+    let batch = Batch::of(&rows, model, None).unwrap();
+    let loss = model.loss(&batch, true).unwrap();
     let store = loss.backward().unwrap();
-    for parameter in din.parameters() {
+    for parameter in model.parameters() {
         let gradient = store.get(&parameter.var).unwrap_or_else(|| panic!("{}", parameter.name));
         let norm = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(norm.is_finite() && norm > 0.0, "{}: {norm}", parameter.name);
     }
     // One point alone, padded differently, has the logits that it has among all.
-    let whole = din.logits(&batch).unwrap().to_vec2::<f32>().unwrap();
+    let whole = model.logits(&batch).unwrap().to_vec2::<f32>().unwrap();
     let mut first = 0;
     for row in &rows {
-        let alone = din.logits(&Batch::of(&[row], &din, None).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        let alone = model.logits(&Batch::of(&[row], model, None).unwrap()).unwrap().to_vec2::<f32>().unwrap();
         for (one, other) in alone.iter().flatten().zip(whole[first..].iter().flatten()) {
             assert!((one - other).abs() < 1e-5, "{one} {other}");
         }
@@ -128,14 +144,14 @@ fn every_parameter_gets_a_gradient_and_absent_features_change_nothing_else() {
     }
     // Left out at random, always: as if nobody had features.
     let all_out = FeatureDropout { rate: 1.0 - 1e-12, seed: 1, step: 1 };
-    let left = din.logits(&Batch::of(&rows, &din, Some(&all_out)).unwrap()).unwrap();
+    let left = model.logits(&Batch::of(&rows, model, Some(&all_out)).unwrap()).unwrap();
     let bare: Vec<Row> = inputs.rows.iter().map(|row| Row { intra: None, cross: vec![], ..row.clone() }).collect();
-    let none = din.logits(&Batch::of(&bare.iter().collect::<Vec<_>>(), &din, None).unwrap()).unwrap();
+    let none = model.logits(&Batch::of(&bare.iter().collect::<Vec<_>>(), model, None).unwrap()).unwrap();
     let apart = |one: &Tensor, other: &Tensor| {
         (one - other).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
     };
     assert!(apart(&left, &none) < 1e-6);
-    assert!(apart(&din.logits(&batch).unwrap(), &none) > 1e-4);
+    assert!(apart(&model.logits(&batch).unwrap(), &none) > 1e-4);
 }
 
 /// With codes and without, whatever is absent: the graph says what the model says, and a folder gives back what was written into it.
@@ -143,7 +159,30 @@ fn every_parameter_gets_a_gradient_and_absent_features_change_nothing_else() {
 fn graph_and_folder_say_what_the_model_says() {
     let (world, dataset) = world(30);
     let (all, _) = points(&dataset, &world.labels);
-    for codes in [(2, 4), (0, 0)] {
+    let plain = MixerSettings {
+        revert: false,
+        experts: 0,
+        residual_every: 0,
+        auxiliary: 0.0,
+        blocks: 1,
+        ..MixerSettings::default()
+    };
+    let short = OnePieceSettings { anchors: 0, reasoning: false, layers: 1, ..OnePieceSettings::default() };
+    let with = |tokenmixer: Option<MixerSettings>, onepiece: Option<OnePieceSettings>| RankSettings {
+        epochs: 1,
+        threads: 1,
+        tokenmixer,
+        onepiece,
+        ..RankSettings::default()
+    };
+    for (codes, settings) in [
+        ((2, 4), with(None, None)),
+        ((0, 0), with(None, None)),
+        ((2, 4), with(Some(MixerSettings::default()), None)),
+        ((0, 0), with(Some(plain), None)),
+        ((2, 4), with(None, Some(OnePieceSettings::default()))),
+        ((0, 0), with(None, Some(short))),
+    ] {
         let features: Vec<_> = (0..all.len())
             .map(|place| {
                 let codes = (place % 3 > 0).then(|| vec![place as u32 % 5, 1]);
@@ -155,13 +194,12 @@ fn graph_and_folder_say_what_the_model_says() {
         inputs.rows[0].history.clear();
         inputs.rows[1].words.clear();
         let folder = tempfile::tempdir().unwrap();
-        let settings = RankSettings { epochs: 1, threads: 1, ..RankSettings::default() };
-        let (din, report, _) = train(&settings, &vocabulary, [&inputs; 3], folder.path(), &mut |_| {}).unwrap();
+        let (model, report, _) = train(&settings, &vocabulary, [&inputs; 3], folder.path(), &mut |_| {}).unwrap();
         println!("codes {codes:?}: {} apart", report.graph_apart);
         assert!(report.graph_apart < 1e-5);
 
         // Users alone, one of them with nothing at all, and candidates of many.
-        let mut session = RankSession::open(&folder.path().join("onnx"), &din, 1).unwrap();
+        let mut session = RankSession::open(&folder.path().join("onnx"), &model, 1).unwrap();
         let bare = Row {
             profile: vec![0; inputs.rows[0].profile.len()],
             intra: None,
@@ -170,14 +208,14 @@ fn graph_and_folder_say_what_the_model_says() {
         };
         for row in [&bare, &inputs.rows[1], &inputs.rows[2]] {
             let chances = session.score(&[row]).unwrap();
-            let expected = score(&din, &Inputs { rows: vec![row.clone()] }).unwrap();
+            let expected = score(&model, &Inputs { rows: vec![row.clone()] }).unwrap();
             assert_eq!(chances.len(), row.shown.len());
             for (one, other) in chances.iter().zip(&expected) {
                 assert!((f64::from(one[0]) - other.click).abs() < 1e-5);
             }
         }
         // Another model's graph does not pass.
-        let other = Din::random(&vocabulary, 1.0, 99).unwrap();
+        let other = RankModel::random(&vocabulary, &settings.arch(), 99).unwrap();
         let refused = session.compare(&score(&other, &inputs).unwrap(), &inputs).unwrap_err().to_string();
         assert!(refused.starts_with("chances of the ONNX graph and of the model differ by"), "{refused}");
 
@@ -192,7 +230,7 @@ fn graph_and_folder_say_what_the_model_says() {
         };
         let again = Inputs::encode(&dataset, &loaded.vocabulary, &all, of, (20, 5)).unwrap();
         assert_eq!(again.rows[2..], inputs.rows[2..]);
-        assert_eq!(score(&loaded.din, &inputs).unwrap(), score(&din, &inputs).unwrap());
+        assert_eq!(score(&loaded.model, &inputs).unwrap(), score(&model, &inputs).unwrap());
         // Numbers belong to names, not to places in the catalogue.
         let elsewhere = Ranker::load(folder.path(), &turned).unwrap();
         assert_eq!(elsewhere.unknown_items, 1);
@@ -254,8 +292,8 @@ fn fitted(
     let test = part(tested);
     let folder = tempfile::tempdir().unwrap();
     let parts = [&part(training), &part(&tested[..tested.len() / 3]), &test];
-    let (din, report, _) = train(settings, &vocabulary, parts, folder.path(), &mut |_| {}).unwrap();
-    (score(&din, &test).unwrap(), report)
+    let (model, report, _) = train(settings, &vocabulary, parts, folder.path(), &mut |_| {}).unwrap();
+    (score(&model, &test).unwrap(), report)
 }
 
 /// Of clicks, for users with a history (odd) or without.
@@ -291,8 +329,16 @@ fn it_reads_histories_codes_and_cross_user_sequences() {
         };
         kinds.iter().map(of).collect()
     };
-    for (name, features) in [("codes", with(true)), ("cross-user sequences", with(false))] {
-        let (scored, _) = fitted(&settings, &dataset, &all, &features);
+    let mixer = RankSettings { tokenmixer: Some(MixerSettings::default()), epochs: 4, ..settings.clone() };
+    let small = OnePieceSettings { layers: 1, width: 32, heads: 2, hidden: 64, ..OnePieceSettings::default() };
+    let onepiece = RankSettings { onepiece: Some(small), epochs: 4, lr: 2e-3, ..settings.clone() };
+    for (name, settings, features) in [
+        ("codes", &settings, with(true)),
+        ("cross-user sequences", &settings, with(false)),
+        ("codes, by a token mixer", &mixer, with(true)),
+        ("cross-user sequences, by a OnePiece", &onepiece, with(false)),
+    ] {
+        let (scored, _) = fitted(settings, &dataset, &all, &features);
         println!("with {name}: {} with a history, {} without", area(&scored, 1), area(&scored, 0));
         assert!(area(&scored, 0) > 0.78 && area(&scored, 1) > 0.78, "{name}");
         if name == "codes" {
@@ -319,6 +365,10 @@ fn a_constant_label_and_bad_settings_are_named() {
         (RankSettings { test_share: 0.0, ..RankSettings::default() }, "test_share must be above 0"),
         (RankSettings { feature_dropout: 1.0, ..RankSettings::default() }, "feature_dropout"),
         (RankSettings { last_lr: 1.0, ..RankSettings::default() }, "last_lr"),
+        (
+            RankSettings { tokenmixer: Some(MixerSettings::default()), width: 2.0, ..RankSettings::default() },
+            "width is of DIN's",
+        ),
     ] {
         assert!(refused(&settings).starts_with(start));
     }
@@ -329,9 +379,9 @@ fn a_catalogue_is_ranked_as_impressions_are_scored() {
     let (world, dataset) = world(12);
     let (all, _) = points(&dataset, &world.labels);
     let (vocabulary, inputs) = encoded(&dataset, &all, &[], (0, 0));
-    let din = Din::random(&vocabulary, 1.0, 3).unwrap();
+    let model = RankModel::random(&vocabulary, &DIN, 3).unwrap();
     let clicked: Vec<&Point> = all.iter().filter(|point| point.impressions.iter().any(|one| one.clicked)).collect();
-    let lists = catalogue_ndcg(&din, &vocabulary, &all, &inputs, (usize::MAX, None)).unwrap();
+    let lists = catalogue_ndcg(&model, &vocabulary, &all, &inputs, (usize::MAX, None)).unwrap();
     assert_eq!(lists.len(), clicked.len());
     assert!(lists.iter().all(|list| [list.catalogue, list.shown].iter().all(|worth| (0.0..=1.0).contains(worth))));
 
@@ -340,13 +390,13 @@ fn a_catalogue_is_ranked_as_impressions_are_scored() {
     let every = (0..dataset.items.len()).map(|item| Impression { item, clicked: false, converted: false });
     let asked = Point { impressions: every.collect(), ..point.clone() };
     let row = Inputs::encode(&dataset, &vocabulary, &[asked], |_| None, (20, 5)).unwrap();
-    let scores: Vec<f64> = score(&din, &row).unwrap().iter().map(|one| one.click).collect();
+    let scores: Vec<f64> = score(&model, &row).unwrap().iter().map(|one| one.click).collect();
     let items: Vec<usize> = point.impressions.iter().filter(|one| one.clicked).map(|one| one.item).collect();
     let worth = |item: &usize| crate::evaluate::ndcg(crate::evaluate::rank_by_score(&scores, *item), 10);
     let by_hand = items.iter().map(worth).sum::<f64>() / items.len() as f64;
     assert!((lists[0].catalogue - by_hand).abs() < 1e-9, "{} {by_hand}", lists[0].catalogue);
     let popular: Vec<f64> = (0..dataset.items.len()).map(|item| if item == items[0] { 1e3 } else { 0.0 }).collect();
-    let five = catalogue_ndcg(&din, &vocabulary, &all, &inputs, (5, Some(&popular))).unwrap();
+    let five = catalogue_ndcg(&model, &vocabulary, &all, &inputs, (5, Some(&popular))).unwrap();
     assert_eq!(five.len(), 5);
     assert_eq!((five[0].shown, five[0].catalogue > 0.999 / items.len() as f64), (lists[0].shown, true));
     let clicks = popularity(&all, dataset.items.len());

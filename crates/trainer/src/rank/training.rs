@@ -5,7 +5,7 @@
 use super::batch::{Batch, FeatureDropout};
 use super::inputs::Row;
 use super::session::RankSession;
-use super::{Din, Inputs, RankError, RankSettings, Scored, TargetFigures, Vocabulary, figures, file, graph};
+use super::{Inputs, RankError, RankModel, RankSettings, Scored, TargetFigures, Vocabulary, figures, file, graph};
 use crate::fit::{self, AdamW, CurvePoint, Evaluated, Gradients, ParameterSet, Task, TrainEvent, Validated};
 use crate::nn::Module;
 use crate::nn::tensor_file::write_json;
@@ -20,8 +20,6 @@ use std::path::Path;
 const REPORT_FILE: &str = "rank_report.json";
 /// Name of the graph's folder.
 pub(super) const GRAPH_FOLDER: &str = "onnx";
-/// Points scored together.
-const SCORED_POINTS: usize = 256;
 
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,7 +56,7 @@ pub fn train(
     parts: [&Inputs; 3],
     out: &Path,
     progress: &mut (dyn FnMut(&TrainEvent) + Send),
-) -> Result<(Din, RankReport, Vec<Scored>), RankError> {
+) -> Result<(RankModel, RankReport, Vec<Scored>), RankError> {
     settings.check()?;
     let [training, validation, test] = parts;
     check(training, "training")?;
@@ -67,21 +65,21 @@ pub fn train(
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|error| RankError::Threads { threads, message: error.to_string() })?;
     pool.install(|| {
-        let din = Din::random(vocabulary, settings.width, settings.seed)?;
-        let optimizer = AdamW::new(ParameterSet::all(&din), settings.optimizer());
+        let model = RankModel::random(vocabulary, &settings.arch(), settings.seed)?;
+        let optimizer = AdamW::new(ParameterSet::all(&model), settings.optimizer());
         let epochs = 0..settings.epochs as u64;
         let plan = epochs.flat_map(|epoch| plan_epoch(training.rows.len(), settings, epoch)).collect();
-        let mut ranking = Ranking { settings, training, validation, plan, din };
+        let mut ranking = Ranking { settings, training, validation, plan, model };
         let (run_id, fitting) = (ranking.run_id()?, settings.fitting(ranking.steps()));
         let fitted = fit::run(&mut ranking, optimizer, &fitting, &run_id, out, progress)?;
-        let din = ranking.din;
-        let scored = score(&din, test)?;
+        let model = ranking.model;
+        let scored = score(&model, test)?;
         let (click, ctcvr) = figures(&scored);
-        file::save(out, &din, vocabulary, settings.width, (settings.history, settings.cross))?;
+        file::save(out, &model, vocabulary, &settings.arch(), (settings.history, settings.cross))?;
         let folder = out.join(GRAPH_FOLDER);
-        graph::write(&din, &folder)?;
+        graph::write(&model, &folder)?;
         let report = RankReport {
-            parameters: din.parameters().iter().map(|parameter| parameter.var.elem_count()).sum(),
+            parameters: model.parameters().iter().map(|parameter| parameter.var.elem_count()).sum(),
             points: parts.map(|part| part.rows.len()),
             impressions: parts.map(Inputs::impressions),
             steps: fitted.steps,
@@ -90,22 +88,22 @@ pub fn train(
             best_step: fitted.best.map(|(step, _)| step),
             click,
             ctcvr,
-            graph_apart: RankSession::open(&folder, &din, threads)?.compare(&scored, test)?,
+            graph_apart: RankSession::open(&folder, &model, threads)?.compare(&scored, test)?,
             curve: fitted.curve,
         };
         write_json(&out.join(REPORT_FILE), &report)?;
         fit::clear(out)?;
-        Ok((din, report, scored))
+        Ok((model, report, scored))
     })
 }
 
 /// Chances of every impression of some points, in their order.
-pub fn score(din: &Din, inputs: &Inputs) -> Result<Vec<Scored>, RankError> {
+pub fn score(model: &RankModel, inputs: &Inputs) -> Result<Vec<Scored>, RankError> {
     let mut scored = Vec::with_capacity(inputs.impressions());
     let sigmoid = |logit: f32| 1.0 / (1.0 + (-f64::from(logit)).exp());
-    for rows in inputs.rows.chunks(SCORED_POINTS) {
+    for rows in inputs.rows.chunks(model.scored_points()) {
         let rows: Vec<&Row> = rows.iter().collect();
-        let logits = din.logits(&Batch::of(&rows, din, None)?)?.to_vec2::<f32>()?;
+        let logits = model.logits(&Batch::of(&rows, model, None)?)?.to_vec2::<f32>()?;
         let shown = rows.iter().flat_map(|row| row.shown.iter().map(|one| (row.user, one)));
         scored.extend(shown.zip(logits).map(|((user, &(_, clicked, converted)), logits)| Scored {
             user,
@@ -145,7 +143,7 @@ struct Ranking<'a> {
     validation: &'a Inputs,
     /// Point numbers of every step.
     plan: Vec<Vec<usize>>,
-    din: Din,
+    model: RankModel,
 }
 
 impl Ranking<'_> {
@@ -182,11 +180,11 @@ impl Task for Ranking<'_> {
         let Some(chosen) = self.plan.get(step as usize) else { return Ok(Vec::new()) };
         let rows: Vec<&Row> = chosen.iter().map(|&point| &self.training.rows[point]).collect();
         let dropout = FeatureDropout { rate: self.settings.feature_dropout, seed: self.settings.seed, step };
-        Ok(vec![(step, Batch::of(&rows, &self.din, Some(&dropout))?)])
+        Ok(vec![(step, Batch::of(&rows, &self.model, Some(&dropout))?)])
     }
 
     fn evaluate(&mut self, (_, batch): &(u64, Batch), set: &ParameterSet) -> Result<Evaluated, RankError> {
-        let loss = self.din.loss(batch)?;
+        let loss = self.model.loss(batch, true)?;
         let shown = batch.clicked.elem_count();
         Ok(Evaluated {
             loss: f64::from(loss.to_scalar::<f32>()?),
@@ -199,11 +197,11 @@ impl Task for Ranking<'_> {
     /// Mean loss of the validation impressions.
     fn validate(&mut self) -> Result<Option<Validated>, RankError> {
         let (mut total, mut count) = (0.0, 0);
-        for rows in self.validation.rows.chunks(SCORED_POINTS) {
+        for rows in self.validation.rows.chunks(self.model.scored_points()) {
             let rows: Vec<&Row> = rows.iter().collect();
-            let batch = Batch::of(&rows, &self.din, None)?;
+            let batch = Batch::of(&rows, &self.model, None)?;
             let shown = batch.clicked.elem_count();
-            total += f64::from(self.din.loss(&batch)?.to_scalar::<f32>()?) * shown as f64;
+            total += f64::from(self.model.loss(&batch, false)?.to_scalar::<f32>()?) * shown as f64;
             count += shown;
         }
         Ok((count > 0).then(|| Validated { loss: total / count as f64, accuracy: None }))

@@ -92,7 +92,7 @@ impl Simulator {
             let points: Vec<Point> = users.iter().map(point).collect();
             // What taiji writes is made by the model that is rewarded here: a ranker that reads it would be asked about itself.
             let inputs = Inputs::encode(dataset, &ranker.vocabulary, &points, |_| None, ranker.limits)?;
-            let mut scored = score(&ranker.din, &inputs)?.into_iter();
+            let mut scored = score(&ranker.model, &inputs)?.into_iter();
             let row = |point: &Point| {
                 let chances = scored.by_ref().map(|scored| (scored.click * scored.conversion) as f32);
                 point.impressions.iter().map(|impression| impression.item as u32).zip(chances).collect()

@@ -55,7 +55,7 @@ fn a_table_has_what_the_ranker_says_and_falls_back_by_category() {
         let impressions = vec![impression(item)];
         let point = crate::rank::Point { user: cases[0].user, cut: cases[0].cut, domain: newest.domain, impressions };
         let inputs = Inputs::encode(&dataset, &ranker.vocabulary, &[point], |_| None, ranker.limits).unwrap();
-        let scored = crate::rank::score(&ranker.din, &inputs).unwrap()[0];
+        let scored = crate::rank::score(&ranker.model, &inputs).unwrap()[0];
         if known.level == Level::Pair {
             assert!((known.ctcvr - scored.click * scored.conversion).abs() < 1e-6);
         }

@@ -14,6 +14,7 @@ use crate::rank::{
 use crate::stage::{Artefact, Input, Inputs as Parents, Stage, StageError, write_json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use taiji::event::ActionTable;
@@ -89,21 +90,23 @@ impl Stage for Rank {
         let parts = [encode(training)?, encode(validation)?, encode(test)?];
         let settings = RankSettings { threads: threads.unwrap_or(self.settings.threads), ..self.settings.clone() };
         let progress = &mut *training_progress(parents.progress());
-        let (din, report, scored) = train(&settings, &vocabulary, parts.each_ref(), folder, progress)?;
+        let (model, report, scored) = train(&settings, &vocabulary, parts.each_ref(), folder, progress)?;
         let mut metrics = by_user(&dataset, test, &scored)?;
         if settings.catalogue_points > 0 {
             let prior = settings.catalogue_popularity.then(|| popularity(training, dataset.items.len()));
             let which = (settings.catalogue_points, prior.as_deref());
-            let lists = catalogue_ndcg(&din, &vocabulary, test, &parts[2], which)?;
+            let lists = catalogue_ndcg(&model, &vocabulary, test, &parts[2], which)?;
             metrics.extend(lists_by_user(&lists));
         }
+        let latency = latency(folder, &model, &parts[2])?;
+        write_json(&folder.join(LATENCY_FILE), &latency)?;
         let judged = json!({
             "seconds": report.seconds,
             "points": report.points,
             "click": { "auc": report.click.auc, "log_loss": report.click.log_loss },
             "ctcvr": { "auc": report.ctcvr.auc, "log_loss": report.ctcvr.log_loss },
             "truth": truth(data, &labels, &dataset, test)?,
-            "looks": [LookFigures { step: None, metrics, figures: Default::default(), texts: vec![] }],
+            "looks": [LookFigures { step: None, metrics, figures: cost(report.parameters, &latency), texts: vec![] }],
         });
         write_json(&folder.join(JUDGED_FILE), &judged)?;
         let with = all.iter().filter(|point| as_of(point).is_some()).count();
@@ -118,8 +121,6 @@ impl Stage for Rank {
             log.unknown_users,
             log.unknown_items,
         ));
-        let latency = latency(folder, &din, &parts[2])?;
-        write_json(&folder.join(LATENCY_FILE), &latency)?;
         let time = |one: &Latency| format!("{} × {}: {:.2} / {:.2}", one.users, one.candidates, one.p50_ms, one.p99_ms);
         parents.progress().say(&format!(
             "onnx/graph.onnx: chances within {:.1e} of the model's; users × candidates: median / 99th percentile in ms on one thread: {}",
@@ -128,6 +129,13 @@ impl Stage for Rank {
         ));
         Ok(())
     }
+}
+
+/// What a ranker costs: its size, and the median of the calls in which one user's candidates, and those of several users, are asked for (ms).
+fn cost(parameters: usize, latency: &[Latency]) -> BTreeMap<String, f64> {
+    let asked = latency.iter().filter(|one| one.candidates == 100);
+    let times = asked.map(|one| (format!("ms_{}x{}", one.users, one.candidates), one.p50_ms));
+    times.chain([("parameters".to_owned(), parameters as f64)]).collect()
 }
 
 /// What of taiji's features a ranker may see.
