@@ -119,13 +119,13 @@ simulator: build ## a table of the ranker's chances as a simulator, and whether 
 rank: build ## train a ranker on the generated world's impressions and print its figures on the newest of them (minutes)
 	$(BIN)/taiji-trainer run --recipe models/rank.toml
 
-rankers: build ## DIN beside a token mixer and a OnePiece on the same impressions: how well they rank, how long a call takes; resumable (an hour on 2 cores)
+rankers: build ## DIN beside a token mixer and a OnePiece on the same impressions: how well they rank, how long a call takes; resumable (hours on 2 cores)
 	@bash scripts/experiments.sh rankers
 
 lift: build ## do taiji's features make a ranker better? Arms × seeds on two generated worlds and real purchases (TAIJI_DATA_DIR), resumable (three hours on 2 cores), then their tables
 	@bash scripts/experiments.sh lift lift-old lift-beauty
 
-lift-more: build ## the same: how old features may be, what they are made of, short videos without texts, a pretrained language model (TAIJI_DATA_DIR); resumable (four hours on 2 cores)
+lift-more: build ## the same: how old features may be, what they are made of, short videos without texts, a pretrained language model (TAIJI_DATA_DIR); resumable (hours on 2 cores)
 	@bash scripts/experiments.sh lift-staleness lift-ablations lift-kuairand lift-smol
 
 align: build ## does alignment pay, and which rule combines its rewards best? Arms × seeds on the generated world, resumable (hours on 2 cores), then their tables

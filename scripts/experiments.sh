@@ -11,21 +11,25 @@ left_out=0
 for name in "$@"; do
   public=() data=()
   case $name in
-  lift-beauty | lift-smol) public=(amazon --interactions "$from/beauty.interactions.tsv.gz" --items "$from/beauty.items.jsonl.gz") ;;
+  lift-beauty) public=(amazon --interactions "$from/beauty.interactions.tsv.gz" --items "$from/beauty.items.jsonl.gz") ;;
   lift-kuairand)
     public=(kuairand --impressions "$from/kuairand.impressions.tsv.gz" --histories "$from/kuairand.histories.tsv.gz"
       --users "$from/kuairand.users.tsv.gz" --videos "$from/kuairand.videos.tsv.gz" --points 30000)
     ;;
   esac
-  if [ ${#public[@]} -gt 0 ]; then
-    if [ ! -f "${public[2]}" ]; then
-      echo "$name: left out, ${public[2]} is not there; set TAIJI_DATA_DIR to the folder that holds it" >&2
-      left_out=$((left_out + 1))
-      continue
-    fi
+  needs=${public[2]:-}
+  [ "$name" != lift-smol ] || needs=$from/beauty.interactions.tsv.gz
+  if [ -n "$needs" ] && [ ! -f "$needs" ]; then
+    echo "$name: left out, $needs is not there; set TAIJI_DATA_DIR to the folder that holds it" >&2
+    left_out=$((left_out + 1))
+    continue
+  fi
+  if [ "$name" = lift-smol ]; then
+    python3 scripts/smol.py prepared # checkpoint and data
+    data=(--data .cache/smol/data)
+  elif [ ${#public[@]} -gt 0 ]; then
     data=(--data ".cache/$name/data")
     "$trainer" import "${public[@]}" --out "${data[1]}"
-    [ "$name" != lift-smol ] || python3 scripts/smol.py prepared # the checkpoint
   fi
   "$trainer" run --recipe "models/$name.toml" "${data[@]}" --jobs 2 --wait
   "$trainer" contrasts "docs/experiments/$name.toml" --into docs/results.md --page ".cache/experiments/$name.html"

@@ -38,12 +38,16 @@ impl Default for PrefixSettings {
 impl PrefixSettings {
     /// Refuses what has no IDs or too many, naming the setting.
     pub fn check(&self) -> Result<(), String> {
+        if self.levels == 0 {
+            return Err("levels: must be positive".into());
+        }
+        if self.k < 2 {
+            return Err("k: must be at least 2".into());
+        }
         let ids = (0..self.levels).try_fold(1usize, |ids, _| ids.checked_mul(self.k).filter(|ids| *ids <= MOST_IDS));
-        match (self.levels, self.k, ids) {
-            (0, ..) => Err("levels: must be positive".into()),
-            (_, 0 | 1, _) => Err("k: must be at least 2".into()),
-            (.., None) => Err(format!("levels: {} of {} make more than {MOST_IDS} IDs", self.levels, self.k)),
-            _ => Ok(()),
+        match ids {
+            Some(_) => Ok(()),
+            None => Err(format!("levels: {} of {} make more than {MOST_IDS} IDs", self.levels, self.k)),
         }
     }
 }

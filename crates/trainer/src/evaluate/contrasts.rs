@@ -201,8 +201,10 @@ impl Rows {
             };
             cells.extend(metrics.iter().map(|metric| at(last, metric)).chain((0..last).map(|look| at(look, "l3"))));
             let figure = |name: &str| {
-                mean_of(rows.iter().filter_map(|row| row.result.looks[last].figures.get(name).copied()))
-                    .map_or("–".to_string(), |mean| format!("{mean:.3}"))
+                mean_of(rows.iter().filter_map(|row| row.result.looks[last].figures.get(name).copied())).map_or(
+                    "–".to_string(),
+                    |mean| if mean >= 1e3 { format!("{mean:.0}") } else { format!("{mean:.3}") },
+                )
             };
             cells.extend(of_all.iter().map(|name| figure(name)));
             if is_timed {

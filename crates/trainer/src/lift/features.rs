@@ -128,8 +128,11 @@ fn check(parts: &Parts<'_>, settings: &FeatureSettings) -> Result<(), LiftError>
             "vector needs texts, and the backfill embedded nothing: take random or collaborative",
         );
     }
+    if parts.backfill.dim > 0 && parts.codes.is_none() {
+        return fail("from", "lacks a codebook, or a prefix codebook, for what the backfill embedded");
+    }
     if settings.truth > 0.0 && parts.codes.is_none() {
-        return fail("truth", "needs a codebook: name one in from");
+        return fail("truth", "needs texts, and the backfill embedded nothing");
     }
     Ok(())
 }

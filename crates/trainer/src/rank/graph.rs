@@ -1,4 +1,4 @@
-//! A trained DIN → an ONNX graph that computes the same.
+//! A trained ranker → an ONNX graph that computes the same.
 //!
 //! In: a model. Out: a folder with `graph.onnx`, which a ranking service runs: P users and N candidates in one call, each candidate with the
 //! place of its user among them. Called by `stages`; `session` runs it.
@@ -102,8 +102,10 @@ impl Graph {
         // Rows are joined to one: everything behind the first dimension.
         self.writer.integers("joined", &[2], &[0, -1]);
         match model.body() {
-            Body::Interest { head: Head::Layers(_), .. } => Ok(()),
-            Body::Interest { head: Head::Mixer(mixer), .. } => self.mixer_constants(mixer),
+            Body::Interest { head, .. } => match head.as_ref() {
+                Head::Layers(_) => Ok(()),
+                Head::Mixer(mixer) => self.mixer_constants(mixer),
+            },
             Body::OnePiece { net, anchors } => self.onepiece_constants(net, rows.domains, anchors),
         }
     }
@@ -322,6 +324,15 @@ impl Graph {
             all.push(KnownNames { mask: all_there(self, &values), values });
         }
         all
+    }
+
+    /// What a gated net makes of rows: the inner values, before they are joined again.
+    pub(super) fn gated(&mut self, x: &str, name: &str) -> String {
+        let gate = self.op("MatMul", &[x, &format!("{name}.gate")], vec![]);
+        let open = self.op("Sigmoid", &[&gate], vec![]);
+        let gate = self.op("Mul", &[&gate, &open], vec![]);
+        let up = self.op("MatMul", &[x, &format!("{name}.up")], vec![]);
+        self.op("Mul", &[&gate, &up], vec![])
     }
 
     pub(super) fn linear(&mut self, x: &str, name: &str) -> String {

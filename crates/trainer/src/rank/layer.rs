@@ -38,7 +38,7 @@ impl Maker {
         Weight::new(&tensor(vec![0.0; count], count)?)
     }
 
-    /// What a norm multiplies by, at first nothing.
+    /// What a norm multiplies by, at first 1.
     pub fn ones(&mut self, count: usize) -> Result<Weight> {
         Weight::new(&tensor(vec![1.0; count], count)?)
     }
@@ -75,10 +75,6 @@ pub(super) fn softmax(x: &Tensor) -> Result<Tensor> {
     let most = x.detach().max_keepdim(D::Minus1)?;
     let powers = x.broadcast_sub(&most)?.exp()?;
     powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)
-}
-
-pub(super) fn silu(x: &Tensor) -> Result<Tensor> {
-    x / (x.neg()?.exp()? + 1.0)?
 }
 
 /// log(1 + e^x), without overflow.

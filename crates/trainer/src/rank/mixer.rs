@@ -12,7 +12,7 @@
 //! Every few blocks, what an earlier one made is added; the middle block has logits of its own, which only the loss sees. Experts are computed
 //! all and those that do not act are masked: the numbers are those of a sparse net, its speed is not.
 
-use super::layer::{Linear, Maker, rms, silu, softmax};
+use super::layer::{Linear, Maker, rms, softmax};
 use crate::nn::{Weight, tensor};
 use candle_core::{D, Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -135,7 +135,7 @@ impl Mixer {
             if let Some(earlier) = self.earlier(place) {
                 next = (next + &made[earlier])?;
             }
-            if let Some(readout) = self.auxiliary.as_ref().filter(|_| place + 1 == self.blocks.len() / 2) {
+            if let Some(readout) = self.auxiliary.as_ref().filter(|_| place + 1 == self.blocks.len().div_ceil(2)) {
                 auxiliary = Some(readout.of(&next)?);
             }
             made.push(next);
@@ -219,7 +219,7 @@ impl Experts {
     /// [tokens, impressions, width], of tokens that were normed.
     fn net(&self, x: &Tensor, settings: &MixerSettings) -> Result<Tensor> {
         let gate = x.matmul(&self.gate)?;
-        let mut inner = (silu(&gate)? * x.matmul(&self.up)?)?;
+        let mut inner = (gate.silu()? * x.matmul(&self.up)?)?;
         if let Some(router) = &self.router {
             inner = (inner * acting(&x.matmul(router)?, settings)?)?;
         }

@@ -84,11 +84,7 @@ impl Graph {
     }
 
     fn net(&mut self, x: &str, experts: &Experts, name: &str) -> String {
-        let gate = self.op("MatMul", &[x, &format!("{name}.gate")], vec![]);
-        let open = self.op("Sigmoid", &[&gate], vec![]);
-        let gate = self.op("Mul", &[&gate, &open], vec![]);
-        let up = self.op("MatMul", &[x, &format!("{name}.up")], vec![]);
-        let mut inner = self.op("Mul", &[&gate, &up], vec![]);
+        let mut inner = self.gated(x, name);
         if experts.routed() {
             let acting = self.acting(x, &format!("{name}.router"));
             inner = self.op("Mul", &[&inner, &acting], vec![]);

@@ -12,7 +12,7 @@
 
 use super::batch::{Batch, Sequences};
 use super::factors::{FACTORS, FactRows, Factors};
-use super::inputs::{Anchors, ITEM_FIELDS, ItemFields, Vocabulary, WORDS};
+use super::inputs::{Anchors, ITEM_FIELDS, ItemFields, Row, Vocabulary, WORDS};
 use super::interest::Unit;
 use super::layer::{Linear, Maker, softplus};
 use super::mixer::Mixer;
@@ -28,6 +28,9 @@ pub(super) const ITEM: usize = 52;
 pub(super) const SMALL: usize = 8;
 const CODE: usize = 16;
 const LAYERS: [usize; 2] = [128, 64];
+/// Points scored together; candidates, where they see each other.
+const SCORED_POINTS: usize = 256;
+const SCORED_TOGETHER: usize = 768;
 /// Places that are told apart.
 pub(super) const PLACES: usize = 64;
 
@@ -40,7 +43,7 @@ pub(super) enum Head {
 /// What makes logits of vectors.
 pub(super) enum Body {
     /// What of history and cross-user sequence bears on a candidate, and a head behind it.
-    Interest { history: Unit, cross: Unit, head: Head },
+    Interest { history: Unit, cross: Unit, head: Box<Head> },
     /// With the anchors of all domains, one domain behind the other; there may be none.
     OnePiece { net: OnePiece, anchors: Vec<ItemFields> },
 }
@@ -135,7 +138,7 @@ impl Body {
     }
 
     fn interest(maker: &mut Maker, head: impl FnOnce(&mut Maker) -> Result<Head>) -> Result<Self> {
-        Ok(Body::Interest { history: Unit::random(maker)?, cross: Unit::random(maker)?, head: head(maker)? })
+        Ok(Body::Interest { history: Unit::random(maker)?, cross: Unit::random(maker)?, head: Box::new(head(maker)?) })
     }
 }
 
@@ -183,12 +186,34 @@ impl RankModel {
         self.shape
     }
 
-    /// Points that are best scored together: a OnePiece compares all their candidates with one another.
-    pub(super) fn scored_points(&self) -> usize {
-        match &self.body {
-            Body::Interest { .. } => 256,
-            Body::OnePiece { .. } => 64,
+    /// Rows in pieces that are scored together. A OnePiece compares all candidates of a piece with one another: there it is these that count.
+    pub(super) fn pieces<'a>(&self, rows: &'a [Row]) -> Vec<&'a [Row]> {
+        if let Body::Interest { .. } = &self.body {
+            return rows.chunks(SCORED_POINTS).collect();
         }
+        let (mut pieces, mut rest) = (Vec::new(), rows);
+        while !rest.is_empty() {
+            let mut shown = 0;
+            let fits = |row: &&Row| {
+                shown += row.shown.len();
+                shown <= SCORED_TOGETHER
+            };
+            let (piece, others) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            pieces.push(piece);
+            rest = others;
+        }
+        pieces
+    }
+
+    /// Whether what is said of a candidate depends on those beside it.
+    pub(crate) fn sees_groups(&self) -> bool {
+        matches!(&self.body, Body::OnePiece { .. })
+    }
+
+    /// Whether a router chooses what computes.
+    pub(super) fn is_routed(&self) -> bool {
+        let Body::Interest { head, .. } = &self.body else { return false };
+        matches!(head.as_ref(), Head::Mixer(mixer) if mixer.settings.experts > 0)
     }
 
     /// What makes logits of vectors.
@@ -294,9 +319,10 @@ impl RankModel {
         let loss = cross_entropy(&logits, batch)?;
         match (auxiliary, &self.body) {
             _ if !training => Ok(loss),
-            (Some(logits), Body::Interest { head: Head::Mixer(mixer), .. }) => {
-                loss + (cross_entropy(&logits, batch)? * mixer.settings.auxiliary)?
-            }
+            (Some(logits), Body::Interest { head, .. }) => match head.as_ref() {
+                Head::Mixer(mixer) => loss + (cross_entropy(&logits, batch)? * mixer.settings.auxiliary)?,
+                Head::Layers(_) => Ok(loss),
+            },
             (_, Body::OnePiece { net, .. }) if net.settings.contrast > 0.0 => {
                 let click = logits.narrow(1, 0, 1)?.squeeze(1)?;
                 loss + (contrast(&click, &batch.clicked, &batch.owners)? * net.settings.contrast)?

@@ -9,11 +9,12 @@
 //!             reasoning. Step 1 answers for clicks, step 2 for conversions
 //! ```
 //!
-//! In the paper users' tokens see the candidates, too; here they do not, so that they are computed once a user. The loss of the chain of targets is
+//! In the paper users' tokens see the candidates, too; here they do not, so that they are computed once a user. All candidates of a call are
+//! compared with one another and strangers masked: a call for many users costs more than their calls one by one. The loss of the chain of targets is
 //! the one of all rankers here; `contrast` adds that what was clicked stands out from its group.
 
 use super::inputs::MOST_ANCHORS;
-use super::layer::{Linear, Maker, rms, silu, softmax};
+use super::layer::{Linear, Maker, rms, softmax};
 use crate::nn::Weight;
 use candle_core::{D, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -284,7 +285,7 @@ impl Layer {
     /// Rows and what a net makes of them.
     fn net(&self, x: &Tensor) -> Result<Tensor> {
         let normed = rms(x)?.broadcast_mul(&self.net_norm)?;
-        let inner = (silu(&normed.matmul(&self.gate)?)? * normed.matmul(&self.up)?)?;
+        let inner = (normed.matmul(&self.gate)?.silu()? * normed.matmul(&self.up)?)?;
         x + inner.matmul(&self.down)?
     }
 

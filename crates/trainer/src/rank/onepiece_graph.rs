@@ -203,11 +203,7 @@ impl Graph {
         let out = self.op("MatMul", &[seen, &format!("{name}.out")], vec![]);
         let x = self.op("Add", &[x, &out], vec![]);
         let normed = self.normed_by(&x, &format!("{name}.net_norm"), "onepiece.epsilon");
-        let gate = self.op("MatMul", &[&normed, &format!("{name}.gate")], vec![]);
-        let open = self.op("Sigmoid", &[&gate], vec![]);
-        let gate = self.op("Mul", &[&gate, &open], vec![]);
-        let up = self.op("MatMul", &[&normed, &format!("{name}.up")], vec![]);
-        let inner = self.op("Mul", &[&gate, &up], vec![]);
+        let inner = self.gated(&normed, name);
         let made = self.op("MatMul", &[&inner, &format!("{name}.down")], vec![]);
         self.op("Add", &[&x, &made], vec![])
     }

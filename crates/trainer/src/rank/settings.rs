@@ -8,8 +8,7 @@ use crate::fit::{AdamWSettings, LoopSettings, Schedule, is_default};
 use serde::{Deserialize, Serialize};
 
 /// What makes chances of all that is known of an impression.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Arch {
     /// DIN's layers, by a factor wider.
     Din {
@@ -160,6 +159,10 @@ impl RankSettings {
         }
         if self.tokenmixer.is_some() && self.onepiece.is_some() {
             return fail("onepiece", "and tokenmixer are both there: leave one out".into());
+        }
+        if self.onepiece.is_some() && self.catalogue_points > 0 {
+            let message = "needs a ranker that looks at a candidate by itself: leave it out beside onepiece";
+            return fail("catalogue_points", message.into());
         }
         match (0.0..=self.lr).contains(&self.last_lr) {
             true => Ok(()),

@@ -366,6 +366,14 @@ fn a_constant_label_and_bad_settings_are_named() {
         (RankSettings { feature_dropout: 1.0, ..RankSettings::default() }, "feature_dropout"),
         (RankSettings { last_lr: 1.0, ..RankSettings::default() }, "last_lr"),
         (
+            RankSettings {
+                onepiece: Some(OnePieceSettings::default()),
+                catalogue_points: 5,
+                ..RankSettings::default()
+            },
+            "catalogue_points needs",
+        ),
+        (
             RankSettings { tokenmixer: Some(MixerSettings::default()), width: 2.0, ..RankSettings::default() },
             "width is of DIN's",
         ),

@@ -101,7 +101,7 @@ pub fn train(
 pub fn score(model: &RankModel, inputs: &Inputs) -> Result<Vec<Scored>, RankError> {
     let mut scored = Vec::with_capacity(inputs.impressions());
     let sigmoid = |logit: f32| 1.0 / (1.0 + (-f64::from(logit)).exp());
-    for rows in inputs.rows.chunks(model.scored_points()) {
+    for rows in model.pieces(&inputs.rows) {
         let rows: Vec<&Row> = rows.iter().collect();
         let logits = model.logits(&Batch::of(&rows, model, None)?)?.to_vec2::<f32>()?;
         let shown = rows.iter().flat_map(|row| row.shown.iter().map(|one| (row.user, one)));
@@ -197,7 +197,7 @@ impl Task for Ranking<'_> {
     /// Mean loss of the validation impressions.
     fn validate(&mut self) -> Result<Option<Validated>, RankError> {
         let (mut total, mut count) = (0.0, 0);
-        for rows in self.validation.rows.chunks(self.model.scored_points()) {
+        for rows in self.model.pieces(&self.validation.rows) {
             let rows: Vec<&Row> = rows.iter().collect();
             let batch = Batch::of(&rows, &self.model, None)?;
             let shown = batch.clicked.elem_count();

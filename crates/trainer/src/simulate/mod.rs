@@ -42,6 +42,9 @@ pub enum SimulateError {
     /// Nobody can be simulated.
     #[error("no user has anything before the next purchase: give data with histories")]
     NoUsers,
+    /// A table holds one chance a pair.
+    #[error("a OnePiece says of an item what depends on those beside it: make the simulator of another ranker")]
+    Groups,
     /// The catalogue has grown since: no reward would be true.
     #[error("the simulator was made of a catalogue without {count} of the items, {example} among them: make it anew")]
     Older {

@@ -77,6 +77,9 @@ impl Simulator {
         if users.is_empty() {
             return Err(SimulateError::NoUsers);
         }
+        if ranker.model.sees_groups() {
+            return Err(SimulateError::Groups);
+        }
         let shelves = Shelves::new(dataset);
         let score_users = |users: &[User]| -> Result<Vec<Vec<(u32, f32)>>, SimulateError> {
             let shown = |user: &User| {

@@ -28,12 +28,15 @@ struct Rank {
     features: Option<PathBuf>,
     /// Which of them the ranker sees.
     reads: Vec<Group>,
+    /// Whether size and times of calls are among the figures.
+    cost: bool,
     value: Value,
 }
 
 pub(super) fn make(mut table: toml::Table, context: &Context) -> Result<Arc<dyn Stage>, KeyError> {
     let features = take::<PathBuf>(&mut table, "features")?.map(|path| context.folder.join(path));
     let reads = take::<Vec<Group>>(&mut table, "use")?;
+    let cost = take::<bool>(&mut table, "cost")?.unwrap_or(false);
     let settings: RankSettings = read(table)?;
     settings.check().map_err(KeyError::other)?;
     let mut value = value(&settings)?;
@@ -42,9 +45,12 @@ pub(super) fn make(mut table: toml::Table, context: &Context) -> Result<Arc<dyn 
         ["threads", "checkpoint_every"].iter().for_each(|key| drop(settings.shift_remove(*key)));
         settings.insert("features".to_owned(), json!(features.is_some()));
         settings.insert("use".to_owned(), json!(reads));
+        if cost {
+            settings.insert("cost".to_owned(), json!(true));
+        }
     }
     let reads = reads.unwrap_or(vec![Group::Intra, Group::Cross]);
-    Ok(Arc::new(Rank { settings, features, reads, value }))
+    Ok(Arc::new(Rank { settings, features, reads, cost, value }))
 }
 
 impl Stage for Rank {
@@ -100,13 +106,14 @@ impl Stage for Rank {
         }
         let latency = latency(folder, &model, &parts[2])?;
         write_json(&folder.join(LATENCY_FILE), &latency)?;
+        let figures = if self.cost { cost(report.parameters, &latency) } else { BTreeMap::new() };
         let judged = json!({
             "seconds": report.seconds,
             "points": report.points,
             "click": { "auc": report.click.auc, "log_loss": report.click.log_loss },
             "ctcvr": { "auc": report.ctcvr.auc, "log_loss": report.ctcvr.log_loss },
             "truth": truth(data, &labels, &dataset, test)?,
-            "looks": [LookFigures { step: None, metrics, figures: cost(report.parameters, &latency), texts: vec![] }],
+            "looks": [LookFigures { step: None, metrics, figures, texts: vec![] }],
         });
         write_json(&folder.join(JUDGED_FILE), &judged)?;
         let with = all.iter().filter(|point| as_of(point).is_some()).count();

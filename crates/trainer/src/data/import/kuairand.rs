@@ -5,8 +5,9 @@
 //!
 //! A video has no text: its title is its number, its categories are its tags, its brand is its author. Of a history only the last time is
 //! known: the others are made up, an hour apart. An impression is followed by one engagement, the strongest that it led to. The set holds a
-//! small part of what these people saw, 1.1 impressions within half an hour: what is scored together is a user's day (UTC). A click is a
-//! click, a conversion a click that was watched for long.
+//! small part of what these people saw, 1.1 impressions within half an hour: what is scored together is a user's day (UTC), of those after the
+//! day on which the last history ends: whatever is made up lies before them. A click is a click, a conversion a click that was watched for
+//! long.
 
 use super::MAX_TS_MS;
 use super::rejected::{RejectedRow, RowGate, tell_rejected, write_rejected};
@@ -25,7 +26,7 @@ use taiji::event::{Event, Item, ItemState, MIN_TS_MS};
 
 /// Between two videos of a history.
 const APART_MS: i64 = 60 * 60 * 1000;
-/// What of a user becomes the profile: what has few values. Others are counts, which their ranges say, and two codes of hundreds of values.
+/// What of a user becomes the profile. Left out are counts, which their ranges say, two codes of 454 and 1,471 values, and what has one value.
 const PROFILE: [&str; 23] = [
     "user_active_degree",
     "is_live_streamer",
@@ -76,7 +77,7 @@ pub struct KuaiRandSummary {
     pub items: usize,
     /// Days of users that have labels.
     pub points: usize,
-    /// Days of users in all.
+    /// Days of users, after the last history.
     pub days: usize,
     /// Impressions of those points.
     pub labels: usize,
@@ -173,6 +174,8 @@ pub fn import_kuairand(
 
     let mut events: Vec<Event> = histories.iter().flat_map(watched).chain(shown.iter().flat_map(followed)).collect();
     events.sort_by(|left, right| (left.ts_ms, &left.event_id).cmp(&(right.ts_ms, &right.event_id)));
+    let last_ms = histories.iter().map(|history| day_of(history.last_time_ms)).max().unwrap_or(i64::MIN);
+    shown.retain(|one| day_of(one.time_ms) > last_ms);
     let labels = labels(&shown, points, seed, &mut summary);
     summary.items = write_jsonl(&out.join("items.jsonl"), items)?;
     summary.users = write_jsonl(&out.join("users.jsonl"), users)?;
@@ -191,26 +194,24 @@ fn rows<T: DeserializeOwned>(
 ) -> Result<Vec<T>, DataError> {
     let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').quoting(false).from_reader(open_text(path)?);
     let (mut gate, mut rows) = (RowGate::new(path), Vec::new());
-    let fail = |error: csv::Error| {
-        let line = error.position().map_or(1, |position| position.line() as usize);
-        match error.into_kind() {
-            csv::ErrorKind::Io(source) => DataError::unreadable(path, line, source),
-            csv::ErrorKind::Deserialize { err, .. } => DataError::line(path, line, err.to_string()),
-            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-                DataError::line(path, line, format!("{len} columns; the header has {expected_len}"))
-            }
-            other => DataError::line(path, line, format!("{other:?}")),
+    let fail = |line: usize, error: csv::Error| match error.into_kind() {
+        csv::ErrorKind::Io(source) => DataError::unreadable(path, line, source),
+        csv::ErrorKind::Deserialize { err, .. } => DataError::line(path, line, err.to_string()),
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            DataError::line(path, line, format!("{len} columns; the header has {expected_len}"))
         }
+        csv::ErrorKind::Utf8 { err, .. } => DataError::line(path, line, format!("not utf-8: {err}")),
+        other => DataError::line(path, line, format!("{other:?}")),
     };
     // A header that cannot be read is no bad row.
-    let headers = reader.headers().map_err(fail)?.clone();
+    let headers = reader.headers().map_err(|error| fail(1, error))?.clone();
     let mut raw = csv::StringRecord::new();
     loop {
         let line = reader.position().line() as usize;
         let row = match reader.read_record(&mut raw) {
             Ok(false) => break,
-            Ok(true) => raw.deserialize::<T>(Some(&headers)).map_err(fail),
-            Err(error) => Err(fail(error)),
+            Ok(true) => raw.deserialize::<T>(Some(&headers)).map_err(|error| fail(line, error)),
+            Err(error) => Err(fail(line, error)),
         };
         let checked = row.and_then(|row| match check(&row) {
             Ok(()) => Ok(row),
