@@ -85,7 +85,7 @@ pub(super) fn save(
     let written = Written {
         width,
         tokenmixer,
-        anchors: onepiece.is_some().then(|| vocabulary.anchors.clone()).unwrap_or_default(),
+        anchors: if onepiece.is_some() { vocabulary.anchors.clone() } else { Vec::new() },
         onepiece,
         history: limits.0,
         cross: limits.1,

@@ -113,12 +113,13 @@ impl RankSession {
         let apart = |(one, other): (&[f32; 2], &Scored)| {
             (f64::from(one[0]) - other.click).abs().max((f64::from(one[1]) - other.conversion).abs())
         };
+        let all: Vec<f64> = chances.iter().zip(expected).map(apart).collect();
+        let most = all.iter().copied().fold(0.0, f64::max);
         // A number that is none is no agreement.
-        let most =
-            chances.iter().zip(expected).map(apart).fold(0.0, |most: f64, one| if one <= most { most } else { one });
-        let wide = chances.iter().zip(expected).map(apart).filter(|apart| !(*apart <= MOST_APART)).count();
-        let allowed = if self.routed { ROUTED_OTHERWISE * expected.len() as f64 } else { 0.0 };
-        if chances.len() == expected.len() && wide as f64 <= allowed && most.is_finite() {
+        let close = all.iter().filter(|apart| **apart <= MOST_APART).count();
+        let others = if self.routed { ROUTED_OTHERWISE * expected.len() as f64 } else { 0.0 };
+        let numbers = all.iter().all(|apart| apart.is_finite());
+        if numbers && all.len() == expected.len() && (all.len() - close) as f64 <= others {
             return Ok(most);
         }
         Err(RankError::Parity { most, bound: MOST_APART })
