@@ -115,10 +115,10 @@ impl RankSession {
         };
         let all: Vec<f64> = chances.iter().zip(expected).map(apart).collect();
         let most = all.iter().copied().fold(0.0, f64::max);
-        // A number that is none is no agreement.
         let close = all.iter().filter(|apart| **apart <= MOST_APART).count();
         let others = if self.routed { ROUTED_OTHERWISE * expected.len() as f64 } else { 0.0 };
-        let numbers = all.iter().all(|apart| apart.is_finite());
+        // A number that is none is no agreement, and no greatest difference sees it.
+        let numbers = chances.iter().flatten().all(|chance| chance.is_finite());
         if numbers && all.len() == expected.len() && (all.len() - close) as f64 <= others {
             return Ok(most);
         }
