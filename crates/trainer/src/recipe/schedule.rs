@@ -59,6 +59,10 @@ pub fn schedule(
                     };
                     state.progress[place] = Progress::Done;
                     if let Err(error) = result {
+                        // The run ends with its first failure, but not before what is under way, which may take hours.
+                        if state.progress.contains(&Progress::Runs) {
+                            tasks[place].inputs.progress().say(&format!("nothing new begins: {error}"));
+                        }
                         state.failed.get_or_insert(error);
                     }
                     changed.notify_all();
