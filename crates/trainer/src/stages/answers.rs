@@ -216,8 +216,8 @@ impl Judged<'_> {
         let options = LlmOptions {
             threads: self.threads,
             max_rows: ROWS,
-            // The form may close the thinking: a token more.
-            max_len: self.schema.max_prompt_tokens + 1 + most,
+            // The form may close the thinking: one token of our own tokenizers, several of others', and never more than it has bytes.
+            max_len: self.schema.max_prompt_tokens + self.form.prompt("").len() + most,
             queue_limit: ROWS,
             queue_tokens: usize::MAX,
             ..LlmOptions::default()
