@@ -9,16 +9,19 @@ from=${TAIJI_DATA_DIR:-../shared/data}
 
 left_out=0
 for name in "$@"; do
-  public=() data=()
+  public=() data=() needs=
   case $name in
-  lift-beauty) public=(amazon --interactions "$from/beauty.interactions.tsv.gz" --items "$from/beauty.items.jsonl.gz") ;;
+  lift-beauty)
+    needs=$from/beauty.interactions.tsv.gz
+    public=(amazon --interactions "$needs" --items "$from/beauty.items.jsonl.gz")
+    ;;
   lift-kuairand)
-    public=(kuairand --impressions "$from/kuairand.impressions.tsv.gz" --histories "$from/kuairand.histories.tsv.gz"
+    needs=$from/kuairand.impressions.tsv.gz
+    public=(kuairand --impressions "$needs" --histories "$from/kuairand.histories.tsv.gz"
       --users "$from/kuairand.users.tsv.gz" --videos "$from/kuairand.videos.tsv.gz" --points 30000)
     ;;
+  lift-smol) needs=$from/beauty.interactions.tsv.gz ;;
   esac
-  needs=${public[2]:-}
-  [ "$name" != lift-smol ] || needs=$from/beauty.interactions.tsv.gz
   if [ -n "$needs" ] && [ ! -f "$needs" ]; then
     echo "$name: left out, $needs is not there; set TAIJI_DATA_DIR to the folder that holds it" >&2
     left_out=$((left_out + 1))

@@ -125,12 +125,7 @@ impl PqCodebook {
 
     /// The vector as the slots see it: checked, rotated where the codebook rotates.
     pub fn rotated(&self, vector: &[f32]) -> Result<Vec<f32>, QuantizeError> {
-        if vector.len() != self.dim {
-            return Err(QuantizeError::Dimension { expected: self.dim, found: vector.len() });
-        }
-        if let Some((index, &value)) = vector.iter().enumerate().find(|(_, value)| !value.is_finite()) {
-            return Err(QuantizeError::NotFinite { index, value });
-        }
+        check_vector(vector, self.dim)?;
         let Some(rotation) = &self.rotation else { return Ok(vector.to_vec()) };
         // Row by row, so that the inner loop runs along the result and vectorises.
         let mut out = vec![0.0f32; self.dim];
@@ -148,6 +143,17 @@ impl PqCodebook {
             Some((slot, &code)) => Err(QuantizeError::Code { slot, code, k: self.k }),
             None => Ok(()),
         }
+    }
+}
+
+/// Refuses a vector of another length than `dim`, and one with a value that is not finite.
+pub fn check_vector(vector: &[f32], dim: usize) -> Result<(), QuantizeError> {
+    if vector.len() != dim {
+        return Err(QuantizeError::Dimension { expected: dim, found: vector.len() });
+    }
+    match vector.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+        Some((index, &value)) => Err(QuantizeError::NotFinite { index, value }),
+        None => Ok(()),
     }
 }
 

@@ -15,7 +15,7 @@ mod rotation;
 mod tests;
 
 pub use codebook::PqCodebook;
-pub use codebook::{columns_of, nearest};
+pub use codebook::{check_vector, columns_of, nearest};
 pub use rotation::random_rotation;
 
 /// What can go wrong in a codebook or with a vector.

@@ -9,7 +9,7 @@ use super::{CodebookError, QuantizeError};
 use crate::nn::{FileError, TensorFile};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use taiji::quantize::{columns_of, nearest};
+use taiji::quantize::{check_vector, columns_of, nearest};
 
 const FILE: &str = "prefixes.safetensors";
 /// Most IDs of the last level: each has a vector of its own in a ranker.
@@ -76,7 +76,7 @@ impl PrefixCodebook {
         };
         let dim = first.len();
         for (row, vector) in vectors.iter().enumerate() {
-            check(vector, dim).map_err(|source| CodebookError::Vector { row, source })?;
+            check_vector(vector, dim).map_err(|source| CodebookError::Vector { row, source })?;
         }
         let mut left: Vec<f32> = vectors.concat();
         let (mut centroids, mut distances) = (Vec::new(), vec![0.0; settings.k]);
@@ -94,7 +94,7 @@ impl PrefixCodebook {
 
     /// An ID a level: the number that the codes up to it make.
     pub fn encode(&self, vector: &[f32]) -> Result<Vec<u32>, QuantizeError> {
-        check(vector, self.dim)?;
+        check_vector(vector, self.dim)?;
         let (mut left, mut distances) = (vector.to_vec(), vec![0.0; self.k]);
         let mut id = 0;
         let levels = self.centroids.iter().zip(&self.columns);
@@ -127,16 +127,6 @@ impl PrefixCodebook {
             }
             _ => Err(FileError::content(&path, "does not hold levels of one shape: make the stage anew")),
         }
-    }
-}
-
-fn check(vector: &[f32], expected: usize) -> Result<(), QuantizeError> {
-    if vector.len() != expected {
-        return Err(QuantizeError::Dimension { expected, found: vector.len() });
-    }
-    match vector.iter().copied().enumerate().find(|(_, value)| !value.is_finite()) {
-        Some((index, value)) => Err(QuantizeError::NotFinite { index, value }),
-        None => Ok(()),
     }
 }
 

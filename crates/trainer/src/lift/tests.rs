@@ -50,10 +50,14 @@ fn codebook() -> PqCodebook {
     PqCodebook::new(2, 4, DIM, centroids, None).unwrap()
 }
 
+fn parts<'a>(dataset: &'a Dataset, backfill: &'a Backfill, codebook: &'a PqCodebook) -> Parts<'a> {
+    Parts { dataset, backfill, codes: Some(Codes::Product(codebook)), encoder: None, items: None }
+}
+
 fn lines(dataset: &Dataset, points: &[Point], backfill: &Backfill, settings: &FeatureSettings) -> Vec<FeatureLine> {
     let codebook = codebook();
     let items = item_vectors(dataset, 4, 1);
-    let parts = Parts { dataset, backfill, codes: Some(Codes::Product(&codebook)), encoder: None, items: Some(&items) };
+    let parts = Parts { items: Some(&items), ..parts(dataset, backfill, &codebook) };
     feature_lines(&parts, points, settings).unwrap()
 }
 
@@ -199,13 +203,7 @@ fn a_planted_future_is_refused() {
     made.members.iter_mut().flatten().for_each(|entry| entry.1 = late);
     assert!(!is_before_day(late, points[0].cut.before_ms));
     let codebook = codebook();
-    let parts = Parts {
-        dataset: &dataset,
-        backfill: &made,
-        codes: Some(Codes::Product(&codebook)),
-        encoder: None,
-        items: None,
-    };
+    let parts = parts(&dataset, &made, &codebook);
     let refused = feature_lines(&parts, &points, &FeatureSettings::default()).unwrap_err().to_string();
     assert!(refused.contains("is not before the day of") && refused.ends_with("make the stage backfill anew"));
 
@@ -228,13 +226,7 @@ fn what_lacks_is_named() {
     let (dataset, points) = world(20);
     let (made, _) = backfill(&dataset, &points, &BackfillSettings::default());
     let codebook = codebook();
-    let parts = Parts {
-        dataset: &dataset,
-        backfill: &made,
-        codes: Some(Codes::Product(&codebook)),
-        encoder: None,
-        items: None,
-    };
+    let parts = parts(&dataset, &made, &codebook);
     let refused = |settings: FeatureSettings| feature_lines(&parts, &points, &settings).unwrap_err().to_string();
     let collaborative = FeatureSettings { neighbour: Rule::Collaborative, ..FeatureSettings::default() };
     assert!(refused(collaborative).starts_with("neighbour collaborative needs vectors of items"));

@@ -119,8 +119,12 @@ impl Graph {
     }
 
     fn concat(&mut self, parts: &[String]) -> String {
+        self.joined(parts, -1)
+    }
+
+    pub(super) fn joined(&mut self, parts: &[String], axis: i64) -> String {
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        self.op("Concat", &parts, vec![int("axis", -1)])
+        self.op("Concat", &parts, vec![int("axis", axis)])
     }
 
     pub fn rows(&mut self, table: &str, ids: &str) -> String {
@@ -157,17 +161,19 @@ impl Graph {
         let items = self.item(&fields);
         let shape = self.op("Shape", &[&fields], vec![int("start", 0), int("end", 2)]);
         let (places, there) = self.places(&fields, &length);
-        let marks = |graph: &mut Self, table: &str, ids: &str| {
-            let rows = graph.rows(table, ids);
-            let width = graph.op("Shape", &[&rows], vec![int("start", -1)]);
-            let wanted = graph.concat(&[shape.clone(), width]);
-            graph.op("Expand", &[&rows, &wanted], vec![])
-        };
         let actions = if name == "history" { "history_actions" } else { "scalar.0" };
-        let actions = marks(self, "actions.weight", actions);
-        let placed = marks(self, "places.weight", &places);
+        let actions = self.marks("actions.weight", actions, &shape);
+        let placed = self.marks("places.weight", &places, &shape);
         let known = self.concat(&[items.clone(), actions, placed]);
         (items, known, there)
+    }
+
+    /// Rows of a table, as often as a shape [P, L] asks for.
+    fn marks(&mut self, table: &str, ids: &str, shape: &str) -> String {
+        let rows = self.rows(table, ids);
+        let width = self.op("Shape", &[&rows], vec![int("start", -1)]);
+        let wanted = self.concat(&[shape.to_owned(), width]);
+        self.op("Expand", &[&rows, &wanted], vec![])
     }
 
     /// What of a sequence bears on each candidate: `Unit::attend`.
@@ -311,10 +317,7 @@ impl Graph {
             let ids = self.rows("onepiece.anchors", "domains");
             let items = self.item(&ids);
             let shape = self.op("Shape", &[&items], vec![int("start", 0), int("end", 2)]);
-            let places = self.rows("places.weight", "onepiece.places");
-            let width = self.op("Shape", &[&places], vec![int("start", -1)]);
-            let wanted = self.concat(&[shape, width]);
-            let places = self.op("Expand", &[&places, &wanted], vec![]);
+            let places = self.marks("places.weight", "onepiece.places", &shape);
             let values = self.concat(&[items, places]);
             all.push(KnownNames { mask: all_there(self, &values), values });
         }
@@ -341,10 +344,10 @@ impl Graph {
     }
 
     /// Divided by the root of its mean square, times what was learned.
-    pub(super) fn normed_by(&mut self, x: &str, gain: &str, epsilon: &str) -> String {
+    pub(super) fn normed(&mut self, x: &str, gain: &str) -> String {
         let square = self.op("Mul", &[x, x], vec![]);
         let mean = self.op("ReduceMean", &[&square, "last"], vec![int("keepdims", 1)]);
-        let mean = self.op("Add", &[&mean, epsilon], vec![]);
+        let mean = self.op("Add", &[&mean, "epsilon"], vec![]);
         let root = self.op("Sqrt", &[&mean], vec![]);
         let scaled = self.op("Div", &[x, &root], vec![]);
         self.op("Mul", &[&scaled, gain], vec![])

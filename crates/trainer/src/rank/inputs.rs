@@ -123,9 +123,8 @@ impl Vocabulary {
         let frequent: BTreeSet<String> =
             counts.into_iter().filter(|(_, count)| *count >= LEAST_WORDS).map(|(word, _)| word).collect();
         let domains: BTreeMap<String, u32> = domains.into_iter().map(str::to_owned).zip(1..).collect();
-        let of = |domain: Option<&String>| anchors(&items, training, domain.map(String::as_str));
         Self {
-            anchors: [of(None)].into_iter().chain(domains.keys().map(|domain| of(Some(domain)))).collect(),
+            anchors: anchors(&items, training, &domains),
             items,
             item_ids: dataset.items.iter().map(|item| item.id.clone()).collect(),
             item_sizes,
@@ -261,18 +260,25 @@ fn words_of<'a>(user: &'a UserRow, point: &Point) -> impl Iterator<Item = String
     })
 }
 
-/// Of the training impressions of a domain, or of all; of items that count equally, the one that is earlier in the catalogue.
-fn anchors(items: &[ItemFields], training: &[Point], domain: Option<&str>) -> Anchors {
-    let of_domain = |point: &&Point| domain.is_none() || point.domain == domain;
-    let shown = || training.iter().filter(of_domain).flat_map(|point| &point.impressions);
-    let most = |counts: &dyn Fn(&Impression) -> bool| {
-        let mut often: BTreeMap<usize, usize> = BTreeMap::new();
-        shown().filter(|one| counts(one)).for_each(|one| *often.entry(one.item).or_default() += 1);
-        let mut often: Vec<(usize, usize)> = often.into_iter().collect();
-        often.sort_by_key(|(item, count)| (std::cmp::Reverse(*count), *item));
-        often.into_iter().take(MOST_ANCHORS).map(|(item, _)| items[item]).collect()
+/// Of the training impressions of each domain, those of all first; of items that count equally, the one that is earlier in the catalogue.
+fn anchors(items: &[ItemFields], training: &[Point], domains: &BTreeMap<String, u32>) -> Vec<Anchors> {
+    // How often an item was shown, clicked, converted.
+    let mut often = vec![vec![[0usize; 3]; items.len()]; domains.len() + 1];
+    for point in training {
+        let own = point.domain.and_then(|domain| domains.get(domain)).map(|domain| *domain as usize);
+        for domain in [0].into_iter().chain(own) {
+            for Impression { item, clicked, converted } in &point.impressions {
+                let counts = often[domain][*item].iter_mut();
+                counts.zip([true, *clicked, *converted]).for_each(|(count, came)| *count += usize::from(came));
+            }
+        }
+    }
+    let most = |counts: &[[usize; 3]], kind: usize| -> Vec<ItemFields> {
+        let mut known: Vec<usize> = (0..items.len()).filter(|item| counts[*item][kind] > 0).collect();
+        known.sort_by_key(|item| std::cmp::Reverse(counts[*item][kind]));
+        known.into_iter().take(MOST_ANCHORS).map(|item| items[item]).collect()
     };
-    [most(&|_| true), most(&|one| one.clicked), most(&|one| one.converted)]
+    often.iter().map(|counts| [0, 1, 2].map(|kind| most(counts, kind))).collect()
 }
 
 fn item_fields(dataset: &Dataset, shown: &HashMap<usize, usize>) -> (Vec<ItemFields>, [usize; ITEM_FIELDS]) {

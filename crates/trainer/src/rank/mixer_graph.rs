@@ -18,7 +18,7 @@ impl Graph {
         let head = settings.head as i64;
         self.writer.integers("mixer.pieces", &[4], &[tokens, -1, tokens, head]);
         self.writer.integers("mixer.whole", &[3], &[tokens, -1, tokens * head]);
-        let mut floats = vec![("mixer.epsilon", vec![1], vec![EPSILON])];
+        let mut floats = vec![("epsilon", vec![1], vec![EPSILON])];
         if settings.experts > 0 {
             let (spread, always) = spreads(settings);
             let inner = always.len();
@@ -41,8 +41,7 @@ impl Graph {
             graph.op("Unsqueeze", &[&made, "list.0"], vec![])
         };
         let tokens: Vec<String> = parts.iter().enumerate().map(|part| token(self, part)).collect();
-        let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
-        let mut made = vec![self.op("Concat", &tokens, vec![int("axis", 0)])];
+        let mut made = vec![self.joined(&tokens, 0)];
         for (place, block) in mixer.blocks.iter().enumerate() {
             let (x, name) = (made[place].clone(), format!("mixer.{place}"));
             let mixed = self.mix(&x);
@@ -77,10 +76,6 @@ impl Graph {
         let pieces = self.op("Reshape", &[x, "mixer.pieces"], vec![]);
         let turned = self.op("Transpose", &[&pieces], vec![ints("perm", &[2, 1, 0, 3])]);
         self.op("Reshape", &[&turned, "mixer.whole"], vec![])
-    }
-
-    fn normed(&mut self, x: &str, gain: &str) -> String {
-        self.normed_by(x, gain, "mixer.epsilon")
     }
 
     fn net(&mut self, x: &str, experts: &Experts, name: &str) -> String {

@@ -33,7 +33,7 @@ impl Graph {
         self.writer.integers("onepiece.tokens", &[3], &[0, 0, -1]);
         self.writer.integers("onepiece.rows", &[2], &[0, -1]);
         let numbers = [
-            ("onepiece.epsilon", EPSILON),
+            ("epsilon", EPSILON),
             ("onepiece.hidden", HIDDEN),
             ("onepiece.one", 1.0),
             ("onepiece.scale", ((width / heads) as f32).sqrt().recip()),
@@ -89,13 +89,8 @@ impl Graph {
         self.joined(&columns, 1)
     }
 
-    fn joined(&mut self, parts: &[String], axis: i64) -> String {
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        self.op("Concat", &parts, vec![int("axis", axis)])
-    }
-
     fn read(&mut self, block: &str) -> String {
-        let normed = self.normed_by(block, "onepiece.norm", "onepiece.epsilon");
+        let normed = self.normed(block, "onepiece.norm");
         self.linear(&normed, "onepiece.out")
     }
 
@@ -115,7 +110,7 @@ impl Graph {
 
     /// `Layer::of_user`.
     fn of_user(&mut self, x: &str, hidden: &str, name: &str) -> (String, Pair) {
-        let normed = self.normed_by(x, &format!("{name}.attention_norm"), "onepiece.epsilon");
+        let normed = self.normed(x, &format!("{name}.attention_norm"));
         let [query, key, value] = ["query", "key", "value"].map(|part| {
             let made = self.op("MatMul", &[&normed, &format!("{name}.{part}")], vec![]);
             self.op("Reshape", &[&made, "onepiece.split"], vec![])
@@ -154,7 +149,7 @@ impl Graph {
         (own_hidden, strangers): &Pair,
         name: &str,
     ) -> String {
-        let normed = self.normed_by(x, &format!("{name}.attention_norm"), "onepiece.epsilon");
+        let normed = self.normed(x, &format!("{name}.attention_norm"));
         let [query, key, value] = ["query", "key", "value"].map(|part| {
             let made = self.op("MatMul", &[&normed, &format!("{name}.{part}")], vec![]);
             self.op("Reshape", &[&made, "onepiece.apart"], vec![])
@@ -202,7 +197,7 @@ impl Graph {
     fn behind(&mut self, x: &str, seen: &str, name: &str) -> String {
         let out = self.op("MatMul", &[seen, &format!("{name}.out")], vec![]);
         let x = self.op("Add", &[x, &out], vec![]);
-        let normed = self.normed_by(&x, &format!("{name}.net_norm"), "onepiece.epsilon");
+        let normed = self.normed(&x, &format!("{name}.net_norm"));
         let inner = self.gated(&normed, name);
         let made = self.op("MatMul", &[&inner, &format!("{name}.down")], vec![]);
         self.op("Add", &[&x, &made], vec![])

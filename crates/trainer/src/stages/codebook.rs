@@ -47,8 +47,7 @@ impl Stage for Codebook {
     }
 
     fn run(&self, inputs: &Inputs, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
-        let texts = read_texts(inputs.one(Artefact::Examples)?)?;
-        let vectors = encode(&encoder(inputs, threads)?, &texts, inputs.progress())?;
+        let vectors = text_vectors(inputs, threads)?;
         let (codebook, health) = train_codebook(&vectors, &self.settings)?;
         inputs.progress().say(&format!(
             "{} texts, least entropy {:.2} bits",
@@ -59,4 +58,10 @@ impl Stage for Codebook {
         codebook.save(&folder.join(CODEBOOK))?;
         Ok(())
     }
+}
+
+/// Vectors of the texts that quantisers are trained on.
+pub(super) fn text_vectors(inputs: &Inputs, threads: Option<usize>) -> Result<Vec<Vec<f32>>, StageError> {
+    let texts = read_texts(inputs.one(Artefact::Examples)?)?;
+    encode(&encoder(inputs, threads)?, &texts, inputs.progress())
 }

@@ -1,7 +1,6 @@
 //! `prefix-codebook`: residual codes of text vectors, whose prefixes are sparse IDs; trained on what `codebook` is trained on.
 
-use super::examples::read_texts;
-use super::served::{encode, encoder};
+use super::codebook::text_vectors;
 use super::settings::{Context, KeyError, read, value};
 use crate::codebook::{PrefixCodebook, PrefixSettings};
 use crate::stage::{Artefact, Input, Inputs, Stage, StageError};
@@ -43,8 +42,7 @@ impl Stage for Prefixes {
     }
 
     fn run(&self, inputs: &Inputs, folder: &Path, threads: Option<usize>) -> Result<(), StageError> {
-        let texts = read_texts(inputs.one(Artefact::Examples)?)?;
-        let vectors = encode(&encoder(inputs, threads)?, &texts, inputs.progress())?;
+        let vectors = text_vectors(inputs, threads)?;
         Ok(PrefixCodebook::train(&vectors, &self.settings)?.write(folder)?)
     }
 }
