@@ -12,6 +12,7 @@ use super::compute::Compute;
 use super::maths::sigmoid;
 use super::portable;
 use super::tape::{product, record, tensor, with_values};
+use super::tile::{Matrix, ROWS, add};
 use crate::nn::Weight;
 
 /// Gives a parameter, on or off the tape, where and as it is computed with.
@@ -194,11 +195,9 @@ fn low_rank(x: &Tensor, base: Option<&Tensor>, a: &Tensor, b: &Tensor, layout: L
         None => vec![0.0; tokens * layout.out],
     };
     for band in &layout.bands {
-        let table = band_of(b, band)?.t()?.contiguous()?;
+        let table = (band_of(b, band)?.t()?.contiguous()? * f64::from(band.scale))?;
         with_values(&inner, |u| {
-            with_values(&table, |t| {
-                add_products(&mut out, layout.out, &band.rows, u, (ranks, &band.ranks), t, band.scale)
-            })
+            with_values(&table, |t| add_products(&mut out, layout.out, &band.rows, u, (ranks, &band.ranks), t))
         })??;
     }
     let wants_x = x.track_op();
@@ -228,7 +227,7 @@ fn input_gradient(gradient: &Tensor, base: Option<&Tensor>, outer: &Tensor, a: &
         None => vec![0.0; gradient.dim(0)? * width],
     };
     with_values(outer, |u| {
-        with_values(a, |t| add_products(&mut out, width, &(0..width), u, (ranks, &(0..ranks)), t, 1.0))
+        with_values(a, |t| add_products(&mut out, width, &(0..width), u, (ranks, &(0..ranks)), t))
     })??;
     tensor(out, (outer.dim(0)?, width))
 }
@@ -238,10 +237,7 @@ fn band_of(b: &Tensor, band: &Band) -> Result<Tensor> {
     b.narrow(0, band.b.start, band.b.len())?.reshape((band.rows.len(), band.ranks.len()))
 }
 
-/// Columns of the result that are summed in registers.
-const LANES: usize = 32;
-
-/// out\[t, columns\] += scale · u\[t, ranks\] · table, for every row t; out has `width` columns, u `stride`, and the table
+/// out\[t, columns\] += u\[t, ranks\] · table, for every row t; out has `width` columns, u `stride`, and the table
 /// `[rank, columns]`.
 fn add_products(
     out: &mut [f32],
@@ -250,26 +246,13 @@ fn add_products(
     u: &[f32],
     (stride, ranks): (usize, &Range<usize>),
     table: &[f32],
-    scale: f32,
 ) {
-    let rows = out.par_chunks_mut(width).zip(u.par_chunks(stride)).with_min_len(64);
-    rows.for_each(|(out_row, u_row)| {
-        let (blocks, rest) = out_row[columns.clone()].as_chunks_mut::<LANES>();
-        let factors = || u_row[ranks.clone()].iter().map(|value| value * scale).zip(table.chunks_exact(columns.len()));
-        for (number, block) in blocks.iter_mut().enumerate() {
-            for (factor, table_row) in factors() {
-                let Some(part) = table_row[number * LANES..].first_chunk::<LANES>() else { break };
-                for lane in 0..LANES {
-                    block[lane] = factor.mul_add(part[lane], block[lane]);
-                }
-            }
-        }
-        let done = columns.len() - rest.len();
-        for (factor, table_row) in factors() {
-            for (value, part) in rest.iter_mut().zip(&table_row[done..]) {
-                *value = factor.mul_add(*part, *value);
-            }
-        }
+    let b = Matrix { data: table, stride: columns.len() };
+    let rows = out.par_chunks_mut(ROWS * width).zip(u.par_chunks(ROWS * stride)).with_min_len(16);
+    rows.for_each(|(out_rows, u_rows)| {
+        let shape = (out_rows.len() / width, columns.len(), ranks.len());
+        let a = Matrix { data: &u_rows[ranks.start..], stride };
+        add(&mut out_rows[columns.start..], width, a, b, shape);
     });
 }
 
