@@ -6,7 +6,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 # What --version says. Of a tree without .git (a tarball) nothing is known, whatever repository it was unpacked in.
 export TAIJI_COMMIT := $(if $(wildcard .git),$(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null))
 
-.PHONY: help trl-check setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-read loadtest bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check trainer-cuda k8s-check k8s-rules gradient-check smol smol-orft bench-groups bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank rankers lift lift-more align align-more simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
+.PHONY: help trl-check setup setup-tests build run test peers audit fuzz lint ci fmt bench bench-store bench-read loadtest bench-ingest bench-overhead bench-replicas bench-llm monitoring-check gpu-check int4-check int4-merged-check peft-check trainer-cuda k8s-check k8s-rules gradient-check smol smol-orft bench-groups bench-sft chaos soak drain gameday upgrade-check memcheck image image-check dist dist-check deny real rank rankers lift lift-more align align-more simulator off-policy generative demo demo-check demo-answers-check demo-old-check world-check stats-check pareto-lab orft bare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -99,6 +99,10 @@ trainer-cuda: setup ## taiji-trainer with --device cuda into target/cuda/release
 gradient-check: build ## loss and every gradient of SmolLM2 beside transformers in f64 (needs TAIJI_SMOLLM2_GGUF, 6 GB of packages)
 	@bash scripts/gradient_check.sh
 
+peft-check: build ## our LoRA files are read by PEFT and its by us, merged ones by transformers; log-probabilities agree (6 GB of packages)
+	@bash scripts/venv.sh .cache/bench-sft-venv scripts/bench_sft/requirements.txt
+	@.cache/bench-sft-venv/bin/python scripts/peft_check.py
+
 trl-check: build ## TRL's GRPOTrainer trains on our reward service, and its checkpoint ends in a bundle (6 GB of packages; TAIJI_TRL_PYTHON: a Python that has TRL)
 	@bash scripts/trl_check.sh
 
@@ -142,6 +146,9 @@ bench: build setup-tests ## measure the whole way; rewrites the table in docs/be
 
 int4-check: build setup-tests ## what int4 costs: top-1 agreement of the demo's LLM, perplexity of SmolLM2 on plain English (20 minutes)
 	@bash scripts/int4_check.sh
+
+int4-merged-check: build ## the same of SmolLM2 with a LoRA trained by PEFT and merged, whose weights lie on no grid (20 minutes, 6 GB of packages)
+	@bash scripts/int4_check.sh merged
 
 chaos: build setup-tests ## kills, freezes, cuts and take-overs under load: SEEDS=10 of SECONDS=60 at RATE=1000 events/s, or one SEED=7; SWEEP= seconds, ACK= store.ack; rewrites its table in docs/benchmarks.md
 	@SEEDS=$(SEEDS) SECONDS_EACH=$(SECONDS) RATE=$(RATE) SEED=$(SEED) SWEEP=$(SWEEP) ACK=$(ACK) python3 scripts/chaos.py

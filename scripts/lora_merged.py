@@ -1,11 +1,9 @@
 """A small LoRA trained on English and merged: a checkpoint that lies on no quantisation grid, to judge rounding on.
 
 In: a checkpoint folder (SmolLM2-135M-Instruct as `taiji-trainer convert gguf` writes it), a text, the folder to write. Trains adapters of
-rank 8 on all linear layers for 30 steps of 4 x 256 tokens and merges them. By hand, beside scripts/int4_check.sh:
+rank 8 on all linear layers for 30 steps of 4 x 256 tokens and merges them. Called by scripts/int4_check.sh (`make int4-merged-check`):
 
-    pip install torch transformers peft
     python scripts/lora_merged.py CHECKPOINT calibration.txt OUT
-Made with torch 2.15.0, transformers 5.24.0 and peft 0.21.2.
 """
 
 import shutil

@@ -3,7 +3,7 @@
 //! In: `docs/experiments/<name>.toml` and the rows of its arms and seeds. Out: Markdown. Judged by the declaration alone. As long as rows
 //! are missing nothing is decided, and that is said. Caller: `taiji-trainer contrasts`.
 
-use super::{LookFigures, PerUser};
+use super::{Calibration, LookFigures, PerUser};
 use crate::stats::{Contrast, Experiment, Interval, Sample, StatsError, Verdict, interval, put_into};
 use serde::Deserialize;
 use serde_json::Value;
@@ -50,6 +50,12 @@ struct Run {
     /// What the stage `filter` said of the pairs, where there is one.
     #[serde(default)]
     pairs: Value,
+    /// By target, of a ranker.
+    #[serde(default)]
+    calibration: BTreeMap<String, Calibration>,
+    /// Of a ranker: what the chances that a generated world drew with would reach, by metric.
+    #[serde(default)]
+    truth: Option<BTreeMap<String, Option<f64>>>,
     looks: Vec<LookFigures>,
 }
 
@@ -68,6 +74,8 @@ pub(super) struct Decided<'a> {
     p: f64,
     /// What `p` is held to.
     threshold: Option<f64>,
+    /// Holm's p among the contrasts that are not primary.
+    adjusted: Option<f64>,
     /// Whether it is shown, or why that is not known.
     pub(super) says: String,
 }
@@ -124,6 +132,15 @@ impl Rows {
         self.rows.iter().filter(move |row| row.arm == arm)
     }
 
+    /// By target, the calibrations of an arm's rows.
+    pub(super) fn calibrations(&self, arm: &str) -> BTreeMap<&str, Vec<&Calibration>> {
+        let mut found: BTreeMap<&str, Vec<&Calibration>> = BTreeMap::new();
+        for (target, calibration) in self.of(arm).flat_map(|row| &row.result.calibration) {
+            found.entry(target).or_default().push(calibration);
+        }
+        found
+    }
+
     /// Both tables.
     pub fn markdown(&self) -> Result<String, StatsError> {
         let mut text = self.arms();
@@ -148,10 +165,15 @@ impl Rows {
     }
 
     /// How many there are, how many are planned, and their commits.
-    pub(super) fn count(&self) -> (usize, usize, Vec<&str>) {
-        let commits: BTreeSet<&str> = self.rows.iter().filter_map(|row| row.commit.as_deref()).collect();
-        let short = commits.into_iter().map(|commit| &commit[..commit.len().min(7)]).collect();
-        (self.rows.len(), self.experiment.arms.len() * self.experiment.seeds * self.experiment.runs, short)
+    pub(super) fn count(&self) -> (usize, usize, Vec<String>) {
+        // A tree with changes of its own stays marked (`-dirty`).
+        let short = |commit: &str| match commit.split_once('-') {
+            Some((hash, mark)) => format!("{}-{mark}", &hash[..hash.len().min(7)]),
+            None => commit[..commit.len().min(7)].to_owned(),
+        };
+        let commits: BTreeSet<String> = self.rows.iter().filter_map(|row| row.commit.as_deref().map(short)).collect();
+        let planned = self.experiment.arms.len() * self.experiment.seeds * self.experiment.runs;
+        (self.rows.len(), planned, commits.into_iter().collect())
     }
 
     /// The metrics that are shown and were measured.
@@ -181,12 +203,17 @@ impl Rows {
             .collect();
         let is_timed = self.rows.iter().any(|row| !row.seconds.is_empty());
         let times = if is_timed { vec!["seconds of all stages"] } else { vec![] };
-        let figures = of_all.iter().copied().chain(times);
+        let shares = self.truth_shares();
+        let share = if shares.is_empty() { vec![] } else { vec!["share of the truth's lead in click_auc"] };
+        let figures = of_all.iter().copied().chain(share).chain(times);
         let head: Vec<&str> = head.chain(early.iter().map(String::as_str)).chain(figures).collect();
         let _ = writeln!(text, "| {} |\n|{}|", head.join(" | "), vec!["---"; head.len()].join("|"));
         for arm in &self.experiment.arms {
             let rows: Vec<&Row> = self.of(arm).collect();
-            let Some(first) = rows.first() else { continue };
+            let Some(first) = rows.first() else {
+                let _ = writeln!(text, "| {arm} | 0 |{}", " – |".repeat(head.len() - 2));
+                continue;
+            };
             let pairs = &first.result.pairs;
             let seeds = rows.iter().map(|row| row.seed).collect::<BTreeSet<_>>().len();
             let runs = if self.experiment.runs > 1 { format!(" ({} runs)", rows.len()) } else { String::new() };
@@ -207,6 +234,9 @@ impl Rows {
                 )
             };
             cells.extend(of_all.iter().map(|name| figure(name)));
+            if !shares.is_empty() {
+                cells.push(shares.get(arm.as_str()).map_or("–".to_string(), |share| format!("{:.0} %", 100.0 * share)));
+            }
             if is_timed {
                 let timed = rows.iter().filter(|row| !row.seconds.is_empty());
                 let mean = mean_of(timed.map(|row| row.seconds.values().sum()));
@@ -217,18 +247,37 @@ impl Rows {
         text
     }
 
+    /// By arm, which share of the way from the first arm to the world's own chances it goes, in the area of clicks (means over seeds).
+    fn truth_shares(&self) -> BTreeMap<&str, f64> {
+        const METRIC: &str = "click_auc";
+        let last = self.experiment.stop.looks.len() - 1;
+        let reached = |arm: &str| mean(&self.of(arm).collect::<Vec<_>>(), last, METRIC);
+        let of_truth = |row: &Row| row.result.truth.as_ref()?.get(METRIC).copied().flatten();
+        let (Some(without), Some(truth)) =
+            (reached(&self.experiment.arms[0]), mean_of(self.rows.iter().filter_map(of_truth)))
+        else {
+            return BTreeMap::new();
+        };
+        let arms = self.experiment.arms[1..].iter();
+        arms.filter_map(|arm| Some((arm.as_str(), (reached(arm)? - without) / (truth - without)))).collect()
+    }
+
     /// The contrasts at a look, as a table.
     fn contrasts(&self, look: usize) -> Result<String, StatsError> {
         let mut text =
-            "| contrast | metric | estimate | 95 % | p | held to | |\n|---|---|---|---|---|---|---|\n".to_string();
-        for Decided { contrast, found, p, threshold, says } in self.decided(look)? {
+            "| contrast | metric | estimate | 95 % | p | held to, or Holm's p of the rest | |\n|---|---|---|---|---|---|---|\n".to_string();
+        for Decided { contrast, found, p, threshold, adjusted, says } in self.decided(look)? {
             let Contrast { name, metric, .. } = contrast;
             let Some(found) = found else {
                 let _ = writeln!(text, "| {name} | {metric} | – | – | – | – | {says} |");
                 continue;
             };
             let says = if says == SHOWN_IN_WORDS { format!("**{says}**") } else { says };
-            let held = threshold.map_or("–".to_string(), |p| format!("{p:.4}"));
+            let held = match (threshold, adjusted) {
+                (Some(threshold), _) => format!("{threshold:.4}"),
+                (None, Some(adjusted)) => format!("Holm {adjusted:.4}"),
+                (None, None) => "–".to_string(),
+            };
             let _ = writeln!(text, "| {name} | {metric} | {} | {p:.4} | {held} | {says} |", shown(&found));
         }
         Ok(text)
@@ -249,7 +298,8 @@ impl Rows {
         let mut decided = Vec::new();
         for contrast in &self.experiment.contrasts {
             let Some(sample) = differences.get(&contrast.name) else {
-                decided.push(Decided { contrast, found: None, p: 1.0, threshold: None, says: "no rows yet".into() });
+                let says = "no rows yet".into();
+                decided.push(Decided { contrast, found: None, p: 1.0, threshold: None, adjusted: None, says });
                 continue;
             };
             let found = interval(sample, 0.95)?;
@@ -260,7 +310,8 @@ impl Rows {
             };
             let p = verdict.map_or(found.p, |verdict| verdict.p);
             let threshold = verdict.and_then(|verdict| verdict.threshold);
-            decided.push(Decided { contrast, found: Some(found), p, threshold, says });
+            let adjusted = verdict.and_then(|verdict| verdict.adjusted);
+            decided.push(Decided { contrast, found: Some(found), p, threshold, adjusted, says });
         }
         Ok(decided)
     }
@@ -337,105 +388,4 @@ fn wrong_share(planted: &Value) -> String {
     let wrong = count("wrong_right") + count("wrong_own");
     let all = wrong + count("true");
     if all == 0.0 { "–".to_string() } else { format!("{:.3}", wrong / all) }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use super::super::Hits;
-    use super::*;
-    use serde_json::json;
-
-    const DECLARED: &str = "name = \"trial\"\nquestion = \"q\"\ndata = \"d\"\narms = [\"plain\", \"filtered\"]\nseeds = 2\nusers = 40\n\
-        alpha = 0.05\n[stop]\nlooks = [0.5, 1.0]\nspending = \"o_brien_fleming\"\n[[contrast]]\nname = \"helps\"\nmetric = \"l3\"\n\
-        arm = \"filtered\"\nagainst = \"plain\"\nprimary = true\n";
-
-    fn write(folder: &Path, arm: &str, seed: u64, hits: &[bool]) {
-        let look = |step: Option<u64>| json!({ "step": step, "metrics": { "l3": Hits::new(hits) }, "texts": [] });
-        let planted = json!({ "true": 3, "wrong_own": 1 });
-        let pairs = json!({ "pairs": 4, "distinct_prompts": 2, "planted_taken": planted });
-        let row = json!({ "experiment": "trial", "arm": arm, "seed": seed, "commit": "0123456789", "stages": {},
-            "result": { "pairs": pairs, "looks": [look(Some(3)), look(None)] } });
-        std::fs::write(folder.join(format!("{arm}-{seed}.json")), row.to_string()).unwrap();
-    }
-
-    #[test]
-    fn contrasts_are_decided_when_all_rows_are_there_and_not_before() {
-        let folder = tempfile::tempdir().unwrap();
-        let declaration = folder.path().join("trial.toml");
-        std::fs::write(&declaration, DECLARED).unwrap();
-        let rows = folder.path().join("trial");
-        std::fs::create_dir(&rows).unwrap();
-        // Eight users in ten are hit by the one, two by the other.
-        let hits = |most: usize| (0..40).map(|user| user % 10 < most).collect::<Vec<bool>>();
-        write(&rows, "plain", 1, &hits(2));
-        write(&rows, "filtered", 1, &hits(8));
-        write(&rows, "plain", 2, &hits(2));
-        let told = || Rows::read(&declaration, &rows).unwrap().markdown().unwrap();
-        let early = told();
-        assert!(
-            early.contains("3 of 4 rows; commits 0123456.") && early.contains("1 of 2 seeds: nothing is decided"),
-            "{early}"
-        );
-        assert!(early.contains("| plain | 2 | 4 | 2 | 0.250 | 0.200 | 0.200 |"), "{early}");
-        write(&rows, "filtered", 2, &hits(8));
-        let whole = told();
-        assert_eq!(whole.matches("**shown**").count(), 2, "{whole}");
-        assert!(whole.contains("| helps | l3 | +0.6000 | "), "{whole}");
-        let read = Rows::read(&declaration, &rows).unwrap();
-        let pictures = read.page().unwrap();
-        // The contrast, the arm beside the first, both arms; and one curve of the looks.
-        assert_eq!(pictures.matches("class=\"dot ").count(), 4, "{pictures}");
-        assert_eq!(pictures.matches("<polyline").count(), 2);
-        assert!(
-            pictures.contains("filtered − plain") && pictures.contains("+0.6000 (") && pictures.contains(">shown<")
-        );
-        let page = read.put_into("a\n<!-- trial:begin -->\nold\n<!-- trial:end -->\nb\n").unwrap();
-        assert_eq!(page, format!("a\n<!-- trial:begin -->\n{whole}<!-- trial:end -->\nb\n"));
-        assert!(read.put_into("no place").unwrap_err().to_string().contains("<!-- trial:begin -->"));
-        write(&rows, "unheard", 1, &hits(2));
-        assert!(Rows::read(&declaration, &rows).unwrap_err().to_string().contains("unheard is not declared"));
-    }
-
-    #[test]
-    fn the_mean_of_a_seeds_runs_is_its_figure_and_half_a_seed_is_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let declaration = folder.path().join("trial.toml");
-        std::fs::write(&declaration, DECLARED.replace("seeds = 2", "seeds = 2\nruns = 2")).unwrap();
-        let write = |arm: &str, seed: u64, run: u64, most: usize| {
-            let hits: Vec<bool> = (0..40).map(|user| user % 10 < most).collect();
-            let look = json!({ "step": null, "metrics": { "l3": Hits::new(&hits) }, "texts": [] });
-            let row = json!({ "arm": arm, "seed": seed, "run": run, "commit": null, "seconds": { "sft": 20.0, "align": run },
-                "result": { "looks": [look.clone(), look] } });
-            std::fs::write(folder.path().join("trial").join(format!("{arm}-{seed}.{run}.json")), row.to_string())
-                .unwrap();
-        };
-        std::fs::create_dir(folder.path().join("trial")).unwrap();
-        for (seed, run) in [(1, 1), (1, 2), (2, 1)] {
-            write("plain", seed, run, 2);
-            write("filtered", seed, run, if run == 1 { 4 } else { 8 });
-        }
-        let told = || Rows::read(&declaration, &folder.path().join("trial")).unwrap().markdown().unwrap();
-        let early = told();
-        assert!(Rows::read(&declaration, &folder.path().join("trial")).unwrap().page().is_ok());
-        assert!(early.contains("6 of 8 rows") && early.contains("1 of 2 seeds: nothing is decided"), "{early}");
-        write("plain", 2, 2, 2);
-        write("filtered", 2, 2, 8);
-        let whole = told();
-        // (.4 + .8) / 2 - .2, at both seeds.
-        assert!(whole.contains("| helps | l3 | +0.4000 | "), "{whole}");
-        assert!(whole.contains("| seconds of all stages |") && whole.contains(" | 22 |"), "{whole}");
-        assert!(whole.contains("| plain | 2 (4 runs) |"), "{whole}");
-        write("plain", 2, 3, 2);
-        let refused = |declared: &str| {
-            std::fs::write(&declaration, declared).unwrap();
-            Rows::read(&declaration, &folder.path().join("trial")).unwrap_err().to_string()
-        };
-        let runs = DECLARED.replace("seeds = 2", "seeds = 2\nruns = 2");
-        let surplus = refused(&runs);
-        assert!(surplus.contains("plain-2.3.json") && surplus.contains("is run 3, and 2 runs"), "{surplus}");
-        std::fs::remove_file(folder.path().join("trial/plain-2.3.json")).unwrap();
-        assert!(refused(DECLARED).contains("1 runs of a seed are declared"));
-        assert!(refused(&runs.replace("users = 40", "users = 41")).contains("figures of 40 users, 41 are declared"));
-    }
 }

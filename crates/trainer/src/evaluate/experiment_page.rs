@@ -1,8 +1,9 @@
-//! An experiment's rows → the figures of its page: contrasts, arms beside the first one, curves, fronts.
+//! An experiment's rows → the figures of its page: contrasts, arms beside the first one, curves, calibrations, fronts.
 
-use super::Rows;
-use crate::report::{ExperimentReport, FrontPoint, IntervalRow, Series, experiment_page};
+use super::{Calibration, Rows};
+use crate::report::{COLOURS, ExperimentReport, FrontPoint, IntervalRow, Series, experiment_page};
 use crate::stats::{Interval, Sample, StatsError, interval};
+use std::collections::BTreeMap;
 
 impl Rows {
     /// A page about the experiment, for reading; what is decided stands in [`Rows::markdown`], too.
@@ -26,6 +27,7 @@ impl Rows {
         self.add_contrasts(&mut report)?;
         self.add_arms(&mut report)?;
         self.add_curves(&mut report)?;
+        self.add_calibrations(&mut report)?;
         self.add_fronts(&mut report)?;
         Ok(experiment_page(&report))
     }
@@ -93,6 +95,39 @@ impl Rows {
         Ok(())
     }
 
+    /// By target, what was predicted and what came of it: of the first arm and of those that something is claimed of.
+    fn add_calibrations(&self, report: &mut ExperimentReport) -> Result<(), StatsError> {
+        let experiment = self.experiment();
+        let claimed = |arm: &str| {
+            let mut primary = experiment.contrasts.iter().filter(|contrast| contrast.primary);
+            arm == experiment.arms[0] || primary.any(|contrast| contrast.arm == arm || contrast.against == arm)
+        };
+        let mut by_target: BTreeMap<&str, Vec<Series>> = BTreeMap::new();
+        for arm in experiment.arms.iter().filter(|arm| claimed(arm)) {
+            for (target, rows) in self.calibrations(arm) {
+                let points = mean_of_seeds(&rows).ok_or_else(|| self.torn(arm))?;
+                let lines = by_target.entry(target).or_default();
+                lines.push(Series { name: arm.clone(), colour: lines.len(), seldom: false, points });
+            }
+        }
+        for (target, mut lines) in by_target {
+            let ends = lines.iter().flat_map(|line| &line.points).map(|(predicted, _)| *predicted);
+            let (low, high) = ends.fold((f64::MAX, f64::MIN), |(low, high), at| (low.min(at), high.max(at)));
+            let points = vec![(low, low), (high, high)];
+            lines.push(Series { name: "as predicted".into(), colour: COLOURS - 1, seldom: true, points });
+            let title = format!("Calibration of {target}: how often it came, by predicted chance");
+            report.curves.push((title, "predicted".into(), lines));
+        }
+        Ok(())
+    }
+
+    fn torn(&self, arm: &str) -> StatsError {
+        StatsError::Declaration {
+            path: self.experiment().name.clone(),
+            message: format!("the rows of arm {arm} have calibrations that do not fit together: make them anew"),
+        }
+    }
+
     fn over_looks(&self, arm: &str, colour: usize, metric: &str) -> Result<Series, StatsError> {
         let mut points = Vec::new();
         for (look, fraction) in self.experiment().stop.looks.iter().enumerate() {
@@ -140,6 +175,24 @@ impl Rows {
             return Ok(None);
         }
         self.sample(arm, &seeds, metric, look).map(Some)
+    }
+}
+
+/// Bucket by bucket; `None` where rows are torn or have different buckets.
+fn mean_of_seeds(rows: &[&Calibration]) -> Option<Vec<(f64, f64)>> {
+    let all: Vec<_> = rows.iter().map(|row| row.points()).collect::<Option<_>>()?;
+    let buckets = all.first()?.len();
+    let share = 1.0 / all.len() as f64;
+    let mean = |bucket: usize| {
+        let sum = all.iter().try_fold((0.0, 0.0), |sum, row| {
+            let (predicted, observed) = row.get(bucket)?;
+            Some((sum.0 + predicted, sum.1 + observed))
+        })?;
+        Some((sum.0 * share, sum.1 * share))
+    };
+    match all.iter().all(|row| row.len() == buckets) {
+        true => (0..buckets).map(mean).collect(),
+        false => None,
     }
 }
 

@@ -86,6 +86,31 @@ impl Values {
     }
 }
 
+/// What was predicted of impressions of like chance, and what came of them, from the lowest chance to the highest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Mean chance of each bucket, a space between them.
+    pub predicted: String,
+    /// Share of it that it came to.
+    pub observed: String,
+}
+
+impl Calibration {
+    /// Rounds them to five places.
+    pub fn new(buckets: impl Iterator<Item = (f64, f64)>) -> Calibration {
+        let (predicted, observed): (Vec<_>, Vec<_>) =
+            buckets.map(|(p, o)| (format!("{p:.5}"), format!("{o:.5}"))).unzip();
+        Calibration { predicted: predicted.join(" "), observed: observed.join(" ") }
+    }
+
+    /// Predicted and observed; `None` if the row is torn.
+    pub fn points(&self) -> Option<Vec<(f64, f64)>> {
+        let numbers = |text: &str| text.split_whitespace().map(|one| one.parse().ok()).collect::<Option<Vec<f64>>>();
+        let (predicted, observed) = (numbers(&self.predicted)?, numbers(&self.observed)?);
+        (predicted.len() == observed.len()).then(|| predicted.into_iter().zip(observed).collect())
+    }
+}
+
 /// Hits, user by user.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hits {

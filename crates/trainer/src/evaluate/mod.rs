@@ -5,6 +5,8 @@
 
 mod comparison;
 mod contrasts;
+#[cfg(test)]
+mod contrasts_tests;
 mod counting;
 mod experiment_page;
 mod features;
@@ -21,7 +23,7 @@ pub use features::{
     neighbour_agreement, slot_entropy_bits,
 };
 pub use generations::{CaseHits, GenerationCase, GenerationMetrics, best_constant, score_generations};
-pub use looks::{Hits, LookFigures, PerUser, Values};
+pub use looks::{Calibration, Hits, LookFigures, PerUser, Values};
 pub use ranking::{ndcg, rank_by_score, rank_in_list, recall};
 pub use rules::{RuleFigure, compare_with_fitted};
 

@@ -221,7 +221,7 @@ fn choose(
 ) -> Result<Option<usize>, LiftError> {
     let entries = &parts.backfill.members[generation];
     // The data say so; whoever makes them otherwise is told.
-    if let Some(late) = entries.first().filter(|entry| !is_before_day(entry.1, point_ms)) {
+    if let Some(late) = entries.iter().find(|entry| !is_before_day(entry.1, point_ms)) {
         let message = format!("generation {generation} of {} is not before the day of {point_ms}", late.1);
         return Err(LiftError::Backfill { path: "backfill.jsonl".into(), message });
     }

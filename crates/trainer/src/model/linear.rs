@@ -195,10 +195,10 @@ fn low_rank(x: &Tensor, base: Option<&Tensor>, a: &Tensor, b: &Tensor, layout: L
         None => vec![0.0; tokens * layout.out],
     };
     for band in &layout.bands {
-        let table = (band_of(b, band)?.t()?.contiguous()? * f64::from(band.scale))?;
-        with_values(&inner, |u| {
-            with_values(&table, |t| add_products(&mut out, layout.out, &band.rows, u, (ranks, &band.ranks), t))
-        })??;
+        let table = band_of(b, band)?.t()?.contiguous()?;
+        let scaled = (inner.narrow(1, band.ranks.start, band.ranks.len())?.contiguous()? * f64::from(band.scale))?;
+        let rank = band.ranks.len();
+        with_values(&scaled, |u| with_values(&table, |t| add_products(&mut out, layout.out, &band.rows, u, rank, t)))??;
     }
     let wants_x = x.track_op();
     let [kept_x, kept_a, kept_b] = [x, a, b].map(Tensor::detach);
@@ -226,9 +226,7 @@ fn input_gradient(gradient: &Tensor, base: Option<&Tensor>, outer: &Tensor, a: &
         Some(base) => product(gradient, base)?,
         None => vec![0.0; gradient.dim(0)? * width],
     };
-    with_values(outer, |u| {
-        with_values(a, |t| add_products(&mut out, width, &(0..width), u, (ranks, &(0..ranks)), t))
-    })??;
+    with_values(outer, |u| with_values(a, |t| add_products(&mut out, width, &(0..width), u, ranks, t)))??;
     tensor(out, (outer.dim(0)?, width))
 }
 
@@ -237,21 +235,13 @@ fn band_of(b: &Tensor, band: &Band) -> Result<Tensor> {
     b.narrow(0, band.b.start, band.b.len())?.reshape((band.rows.len(), band.ranks.len()))
 }
 
-/// out\[t, columns\] += u\[t, ranks\] · table, for every row t; out has `width` columns, u `stride`, and the table
-/// `[rank, columns]`.
-fn add_products(
-    out: &mut [f32],
-    width: usize,
-    columns: &Range<usize>,
-    u: &[f32],
-    (stride, ranks): (usize, &Range<usize>),
-    table: &[f32],
-) {
+/// out\[t, columns\] += u\[t\] · table, for every row t; out has `width` columns, u `rank`, and the table is `[rank, columns]`.
+fn add_products(out: &mut [f32], width: usize, columns: &Range<usize>, u: &[f32], rank: usize, table: &[f32]) {
     let b = Matrix { data: table, stride: columns.len() };
-    let rows = out.par_chunks_mut(ROWS * width).zip(u.par_chunks(ROWS * stride)).with_min_len(16);
+    let rows = out.par_chunks_mut(ROWS * width).zip(u.par_chunks(ROWS * rank)).with_min_len(16);
     rows.for_each(|(out_rows, u_rows)| {
-        let shape = (out_rows.len() / width, columns.len(), ranks.len());
-        let a = Matrix { data: &u_rows[ranks.start..], stride };
+        let shape = (out_rows.len() / width, columns.len(), rank);
+        let a = Matrix { data: u_rows, stride: rank };
         add(&mut out_rows[columns.start..], width, a, b, shape);
     });
 }

@@ -71,10 +71,18 @@ pub enum RankError {
         /// Points in all.
         points: usize,
     },
+    /// Figures by activity need a user in each slice.
+    #[error("test points of {users} users cannot be told apart in {slices} slices of activity; give more data")]
+    FewUsers {
+        /// Users tested on.
+        users: usize,
+        /// Slices.
+        slices: usize,
+    },
     /// A label that is always, or never, given cannot be learned or judged.
     #[error("among the {part} impressions {label} is constant: {positive} of {count}; give more data")]
     ConstantLabel {
-        /// `training` or `test`.
+        /// `training`, `test`, or a slice of the latter.
         part: &'static str,
         /// `clicked` or `converted`.
         label: &'static str,

@@ -23,7 +23,7 @@ mod style;
 #[cfg(test)]
 mod tests;
 
-pub use chart::{Series, picture};
+pub use chart::{COLOURS, Series, picture};
 pub use experiment::{ExperimentReport, experiment_page};
 pub use front::FrontPoint;
 pub use interval_chart::IntervalRow;

@@ -5,7 +5,7 @@ use super::judge::JUDGED_FILE;
 use super::rank_figures::{by_user, lists_by_user, truth};
 use super::settings::{Context, KeyError, read, take, value};
 use crate::data::{Dataset, read_labels};
-use crate::evaluate::LookFigures;
+use crate::evaluate::{Calibration, LookFigures};
 use crate::fit::training_progress;
 use crate::rank::{
     FeatureLog, Inputs, Latency, Point, RankError, RankSettings, TargetFigures, Vocabulary, catalogue_ndcg, latency,
@@ -59,7 +59,7 @@ impl Stage for Rank {
     }
 
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn settings(&self) -> Value {
@@ -112,6 +112,7 @@ impl Stage for Rank {
             "points": report.points,
             "click": { "auc": report.click.auc, "log_loss": report.click.log_loss },
             "ctcvr": { "auc": report.ctcvr.auc, "log_loss": report.ctcvr.log_loss },
+            "calibration": { "click": calibration(&report.click), "ctcvr": calibration(&report.ctcvr) },
             "truth": truth(data, &labels, &dataset, test)?,
             "looks": [LookFigures { step: None, metrics, figures, texts: vec![] }],
         });
@@ -136,6 +137,10 @@ impl Stage for Rank {
         ));
         Ok(())
     }
+}
+
+fn calibration(figures: &TargetFigures) -> Calibration {
+    Calibration::new(figures.calibration.iter().map(|bucket| (bucket.predicted, bucket.observed)))
 }
 
 /// What a ranker costs: its size, and the median of the calls in which one user's candidates, and those of several users, are asked for (ms).

@@ -13,7 +13,8 @@ use std::path::Path;
 use taiji::event::ActionTable;
 
 /// Thirds of the users, by what they had done before the first point that they are tested on.
-const SLICES: [&str; 3] = ["low", "mid", "high"];
+const SLICES: [(&str, &str); 3] =
+    [("low", "test (least active third)"), ("mid", "test (middle third)"), ("high", "test (most active third)")];
 
 /// Areas under the curve, one value a tested user (mean = the area): of clicks, of clicks that converted, and of clicks in each third.
 pub(super) fn by_user(
@@ -32,20 +33,20 @@ pub(super) fn by_user(
     let conversions: Vec<(f64, bool, usize)> =
         scored.iter().map(|one| (one.click * one.conversion, one.converted, places[&one.user])).collect();
     let mut metrics = BTreeMap::new();
-    let mut add = |name: String, scores: &[(f64, bool, usize)], users: usize, label: &'static str| {
+    let mut add = |name: String, scores: &[(f64, bool, usize)], users: usize, (part, label)| {
         let positive = scores.iter().filter(|one| one.1).count();
-        let constant = || RankError::ConstantLabel { part: "test", label, positive, count: scores.len() };
+        let constant = || RankError::ConstantLabel { part, label, positive, count: scores.len() };
         let values = auc_by_group(scores, users).ok_or_else(constant)?;
         metrics.insert(name, PerUser::Values(Values::new(&values)));
         Ok::<(), RankError>(())
     };
-    add("click_auc".into(), &clicks, places.len(), "clicked")?;
-    add("ctcvr_auc".into(), &conversions, places.len(), "converted")?;
-    for (name, users) in SLICES.into_iter().zip(thirds(&activity)) {
+    add("click_auc".into(), &clicks, places.len(), ("test", "clicked"))?;
+    add("ctcvr_auc".into(), &conversions, places.len(), ("test", "converted"))?;
+    for ((name, part), users) in SLICES.into_iter().zip(thirds(&activity)?) {
         let within: HashMap<usize, usize> = users.iter().map(|user| places[user]).zip(0..).collect();
         let shown: Vec<(f64, bool, usize)> =
             clicks.iter().filter_map(|&(score, clicked, place)| Some((score, clicked, *within.get(&place)?))).collect();
-        add(format!("click_auc_{name}"), &shown, users.len(), "clicked")?;
+        add(format!("click_auc_{name}"), &shown, users.len(), (part, "clicked"))?;
     }
     Ok(metrics)
 }
@@ -64,12 +65,16 @@ pub(super) fn lists_by_user(lists: &[PointNdcg]) -> BTreeMap<String, PerUser> {
     ])
 }
 
-/// Users by activity, then number, in three parts.
-fn thirds(activity: &BTreeMap<usize, usize>) -> Vec<Vec<usize>> {
+/// Users by activity, then number, in three parts; refuses to leave one empty.
+fn thirds(activity: &BTreeMap<usize, usize>) -> Result<[Vec<usize>; 3], RankError> {
     let mut users: Vec<(usize, usize)> = activity.iter().map(|(user, seen)| (*seen, *user)).collect();
     users.sort_unstable();
-    let third = users.len().div_ceil(3).max(1);
-    users.chunks(third).map(|part| part.iter().map(|(_, user)| *user).collect()).collect()
+    if users.len() < SLICES.len() {
+        return Err(RankError::FewUsers { users: users.len(), slices: SLICES.len() });
+    }
+    // The first thirds are the larger ones where it does not come out even.
+    let end = |part: usize| (users.len() * part).div_ceil(SLICES.len());
+    Ok([0, 1, 2].map(|part| users[end(part)..end(part + 1)].iter().map(|(_, user)| *user).collect()))
 }
 
 /// Areas that the chances have with which a generated world drew the test impressions; null where the events do not say them.

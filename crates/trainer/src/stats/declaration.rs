@@ -1,7 +1,7 @@
 //! `docs/experiments/<name>.toml`: what an experiment will claim, on how much data, and when it stops; committed before its first
 //! run. Read and checked here, and its contrasts judged by nothing else than what it says.
 
-use super::decide::by_size;
+use super::decide::{by_size, holm};
 use super::interval::Spread;
 use super::{Interval, Look, Sample, Spending, StatsError, interval, looks};
 use serde::{Deserialize, Serialize};
@@ -147,6 +147,8 @@ pub struct Verdict {
     pub p: f64,
     /// What `p` was compared with; `None` for contrasts that are not primary, and after the first that was not shown.
     pub threshold: Option<f64>,
+    /// Of contrasts that are not primary: `p` adjusted by Holm's rule among them. They claim nothing; it says how many of them chance makes.
+    pub adjusted: Option<f64>,
     /// Whether what was aimed at is shown.
     pub shown: bool,
 }
@@ -221,7 +223,7 @@ impl Experiment {
     }
 
     /// Judges all contrasts at a look (from 0): paired differences by the contrast's name. Primary ones by Holm's rule with each look's
-    /// share (a group-sequential Holm procedure: Ye, Li, Liu and Yao, Statistics in Medicine 32, 2013).
+    /// share (a group-sequential Holm procedure: Ye, Li, Liu and Yao, Statistics in Medicine 32, 2013); the rest have Holm's p among themselves.
     pub fn judge(&self, look: usize, differences: &BTreeMap<String, Sample>) -> Result<Vec<Verdict>, StatsError> {
         let mut verdicts = Vec::new();
         for contrast in &self.contrasts {
@@ -241,6 +243,11 @@ impl Experiment {
             if !verdict.shown {
                 break;
             }
+        }
+        let rest: Vec<usize> = (0..verdicts.len()).filter(|place| !self.contrasts[*place].primary).collect();
+        let p: Vec<f64> = rest.iter().map(|place| verdicts[*place].p).collect();
+        for (place, adjusted) in rest.into_iter().zip(holm(&p)) {
+            verdicts[place].adjusted = Some(adjusted);
         }
         Ok(verdicts)
     }
@@ -274,6 +281,14 @@ impl Contrast {
             (Aim::NonInferior, Some(margin)) => (2.0 * Spread::of(sample)?.p_above(-margin)).min(1.0),
             _ => interval.p,
         };
-        Ok(Verdict { name: self.name.clone(), aim: self.aim, interval, p, threshold: None, shown: false })
+        Ok(Verdict {
+            name: self.name.clone(),
+            aim: self.aim,
+            interval,
+            p,
+            threshold: None,
+            adjusted: None,
+            shown: false,
+        })
     }
 }

@@ -72,6 +72,8 @@ fn primary_contrasts_are_held_to_holm_and_the_look_and_others_claim_nothing() {
     let verdicts = judge(2, [0.5, 0.0, 0.5]);
     assert!(verdicts[0].shown && !verdicts[2].shown && verdicts[2].threshold.is_none());
     assert!(verdicts[2].p < 1e-3, "a secondary contrast has its p-value all the same");
+    assert_eq!(verdicts[2].adjusted, Some(verdicts[2].p), "alone among the rest, Holm's p is its own");
+    assert_eq!(verdicts[0].adjusted, None);
     // Not shown first, nothing after it is looked at.
     let none = judge(0, [0.0, -0.3, 0.0]);
     assert!(none.iter().all(|verdict| !verdict.shown));
