@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Experiments NAME…: models/NAME.toml, arms × seeds, two at once; then their tables in docs/results.md and a page each in .cache/experiments.
-# Rows that are there are not made again; a killed run goes on. Public sets come from TAIJI_DATA_DIR: an experiment on one that is not
+# Rows that are there are not made again; a killed run goes on; one that fails does not keep the others from running. Public sets come from TAIJI_DATA_DIR: an experiment on one that is not
 # there is left out, and said.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 trainer=${CARGO_TARGET_DIR:-target}/release/taiji-trainer
 from=${TAIJI_DATA_DIR:-../shared/data}
 
-left_out=0
+left_out=0 failed=()
 for name in "$@"; do
   public=() data=() needs=
   case $name in
@@ -34,7 +34,10 @@ for name in "$@"; do
     data=(--data ".cache/$name/data")
     "$trainer" import "${public[@]}" --out "${data[1]}"
   fi
-  "$trainer" run --recipe "models/$name.toml" "${data[@]}" --jobs 2 --wait
+  # Rows of what ran are told of, whatever became of the rest.
+  "$trainer" run --recipe "models/$name.toml" "${data[@]}" --jobs 2 --wait || failed+=("$name")
+  [ -d "docs/experiments/$name" ] || continue
   "$trainer" contrasts "docs/experiments/$name.toml" --into docs/results.md --page ".cache/experiments/$name.html"
 done
 [ "$left_out" = 0 ] || echo "$left_out of $# sets left out"
+[ ${#failed[@]} = 0 ] || { echo "failed, why stands above: ${failed[*]}" >&2; exit 1; }
