@@ -19,7 +19,7 @@ pub(super) struct Matrix<'a> {
 
 impl Matrix<'_> {
     /// The same without its first rows.
-    fn from_row(self, row: usize) -> Self {
+    fn skip_rows(self, row: usize) -> Self {
         Self { data: &self.data[row * self.stride..], stride: self.stride }
     }
 }
@@ -80,10 +80,10 @@ pub(super) fn add_transposed(
 pub(super) fn add(c: &mut [f32], c_stride: usize, a: Matrix<'_>, b: Matrix<'_>, (m, n, k): (usize, usize, usize)) {
     let whole = m - m % ROWS;
     for row in (0..whole).step_by(ROWS) {
-        add_rows::<ROWS>(&mut c[row * c_stride..], c_stride, a.from_row(row), b, (n, k));
+        add_rows::<ROWS>(&mut c[row * c_stride..], c_stride, a.skip_rows(row), b, (n, k));
     }
     for row in whole..m {
-        add_rows::<1>(&mut c[row * c_stride..], c_stride, a.from_row(row), b, (n, k));
+        add_rows::<1>(&mut c[row * c_stride..], c_stride, a.skip_rows(row), b, (n, k));
     }
 }
 
