@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Experiments NAME…: models/NAME.toml, arms × seeds, two at once; then their tables in docs/results.md and a page each in .cache/experiments.
-# Rows that are there are not made again; a killed run goes on; a run that fails does not keep the others from their turn. Public sets come from
-# TAIJI_DATA_DIR: an experiment on one that is not
-# there is left out, and said.
+# Rows that are there are not made again; a killed run goes on; a run that fails does not keep the others from their turn. Public sets
+# come from TAIJI_DATA_DIR: an experiment on one that is not there is left out, and said.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 trainer=${CARGO_TARGET_DIR:-target}/release/taiji-trainer
